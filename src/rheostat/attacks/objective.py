@@ -1,0 +1,96 @@
+"""What an attack maximises: a function of images, one value per row. An attack sees nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from rheostat.points import nearest
+
+Loss = Callable[[Tensor, Tensor], Tensor]
+
+
+def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
+    """CE per row: logits (B, K), labels (B,) → (B,)."""
+    return F.cross_entropy(logits, labels, reduction="none")
+
+
+def margin(logits: Tensor, labels: Tensor) -> Tensor:
+    """Largest other logit minus the true one (Carlini & Wagner 2017): above 0 is misclassified."""
+    true = logits.gather(1, labels[:, None])[:, 0]
+    others = logits.scatter(1, labels[:, None], float("-inf"))
+    return others.amax(1) - true
+
+
+def difference_of_logits_ratio(logits: Tensor, labels: Tensor) -> Tensor:
+    """DLR (Croce & Hein 2020): the margin over the spread of the 1st and 3rd logit; scale-free.
+
+    With two classes there is no third logit, and the spread is that of the two.
+    """
+    ordered = logits.sort(1, descending=True).values
+    third = ordered[:, min(2, logits.shape[1] - 1)]
+    return margin(logits, labels) / (ordered[:, 0] - third + 1e-12)
+
+
+LOSSES: dict[str, Loss] = {
+    "ce": cross_entropy,
+    "margin": margin,
+    "dlr": difference_of_logits_ratio,
+}
+
+
+def loss_named(name: str) -> Loss:
+    """An attack loss by its name: ce, margin, dlr."""
+    if name not in LOSSES:
+        raise ValueError(f"no attack loss {name!r}; {nearest(name, LOSSES)}")
+    return LOSSES[name]
+
+
+@dataclass(frozen=True)
+class Objective:
+    """Images (n, C, H, W) → the loss of each row (n,), for the rows of a batch or some of them.
+
+    `forward(images, rows)` gives logits, `rows` saying which rows of the batch the images stand for
+    (None: all). A row has *fallen* when its prediction is not its label.
+    """
+
+    forward: Callable[[Tensor, Tensor | None], Tensor]
+    labels: Tensor
+    loss: Loss = cross_entropy
+    rows: Tensor | None = None
+
+    def judge(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """(loss (n,), fallen (n,) bool) of one pass."""
+        logits = self.forward(images, self.rows)
+        labels = self.labels if self.rows is None else self.labels[self.rows]
+        return self.loss(logits, labels), logits.detach().argmax(1) != labels
+
+    def __call__(self, images: Tensor) -> Tensor:
+        return self.judge(images)[0]
+
+    def only(self, rows: Tensor) -> Objective:
+        """The same objective for some of its rows (a long index into them)."""
+        return replace(self, rows=rows if self.rows is None else self.rows[rows])
+
+
+def objective_of(model: nn.Module, labels: Tensor, *, loss: str = "ce") -> Objective:
+    """The objective of any module that maps images to logits, as it is (mode included)."""
+
+    def forward(images: Tensor, rows: Tensor | None) -> Tensor:
+        logits: Tensor = model(images)
+        return logits
+
+    return Objective(forward, labels, loss_named(loss))
+
+
+def gradient(objective: Objective, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """(gradient of the summed loss for the images, loss, fallen); touches no other gradient."""
+    with torch.enable_grad():
+        leaf = images.detach().requires_grad_(True)
+        loss, fallen = objective.judge(leaf)
+        (grad,) = torch.autograd.grad(loss.sum(), leaf)
+    return grad.detach(), loss.detach(), fallen

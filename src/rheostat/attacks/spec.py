@@ -1,0 +1,97 @@
+"""An attack as a value: what a recipe, a row and the command line name."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import asdict, dataclass
+
+import torch
+from torch import Tensor
+
+from rheostat.attacks.objective import Objective, loss_named
+from rheostat.attacks.pgd import check_budget, n_fgsm, pgd
+
+
+@dataclass(frozen=True)
+class Attack:
+    """A gradient attack and its budget, in units of [0, 1].
+
+    `form` is what is attacked (direct: the logits of the point); `eot` the number of draws a gradient
+    is averaged over (1: deterministic). With `drop`, rows that fell cost nothing more.
+    """
+
+    name: str
+    eps: float
+    steps: int = 20
+    step_size: float | None = None
+    norm: str = "linf"
+    restarts: int = 1
+    start: bool = True
+    momentum: float = 0.0
+    loss: str = "ce"
+    form: str = "direct"
+    eot: int = 1
+    drop: bool = True
+
+    def __post_init__(self) -> None:
+        check_budget(self.norm, self.eps, self.steps)
+        loss_named(self.loss)
+
+    @property
+    def size(self) -> float:
+        """The step size: as given, or 2.5·eps/steps."""
+        return 2.5 * self.eps / self.steps if self.step_size is None else self.step_size
+
+    def __call__(
+        self, objective: Objective, images: Tensor, generator: torch.Generator | None = None
+    ) -> Tensor:
+        """Adversarial images for an objective that holds this attack's loss."""
+        if self.name == "n-fgsm":
+            return n_fgsm(objective, images, eps=self.eps, generator=generator)
+        return pgd(
+            objective,
+            images,
+            eps=self.eps,
+            steps=self.steps,
+            step_size=self.size,
+            norm=self.norm,
+            start=self.start,
+            restarts=self.restarts,
+            momentum=self.momentum,
+            drop=self.drop,
+            generator=generator,
+        )
+
+    def row(self) -> dict[str, object]:
+        """The `attack` entry of a result row."""
+        out = asdict(self)
+        for hidden in ("drop", "start", "momentum"):
+            out.pop(hidden)
+        return {**out, "step_size": self.size}
+
+
+def named(text: str, *, eps: float, norm: str = "linf", step_size: float | None = None) -> Attack:
+    """An evaluation attack by its name.
+
+    `fgsm`, `mi-fgsm` (10 steps, momentum 1), `pgdN` and `pgdNxR` (N steps, R restarts), each of the
+    latter with `-dlr` or `-margin` for another loss: pgd20, pgd50x5, pgd20-dlr.
+    """
+    if text == "fgsm":
+        return Attack("fgsm", eps, 1, eps, norm, start=False)
+    if text == "mi-fgsm":
+        return Attack("mi-fgsm", eps, 10, step_size, norm, start=False, momentum=1.0)
+    match = re.fullmatch(r"pgd(\d+)(?:x(\d+))?(?:-(ce|dlr|margin))?", text)
+    if match is None or int(match[1]) < 1:
+        raise ValueError(
+            f"no attack {text!r}; allowed: fgsm, mi-fgsm, pgdN, pgdNxR, and -dlr or -margin after "
+            "them (pgd20, pgd50x5, pgd20-dlr)"
+        )
+    return Attack(
+        text,
+        eps,
+        int(match[1]),
+        step_size,
+        norm,
+        restarts=int(match[2] or 1),
+        loss=match[3] or "ce",
+    )

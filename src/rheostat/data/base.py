@@ -1,0 +1,84 @@
+"""A data set in memory: uint8 images, labels, class names."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+
+class DataError(ValueError):
+    """A file that is absent, corrupt or not what was expected; the message names it."""
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Images (N, C, H, W) uint8 and labels (N,) int64; `classes` are their names."""
+
+    name: str
+    images: Tensor
+    labels: Tensor
+    classes: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        if self.images.dtype != torch.uint8 or self.images.ndim != 4:
+            raise DataError(f"{self.name}: images are (N, C, H, W) uint8")
+        if len(self.images) != len(self.labels):
+            raise DataError(
+                f"{self.name}: {len(self.images)} images but {len(self.labels)} labels"
+            )
+        if len(self.labels) and not 0 <= int(self.labels.min()) <= int(self.labels.max()) < len(
+            self.classes
+        ):
+            raise DataError(
+                f"{self.name}: labels from {int(self.labels.min())} to {int(self.labels.max())}, "
+                f"expected 0 to {len(self.classes) - 1}"
+            )
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @property
+    def image(self) -> tuple[int, int, int]:
+        """(C, H, W)."""
+        _, channels, height, width = self.images.shape
+        return channels, height, width
+
+    def only(self, rows: Tensor) -> Dataset:
+        """Some rows of this set."""
+        return Dataset(self.name, self.images[rows], self.labels[rows], self.classes)
+
+    def to(self, device: torch.device) -> Dataset:
+        """The whole set on a device, still uint8."""
+        return Dataset(self.name, self.images.to(device), self.labels.to(device), self.classes)
+
+    def statistics(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """Per-channel mean and standard deviation of pixels in [0, 1]."""
+        pixels = self.images.double() / 255
+        mean = pixels.mean((0, 2, 3))
+        std = pixels.std((0, 2, 3), correction=0)
+        return (
+            tuple(round(float(v), 4) for v in mean),
+            tuple(round(max(float(v), 0.01), 4) for v in std),
+        )
+
+
+Reader = Callable[[Path, bool], tuple[Dataset, Dataset]]
+"""(folder, verify checksums) → (train, test)."""
+
+
+def find(folder: Path, *names: str) -> Path:
+    """The first of some file names that exists below the folder; DataError lists what was expected."""
+    for name in names:
+        if (folder / name).is_file():
+            return folder / name
+    raise DataError(f"no {' or '.join(names)} in {folder}")
+
+
+def expect_size(path: Path, given: int, expected: int) -> None:
+    """DataError that names the file unless it holds the expected number of bytes."""
+    if given != expected:
+        raise DataError(f"{path}: {given} bytes, expected {expected} (truncated or not this format)")

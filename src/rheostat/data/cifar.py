@@ -1,0 +1,170 @@
+"""CIFAR-10 and CIFAR-100 (Krizhevsky 2009), binary and python versions.
+
+The python version is a pickle. It is read by an unpickler that allows arrays, lists, strings and
+numbers, after a scan of the whole stream: anything else is refused before a byte of it is run.
+"""
+
+from __future__ import annotations
+
+import io
+import pickle
+import pickletools
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from rheostat.data.base import DataError, Dataset, Reader, expect_size
+
+CIFAR10 = (
+    "airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck",
+)  # fmt: skip
+PIXELS = 3 * 32 * 32
+ALLOWED = {
+    ("numpy.core.multiarray", "_reconstruct"),
+    ("numpy._core.multiarray", "_reconstruct"),
+    ("numpy", "ndarray"),
+    ("numpy", "dtype"),
+    ("_codecs", "encode"),
+}
+
+
+class _Unpickler(pickle.Unpickler):
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) not in ALLOWED:
+            raise DataError(f"holds {module}.{name}")
+        return super().find_class(module, name)
+
+
+def _scan(raw: bytes) -> None:
+    """DataError at the first global the stream names that is not on the list; nothing is run."""
+    strings: list[str] = []
+    for opcode, argument, _ in pickletools.genops(raw):
+        if opcode.name in ("GLOBAL", "INST"):
+            module, _, name = str(argument).partition(" ")
+        elif opcode.name == "STACK_GLOBAL":
+            module, name = (strings[-2], strings[-1]) if len(strings) > 1 else ("?", "?")
+        elif opcode.name in ("EXT1", "EXT2", "EXT4", "PERSID", "BINPERSID"):
+            module, name = "opcode", opcode.name
+        else:
+            if isinstance(argument, str) and "STRING" in opcode.name + "UNICODE":
+                strings.append(argument)
+            continue
+        if (module, name) not in ALLOWED:
+            raise DataError(f"holds {module}.{name}")
+
+
+def read_pickle(path: Path) -> dict[str, Any]:
+    """A CIFAR python batch as a dict with text keys; DataError where it holds anything but data."""
+    raw = path.read_bytes()
+    try:
+        _scan(raw)
+        found = _Unpickler(io.BytesIO(raw), encoding="bytes").load()
+    except DataError as error:
+        raise DataError(
+            f"{path}: refused, {error}; expected arrays, lists, strings and numbers only"
+        ) from None
+    except Exception as error:  # a damaged pickle can raise nearly anything
+        raise DataError(f"{path}: not a whole CIFAR batch ({error})") from None
+    if not isinstance(found, dict):
+        raise DataError(f"{path}: holds a {type(found).__name__}, expected a dict")
+    return {k.decode() if isinstance(k, bytes) else str(k): v for k, v in found.items()}
+
+
+def _python_half(
+    folder: Path, files: tuple[str, ...], key: str, each: int
+) -> tuple[np.ndarray, np.ndarray]:
+    images, labels = [], []
+    for name in files:
+        path = folder / name
+        if not path.is_file():
+            raise DataError(f"no {name} in {folder}")
+        batch = read_pickle(path)
+        data, marks = batch.get("data"), batch.get(key)
+        if not isinstance(data, np.ndarray) or data.dtype != np.uint8 or data.ndim != 2:
+            raise DataError(f"{path}: no uint8 array 'data'")
+        if not isinstance(marks, list) or len(marks) != len(data):
+            raise DataError(f"{path}: no list {key!r} as long as 'data'")
+        if data.shape != (each, PIXELS):
+            raise DataError(f"{path}: 'data' is {data.shape}, expected {(each, PIXELS)}")
+        images.append(data)
+        labels.append(np.asarray(marks, dtype=np.int64))
+    return np.concatenate(images), np.concatenate(labels)
+
+
+def _binary_half(
+    folder: Path, files: tuple[str, ...], bytes_of_labels: int, each: int
+) -> tuple[np.ndarray, np.ndarray]:
+    images, labels = [], []
+    for name in files:
+        path = folder / name
+        if not path.is_file():
+            raise DataError(f"no {name} in {folder}")
+        raw = np.fromfile(path, np.uint8)
+        expect_size(path, raw.size, each * (bytes_of_labels + PIXELS))
+        table = raw.reshape(each, bytes_of_labels + PIXELS)
+        labels.append(table[:, bytes_of_labels - 1].astype(np.int64))
+        images.append(table[:, bytes_of_labels:])
+    return np.concatenate(images), np.concatenate(labels)
+
+
+def _dataset(
+    name: str, arrays: tuple[np.ndarray, np.ndarray], classes: tuple[str, ...]
+) -> Dataset:
+    images = torch.from_numpy(np.ascontiguousarray(arrays[0])).reshape(-1, 3, 32, 32)
+    return Dataset(name, images, torch.from_numpy(arrays[1]), classes)
+
+
+def _reader(
+    name: str,
+    *,
+    python: str,
+    binary: str,
+    train: tuple[str, ...],
+    test: tuple[str, ...],
+    key: str,
+    bytes_of_labels: int,
+    classes: int,
+) -> Reader:
+    def read(folder: Path, verify: bool) -> tuple[Dataset, Dataset]:
+        names = CIFAR10 if classes == 10 else tuple(str(i) for i in range(classes))
+        for inside in (folder / binary, folder / python, folder):
+            for suffix, is_binary in ((".bin", True), ("", False)):
+                if not (inside / f"{train[0]}{suffix}").is_file():
+                    continue
+                each = 50_000 // len(train)
+                halves = []
+                for files, count in ((train, each), (test, 10_000)):
+                    paths = tuple(f + suffix for f in files)
+                    halves.append(
+                        _binary_half(inside, paths, bytes_of_labels, count)
+                        if is_binary
+                        else _python_half(inside, paths, key, count)
+                    )
+                return _dataset(name, halves[0], names), _dataset(name, halves[1], names)
+        raise DataError(f"no {binary}/ and no {python}/ in {folder}")
+
+    return read
+
+
+cifar10 = _reader(
+    "cifar10",
+    python="cifar-10-batches-py",
+    binary="cifar-10-batches-bin",
+    train=tuple(f"data_batch_{i}" for i in range(1, 6)),
+    test=("test_batch",),
+    key="labels",
+    bytes_of_labels=1,
+    classes=10,
+)
+cifar100 = _reader(
+    "cifar100",
+    python="cifar-100-python",
+    binary="cifar-100-binary",
+    train=("train",),
+    test=("test",),
+    key="fine_labels",
+    bytes_of_labels=2,
+    classes=100,
+)

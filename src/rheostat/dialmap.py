@@ -1,0 +1,45 @@
+"""The dial's own scale: a monotone map from the position t of `robustness` to (λ, blend).
+
+λ is the weight in the training loss and its effect may jump; t is what a user turns. See
+`calibrate.calibrate_dial` for how the knots are fitted.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class DialMap:
+    """Knots of a piecewise-linear, non-decreasing map of [0, 1]: t → λ and t → blend."""
+
+    position: tuple[float, ...]
+    level: tuple[float, ...]
+    blend: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        sizes = {len(self.position), len(self.level), len(self.blend)}
+        if len(sizes) != 1 or sizes.pop() < 2:
+            raise ValueError("a dial map needs at least two knots, as many levels and blends")
+        if self.position[0] != 0 or self.position[-1] != 1:
+            raise ValueError("a dial map runs from position 0 to 1")
+        if any(b <= a for a, b in zip(self.position, self.position[1:], strict=False)):
+            raise ValueError("the positions of a dial map must rise")
+        for values in (self.level, self.blend):
+            if any(b < a for a, b in zip(values, values[1:], strict=False)):
+                raise ValueError("a dial map must not fall")
+
+    def __call__(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        """(S,) positions → (S,) λ and (S,) blend; a sum of ramps, so it exports."""
+        return self._ramps(t, self.level), self._ramps(t, self.blend)
+
+    def _ramps(self, t: Tensor, values: tuple[float, ...]) -> Tensor:
+        total = torch.full_like(t, values[0])
+        for i in range(len(values) - 1):
+            width = self.position[i + 1] - self.position[i]
+            rise = (values[i + 1] - values[i]) / width
+            total = total + (t - self.position[i]).clamp(0, width) * rise
+        return total.clamp(values[0], values[-1])

@@ -1,0 +1,85 @@
+"""Ranks of one data-parallel run under torchrun: torch.distributed does the work.
+
+DistributedDataParallel is not used: a step has several forward passes, norm sets that it does not
+touch and attacks inside; one flat all-reduce of the gradients after them is exact and simple.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from torch import nn
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """This process among its peers; `Ranks(0, 1)` alone."""
+
+    rank: int = 0
+    world: int = 1
+
+    @property
+    def first(self) -> bool:
+        """Whether this is the rank that writes files and shows progress."""
+        return self.rank == 0
+
+    def share(self, batch: int) -> tuple[int, int]:
+        """Rows [first, last) of a global batch that this rank takes."""
+        return batch * self.rank // self.world, batch * (self.rank + 1) // self.world
+
+    def sum_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
+        """Sum every parameter's gradient over the ranks, as one flat vector."""
+        if self.world == 1:
+            return
+        grads = [p.grad for p in parameters if p.grad is not None]
+        flat = torch.cat([g.flatten() for g in grads])
+        dist.all_reduce(flat)
+        for grad, piece in zip(grads, flat.split([g.numel() for g in grads]), strict=True):
+            grad.copy_(piece.view_as(grad))
+
+    def sum(self, values: torch.Tensor) -> torch.Tensor:
+        """Element-wise sum over the ranks, in place."""
+        if self.world > 1:
+            dist.all_reduce(values)
+        return values
+
+    def wait(self) -> None:
+        """Until every rank is here."""
+        if self.world > 1:
+            dist.barrier()
+
+
+def join(device: torch.device) -> Ranks:
+    """The ranks of this process's environment: those of torchrun, or one alone."""
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        return Ranks()
+    if not dist.is_initialized():
+        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    return Ranks(dist.get_rank(), dist.get_world_size())
+
+
+def leave() -> None:
+    """Close the process group, if there is one."""
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def device_named(name: str) -> torch.device:
+    """A device by its name; "auto" takes CUDA where there is one (by local rank), else the CPU."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise ValueError(f"no device {name!r}; allowed: auto, cpu, cuda, cuda:N") from None
+    if device.type == "cuda":
+        if not torch.cuda.is_available():
+            raise ValueError("device 'cuda' asked for, but this machine has none; use cpu or auto")
+        if device.index is None:
+            device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+        torch.cuda.set_device(device)
+    return device

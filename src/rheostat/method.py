@@ -1,0 +1,214 @@
+"""The seam between papers and the rest: Method, Term, Output, Stack.
+
+A method is a frozen dataclass: its fields are its hyper-parameters and its repr rebuilds it; weights
+live in the network. It gives parts to seats (`install`) and hooks into a pass; `Stack` composes
+methods, ordered by seam, so that every order of writing builds the same network.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from rheostat.nets.base import Net
+from rheostat.points import Dial, Point, Resolved
+
+
+@dataclass(frozen=True)
+class Output:
+    """What one pass gives: the logits (B, K) that count, and those of side exits, if any."""
+
+    logits: Tensor
+    exits: tuple[Tensor, ...] = ()
+
+
+Read = Callable[[Tensor, Resolved], Output]
+
+
+@dataclass(frozen=True)
+class Term:
+    """One group of rows of a training step: which rows, at which point, on which images.
+
+    `rows` is a long index into the global batch. The loss of the step is the sum over terms of
+    Σ weight·loss / B_global; a term is its own normalisation group. `weight` is a number or one per
+    row of the term. `objective` names what the attack of an adversarial term maximises.
+    """
+
+    rows: Tensor
+    at: Point = field(default_factory=Point)
+    images: str = "clean"
+    objective: str = "ce"
+    weight: float | Tensor = 1.0
+
+    def local(self, first: int, last: int) -> Term:
+        """The part of this term in rows [first, last), renumbered from 0 (one rank's share)."""
+        mine = (self.rows >= first) & (self.rows < last)
+        weight = self.weight[mine] if isinstance(self.weight, Tensor) else self.weight
+        return replace(self, rows=self.rows[mine] - first, at=self.at.only(mine), weight=weight)
+
+
+class Method:
+    """Abstract way of conditioning a network. Subclasses are frozen dataclasses.
+
+    Two methods are abstract: `dials` and `install`. The other hooks have the defaults below.
+    """
+
+    seam: ClassVar[int] = 50
+    """Where in the order of installation: norm banks 10, widths 20, modulations 30, noise 40, masks 50,
+    experts 60, exits 70."""
+    claims: ClassVar[str] = ""
+    """A seam that only one method of a stack may claim."""
+    reads: ClassVar[tuple[str, ...]] = ()
+    """Dials that another method of the stack must declare."""
+
+    @property
+    def name(self) -> str:
+        """The name used in messages."""
+        return type(self).__name__.lower()
+
+    def dials(self) -> tuple[Dial, ...]:
+        """The dials this method declares."""
+        raise TypeError(f"{type(self).__name__} does not say which dials it declares")
+
+    def install(self, net: Net) -> None:
+        """Give the seats of the network their parts; ValueError where it lacks a seat."""
+        raise TypeError(f"{type(self).__name__} does not say how it is installed")
+
+    def derive(self, net: Net, at: Resolved) -> Resolved:
+        """Add to a resolved point what layers need beside the dials themselves."""
+        return at
+
+    def plan(self, terms: list[Term], batch: int, generator: torch.Generator) -> list[Term]:
+        """The terms of a training step over `batch` rows, from those of the methods before."""
+        return terms
+
+    def read(self, net: Net, x: Tensor, at: Resolved, then: Read) -> Output:
+        """The pass itself; `then` is the pass of the methods before."""
+        return then(x, at)
+
+    def undecayed(self, net: Net) -> list[nn.Parameter]:
+        """Parameters that take no weight decay."""
+        return []
+
+    def after_step(self, net: Net, progress: float) -> None:
+        """Called after every optimiser step; progress in [0, 1] of the whole training."""
+
+    def after_epoch(self, net: Net, progress: float) -> None:
+        """Called after every epoch."""
+
+    def randomised(self, point: Point) -> bool:
+        """Whether a pass at this point draws noise (evaluated by expectation over draws only)."""
+        return False
+
+
+@dataclass(frozen=True)
+class Stack(Method):
+    """Methods composed. Raises ValueError where two claim one seam or declare one dial, or where a
+    dial that a method reads is declared by none."""
+
+    methods: tuple[Method, ...]
+
+    def __init__(self, *methods: Method) -> None:
+        flat: list[Method] = []
+        for method in methods:
+            flat += method.methods if isinstance(method, Stack) else [method]
+        # Sorted by seam, then by repr: the order of writing does not matter.
+        object.__setattr__(self, "methods", tuple(sorted(flat, key=lambda m: (m.seam, repr(m)))))
+        self._check()
+
+    def __repr__(self) -> str:
+        return f"Stack({', '.join(repr(m) for m in self.methods)})"
+
+    def _check(self) -> None:
+        claimed: dict[str, Method] = {}
+        declared: dict[str, Method] = {}
+        for method in self.methods:
+            if method.claims:
+                other = claimed.setdefault(method.claims, method)
+                if other is not method:
+                    raise ValueError(
+                        f"{other.name} and {method.name} both claim the {method.claims}; "
+                        "a stack has one of them"
+                    )
+            for dial in method.dials():
+                first = declared.setdefault(dial.name, method)
+                if first is not method:
+                    raise ValueError(
+                        f"{first.name} and {method.name} both declare the dial {dial.name!r}"
+                    )
+        for method in self.methods:
+            for read in method.reads:
+                if read not in declared:
+                    raise ValueError(
+                        f"{method.name} reads the dial {read!r}, which no method of this stack "
+                        "declares; add Dual()"
+                    )
+
+    def dials(self) -> tuple[Dial, ...]:
+        return tuple(dial for method in self.methods for dial in method.dials())
+
+    def install(self, net: Net) -> None:
+        for method in self.methods:
+            method.install(net)
+
+    def derive(self, net: Net, at: Resolved) -> Resolved:
+        for method in self.methods:
+            at = method.derive(net, at)
+        return at
+
+    def plan(self, terms: list[Term], batch: int, generator: torch.Generator) -> list[Term]:
+        for method in self.methods:
+            terms = method.plan(terms, batch, generator)
+        return terms
+
+    def read(self, net: Net, x: Tensor, at: Resolved, then: Read) -> Output:
+        for method in self.methods:
+            then = _wrapped(method, net, then)
+        return then(x, at)
+
+    def undecayed(self, net: Net) -> list[nn.Parameter]:
+        return [p for method in self.methods for p in method.undecayed(net)]
+
+    def after_step(self, net: Net, progress: float) -> None:
+        for method in self.methods:
+            method.after_step(net, progress)
+
+    def after_epoch(self, net: Net, progress: float) -> None:
+        for method in self.methods:
+            method.after_epoch(net, progress)
+
+    def randomised(self, point: Point) -> bool:
+        return any(method.randomised(point) for method in self.methods)
+
+    def find(self, kind: type[Method]) -> Method | None:
+        """The method of one kind in this stack, or None."""
+        return next((m for m in self.methods if isinstance(m, kind)), None)
+
+    def replaced(self, old: Method, new: Method) -> Stack:
+        """This stack with one method exchanged for another of the same kind."""
+        return Stack(*(new if m is old else m for m in self.methods))
+
+
+def _wrapped(method: Method, net: Net, then: Read) -> Read:
+    if type(method).read is Method.read:
+        return then
+    return lambda x, at: method.read(net, x, at, then)
+
+
+def everything(batch: int) -> list[Term]:
+    """The plan before any method: every row, clean, at the rest point."""
+    return [Term(torch.arange(batch))]
+
+
+def row_loss(output: Output, labels: Tensor, *, smoothing: float = 0.0) -> Tensor:
+    """Training loss per row (B,): cross-entropy, summed over the exits where there are any."""
+    heads: Sequence[Tensor] = output.exits or (output.logits,)
+    losses = [
+        F.cross_entropy(h, labels, reduction="none", label_smoothing=smoothing) for h in heads
+    ]
+    return torch.stack(losses).sum(0)

@@ -1,0 +1,42 @@
+"""Adversarial training at one fixed λ: the baseline that one model must match at every λ.
+
+Also called PGD-AT (λ = 1) and standard training (λ = 0). It has no dial. Source: Madry et al. 2018;
+with mixed weights, the dedicated models of OAT (Wang et al. 2020, §4).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from rheostat.method import Method, Term
+from rheostat.nets.base import Net
+
+
+@dataclass(frozen=True)
+class Dedicated(Method):
+    """Loss (1-λ)·clean + λ·adversarial over all rows, one norm set; `robustness` is λ."""
+
+    robustness: float = 1.0
+
+    seam = 10
+    claims = "norm bank"
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.robustness <= 1:
+            raise ValueError(f"dedicated: robustness is in [0, 1], given {self.robustness:g}")
+
+    def dials(self) -> tuple[()]:
+        return ()
+
+    def install(self, net: Net) -> None:
+        return
+
+    def plan(self, terms: list[Term], batch: int, generator: torch.Generator) -> list[Term]:
+        rows = torch.arange(batch)
+        terms = [
+            Term(rows, weight=1 - self.robustness),
+            Term(rows, images="adversarial", weight=self.robustness),
+        ]
+        return [term for term in terms if term.weight]

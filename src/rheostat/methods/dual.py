@@ -1,0 +1,99 @@
+"""Dual normalisation: one set of statistics for clean rows, one for adversarial ones.
+
+Also called dual BN, split BN, AdvProp's auxiliary BN. Not a domain adaptation: which set a row takes
+is decided by its λ, never by what the image looks like or where it stands in the batch. Source: OAT
+(Wang et al., NeurIPS 2020, §3.2); blending between the sets is ours.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from rheostat.layers import Norm, NormSet, Source, seats
+from rheostat.method import Method, Term
+from rheostat.nets.base import Net
+from rheostat.points import Dial, Point, Resolved, nearest
+
+BETWEEN = ("at-0", "at-0.5", "blend")
+
+
+class Pair(Source):
+    """Two norm sets; eval blends their affine maps by `blend`, training uses the one of its group."""
+
+    def __init__(self, clean: NormSet, adversarial: NormSet) -> None:
+        super().__init__()
+        self.clean, self.adversarial = clean, adversarial
+
+    def pick(self, at: Resolved) -> NormSet:
+        return self.adversarial if at.scalars["adversarial"] else self.clean
+
+    def table(self, at: Resolved) -> tuple[Tensor, Tensor]:
+        if "adversarial" in at.scalars:
+            return self.pick(at).table(at)
+        (scale_c, shift_c), (scale_a, shift_a) = self.clean.table(at), self.adversarial.table(at)
+        blend = at.table["blend"][:, None]
+        return torch.lerp(scale_c, scale_a, blend), torch.lerp(shift_c, shift_a, blend)
+
+
+@dataclass(frozen=True)
+class Dual(Method):
+    """Declares the dial `robustness` (λ) and owns the norm bank.
+
+    `sets` is 2, or 1 for the ablation without a bank. `between` says which set a λ between the ends
+    takes in eval: "at-0" the adversarial one above 0, "at-0.5" from 0.5 on, "blend" the affine maps
+    mixed. Training always takes the adversarial set above 0. Alone, it trains in halves: even rows
+    of the (shuffled) batch clean at λ = 0, odd ones adversarial at λ = 1, so that ranks share both.
+    """
+
+    sets: int = 2
+    between: str = "blend"
+
+    seam = 10
+    claims = "norm bank"
+
+    def __post_init__(self) -> None:
+        if self.sets not in (1, 2):
+            raise ValueError(f"dual: sets is 1 or 2, given {self.sets}")
+        if self.between not in BETWEEN:
+            raise ValueError(
+                f"dual: no between {self.between!r}; {nearest(self.between, BETWEEN)}"
+            )
+
+    def dials(self) -> tuple[Dial, ...]:
+        return (Dial(name="robustness", rest=0.0),)
+
+    def install(self, net: Net) -> None:
+        if self.sets == 1:
+            return
+        norms = list(seats(net, Norm))
+        if not norms:
+            raise ValueError("dual needs a network with norms; this one has none")
+        for norm in norms:
+            assert isinstance(norm.source, NormSet)
+            norm.source = Pair(norm.source, norm.source.copy())
+
+    def derive(self, net: Net, at: Resolved) -> Resolved:
+        if self.sets == 1:
+            return at
+        level = at.table["robustness"]
+        if at.phase != "eval":
+            robust = level > 0
+            if bool(robust.any()) != bool(robust.all()):
+                raise ValueError("dual: a training term mixes rows with λ = 0 and λ > 0")
+            return replace(at, scalars={**at.scalars, "adversarial": float(robust.any())})
+        if "blend" not in at.table:
+            if self.between == "blend":
+                blend = level
+            else:
+                blend = (level > 0 if self.between == "at-0" else level >= 0.5).to(level.dtype)
+            at = replace(at, table={**at.table, "blend": blend})
+        return at
+
+    def plan(self, terms: list[Term], batch: int, generator: torch.Generator) -> list[Term]:
+        return [
+            Term(torch.arange(0, batch, 2), Point(robustness=0.0)),
+            Term(torch.arange(1, batch, 2), Point(robustness=1.0), images="adversarial"),
+        ]

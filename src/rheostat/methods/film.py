@@ -1,0 +1,156 @@
+"""FiLM conditioning on λ: per-channel γ(λ)·h + β(λ) after each normalisation.
+
+Also called conditional (batch) normalisation. Not attention and not a hypernetwork: the weights of
+convolutions stay as they are. Source: OAT (Wang et al., NeurIPS 2020, §3.1; FiLM: Perez et al. 2018).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from rheostat.layers import Modulation, Norm, seats
+from rheostat.method import Method, Term
+from rheostat.nets.base import Net
+from rheostat.points import Point, Resolved, nearest
+
+PAPER_SUPPORT = (0.0, 0.1, 0.2, 0.3, 0.4, 1.0)
+ENCODINGS = ("cosine", "scalar", "orthogonal")
+
+
+class Generator(Modulation):
+    """Linear(d → 2C), LeakyReLU, Linear(2C → 2C); the halves of the output are γ and β.
+
+    `paper` also puts LeakyReLU on γ and β, and starts at random; otherwise γ = 1 + g and the last
+    layer starts at zero, so that the network starts as the plain one. Under slimming γ and β are
+    each sliced to the leading channels.
+    """
+
+    def __init__(self, dim: int, channels: int, *, paper: bool) -> None:
+        super().__init__()
+        self.hidden = nn.Linear(dim, 2 * channels)
+        self.out = nn.Linear(2 * channels, 2 * channels)
+        self.channels, self.paper = channels, paper
+        if not paper:
+            nn.init.zeros_(self.out.weight)
+            nn.init.zeros_(self.out.bias)
+
+    def forward(self, scale: Tensor, shift: Tensor, at: Resolved) -> tuple[Tensor, Tensor]:
+        out = self.out(F.leaky_relu(self.hidden(at.table["code"])))
+        if self.paper:
+            out = F.leaky_relu(out)
+        width = scale.shape[1]
+        gamma, beta = out[:, :width], out[:, self.channels : self.channels + width]
+        if not self.paper:
+            gamma = 1 + gamma
+        return scale * gamma, torch.addcmul(beta, shift, gamma)
+
+
+class Codes(nn.Module):
+    """The random orthogonal codes of the paper, stored with the model: row j for the j-th λ."""
+
+    rows: Tensor
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        codes = torch.empty(dim, dim)
+        nn.init.orthogonal_(codes)
+        self.register_buffer("rows", codes)
+
+
+def cosine_features(level: Tensor, dim: int) -> Tensor:
+    """(S,) λ → (S, d) cos(π·k·λ), k = 0..d-1: a smooth code for every λ."""
+    k = torch.arange(dim, device=level.device, dtype=level.dtype)
+    return torch.cos(math.pi * level[:, None] * k)
+
+
+@dataclass(frozen=True)
+class Film(Method):
+    """Reads `robustness`; gives every conditioned norm a FiLM generator and trains λ per example.
+
+    `encoding` "cosine" (any λ; `dim` features), "scalar" (λ itself) or "orthogonal" (the paper's,
+    trained λ only). `initialisation` "identity" (ours) or "paper". `lambda_support` "paper"
+    ({0, 0.1, 0.2, 0.3, 0.4, 1}) or "uniform" (0 or uniform in (0, 1]); ceil(B/6) rows are at λ = 0.
+    """
+
+    encoding: str = "cosine"
+    dim: int = 4
+    initialisation: str = "identity"
+    lambda_support: str = "paper"
+
+    seam = 30
+    claims = "norm modulation"
+    reads = ("robustness",)
+
+    def __post_init__(self) -> None:
+        for what, given, allowed in (
+            ("encoding", self.encoding, ENCODINGS),
+            ("initialisation", self.initialisation, ("identity", "paper")),
+            ("lambda_support", self.lambda_support, ("paper", "uniform")),
+        ):
+            if given not in allowed:
+                raise ValueError(f"film: no {what} {given!r}; {nearest(given, allowed)}")
+        if self.encoding == "orthogonal" and self.lambda_support != "paper":
+            raise ValueError("film: orthogonal codes exist for the paper's λ support only")
+        if self.dim < (6 if self.encoding == "orthogonal" else 1):
+            raise ValueError(f"film: dim {self.dim} is too small for {self.encoding} codes")
+
+    def dials(self) -> tuple[()]:
+        return ()
+
+    def install(self, net: Net) -> None:
+        norms = [norm for norm in seats(net, Norm) if norm.conditioned]
+        if not norms:
+            raise ValueError("film needs a network with norms; this one has none")
+        dim = 1 if self.encoding == "scalar" else self.dim
+        if self.encoding == "orthogonal":
+            net.add_module("film_codes", Codes(self.dim))
+        for norm in norms:
+            norm.modulations.append(
+                Generator(dim, norm.channels, paper=self.initialisation == "paper")
+            )
+
+    def derive(self, net: Net, at: Resolved) -> Resolved:
+        level = at.table["robustness"]
+        if self.encoding == "scalar":
+            code = level[:, None]
+        elif self.encoding == "cosine":
+            code = cosine_features(level, self.dim)
+        else:
+            code = self._orthogonal(net, level)
+        return replace(at, table={**at.table, "code": code})
+
+    def _orthogonal(self, net: Net, level: Tensor) -> Tensor:
+        trained = torch.tensor(PAPER_SUPPORT, device=level.device, dtype=level.dtype)
+        distance, place = (level[:, None] - trained).abs().min(1)
+        if bool((distance > 1e-6).any()):
+            missed = level[distance > 1e-6][0].item()
+            raise ValueError(
+                f"film: orthogonal codes exist for trained λ only, given {missed:g}; allowed: "
+                + ", ".join(f"{v:g}" for v in PAPER_SUPPORT)
+            )
+        codes = net.get_submodule("film_codes")
+        assert isinstance(codes, Codes)
+        return codes.rows[place]
+
+    def plan(self, terms: list[Term], batch: int, generator: torch.Generator) -> list[Term]:
+        """OAT's loss, λ per example: clean rows weigh 1-λ, adversarial ones λ; zero weights are skipped."""
+        zeros = -(-batch // 6)
+        order = torch.randperm(batch, generator=generator)
+        rows, robust = order[:zeros].sort().values, order[zeros:].sort().values
+        if self.lambda_support == "paper":
+            place = torch.randint(1, len(PAPER_SUPPORT), (len(robust),), generator=generator)
+            level = torch.tensor(PAPER_SUPPORT)[place]
+        else:
+            level = 1 - torch.rand(len(robust), generator=generator)
+        mixed = level < 1
+        terms = [
+            Term(rows, Point(robustness=0.0)),
+            Term(robust[mixed], Point(robustness=level[mixed]), weight=1 - level[mixed]),
+            Term(robust, Point(robustness=level), images="adversarial", weight=level),
+        ]
+        return [term for term in terms if len(term.rows)]

@@ -1,0 +1,188 @@
+"""What every network is: a normalisation layer, blocks that yield features, a classifier.
+
+A network is written once, over seats, and knows no method. Its forward is a loop over blocks that
+yields features, so exits need nothing from it. `spec` holds the arguments that rebuild it.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable, Iterator
+from typing import ParamSpec
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from rheostat.layers import Conv, Dense, Dropout, Norm, Normalise
+from rheostat.points import Resolved, nearest
+
+P = ParamSpec("P")
+Spec = dict[str, object]
+
+
+class Block(nn.Module):
+    """A piece of a network between two features: `block(x, at) -> x`."""
+
+    def forward(self, x: Tensor, at: Resolved) -> Tensor:
+        raise TypeError(f"{type(self).__name__} has no forward")
+
+
+class ConvBlock(Block):
+    """Convolution, norm (if any), ReLU, max-pool 2 (if asked): stems and small_cnn's layers."""
+
+    def __init__(self, conv: Conv, norm: Norm | None, *, relu: bool = True, pool: bool = False):
+        super().__init__()
+        self.conv, self.norm, self.relu, self.pool = conv, norm, relu, pool
+
+    def forward(self, x: Tensor, at: Resolved) -> Tensor:
+        x = self.conv(x, at)
+        if self.norm is not None:
+            x = self.norm(x, at)
+        if self.relu:
+            x = F.relu(x)
+        return F.max_pool2d(x, 2) if self.pool else x
+
+
+class Classifier(nn.Module):
+    """Global average pooling (after a last norm and ReLU, if any) and one Dense layer."""
+
+    def __init__(self, channels: int, classes: int, *, norm: Norm | None = None) -> None:
+        super().__init__()
+        self.norm = norm
+        self.dense = Dense(channels, classes, head=True)
+
+    def forward(self, x: Tensor, at: Resolved) -> Tensor:
+        """(B, C, H, W) → (B, classes)."""
+        if self.norm is not None:
+            x = F.relu(self.norm(x, at))
+        return self.dense(x.mean((2, 3)), at)
+
+
+class FlatClassifier(nn.Module):
+    """Flattened features through fully connected layers: dropout after the first, ReLU between."""
+
+    def __init__(
+        self, features: int, hidden: tuple[int, ...], classes: int, *, dropout: float = 0.5
+    ) -> None:
+        super().__init__()
+        sizes = (features, *hidden, classes)
+        self.layers = nn.ModuleList(
+            Dense(a, b, head=i == len(hidden))
+            for i, (a, b) in enumerate(zip(sizes[:-1], sizes[1:], strict=True))
+        )
+        self.dropout = Dropout(dropout)
+        last = self.layers[-1]
+        assert isinstance(last, Dense)
+        nn.init.zeros_(last.weight)
+        nn.init.zeros_(last.bias)
+
+    def forward(self, x: Tensor, at: Resolved) -> Tensor:
+        """(B, C, H, W) → (B, classes)."""
+        x = x.flatten(1)
+        for i, layer in enumerate(self.layers):
+            x = layer(x, at)
+            if i < len(self.layers) - 1:
+                x = F.relu(x)
+            if i == 0:
+                x = self.dropout(x, at)
+        return x
+
+
+class Net(nn.Module):
+    """A network over seats; called as `net(x, at)` with pixels in [0, 1]."""
+
+    spec: Spec
+
+    def __init__(
+        self,
+        blocks: list[Block],
+        classifier: nn.Module,
+        *,
+        image: tuple[int, int, int],
+        classes: int,
+        normalise: Normalise,
+        stages: tuple[int, ...] = (),
+    ) -> None:
+        super().__init__()
+        self.normalise = normalise
+        self.blocks = nn.ModuleList(blocks)
+        self.classifier = classifier
+        self.image, self.classes = image, classes
+        self.stages = stages
+        """How many blocks each stage has, the stem first."""
+
+    def features(self, x: Tensor, at: Resolved) -> Iterator[Tensor]:
+        """The feature map after each block, lazily: nothing behind the last one taken runs."""
+        x = self.normalise(x)
+        for block in self.blocks:
+            x = block(x, at)
+            yield x
+
+    def forward(self, x: Tensor, at: Resolved) -> Tensor:
+        """(B, C, H, W) pixels → (B, classes) logits."""
+        for last in self.features(x, at):
+            x = last
+        logits: Tensor = self.classifier(x, at)
+        return logits.float()
+
+
+NETS: dict[str, Callable[..., Net]] = {}
+
+
+def register(build: Callable[P, Net]) -> Callable[P, Net]:
+    """Enter a network builder by its name; the built net keeps the arguments in `spec`."""
+
+    @functools.wraps(build)
+    def remembered(*args: P.args, **kwargs: P.kwargs) -> Net:
+        bound = inspect.signature(build).bind(*args, **kwargs)
+        bound.apply_defaults()
+        net = build(*args, **kwargs)
+        net.spec = {"name": build.__name__, **bound.arguments}
+        return net
+
+    NETS[build.__name__] = remembered
+    return remembered
+
+
+def check_image(net: str, image: tuple[int, int, int], least: int) -> tuple[int, int, int]:
+    """The image shape (C, H, W), or an error that names the net and the least size."""
+    shape = tuple(image)
+    if len(shape) != 3 or shape[0] not in (1, 3):
+        raise ValueError(f"{net}: image is (1 or 3, height, width), given {shape}")
+    if min(shape[1:]) < least:
+        raise ValueError(
+            f"{net} needs images of at least {least}×{least} pixels, given {shape[1]}×{shape[2]}"
+        )
+    return shape[0], shape[1], shape[2]
+
+
+def normaliser(
+    channels: int, mean: tuple[float, ...] | None, std: tuple[float, ...] | None
+) -> Normalise:
+    """The normalisation layer of a net: the data set's mean and std, or 0.5 and 0.25."""
+    chosen_mean = tuple(mean) if mean is not None else (0.5,) * channels
+    chosen_std = tuple(std) if std is not None else (0.25,) * channels
+    if len(chosen_mean) != channels or len(chosen_std) != channels:
+        raise ValueError(
+            f"mean and std need one value per channel ({channels}), given {len(chosen_mean)} and "
+            f"{len(chosen_std)}"
+        )
+    if any(s <= 0 for s in chosen_std):
+        raise ValueError(f"std must be positive, given {chosen_std}")
+    return Normalise(chosen_mean, chosen_std)
+
+
+def build(spec: Spec) -> Net:
+    """A network from its spec: `{"name": "resnet", "depth": 20, ...}`. Raises on what it does not know."""
+    options = dict(spec)
+    name = str(options.pop("name", ""))
+    if name not in NETS:
+        raise ValueError(f"no network {name!r}; {nearest(name, NETS)}")
+    known = inspect.signature(NETS[name]).parameters
+    for option in options:
+        if option not in known:
+            raise ValueError(f"{name} has no option {option!r}; {nearest(option, known)}")
+    return NETS[name](
+        **{k: tuple(v) if isinstance(v, list) else v for k, v in options.items()}
+    )

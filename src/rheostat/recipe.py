@@ -1,0 +1,229 @@
+"""A recipe: one complete run as a value. TOML or Python, validated; nothing hidden in flags."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+
+from rheostat import data, nets
+from rheostat.data.augment import AUGMENTATIONS
+from rheostat.method import Stack
+from rheostat.papers import PAPERS, compose
+from rheostat.points import nearest
+
+
+def number(text: object) -> object:
+    """A float from a number or a fraction such as "8/255"."""
+    if isinstance(text, str) and "/" in text:
+        top, _, bottom = text.partition("/")
+        try:
+            return float(top) / float(bottom)
+        except (ValueError, ZeroDivisionError):
+            raise ValueError(f"not a number: {text!r}") from None
+    return text
+
+
+Fraction = Annotated[float, BeforeValidator(number)]
+
+
+class Section(BaseModel):
+    """A part of a recipe: frozen, and an unknown key is an error."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class DataSection(Section):
+    """Which images: `train_images` None takes all that is not held out for calibration."""
+
+    name: str
+    calibrate: int = Field(2000, ge=2)
+    train_images: int | None = Field(None, ge=1)
+    augment: Literal[AUGMENTATIONS] = "none"  # type: ignore[valid-type]
+    verify: bool = True
+    split_seed: int = 0
+
+
+class AttackSection(Section):
+    """The training attack; `step_size` None takes the papers' rule."""
+
+    kind: Literal["pgd", "n-fgsm"] = "pgd"
+    norm: Literal["linf", "l2"] = "linf"
+    eps: Fraction = Field(ge=0)
+    steps: int = Field(7, ge=1)
+    step_size: Fraction | None = Field(None, gt=0)
+    loss: Literal["ce", "margin", "dlr"] = "ce"
+
+    @model_validator(mode="after")
+    def _possible(self) -> AttackSection:
+        if self.kind == "n-fgsm" and self.norm != "linf":
+            raise ValueError("n-fgsm is an L∞ attack; norm must be 'linf'")
+        return self
+
+
+class TrainSection(Section):
+    """The optimiser and the loop. `schedule` cosine falls to 0; one-cycle rises for 30 %, then falls."""
+
+    epochs: int = Field(ge=1)
+    batch: int = Field(128, ge=2)
+    lr: float = Field(0.1, gt=0)
+    momentum: float = Field(0.9, ge=0, lt=1)
+    weight_decay: float = Field(5e-4, ge=0)
+    schedule: Literal["cosine", "one-cycle", "constant"] = "cosine"
+    label_smoothing: float = Field(0.0, ge=0, lt=1)
+    ema: float | None = Field(None, gt=0, lt=1)
+    clip: float | None = Field(None, gt=0)
+    seed: int = 0
+    max_steps: int | None = Field(None, ge=1)
+    checkpoint_seconds: float = Field(60.0, ge=0)
+
+
+class DeviceSection(Section):
+    """Where and how: `bf16` autocasts all but normalisation and the first convolution."""
+
+    name: str = "auto"
+    precision: Literal["fp32", "bf16"] = "fp32"
+    channels_last: bool = True
+    compile: bool = False
+    threads: int | None = Field(None, ge=1)
+
+
+class SelectSection(Section):
+    """Selection by one score on calibrate-fit: the mean, over dial settings, of SA and RA.
+
+    Scored every `every` epochs in the last `tail` share of training; the best weights are kept, one
+    checkpoint for all λ.
+    """
+
+    images: int = Field(300, ge=1)
+    steps: int = Field(5, ge=1)
+    every: int = Field(1, ge=1)
+    tail: float = Field(0.34, ge=0, le=1)
+    robustness: tuple[float, ...] = (0.0, 0.2, 1.0)
+
+
+class Recipe(Section):
+    """One complete training run."""
+
+    name: str
+    paper: str
+    about: str = ""
+    method: dict[str, Any] = Field(default_factory=dict)
+    net: dict[str, Any]
+    data: DataSection
+    attack: AttackSection
+    train: TrainSection
+    device: DeviceSection = DeviceSection()
+    select: SelectSection = SelectSection()
+    calibrate_dial: bool = False
+
+    @model_validator(mode="after")
+    def _known(self) -> Recipe:
+        if not self.data.name.startswith("folder:") and self.data.name not in data.READERS:
+            raise ValueError(
+                f"no data set {self.data.name!r}; {nearest(self.data.name, data.READERS)}"
+            )
+        if self.paper not in PAPERS:
+            raise ValueError(f"no composition {self.paper!r}; {nearest(self.paper, PAPERS)}")
+        for key in ("classes", "image", "mean", "std"):
+            if key in self.net:
+                raise ValueError(f"net.{key} comes from the data set; leave it out")
+        self.stack()
+        name = str(self.net.get("name", ""))
+        if name not in nets.NETS:
+            raise ValueError(f"net: no network {name!r}; {nearest(name, nets.NETS)}")
+        return self
+
+    def stack(self) -> Stack:
+        """The composition this recipe trains."""
+        return compose(self.paper, **self.method)
+
+    def changed(self, **sections: Any) -> Recipe:
+        """This recipe with some fields set otherwise: `recipe.changed(train={"epochs": 5})`."""
+        merged = self.model_dump()
+        for key, value in sections.items():
+            merged[key] = {**merged[key], **value} if isinstance(value, dict) else value
+        return parse(merged)
+
+
+def _message(error: ValidationError) -> str:
+    parts = []
+    for problem in error.errors()[:3]:
+        place = ".".join(str(p) for p in problem["loc"])
+        if problem["type"] == "extra_forbidden":
+            parts.append(f"unknown key {place!r}; {nearest(place.split('.')[-1], _fields(place))}")
+        elif problem["type"] == "missing":
+            parts.append(f"missing key {place!r}")
+        else:
+            given = problem.get("input")
+            shown = f" (given {given!r})" if isinstance(given, str | int | float) else ""
+            text = str(problem["msg"]).removeprefix("Value error, ")
+            if problem["type"] == "literal_error" and isinstance(given, str):
+                allowed = [w.strip(" '") for w in text.split("be")[-1].replace("or", ",").split(",")]
+                text = nearest(given, [w for w in allowed if w])
+            parts.append(f"{place or 'recipe'}: {text}{shown}")
+    return "; ".join(parts)
+
+
+def _fields(place: str) -> list[str]:
+    model: type[BaseModel] = Recipe
+    for part in place.split(".")[:-1]:
+        kind = model.model_fields[part].annotation
+        if isinstance(kind, type) and issubclass(kind, BaseModel):
+            model = kind
+    return list(model.model_fields)
+
+
+def parse(values: dict[str, Any]) -> Recipe:
+    """A recipe from plain values; ValueError in one line, with the nearest valid name."""
+    try:
+        return Recipe.model_validate(values)
+    except ValidationError as error:
+        raise ValueError(_message(error)) from None
+
+
+def names() -> list[str]:
+    """The recipes that come with the package."""
+    folder = resources.files("rheostat") / "recipes"
+    return sorted(p.name.removesuffix(".toml") for p in folder.iterdir() if p.name.endswith(".toml"))
+
+
+def load_recipe(which: str | Path, *, changes: list[str] | None = None) -> Recipe:
+    """A recipe by its name or file, with changes such as `train.epochs=5` applied before validation."""
+    path = Path(which)
+    if path.suffix == ".toml" or path.is_file():
+        if not path.is_file():
+            raise ValueError(f"no recipe file {path}")
+        text = path.read_text()
+    elif str(which) in names():
+        text = (resources.files("rheostat") / "recipes" / f"{which}.toml").read_text()
+    else:
+        raise ValueError(f"no recipe {str(which)!r}; {nearest(str(which), names())}")
+    try:
+        values = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ValueError(f"{path}: not TOML ({error})") from None
+    for change in changes or []:
+        _apply(values, change)
+    return parse(values)
+
+
+def _apply(values: dict[str, Any], change: str) -> None:
+    key, sign, given = change.partition("=")
+    if not sign or not key.strip():
+        raise ValueError(f"cannot read --set {change!r}; write section.key=value")
+    *sections, last = key.strip().split(".")
+    place = values
+    for section in sections:
+        inner = place.setdefault(section, {})
+        if not isinstance(inner, dict):
+            raise ValueError(f"--set {change!r}: {section!r} is not a section")
+        place = inner
+    try:
+        place[last] = json.loads(given)
+    except json.JSONDecodeError:
+        place[last] = given

@@ -1,0 +1,77 @@
+"""Selection of one checkpoint for all λ, and the guards that watch training go wrong."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rheostat.attacks import Attack
+from rheostat.data import Dataset, stratified
+from rheostat.methods import Dual
+from rheostat.outcomes import outcome
+from rheostat.points import Point
+from rheostat.recipe import Recipe
+from rheostat.tunable import Tunable
+
+
+def settings(model: Tunable, levels: tuple[float, ...]) -> tuple[Tunable, list[Point]]:
+    """The model as training uses it (λ with "at-0", no dial map), and the points it is scored at."""
+    if "robustness" not in model.dials:
+        return model, [Point()]
+    view = model.between("at-0") if model.method.find(Dual) else model
+    return view, [Point(robustness=level) for level in levels]
+
+
+class Watch:
+    """Scores a model after an epoch on calibrate-fit; never sees test."""
+
+    def __init__(self, recipe: Recipe, fit: Dataset, *, epochs: int) -> None:
+        select, attack = recipe.select, recipe.attack
+        self.recipe, self.epochs = recipe, epochs
+        (rows,) = stratified(fit.labels.cpu(), (min(select.images, len(fit)),), seed=0)
+        self.fit = fit.only(rows.to(fit.images.device))
+        self.pgd = Attack(
+            f"pgd{select.steps}", attack.eps, select.steps, norm=attack.norm, loss="ce"
+        )
+        self.single = Attack("fgsm", attack.eps, 1, attack.eps, attack.norm, start=False)
+
+    def may_select(self, epoch: int) -> bool:
+        """Whether the weights after this epoch may be the ones kept."""
+        return epoch > self.epochs * (1 - self.recipe.select.tail) or epoch == self.epochs
+
+    def score(self, model: Tunable, epoch: int) -> dict[str, Any]:
+        """SA and RA at each setting, their mean as `score`, and RA under one step at the last setting."""
+        if epoch % self.recipe.select.every and epoch != self.epochs:
+            return {"score": -1.0}
+        view, points = settings(model, self.recipe.select.robustness)
+        rows, total = [], 0.0
+        for point in points:
+            found = outcome(view, point, self.fit, self.pgd)
+            sa, ra = float(found.clean.float().mean()), float(found.robust.float().mean())
+            rows.append({"at": point.numbers(), "clean_accuracy": sa, "robust_accuracy": ra})
+            total += (sa + ra) / 2
+        single = outcome(view, points[-1], self.fit, self.single)
+        return {
+            "score": total / len(points),
+            "calibrate": rows,
+            "single_step_accuracy": float(single.robust.float().mean()),
+        }
+
+    def flags(self, before: list[dict[str, Any]], line: dict[str, Any]) -> list[str]:
+        """Raised flags: `fast-attack-collapse` and `robust-overfitting` (EVALUATION.md, checks)."""
+        if "calibrate" not in line:
+            return list(before[-1]["flags"]) if before else []
+        raised = []
+        robust = line["calibrate"][-1]["robust_accuracy"]
+        single = line["single_step_accuracy"]
+        past = [e for e in before if "calibrate" in e]
+        best = max((e["calibrate"][-1]["robust_accuracy"] for e in past), default=robust)
+        if past:
+            gap_before = (
+                past[-1]["single_step_accuracy"] - past[-1]["calibrate"][-1]["robust_accuracy"]
+            )
+            if robust < best - 0.1 and single - robust > max(gap_before, 0) + 0.1:
+                raised.append("fast-attack-collapse")
+            rising = line["train_robust_accuracy"] > past[-1]["train_robust_accuracy"]
+            if robust < best - 0.03 and rising and line["epoch"] > self.epochs / 2:
+                raised.append("robust-overfitting")
+        return raised

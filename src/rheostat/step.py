@@ -1,0 +1,130 @@
+"""One training step: a method's terms → attacks → passes → gradients. It knows terms, not papers."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rheostat import data
+from rheostat.attacks import Attack, training_step_size
+from rheostat.distributed import Ranks
+from rheostat.method import Term, row_loss
+from rheostat.recipe import Recipe
+from rheostat.seeding import stream
+from rheostat.tunable import Tunable
+
+
+def training_attack(recipe: Recipe) -> Attack:
+    """The attack inside training; no dropping, fixed cost."""
+    a = recipe.attack
+    if a.kind == "n-fgsm":
+        return Attack("n-fgsm", a.eps, 1, a.eps, loss=a.loss, drop=False)
+    size = training_step_size(a.eps, a.steps) if a.step_size is None else a.step_size
+    return Attack(
+        f"pgd{a.steps}", a.eps, a.steps, size, a.norm, loss=a.loss, drop=False
+    )
+
+
+def learning_rate(recipe: Recipe, step: int, total: int) -> float:
+    """The rate of a step: cosine to 0; one-cycle up over 30 % and down by a cosine; or constant."""
+    t = recipe.train
+    if t.schedule == "constant":
+        return t.lr
+    if t.schedule == "cosine":
+        return t.lr * 0.5 * (1 + math.cos(math.pi * step / total))
+    rise = 0.3 * total
+    if step < rise:
+        return t.lr * (0.04 + 0.96 * 0.5 * (1 - math.cos(math.pi * step / rise)))
+    return t.lr * 0.5 * (1 + math.cos(math.pi * (step - rise) / (total - rise)))
+
+
+def sgd(model: Tunable, recipe: Recipe) -> torch.optim.SGD:
+    """SGD over all parameters; those that a method exempts take no decay. Gradients are allocated."""
+    exempt = {id(p) for p in model.method.undecayed(model.net)}
+    decayed = [p for p in model.parameters() if id(p) not in exempt]
+    others = [p for p in model.parameters() if id(p) in exempt]
+    for parameter in model.parameters():
+        # Always a tensor, never None: a parameter that a step does not use decays all the same, so
+        # that one rank and two take equal steps.
+        parameter.grad = torch.zeros_like(parameter)
+    groups: list[dict[str, Any]] = [{"params": decayed, "weight_decay": recipe.train.weight_decay}]
+    if others:
+        groups.append({"params": others, "weight_decay": 0.0})
+    return torch.optim.SGD(groups, lr=recipe.train.lr, momentum=recipe.train.momentum)
+
+
+@dataclass
+class Step:
+    """What a training step needs beside the batch."""
+
+    model: Tunable
+    attack: Attack
+    ranks: Ranks
+    smoothing: float = 0.0
+
+    def perturbed(
+        self, term: Term, images: Tensor, labels: Tensor, seed: tuple[object, ...], share: slice
+    ) -> Tensor:
+        """The images of a term: as they are, or attacked at the term's own point."""
+        if term.images == "clean":
+            return images
+        objective = self.model.objective(labels, term.at, loss=self.attack.loss, phase="attack")
+        return self.attack(objective, images, stream(*seed, share.start))
+
+    def backward(
+        self, terms: list[Term], images: Tensor, labels: Tensor, *, batch: int, seed: tuple[object, ...]
+    ) -> dict[str, float]:
+        """Accumulate the gradient of Σ weight·loss / B_global over the terms; sums for the metrics.
+
+        `images` and `labels` are this rank's rows of the global batch. All attacks are made before
+        any pass of training, so they see the running statistics of the step's start.
+        """
+        first, last = self.ranks.share(batch)
+        local = [t.local(first, last) for t in terms]
+        rows = [t.rows.to(images.device) for t in local]
+        inputs = [
+            self.perturbed(t, images[r], labels[r], (*seed, i), slice(first, last))
+            for i, (t, r) in enumerate(zip(local, rows, strict=True))
+        ]
+        sums = {"loss": 0.0, "clean": 0.0, "clean_n": 0, "robust": 0.0, "robust_n": 0}
+        across = self.ranks.world > 1
+        for i, (term, r, x) in enumerate(zip(local, rows, inputs, strict=True)):
+            at = self.model.resolve(
+                term.at, x, phase="train", generator=stream(*seed, i, "pass"), across=across
+            )
+            output = self.model.read(x, at)
+            y = labels[r]
+            loss = row_loss(output, y, smoothing=self.smoothing)
+            weight = term.weight
+            weight = weight.to(loss) if isinstance(weight, Tensor) else weight
+            total = (loss * weight).sum() / batch
+            total.backward()  # type: ignore[no-untyped-call]
+            kind = "clean" if term.images == "clean" else "robust"
+            sums["loss"] += float(total.detach())
+            sums[kind] += float((output.logits.detach().argmax(1) == y).sum())
+            sums[f"{kind}_n"] += len(y)
+        return sums
+
+
+def batches(
+    train_set: data.Dataset, recipe: Recipe, step: int, per_epoch: int, ranks: Ranks
+) -> tuple[Tensor, Tensor]:
+    """This rank's rows of the global batch of a step: pixels and labels."""
+    epoch, place = divmod(step, per_epoch)
+    size = recipe.train.batch
+    order = torch.randperm(len(train_set), generator=stream(recipe.train.seed, "order", epoch))
+    first, last = ranks.share(size)
+    device = train_set.images.device
+    rows = order[place * size + first : place * size + last].to(device)
+    drawn = data.augment(
+        train_set.images[rows],
+        recipe.data.augment,
+        stream(recipe.train.seed, "augment", step),
+        rows=slice(first, last),
+        batch=size,
+    )
+    return data.to_pixels(drawn), train_set.labels[rows]
