@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 
 import torch
@@ -29,7 +30,7 @@ class DialMap:
         if any(b <= a for a, b in zip(self.position, self.position[1:], strict=False)):
             raise ValueError("the positions of a dial map must rise")
         for values in (self.level, self.blend):
-            if any(b < a for a, b in zip(values, values[1:], strict=False)):
+            if any(b < a for a, b in itertools.pairwise(values)):
                 raise ValueError("a dial map must not fall")
 
     def __call__(self, t: Tensor) -> tuple[Tensor, Tensor]:

@@ -91,6 +91,10 @@ class Method:
         """The pass itself; `then` is the pass of the methods before."""
         return then(x, at)
 
+    def path(self, u: float) -> tuple[float, float]:
+        """(λ, blend of the norm sets) at the place u in [0, 1] between clean and robust."""
+        return u, u
+
     def undecayed(self, net: Net) -> list[nn.Parameter]:
         """Parameters that take no weight decay."""
         return []
@@ -170,6 +174,12 @@ class Stack(Method):
         for method in self.methods:
             then = _wrapped(method, net, then)
         return then(x, at)
+
+    def path(self, u: float) -> tuple[float, float]:
+        for method in self.methods:
+            if type(method).path is not Method.path:
+                return method.path(u)
+        return u, u
 
     def undecayed(self, net: Net) -> list[nn.Parameter]:
         return [p for method in self.methods for p in method.undecayed(net)]

@@ -85,6 +85,7 @@ class Point(Mapping[str, Value]):
     """
 
     __slots__ = ("_values",)
+    _values: dict[str, Value]
 
     def __init__(self, **values: Value) -> None:
         kept: dict[str, Value] = {}
@@ -104,14 +105,13 @@ class Point(Mapping[str, Value]):
         raise AttributeError("a Point is immutable; make a new one with point.replace(...)")
 
     def __getitem__(self, name: str) -> Value:
-        values: dict[str, Value] = self._values  # type: ignore[has-type]
-        return values[name]
+        return self._values[name]
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._values)  # type: ignore[has-type]
+        return iter(self._values)
 
     def __len__(self) -> int:
-        return len(self._values)  # type: ignore[has-type]
+        return len(self._values)
 
     def __repr__(self) -> str:
         shown = (
@@ -135,10 +135,7 @@ class Point(Mapping[str, Value]):
     def only(self, rows: Tensor) -> Point:
         """This point for some rows of its batch, `rows` an index or boolean tensor."""
         return Point(
-            **{
-                k: v[rows.to(v.device)] if isinstance(v, Tensor) else v
-                for k, v in self.items()
-            }
+            **{k: v[rows.to(v.device)] if isinstance(v, Tensor) else v for k, v in self.items()}
         )
 
     def numbers(self) -> dict[str, float]:

@@ -41,8 +41,8 @@ class DataSection(Section):
     """Which images: `train_images` None takes all that is not held out for calibration."""
 
     name: str
-    calibrate: int = Field(2000, ge=2)
-    train_images: int | None = Field(None, ge=1)
+    calibrate: int = Field(default=2000, ge=2)
+    train_images: int | None = Field(default=None, ge=1)
     augment: Literal[AUGMENTATIONS] = "none"  # type: ignore[valid-type]
     verify: bool = True
     split_seed: int = 0
@@ -54,8 +54,8 @@ class AttackSection(Section):
     kind: Literal["pgd", "n-fgsm"] = "pgd"
     norm: Literal["linf", "l2"] = "linf"
     eps: Fraction = Field(ge=0)
-    steps: int = Field(7, ge=1)
-    step_size: Fraction | None = Field(None, gt=0)
+    steps: int = Field(default=7, ge=1)
+    step_size: Fraction | None = Field(default=None, gt=0)
     loss: Literal["ce", "margin", "dlr"] = "ce"
 
     @model_validator(mode="after")
@@ -69,17 +69,17 @@ class TrainSection(Section):
     """The optimiser and the loop. `schedule` cosine falls to 0; one-cycle rises for 30 %, then falls."""
 
     epochs: int = Field(ge=1)
-    batch: int = Field(128, ge=2)
-    lr: float = Field(0.1, gt=0)
-    momentum: float = Field(0.9, ge=0, lt=1)
-    weight_decay: float = Field(5e-4, ge=0)
+    batch: int = Field(default=128, ge=2)
+    lr: float = Field(default=0.1, gt=0)
+    momentum: float = Field(default=0.9, ge=0, lt=1)
+    weight_decay: float = Field(default=5e-4, ge=0)
     schedule: Literal["cosine", "one-cycle", "constant"] = "cosine"
-    label_smoothing: float = Field(0.0, ge=0, lt=1)
-    ema: float | None = Field(None, gt=0, lt=1)
-    clip: float | None = Field(None, gt=0)
+    label_smoothing: float = Field(default=0.0, ge=0, lt=1)
+    ema: float | None = Field(default=None, gt=0, lt=1)
+    clip: float | None = Field(default=None, gt=0)
     seed: int = 0
-    max_steps: int | None = Field(None, ge=1)
-    checkpoint_seconds: float = Field(60.0, ge=0)
+    max_steps: int | None = Field(default=None, ge=1)
+    checkpoint_seconds: float = Field(default=60.0, ge=0)
 
 
 class DeviceSection(Section):
@@ -89,7 +89,7 @@ class DeviceSection(Section):
     precision: Literal["fp32", "bf16"] = "fp32"
     channels_last: bool = True
     compile: bool = False
-    threads: int | None = Field(None, ge=1)
+    threads: int | None = Field(default=None, ge=1)
 
 
 class SelectSection(Section):
@@ -99,10 +99,10 @@ class SelectSection(Section):
     checkpoint for all λ.
     """
 
-    images: int = Field(300, ge=1)
-    steps: int = Field(5, ge=1)
-    every: int = Field(1, ge=1)
-    tail: float = Field(0.34, ge=0, le=1)
+    images: int = Field(default=300, ge=1)
+    steps: int = Field(default=5, ge=1)
+    every: int = Field(default=1, ge=1)
+    tail: float = Field(default=0.34, ge=0, le=1)
     robustness: tuple[float, ...] = (0.0, 0.2, 1.0)
 
 
@@ -117,8 +117,8 @@ class Recipe(Section):
     data: DataSection
     attack: AttackSection
     train: TrainSection
-    device: DeviceSection = DeviceSection()
-    select: SelectSection = SelectSection()
+    device: DeviceSection = Field(default_factory=DeviceSection)
+    select: SelectSection = Field(default_factory=SelectSection)
     calibrate_dial: bool = False
 
     @model_validator(mode="after")
@@ -163,7 +163,9 @@ def _message(error: ValidationError) -> str:
             shown = f" (given {given!r})" if isinstance(given, str | int | float) else ""
             text = str(problem["msg"]).removeprefix("Value error, ")
             if problem["type"] == "literal_error" and isinstance(given, str):
-                allowed = [w.strip(" '") for w in text.split("be")[-1].replace("or", ",").split(",")]
+                allowed = [
+                    w.strip(" '") for w in text.split("be")[-1].replace("or", ",").split(",")
+                ]
                 text = nearest(given, [w for w in allowed if w])
             parts.append(f"{place or 'recipe'}: {text}{shown}")
     return "; ".join(parts)
@@ -189,7 +191,9 @@ def parse(values: dict[str, Any]) -> Recipe:
 def names() -> list[str]:
     """The recipes that come with the package."""
     folder = resources.files("rheostat") / "recipes"
-    return sorted(p.name.removesuffix(".toml") for p in folder.iterdir() if p.name.endswith(".toml"))
+    return sorted(
+        p.name.removesuffix(".toml") for p in folder.iterdir() if p.name.endswith(".toml")
+    )
 
 
 def load_recipe(which: str | Path, *, changes: list[str] | None = None) -> Recipe:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from rheostat.attacks import Attack
-from rheostat.data import Dataset, stratified
+from rheostat.data import Dataset, subset
 from rheostat.methods import Dual
 from rheostat.outcomes import outcome
 from rheostat.points import Point
@@ -27,8 +27,7 @@ class Watch:
     def __init__(self, recipe: Recipe, fit: Dataset, *, epochs: int) -> None:
         select, attack = recipe.select, recipe.attack
         self.recipe, self.epochs = recipe, epochs
-        (rows,) = stratified(fit.labels.cpu(), (min(select.images, len(fit)),), seed=0)
-        self.fit = fit.only(rows.to(fit.images.device))
+        self.fit = subset(fit, select.images)
         self.pgd = Attack(
             f"pgd{select.steps}", attack.eps, select.steps, norm=attack.norm, loss="ce"
         )

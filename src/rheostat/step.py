@@ -24,9 +24,7 @@ def training_attack(recipe: Recipe) -> Attack:
     if a.kind == "n-fgsm":
         return Attack("n-fgsm", a.eps, 1, a.eps, loss=a.loss, drop=False)
     size = training_step_size(a.eps, a.steps) if a.step_size is None else a.step_size
-    return Attack(
-        f"pgd{a.steps}", a.eps, a.steps, size, a.norm, loss=a.loss, drop=False
-    )
+    return Attack(f"pgd{a.steps}", a.eps, a.steps, size, a.norm, loss=a.loss, drop=False)
 
 
 def learning_rate(recipe: Recipe, step: int, total: int) -> float:
@@ -76,7 +74,13 @@ class Step:
         return self.attack(objective, images, stream(*seed, share.start))
 
     def backward(
-        self, terms: list[Term], images: Tensor, labels: Tensor, *, batch: int, seed: tuple[object, ...]
+        self,
+        terms: list[Term],
+        images: Tensor,
+        labels: Tensor,
+        *,
+        batch: int,
+        seed: tuple[object, ...],
     ) -> dict[str, float]:
         """Accumulate the gradient of Σ weight·loss / B_global over the terms; sums for the metrics.
 
@@ -102,7 +106,7 @@ class Step:
             weight = term.weight
             weight = weight.to(loss) if isinstance(weight, Tensor) else weight
             total = (loss * weight).sum() / batch
-            total.backward()  # type: ignore[no-untyped-call]
+            total.backward()
             kind = "clean" if term.images == "clean" else "robust"
             sums["loss"] += float(total.detach())
             sums[kind] += float((output.logits.detach().argmax(1) == y).sum())

@@ -4,34 +4,32 @@ from __future__ import annotations
 
 import hashlib
 import json
-import signal
 import time
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import torch
 
-from rheostat import checkpoint, data, nets
+from rheostat import artifact, checkpoint, data, nets
+from rheostat.attacks import Attack
+from rheostat.calibrate import calibrate_dial
 from rheostat.checkpoint import Progress, State
 from rheostat.data import Splits
-from rheostat.distributed import Ranks, device_named, join
+from rheostat.data.splits import subset
+from rheostat.distributed import device_named, join
 from rheostat.files import write_text
 from rheostat.method import everything
 from rheostat.recipe import Recipe
 from rheostat.seeding import seed_of, stream
 from rheostat.selection import Watch
 from rheostat.step import Step, batches, learning_rate, sgd, training_attack
+from rheostat.stopping import Interrupted, stoppable
 from rheostat.tunable import Tunable
 
 Report = Callable[[dict[str, Any]], None]
-
-
-class Interrupted(Exception):
-    """Training was asked to stop and has saved a checkpoint it can continue from."""
 
 
 @dataclass(frozen=True)
@@ -59,27 +57,6 @@ def build(recipe: Recipe, train_set: data.Dataset) -> Tunable:
             }
         )
         return Tunable(net, recipe.stack())
-
-
-@contextmanager
-def _stoppable() -> Iterator[list[int]]:
-    """SIGINT and SIGTERM ask for a stop after the current step instead of breaking it."""
-    asked: list[int] = []
-
-    def note(number: int, frame: FrameType | None) -> None:
-        if asked:  # a second Ctrl-C means now
-            raise KeyboardInterrupt
-        asked.append(number)
-
-    try:
-        before = {s: signal.signal(s, note) for s in (signal.SIGINT, signal.SIGTERM)}
-    except ValueError:  # not the main thread: signals are its owner's business
-        before = {}
-    try:
-        yield asked
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def fingerprint(recipe: Recipe, world: int) -> str:
@@ -209,8 +186,13 @@ class _Run:
             ended = progress.step % self.per_epoch == 0 or progress.step == self.total
             if self.report is not None and self.step.ranks.first:
                 self.report(
-                    {"event": "step", "step": progress.step, "total": self.total,
-                     "seconds": progress.seconds, **progress.running}
+                    {
+                        "event": "step",
+                        "step": progress.step,
+                        "total": self.total,
+                        "seconds": progress.seconds,
+                        **progress.running,
+                    }
                 )
             if ended:
                 self.end_epoch()
@@ -234,7 +216,8 @@ def train(
 ) -> Trained:
     """Train a recipe, or continue the run in `out`; returns the selected model.
 
-    Writes `checkpoint.safetensors`, `metrics.jsonl` and `recipe.json` there, each whole or not at all.
+    Writes `checkpoint.safetensors`, `metrics.jsonl`, `recipe.json` and at the end the artifact
+    `model.safetensors` there, each whole or not at all.
     A run killed at any moment continues to the same weights, bit for bit (CPU). Raises Interrupted
     after Ctrl-C, with the checkpoint saved.
     """
@@ -282,8 +265,32 @@ def train(
         per_epoch=per_epoch,
         report=report,
     )
-    with _stoppable() as asked, _precision(recipe, device), torch.random.fork_rng(devices=[]):
+    with stoppable() as asked, _precision(recipe, device), torch.random.fork_rng(devices=[]):
         running.loop(asked)
     if state.best is not None:
         model.load_state_dict(state.best)
-    return Trained(model, recipe, state.progress, splits)
+    trained = Trained(model, recipe, state.progress, splits)
+    if recipe.calibrate_dial:
+        attack = Attack("pgd10", recipe.attack.eps, 10, norm=recipe.attack.norm)
+        calibrate_dial(model, subset(splits.fit, 500).to(device), attack)
+    if ranks.first:
+        artifact.save(run / "model.safetensors", model, about(trained))
+    ranks.wait()
+    return trained
+
+
+def about(trained: Trained) -> artifact.About:
+    """What the artifact of a finished run says beside its weights."""
+    recipe, progress = trained.recipe, trained.progress
+    return artifact.About(
+        classes=trained.splits.train.classes,
+        threat={"norm": recipe.attack.norm, "eps": recipe.attack.eps},
+        provenance={
+            "recipe": recipe.model_dump(mode="json"),
+            "dataset": recipe.data.name,
+            "seconds": round(progress.seconds, 1),
+            "best_epoch": progress.best_epoch,
+            "flags": progress.flags,
+            "versions": artifact.versions(),
+        },
+    )

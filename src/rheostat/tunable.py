@@ -34,12 +34,10 @@ class Tunable(nn.Module):
         self.method = stack
         self.dial_map: DialMap | None = None
         self.points: dict[str, Point] = {}
-        self.to_layout(torch.contiguous_format)
 
     def to_layout(self, layout: torch.memory_format) -> Tunable:
-        """Choose the memory layout of the images (and the weights): channels-last or contiguous."""
-        self.layout = layout
-        self.net.to(memory_format=layout)
+        """Choose the memory layout of weights and activations: channels-last or contiguous."""
+        self.net.to_layout(layout)
         return self
 
     @property
@@ -99,9 +97,7 @@ class Tunable(nn.Module):
         for name, number in scalars.items():
             if not self.dials[name].structural:
                 table[name] = torch.full((size,), number, device=x.device)
-        at = Resolved(
-            table, scalars, rows, phase, generator, across, memo={} if memo else None
-        )
+        at = Resolved(table, scalars, rows, phase, generator, across, memo={} if memo else None)
         if phase == "eval" and self.dial_map is not None:
             level, blend = self.dial_map(table["robustness"])
             at = replace(at, table={**table, "robustness": level, "blend": blend})
@@ -117,7 +113,6 @@ class Tunable(nn.Module):
 
     def read(self, x: Tensor, at: Resolved) -> Output:
         """One pass at a resolved point: logits, and side exits if the method has any."""
-        x = x.to(memory_format=self.layout)
         return self.method.read(self.net, x, at, self._plain)
 
     def _plain(self, x: Tensor, at: Resolved) -> Output:

@@ -2,7 +2,6 @@
 
 from rheostat.attacks.objective import LOSSES, Objective, loss_named, objective_of
 from rheostat.attacks.pgd import fgsm, n_fgsm, pgd, project, training_step_size
-
 from rheostat.attacks.spec import Attack, named
 
 __all__ = [

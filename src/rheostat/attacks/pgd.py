@@ -100,7 +100,13 @@ def pgd(
         narrowed = objective if len(standing) == len(images) else objective.only(standing)
         if drop:
             moved, fallen = _climb_dropping(
-                narrowed, clean, moved, eps=eps, steps=steps, size=size, norm=norm,
+                narrowed,
+                clean,
+                moved,
+                eps=eps,
+                steps=steps,
+                size=size,
+                norm=norm,
                 momentum=momentum,
             )
             best[standing] = moved

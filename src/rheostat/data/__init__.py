@@ -9,7 +9,7 @@ from rheostat.data import cifar, digits, idx, others
 from rheostat.data.augment import augment, to_pixels
 from rheostat.data.base import DataError, Dataset, Reader
 from rheostat.data.download import REMOTES, download, verify_files
-from rheostat.data.splits import SPLITS, Splits, make_splits, stratified
+from rheostat.data.splits import SPLITS, Splits, make_splits, stratified, subset
 from rheostat.points import nearest
 
 READERS: dict[str, Reader] = {
@@ -72,5 +72,6 @@ __all__ = [
     "load",
     "make_splits",
     "stratified",
+    "subset",
     "to_pixels",
 ]

@@ -27,9 +27,7 @@ class Dataset:
         if self.images.dtype != torch.uint8 or self.images.ndim != 4:
             raise DataError(f"{self.name}: images are (N, C, H, W) uint8")
         if len(self.images) != len(self.labels):
-            raise DataError(
-                f"{self.name}: {len(self.images)} images but {len(self.labels)} labels"
-            )
+            raise DataError(f"{self.name}: {len(self.images)} images but {len(self.labels)} labels")
         if len(self.labels) and not 0 <= int(self.labels.min()) <= int(self.labels.max()) < len(
             self.classes
         ):
@@ -81,4 +79,6 @@ def find(folder: Path, *names: str) -> Path:
 def expect_size(path: Path, given: int, expected: int) -> None:
     """DataError that names the file unless it holds the expected number of bytes."""
     if given != expected:
-        raise DataError(f"{path}: {given} bytes, expected {expected} (truncated or not this format)")
+        raise DataError(
+            f"{path}: {given} bytes, expected {expected} (truncated or not this format)"
+        )

@@ -109,9 +109,7 @@ def _binary_half(
     return np.concatenate(images), np.concatenate(labels)
 
 
-def _dataset(
-    name: str, arrays: tuple[np.ndarray, np.ndarray], classes: tuple[str, ...]
-) -> Dataset:
+def _dataset(name: str, arrays: tuple[np.ndarray, np.ndarray], classes: tuple[str, ...]) -> Dataset:
     images = torch.from_numpy(np.ascontiguousarray(arrays[0])).reshape(-1, 3, 32, 32)
     return Dataset(name, images, torch.from_numpy(arrays[1]), classes)
 

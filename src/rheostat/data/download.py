@@ -25,9 +25,7 @@ class Remote:
 
 def _idx(base: str, sums: tuple[str, str, str, str]) -> tuple[Remote, ...]:
     names = ("train-images-idx3", "train-labels-idx1", "t10k-images-idx3", "t10k-labels-idx1")
-    return tuple(
-        Remote(f"{base}/{n}-ubyte.gz", s) for n, s in zip(names, sums, strict=True)
-    )
+    return tuple(Remote(f"{base}/{n}-ubyte.gz", s) for n, s in zip(names, sums, strict=True))
 
 
 REMOTES: dict[str, tuple[Remote, ...]] = {

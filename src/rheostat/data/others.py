@@ -77,7 +77,7 @@ def read_image(path: Path) -> torch.Tensor:
 def _assembled(name: str, files: list[tuple[Path, int]], classes: tuple[str, ...]) -> Dataset:
     if not files:
         raise DataError(f"{name}: no images found")
-    images = []
+    images: list[torch.Tensor] = []
     for path, _ in files:
         image = read_image(path)
         if images and image.shape != images[0].shape:
@@ -86,9 +86,7 @@ def _assembled(name: str, files: list[tuple[Path, int]], classes: tuple[str, ...
                 f"{files[0][0].name}"
             )
         images.append(image)
-    return Dataset(
-        name, torch.stack(images), torch.tensor([label for _, label in files]), classes
-    )
+    return Dataset(name, torch.stack(images), torch.tensor([label for _, label in files]), classes)
 
 
 def _tree(root: Path, classes: tuple[str, ...]) -> list[tuple[Path, int]]:

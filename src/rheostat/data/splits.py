@@ -37,6 +37,14 @@ def stratified(labels: Tensor, sizes: tuple[int, ...], *, seed: int) -> list[Ten
     return parts
 
 
+def subset(dataset: Dataset, count: int | None, *, seed: int = 0) -> Dataset:
+    """A stratified, seeded part of a data set; all of it for None."""
+    if count is None or count >= len(dataset):
+        return dataset
+    (rows,) = stratified(dataset.labels.cpu(), (count,), seed=seed)
+    return dataset.only(rows.to(dataset.labels.device))
+
+
 @dataclass(frozen=True)
 class Splits:
     """The four splits of a data set, as EVALUATION.md uses them."""

@@ -12,9 +12,10 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from rheostat.layers import Norm, NormSet, Source, seats
+from rheostat.layers import seats
 from rheostat.method import Method, Term
 from rheostat.nets.base import Net
+from rheostat.norms import Norm, NormSet, Source
 from rheostat.points import Dial, Point, Resolved, nearest
 
 BETWEEN = ("at-0", "at-0.5", "blend")
@@ -58,9 +59,7 @@ class Dual(Method):
         if self.sets not in (1, 2):
             raise ValueError(f"dual: sets is 1 or 2, given {self.sets}")
         if self.between not in BETWEEN:
-            raise ValueError(
-                f"dual: no between {self.between!r}; {nearest(self.between, BETWEEN)}"
-            )
+            raise ValueError(f"dual: no between {self.between!r}; {nearest(self.between, BETWEEN)}")
 
     def dials(self) -> tuple[Dial, ...]:
         return (Dial(name="robustness", rest=0.0),)

@@ -13,9 +13,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from rheostat.layers import Modulation, Norm, seats
+from rheostat.layers import seats
 from rheostat.method import Method, Term
 from rheostat.nets.base import Net
+from rheostat.norms import Modulation, Norm
 from rheostat.points import Point, Resolved, nearest
 
 PAPER_SUPPORT = (0.0, 0.1, 0.2, 0.3, 0.4, 1.0)
@@ -136,6 +137,11 @@ class Film(Method):
         codes = net.get_submodule("film_codes")
         assert isinstance(codes, Codes)
         return codes.rows[place]
+
+    def path(self, u: float) -> tuple[float, float]:
+        """Below one half the norm sets blend while λ goes to the smallest trained one; then λ rises."""
+        least = PAPER_SUPPORT[1]
+        return (2 * u * least, 2 * u) if u < 0.5 else (least + (2 * u - 1) * (1 - least), 1.0)
 
     def plan(self, terms: list[Term], batch: int, generator: torch.Generator) -> list[Term]:
         """OAT's loss, λ per example: clean rows weigh 1-λ, adversarial ones λ; zero weights are skipped."""

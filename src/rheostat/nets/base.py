@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import functools
 import inspect
+import itertools
 from collections.abc import Callable, Iterator
 from typing import ParamSpec
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from rheostat.layers import Conv, Dense, Dropout, Norm, Normalise
+from rheostat.layers import Conv, Dense, Dropout, Normalise
+from rheostat.norms import Norm
 from rheostat.points import Resolved, nearest
 
 P = ParamSpec("P")
@@ -40,7 +43,7 @@ class ConvBlock(Block):
         if self.norm is not None:
             x = self.norm(x, at)
         if self.relu:
-            x = F.relu(x)
+            x = F.relu_(x)
         return F.max_pool2d(x, 2) if self.pool else x
 
 
@@ -55,7 +58,7 @@ class Classifier(nn.Module):
     def forward(self, x: Tensor, at: Resolved) -> Tensor:
         """(B, C, H, W) → (B, classes)."""
         if self.norm is not None:
-            x = F.relu(self.norm(x, at))
+            x = F.relu_(self.norm(x, at))
         return self.dense(x.mean((2, 3)), at)
 
 
@@ -68,8 +71,7 @@ class FlatClassifier(nn.Module):
         super().__init__()
         sizes = (features, *hidden, classes)
         self.layers = nn.ModuleList(
-            Dense(a, b, head=i == len(hidden))
-            for i, (a, b) in enumerate(zip(sizes[:-1], sizes[1:], strict=True))
+            Dense(a, b, head=i == len(hidden)) for i, (a, b) in enumerate(itertools.pairwise(sizes))
         )
         self.dropout = Dropout(dropout)
         last = self.layers[-1]
@@ -83,7 +85,7 @@ class FlatClassifier(nn.Module):
         for i, layer in enumerate(self.layers):
             x = layer(x, at)
             if i < len(self.layers) - 1:
-                x = F.relu(x)
+                x = F.relu_(x)
             if i == 0:
                 x = self.dropout(x, at)
         return x
@@ -93,6 +95,7 @@ class Net(nn.Module):
     """A network over seats; called as `net(x, at)` with pixels in [0, 1]."""
 
     spec: Spec
+    layout: torch.memory_format = torch.contiguous_format
 
     def __init__(
         self,
@@ -112,9 +115,14 @@ class Net(nn.Module):
         self.stages = stages
         """How many blocks each stage has, the stem first."""
 
+    def to_layout(self, layout: torch.memory_format) -> None:
+        """Choose the memory layout of weights and activations: channels-last or contiguous."""
+        self.layout = layout
+        self.to(memory_format=layout)  # type: ignore[call-overload]
+
     def features(self, x: Tensor, at: Resolved) -> Iterator[Tensor]:
         """The feature map after each block, lazily: nothing behind the last one taken runs."""
-        x = self.normalise(x)
+        x = laid_out(self.normalise(x), self.layout)
         for block in self.blocks:
             x = block(x, at)
             yield x
@@ -125,6 +133,17 @@ class Net(nn.Module):
             x = last
         logits: Tensor = self.classifier(x, at)
         return logits.float()
+
+
+def laid_out(x: Tensor, layout: torch.memory_format) -> Tensor:
+    """The same values in a memory layout.
+
+    One channel is both layouts at once, and `to` leaves it as it is; the first convolution would
+    then answer in the contiguous layout and every operator that meets both would be slow.
+    """
+    if layout is torch.channels_last and x.shape[1] == 1:
+        return x.reshape(x.shape[0], x.shape[2], x.shape[3], 1).permute(0, 3, 1, 2)
+    return x.contiguous(memory_format=layout)
 
 
 NETS: dict[str, Callable[..., Net]] = {}
@@ -183,6 +202,4 @@ def build(spec: Spec) -> Net:
     for option in options:
         if option not in known:
             raise ValueError(f"{name} has no option {option!r}; {nearest(option, known)}")
-    return NETS[name](
-        **{k: tuple(v) if isinstance(v, list) else v for k, v in options.items()}
-    )
+    return NETS[name](**{k: tuple(v) if isinstance(v, list) else v for k, v in options.items()})

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor
 
-from rheostat.layers import Conv, Norm
+from rheostat.layers import Conv
 from rheostat.nets.base import (
     Block,
     Classifier,
@@ -16,6 +16,7 @@ from rheostat.nets.base import (
     register,
 )
 from rheostat.nets.resnet import Shortcut, initialise
+from rheostat.norms import Norm
 from rheostat.points import Resolved
 
 # expansion, output channels, blocks, stride of the first block
@@ -46,8 +47,8 @@ class InvertedResidual(Block):
         self.shortcut = Shortcut(inside, outside, 1) if stride == 1 and inside != outside else None
 
     def forward(self, x: Tensor, at: Resolved) -> Tensor:
-        out = F.relu(self.norm1(self.conv1(x, at), at))
-        out = F.relu(self.norm2(self.conv2(out, at), at))
+        out = F.relu_(self.norm1(self.conv1(x, at), at))
+        out = F.relu_(self.norm2(self.conv2(out, at), at))
         out = self.norm3(self.conv3(out, at), at)
         if not self.adds:
             return out

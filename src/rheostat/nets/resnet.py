@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from rheostat.layers import Conv, Norm
+from rheostat.layers import Conv
 from rheostat.nets.base import (
     Block,
     Classifier,
@@ -15,6 +15,7 @@ from rheostat.nets.base import (
     normaliser,
     register,
 )
+from rheostat.norms import Norm
 from rheostat.points import Resolved
 
 CIFAR_DEPTHS = (8, 14, 20, 32, 38, 56, 74, 110)
@@ -47,9 +48,9 @@ class BasicBlock(Block):
         self.shortcut = Shortcut(inside, outside, stride) if changes else None
 
     def forward(self, x: Tensor, at: Resolved) -> Tensor:
-        out = F.relu(self.norm1(self.conv1(x, at), at))
+        out = F.relu_(self.norm1(self.conv1(x, at), at))
         out = self.norm2(self.conv2(out, at), at)
-        return F.relu(out + (x if self.shortcut is None else self.shortcut(x, at)))
+        return F.relu_(out.add_(x if self.shortcut is None else self.shortcut(x, at)))
 
 
 class Bottleneck(Block):
@@ -68,10 +69,10 @@ class Bottleneck(Block):
         self.shortcut = Shortcut(inside, outside, stride) if changes else None
 
     def forward(self, x: Tensor, at: Resolved) -> Tensor:
-        out = F.relu(self.norm1(self.conv1(x, at), at))
-        out = F.relu(self.norm2(self.conv2(out, at), at))
+        out = F.relu_(self.norm1(self.conv1(x, at), at))
+        out = F.relu_(self.norm2(self.conv2(out, at), at))
         out = self.norm3(self.conv3(out, at), at)
-        return F.relu(out + (x if self.shortcut is None else self.shortcut(x, at)))
+        return F.relu_(out.add_(x if self.shortcut is None else self.shortcut(x, at)))
 
 
 @register

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from rheostat.layers import Conv, Norm
+from rheostat.layers import Conv
 from rheostat.nets.base import (
     Block,
     ConvBlock,
@@ -12,6 +12,7 @@ from rheostat.nets.base import (
     normaliser,
     register,
 )
+from rheostat.norms import Norm
 
 
 @register
@@ -34,9 +35,7 @@ def small_cnn(
     widths = (channels, base_width, base_width, 2 * base_width, 2 * base_width)
     blocks: list[Block] = []
     for i in range(4):
-        conv = Conv(
-            widths[i], widths[i + 1], padding=int(padded), bias=not padded, exact=i == 0
-        )
+        conv = Conv(widths[i], widths[i + 1], padding=int(padded), bias=not padded, exact=i == 0)
         norm = Norm(widths[i + 1]) if padded else None
         blocks.append(ConvBlock(conv, norm, pool=i % 2 == 1))
         if not padded:

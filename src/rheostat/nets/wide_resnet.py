@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor
 
-from rheostat.layers import Conv, Dropout, Norm
+from rheostat.layers import Conv, Dropout
 from rheostat.nets.base import (
     Block,
     Classifier,
@@ -16,6 +16,7 @@ from rheostat.nets.base import (
     register,
 )
 from rheostat.nets.resnet import initialise
+from rheostat.norms import Norm
 from rheostat.points import Resolved
 
 
@@ -33,8 +34,8 @@ class WideBlock(Block):
         self.shortcut = Conv(inside, outside, kernel_size=1, stride=stride) if changes else None
 
     def forward(self, x: Tensor, at: Resolved) -> Tensor:
-        active = F.relu(self.norm1(x, at))
-        out = F.relu(self.norm2(self.conv1(active, at), at))
+        active = F.relu_(self.norm1(x, at))
+        out = F.relu_(self.norm2(self.conv1(active, at), at))
         out = self.conv2(self.dropout(out, at), at)
         # Where the shape changes the shortcut, too, starts from the activated input.
         return out + (x if self.shortcut is None else self.shortcut(active, at))
@@ -57,7 +58,9 @@ def wide_resnet(
     if depth < 10 or (depth - 4) % 6:
         raise ValueError(f"wide_resnet: depth is 6n + 4 (10, 16, 22, 28, 34, 40), given {depth}")
     if widen < 1 or base_width < 1:
-        raise ValueError(f"wide_resnet: widen and base_width are at least 1, given {widen}, {base_width}")
+        raise ValueError(
+            f"wide_resnet: widen and base_width are at least 1, given {widen}, {base_width}"
+        )
     count = (depth - 4) // 6
     blocks: list[Block] = [
         ConvBlock(Conv(channels, base_width, padding=1, exact=True), None, relu=False)

@@ -1,0 +1,258 @@
+"""The command line: names → functions, no logic."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import click
+import typer
+from rich.console import Console
+from rich.table import Table
+
+app = typer.Typer(
+    name="rheostat",
+    help="Train one classifier; dial accuracy, adversarial robustness and compute afterwards.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+console = Console(highlight=False)
+
+DataDir = Annotated[
+    Path | None, typer.Option(help="Folder of data sets; default RHEOSTAT_DATA, then the cache.")
+]
+Threads = Annotated[int | None, typer.Option(help="CPU threads.", min=1)]
+Verify = Annotated[bool, typer.Option(help="Check published checksums of data files.")]
+
+
+def _threads(count: int | None) -> None:
+    if count is not None:
+        import torch
+
+        torch.set_num_threads(count)
+
+
+@app.command()
+def demo(out: Annotated[Path, typer.Option(help="Where to write.")] = Path("runs/demo"),
+         data_dir: DataDir = None, threads: Threads = None, fresh: Annotated[bool, typer.Option(
+             "--fresh", help="Start over instead of continuing.")] = False) -> None:  # fmt: skip
+    """Train OAT on the embedded digits, turn the dial, measure every position, write a report."""
+    from rheostat.progress import Show
+    from rheostat.recipe import load_recipe
+    from rheostat.train import train as run
+
+    _threads(threads)
+    recipe = load_recipe("oat-digits")
+    console.print(
+        f"OAT on the embedded digits: {recipe.train.epochs} epochs, one model for every λ."
+    )
+    with Show(console) as show:
+        run(recipe, out=out, folder=data_dir, fresh=fresh, report=show)
+    _measure(str(out), "", ["pgd20"], data_dir=data_dir)
+    _measure(str(out), "robustness=0,0.1,0.2,0.5,1", ["pgd20"], between="at-0", data_dir=data_dir)
+    _report([out], out)
+
+
+@app.command()
+def train(
+    recipe: Annotated[
+        str, typer.Argument(help="A recipe's name (see `rheostat recipes`) or file.")
+    ],
+    out: Annotated[Path | None, typer.Option(help="Run folder; default runs/NAME.")] = None,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="Change a key: train.epochs=5. May be repeated."),
+    ] = None,
+    data_dir: DataDir = None,
+    threads: Threads = None,
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="Start over instead of continuing the run.")
+    ] = False,
+    verify: Verify = True,
+) -> None:
+    """Train a recipe, or continue it where it stopped. Under torchrun every rank calls this."""
+    from rheostat.distributed import leave
+    from rheostat.progress import Show
+    from rheostat.recipe import load_recipe
+    from rheostat.train import train as run
+
+    _threads(threads)
+    changes = list(set_ or []) + ([] if verify else ["data.verify=false"])
+    chosen = load_recipe(recipe, changes=changes)
+    place = out or Path("runs") / chosen.name
+    with Show(console) as show:
+        run(chosen, out=place, folder=data_dir, fresh=fresh, report=show)
+    if show.spoke:
+        console.print(f"{place}/model.safetensors is the model. Next: rheostat evaluate {place}")
+    leave()
+
+
+@app.command()
+def evaluate(
+    subject: Annotated[
+        str, typer.Argument(help="A run's folder, a model file, a packaged name, or package.module:factory.")
+    ],
+    at: Annotated[
+        str, typer.Option(help="Points: robustness=0:1:0.1, robustness=0,0.5 width=0.5. Default: the dial in 11 steps.")
+    ] = "",
+    attack: Annotated[
+        list[str] | None, typer.Option(help="pgd20, pgd50x5, pgd20-dlr, fgsm, mi-fgsm; repeat for a worst case. Default pgd20.")
+    ] = None,
+    data: Annotated[str | None, typer.Option(help="Data set; default the model's own.")] = None,
+    eps: Annotated[str | None, typer.Option(help="Radius in [0, 1], 8/255 for example; default the model's.")] = None,
+    norm: Annotated[str | None, typer.Option(help="linf or l2; default the model's.")] = None,
+    step_size: Annotated[str | None, typer.Option(help="Default 2.5·eps/steps.")] = None,
+    between: Annotated[
+        str | None, typer.Option(help="Measure at training λ under a rule between norm sets: at-0, at-0.5, blend.")
+    ] = None,
+    split: Annotated[str, typer.Option(help="test, or calibrate-fit / calibrate-choose.")] = "test",
+    examples: Annotated[int | None, typer.Option(help="A stratified, seeded subset.", min=1)] = None,
+    out: Annotated[Path | None, typer.Option(help="Rows file; default rows.jsonl of the run.")] = None,
+    name: Annotated[str | None, typer.Option(help="The run's name in rows.")] = None,
+    seed: Annotated[int, typer.Option(help="Seed of random starts.")] = 0,
+    data_dir: DataDir = None,
+    threads: Threads = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda.")] = "auto",
+    verify: Verify = True,
+) -> None:  # fmt: skip
+    """Measure a model: points × attacks → rows with intervals. Finished points are not repeated."""
+    _threads(threads)
+    _measure(
+        subject, at, attack or ["pgd20"], data=data, eps=eps, norm=norm, step_size=step_size,
+        between=between, split=split, examples=examples, out=out, name=name, seed=seed,
+        data_dir=data_dir, device=device, verify=verify,
+    )  # fmt: skip
+
+
+def _measure(subject: str, at: str, attacks: list[str], **options: Any) -> None:
+    from rheostat.measure import measure
+    from rheostat.progress import Show
+
+    with Show(console) as show:
+        rows = measure(subject, at, attacks, report=show, **options)
+    console.print(_table(rows))
+
+
+def _table(rows: list[dict[str, Any]]) -> Table:
+    from rheostat.report import percent, point_label, worst_rows
+
+    table = Table(box=None, pad_edge=False)
+    for head in ("point", "SA % [95 %]", "RA % [95 %]", "MACs", "n", "flags"):
+        table.add_column(head, justify="left" if head in ("point", "flags") else "right")
+    for row in worst_rows(rows):
+        table.add_row(
+            point_label(row),
+            percent(row["clean_accuracy"], row["interval"]["clean"]),
+            percent(row["robust_accuracy"], row["interval"]["robust"]),
+            f"{row['macs']['mean'] / 1e6:.2f} M",
+            str(row["n"]),
+            ", ".join(row["flags"]) or "–",
+        )
+    return table
+
+
+@app.command()
+def report(
+    runs: Annotated[list[Path], typer.Argument(help="Run folders or rows files; several are compared.")],
+    out: Annotated[Path | None, typer.Option(help="Folder to write to; default the first run.")] = None,
+) -> None:  # fmt: skip
+    """Write report.html (offline, self-contained), trade_off.png and trade_off.svg from rows."""
+    _report(runs, out)
+
+
+def _report(runs: list[Path], out: Path | None) -> None:
+    import json
+
+    from rheostat.report import write_report
+    from rheostat.rows import read_rows
+
+    rows: list[dict[str, Any]] = []
+    for run in runs:
+        file = run / "rows.jsonl" if run.is_dir() else run
+        if not file.is_file():
+            raise ValueError(f"no rows in {run}; run `rheostat evaluate {run}` first")
+        rows += read_rows(file)
+    first = runs[0] if runs[0].is_dir() else runs[0].parent
+    recipe_file = first / "recipe.json"
+    recipe = json.loads(recipe_file.read_text()) if recipe_file.is_file() else None
+    title = "Rheostat: " + ", ".join(dict.fromkeys(r["run"] for r in rows))
+    for path in write_report(rows, out or first, title=title, recipe=recipe):
+        console.print(f"wrote {path}")
+
+
+@app.command()
+def recipes(
+    name: Annotated[str | None, typer.Argument(help="Print this recipe's file.")] = None,
+) -> None:
+    """List the recipes that come with the package, or print one."""
+    from importlib import resources
+
+    from rheostat.recipe import load_recipe, names
+
+    if name is not None:
+        load_recipe(name)
+        file = resources.files("rheostat") / "recipes" / f"{name}.toml"
+        console.print(file.read_text(), markup=False)
+        return
+    table = Table(box=None, pad_edge=False)
+    for head in ("recipe", "composition", "data", "about"):
+        table.add_column(head)
+    for found in names():
+        recipe = load_recipe(found)
+        table.add_row(found, recipe.paper, recipe.data.name, recipe.about)
+    console.print(table)
+
+
+@app.command()
+def info(
+    file: Annotated[str, typer.Argument(help="A model file, a run's folder or a packaged name.")],
+) -> None:
+    """Say what a model file holds: composition, dials, network, threat model, provenance."""
+    import json
+
+    from rheostat.artifact import digest, load_with
+
+    model, about = load_with(file)
+    count = sum(p.numel() for p in model.parameters())
+    console.print(f"composition  {model.method!r}", markup=False)
+    console.print(f"network      {json.dumps(model.net.spec)}", markup=False)
+    console.print(f"parameters   {count:,}")
+    for dial in model.dials.values():
+        scale = "calibrated: t, about linear in RA" if model.dial_map else "training λ"
+        where = dial.values or f"{dial.low:g} … {dial.high:g}"
+        console.print(f"dial         {dial.name}: {where} ({scale})", markup=False)
+    for name, point in model.points.items():
+        console.print(f"point        {name}: {point.label()}", markup=False)
+    console.print(f"threat       {json.dumps(about.threat)}", markup=False)
+    short = {k: v for k, v in about.provenance.items() if k != "recipe"}
+    console.print(f"provenance   {json.dumps(short)}", markup=False)
+    console.print(f"hash         {digest(file)}")
+
+
+def fail(message: str, code: int = 2) -> NoReturn:
+    """One line on standard error, and an exit code."""
+    print(f"rheostat: {' '.join(message.split())}", file=sys.stderr)
+    sys.exit(code)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command line; a user's mistake is one line and exit 2, never a traceback."""
+    from rheostat.stopping import Interrupted
+
+    try:
+        app(args=arguments, standalone_mode=False)
+    except click.exceptions.Exit as stop:
+        sys.exit(stop.exit_code)
+    except click.ClickException as error:
+        fail(error.format_message())
+    except (click.Abort, KeyboardInterrupt):
+        fail("stopped", 130)
+    except Interrupted as stop:
+        fail(str(stop), 130)
+    except ValueError as error:
+        fail(str(error))
+    except OSError as error:
+        fail(f"{error.filename or ''}: {error.strerror or error}")

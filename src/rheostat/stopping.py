@@ -1,0 +1,33 @@
+"""Stopping between steps: Ctrl-C and SIGTERM ask for a stop instead of breaking what is under way."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+
+class Interrupted(Exception):
+    """Training was asked to stop and has saved a checkpoint it can continue from."""
+
+
+@contextmanager
+def stoppable() -> Iterator[list[int]]:
+    """A list that SIGINT and SIGTERM are entered in; a second one breaks at once."""
+    asked: list[int] = []
+
+    def note(number: int, frame: FrameType | None) -> None:
+        if asked:
+            raise KeyboardInterrupt
+        asked.append(number)
+
+    try:
+        before = {s: signal.signal(s, note) for s in (signal.SIGINT, signal.SIGTERM)}
+    except ValueError:  # not the main thread: signals are its owner's business
+        before = {}
+    try:
+        yield asked
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
