@@ -140,7 +140,7 @@ class RowNorm(torch.autograd.Function):
         return out, along, total, None, None, None, None
 
 
-row_norm: Callable[..., Tensor] = RowNorm.apply  # type: ignore[assignment]
+row_norm: Callable[..., Tensor] = RowNorm.apply
 
 
 class Norm(nn.Module):

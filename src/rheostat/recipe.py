@@ -44,6 +44,7 @@ class DataSection(Section):
     calibrate: int = Field(default=2000, ge=2)
     train_images: int | None = Field(default=None, ge=1)
     augment: Literal[AUGMENTATIONS] = "none"  # type: ignore[valid-type]
+    padding: int = Field(default=4, ge=1)
     verify: bool = True
     split_seed: int = 0
 

@@ -128,6 +128,7 @@ def batches(
         train_set.images[rows],
         recipe.data.augment,
         stream(recipe.train.seed, "augment", step),
+        padding=recipe.data.padding,
         rows=slice(first, last),
         batch=size,
     )

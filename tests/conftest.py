@@ -1,0 +1,75 @@
+"""Shared fixtures: one thread a process, the method × net grid, small trained models, real data."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from rheostat import data, nets
+from rheostat.papers import PAPERS, compose
+from rheostat.tunable import Tunable
+
+torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
+
+NETS: dict[str, Callable[[], nets.Net]] = {
+    "small_cnn": lambda: nets.small_cnn(base_width=4, image=(1, 12, 12)),
+    "resnet-8": lambda: nets.resnet(depth=8, base_width=4, image=(3, 8, 8)),
+    "resnet-18": lambda: nets.resnet(depth=18, base_width=4, image=(3, 8, 8)),
+    "resnet-50": lambda: nets.resnet(depth=50, base_width=2, image=(3, 8, 8)),
+    "wide_resnet": lambda: nets.wide_resnet(
+        depth=10, widen=2, base_width=4, dropout=0.1, image=(3, 8, 8)
+    ),
+    "mobilenet_v2": lambda: nets.mobilenet_v2(width=0.25, image=(3, 8, 8)),
+}
+
+
+def make(paper: str, net: str) -> Tunable:
+    """An untrained model whose parts have all been moved off their initial values."""
+    torch.manual_seed(0)
+    model = Tunable(NETS[net](), compose(paper))
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
+        for name, buffer in model.named_buffers():
+            if name.endswith("running_mean"):
+                buffer.copy_(0.1 * torch.randn(buffer.shape, generator=generator))
+            if name.endswith("running_var"):
+                buffer.copy_(1 + 0.5 * torch.rand(buffer.shape, generator=generator))
+    return model
+
+
+def images_for(model: Tunable, count: int = 6) -> Tensor:
+    """Random images of the model's shape."""
+    return torch.rand(count, *model.net.image, generator=torch.Generator().manual_seed(2))
+
+
+GRID = [(paper, net) for paper in PAPERS for net in NETS]
+
+
+@pytest.fixture(params=GRID, ids=[f"{p}×{n}" for p, n in GRID])
+def model(request: pytest.FixtureRequest) -> Tunable:
+    """Every composition on every network family."""
+    return make(*request.param)
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """The folder of real data sets; skips where it is absent."""
+    folder = os.environ.get("RHEOSTAT_DATA")
+    beside = Path(__file__).parents[2] / "shared" / "data"
+    path = Path(folder) if folder else beside
+    if not (path / "fashion-mnist").is_dir():
+        pytest.skip("real data sets are absent; set RHEOSTAT_DATA")
+    return path
+
+
+@pytest.fixture(scope="session")
+def digits() -> tuple[data.Dataset, data.Dataset]:
+    """(train, test) of the embedded digits."""
+    return data.load("digits")
