@@ -243,7 +243,11 @@ def test_the_dial_map_runs_through_its_knots_and_applies_in_eval_only() -> None:
     assert torch.equal(
         model.resolve(Point(robustness=0.25), x, phase="train").table["robustness"], train
     )
-    for bad in (((0, 1), (0, 1), (1, 0)), ((0, 0.5), (0, 1), (0, 1)), ((0, 0, 1), (0, 0, 1), (0, 0, 1))):
+    for bad in (
+        ((0, 1), (0, 1), (1, 0)),
+        ((0, 0.5), (0, 1), (0, 1)),
+        ((0, 0, 1), (0, 0, 1), (0, 0, 1)),
+    ):
         with pytest.raises(ValueError, match="dial map"):
             DialMap(*bad)
 

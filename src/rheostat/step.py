@@ -65,13 +65,18 @@ class Step:
     smoothing: float = 0.0
 
     def perturbed(
-        self, term: Term, images: Tensor, labels: Tensor, seed: tuple[object, ...], share: slice
+        self,
+        term: Term,
+        images: Tensor,
+        labels: Tensor,
+        generator: torch.Generator,
+        share: tuple[Tensor, int],
     ) -> Tensor:
         """The images of a term: as they are, or attacked at the term's own point."""
         if term.images == "clean":
             return images
         objective = self.model.objective(labels, term.at, loss=self.attack.loss, phase="attack")
-        return self.attack(objective, images, stream(*seed, share.start))
+        return self.attack(objective, images, generator, share=share)
 
     def backward(
         self,
@@ -90,9 +95,10 @@ class Step:
         first, last = self.ranks.share(batch)
         local = [t.local(first, last) for t in terms]
         rows = [t.rows.to(images.device) for t in local]
+        shares = [(t.mine(first, last).nonzero()[:, 0], len(t.rows)) for t in terms]
         inputs = [
-            self.perturbed(t, images[r], labels[r], (*seed, i), slice(first, last))
-            for i, (t, r) in enumerate(zip(local, rows, strict=True))
+            self.perturbed(t, images[r], labels[r], stream(*seed, i), share)
+            for i, (t, r, share) in enumerate(zip(local, rows, shares, strict=True))
         ]
         sums = {"loss": 0.0, "clean": 0.0, "clean_n": 0, "robust": 0.0, "robust_n": 0}
         across = self.ranks.world > 1

@@ -32,17 +32,27 @@ def _ascent(grad: Tensor, norm: str) -> Tensor:
 
 
 def random_start(
-    images: Tensor, eps: float, norm: str, generator: torch.Generator | None
+    images: Tensor,
+    eps: float,
+    norm: str,
+    generator: torch.Generator | None,
+    share: tuple[Tensor, int] | None = None,
 ) -> Tensor:
-    """δ uniform in the ball. Drawn on the CPU, so that every device starts at the same place."""
-    shape = images.shape
+    """δ uniform in the ball. Drawn on the CPU, so that every device starts at the same place.
+
+    `share` (rows, n) says which rows of a group of n the images are: the draw is the group's, so
+    that ranks that share a batch start where one rank would.
+    """
+    count = len(images) if share is None else share[1]
+    shape = (count, *images.shape[1:])
     if norm == "linf":
         delta = torch.rand(shape, generator=generator) * (2 * eps) - eps
     else:
         direction = torch.randn(shape, generator=generator)
-        dimension = max(direction[0].numel(), 1) if len(images) else 1
-        radius = torch.rand((len(images), 1, 1, 1), generator=generator) ** (1 / dimension)
+        dimension = max(images[:1].numel(), 1)
+        radius = torch.rand((count, 1, 1, 1), generator=generator) ** (1 / dimension)
         delta = direction / _per_row(direction) * radius * eps
+    delta = delta if share is None else delta[share[0]]
     return delta.to(images.device, images.dtype)
 
 
@@ -211,13 +221,14 @@ def n_fgsm(
     *,
     eps: float,
     generator: torch.Generator | None = None,
+    share: tuple[Tensor, int] | None = None,
 ) -> Tensor:
     """Noise uniform in 2·eps, then one sign step of eps; δ is not clipped to the ball, only to the box.
 
     For training alone: the images may lie up to 3·eps away.
     """
     check_budget("linf", eps, 1)
-    noise = random_start(images, 2 * eps, "linf", generator)
+    noise = random_start(images, 2 * eps, "linf", generator, share)
     noisy = (images.detach() + noise).clamp(0, 1)
     grad, _, _ = gradient(objective, noisy)
     return (noisy + eps * grad.sign()).clamp(0, 1)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from rheostat.attacks.objective import Objective, loss_named
-from rheostat.attacks.pgd import check_budget, n_fgsm, pgd
+from rheostat.attacks.pgd import check_budget, n_fgsm, pgd, random_start
 
 
 @dataclass(frozen=True)
@@ -43,11 +43,22 @@ class Attack:
         return 2.5 * self.eps / self.steps if self.step_size is None else self.step_size
 
     def __call__(
-        self, objective: Objective, images: Tensor, generator: torch.Generator | None = None
+        self,
+        objective: Objective,
+        images: Tensor,
+        generator: torch.Generator | None = None,
+        *,
+        share: tuple[Tensor, int] | None = None,
     ) -> Tensor:
-        """Adversarial images for an objective that holds this attack's loss."""
+        """Adversarial images for an objective that holds this attack's loss.
+
+        `share` (rows, n) says which rows of a group of n the images are; see `random_start`.
+        """
         if self.name == "n-fgsm":
-            return n_fgsm(objective, images, eps=self.eps, generator=generator)
+            return n_fgsm(objective, images, eps=self.eps, generator=generator, share=share)
+        start: bool | Tensor = self.start
+        if share is not None and self.start:
+            start = random_start(images, self.eps, self.norm, generator, share)
         return pgd(
             objective,
             images,
@@ -55,7 +66,7 @@ class Attack:
             steps=self.steps,
             step_size=self.size,
             norm=self.norm,
-            start=self.start,
+            start=start,
             restarts=self.restarts,
             momentum=self.momentum,
             drop=self.drop,
