@@ -94,7 +94,7 @@ class DeviceSection(Section):
 
 
 class SelectSection(Section):
-    """Selection by one score on calibrate-fit: the mean, over dial settings, of SA and RA.
+    """Selection by one score on calibrate-fit: the mean over dial settings λ of (1-λ)·SA + λ·RA.
 
     Scored every `every` epochs in the last `tail` share of training; the best weights are kept, one
     checkpoint for all λ.
