@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import warnings
 
+import numpy as np
 import pytest
 import torch
 
 import rheostat
-from rheostat.attacks import Attack
-from rheostat.data import Dataset, subset, to_pixels
+from rheostat.attacks import Attack, named
+from rheostat.data import Dataset, to_pixels
 from rheostat.intervals import share
 from rheostat.outcomes import outcome
 from rheostat.points import Point
@@ -17,17 +18,20 @@ from rheostat.points import Point
 EPS, STEPS = 0.2, 20
 
 
+SEEDS = (0, 1, 2)  # one random start moves RA of 360 images by a point; three are averaged
+
+
 @pytest.fixture(scope="module")
 def sample(digits) -> Dataset:
-    return subset(digits[1], 150)
+    return digits[1]
 
 
 @pytest.fixture(scope="module", params=[0.0, 1.0])
 def case(request, sample):
     model = rheostat.load("oat-digits")
     point = Point(robustness=request.param)
-    ours = outcome(model, point, sample, Attack("pgd20", EPS, STEPS))
-    return model.at(point), share(ours.robust), share(ours.clean)
+    ours = [outcome(model, point, sample, Attack("pgd20", EPS, STEPS), seed=s) for s in SEEDS]
+    return model.at(point), sum(share(o.robust) for o in ours) / 3, share(ours[0].clean)
 
 
 def accuracy(model, x, y) -> float:
@@ -42,10 +46,13 @@ def test_foolbox(case, sample) -> None:
     x, y = to_pixels(sample.images), sample.labels
     wrapped = foolbox.PyTorchModel(model, bounds=(0, 1))
     attack = foolbox.attacks.LinfPGD(abs_stepsize=2.5 * EPS / STEPS, steps=STEPS)
-    _, (moved,), _ = attack(wrapped, x, y, epsilons=[EPS])
-    theirs = accuracy(model, moved, y)
+    theirs = 0.0
+    for seed in SEEDS:
+        torch.manual_seed(seed)
+        _, (moved,), _ = attack(wrapped, x, y, epsilons=[EPS])
+        theirs += accuracy(model, moved, y) / 3
     assert ours <= theirs + 0.01
-    assert ours >= theirs - 0.06  # equal settings: within sampling error of 150 images
+    assert ours >= theirs - 0.04  # equal settings: within sampling error
     assert accuracy(model, x, y) == pytest.approx(clean)
 
 
@@ -63,34 +70,38 @@ def test_art(case, sample) -> None:
         )  # fmt: skip
         attack = ProjectedGradientDescent(
             classifier, norm="inf", eps=EPS, eps_step=2.5 * EPS / STEPS, max_iter=STEPS,
-            num_random_init=1, verbose=False, batch_size=150,
+            num_random_init=1, verbose=False, batch_size=360,
         )  # fmt: skip
-        moved = torch.from_numpy(attack.generate(x.numpy(), y.numpy()))
-    theirs = accuracy(model, moved, y)
+        theirs = 0.0
+        for seed in SEEDS:
+            np.random.seed(seed)  # noqa: NPY002 - the generator that ART draws from
+            moved = torch.from_numpy(attack.generate(x.numpy(), y.numpy()))
+            theirs += accuracy(model, moved, y) / 3
     assert ours <= theirs + 0.01
-    assert ours >= theirs - 0.06
+    assert ours >= theirs - 0.04
 
 
 def test_pyautoattack(case, sample) -> None:
-    import sys
-
     from pyautoattack import AutoAttack
 
     model, ours, _ = case
     x, y = to_pixels(sample.images), sample.labels
-    tracer = sys.gettrace()
-    try:
-        attack = AutoAttack(
-            model, norm="Linf", eps=EPS, version="custom", attacks_to_run=["apgd-ce"],
-            device="cpu", verbose=False, seed=0,
-        )  # fmt: skip
-        moved = attack.run_standard_evaluation(x, y, bs=150)
-    finally:
-        sys.settrace(tracer)
-    moved = moved[0] if isinstance(moved, tuple) else moved
+    attack = AutoAttack(
+        model, norm="Linf", eps=EPS, version="custom", attacks=["apgd-ce"], device="cpu", seed=0
+    )
+    attack.apgd.n_restarts = 1
+    moved, _ = attack.run_standard_evaluation(x, y, batch_size=360)
     theirs = accuracy(model, moved, y)
     assert float((moved - x).abs().max()) <= EPS + 1e-5
-    # APGD-CE is a stronger attack of 100 steps; ours of 20 may lie a little above it.
-    assert ours <= theirs + 0.06
-    strong = outcome(model.model, model.point, sample, Attack("pgd100x2", EPS, 100, restarts=2))
-    assert share(strong.robust) <= theirs + 0.01
+    # Ours at the same budget is the same attack on the objective of the point.
+    same = share(outcome(model.model, model.point, sample, named("apgd-ce", eps=EPS)).robust)
+    assert same <= theirs + 0.01
+    # PGD of a fifth of the steps is weaker than APGD, never stronger than sampling allows.
+    assert theirs - 0.03 <= ours <= theirs + 0.15
+
+
+def test_a_masking_check_without_gradients(case, sample) -> None:
+    model, ours, clean = case
+    found = outcome(model.model, model.point, sample, named("square200", eps=EPS))
+    assert share(found.robust) < clean - 0.05
+    assert share(found.robust) >= ours - 0.02  # no gradient attack is beaten by random search

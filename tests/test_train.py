@@ -189,7 +189,7 @@ def test_two_ranks_equal_one(tmp_path: Path, paper: str) -> None:
     # An L2 attack: the sign in an L∞ step turns a last-bit difference of a gradient near 0 into one
     # of 2·step_size in a pixel, which no implementation can avoid. An L2 step is continuous.
     more = (f"paper={paper}", "method={}", "train.max_steps=5", "train.checkpoint_seconds=0",
-            "train.lr=0.05", "select.every=9", "attack.norm=l2", "attack.eps=1.0")  # fmt: skip
+            "train.lr=0.01", "select.every=9", "attack.norm=l2", "attack.eps=1.0")  # fmt: skip
     one, two = tmp_path / "one", tmp_path / "two"
     subprocess.run(command(one, *more), check=True, capture_output=True)
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node",

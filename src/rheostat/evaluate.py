@@ -52,7 +52,11 @@ class Subject:
         recipe = self.about.provenance.get("recipe", {})
         net: Any = type(model).__name__
         if isinstance(model, Tunable):
-            net = {k: v for k, v in model.net.spec.items() if k not in ("mean", "std")}
+            net = {
+                k: list(v) if isinstance(v, tuple) else v
+                for k, v in model.net.spec.items()
+                if k not in ("mean", "std")
+            }
         return {
             "run": self.run,
             "artifact": self.artifact,

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 import torch
 from torch import Tensor
 
+from rheostat.attacks.autoattack import apgd, square
 from rheostat.attacks.objective import Objective, loss_named
 from rheostat.attacks.pgd import check_budget, n_fgsm, pgd, random_start
 
@@ -54,6 +55,22 @@ class Attack:
 
         `share` (rows, n) says which rows of a group of n the images are; see `random_start`.
         """
+        seed = 0 if generator is None else generator.initial_seed()
+        if self.name.startswith("apgd"):
+            return apgd(
+                objective,
+                images,
+                eps=self.eps,
+                norm=self.norm,
+                steps=self.steps,
+                restarts=self.restarts,
+                targeted=self.name == "apgd-t",
+                seed=seed,
+            )
+        if self.name.startswith("square"):
+            return square(
+                objective, images, eps=self.eps, norm=self.norm, queries=self.steps, seed=seed
+            )
         if self.name == "n-fgsm":
             return n_fgsm(objective, images, eps=self.eps, generator=generator, share=share)
         start: bool | Tensor = self.start
@@ -85,17 +102,24 @@ def named(text: str, *, eps: float, norm: str = "linf", step_size: float | None 
     """An evaluation attack by its name.
 
     `fgsm`, `mi-fgsm` (10 steps, momentum 1), `pgdN` and `pgdNxR` (N steps, R restarts), each of the
-    latter with `-dlr` or `-margin` for another loss: pgd20, pgd50x5, pgd20-dlr.
+    latter with `-dlr` or `-margin` for another loss: pgd20, pgd50x5, pgd20-dlr. pyautoattack's
+    `apgd-ce`, `apgd-t` (targeted DLR), both of 100 steps, and `square` (1 000 queries; squareN).
     """
     if text == "fgsm":
         return Attack("fgsm", eps, 1, eps, norm, start=False)
     if text == "mi-fgsm":
         return Attack("mi-fgsm", eps, 10, step_size, norm, start=False, momentum=1.0)
+    if text in ("apgd-ce", "apgd-t"):
+        # Auto-PGD starts with a step of 2·eps and halves it by itself.
+        return Attack(text, eps, 100, 2 * eps, norm, loss="ce" if text == "apgd-ce" else "dlr")
+    match = re.fullmatch(r"square(\d*)", text)
+    if match is not None:
+        return Attack(text, eps, int(match[1] or 1000), 2 * eps, norm, loss="margin")
     match = re.fullmatch(r"pgd(\d+)(?:x(\d+))?(?:-(ce|dlr|margin))?", text)
     if match is None or int(match[1]) < 1:
         raise ValueError(
-            f"no attack {text!r}; allowed: fgsm, mi-fgsm, pgdN, pgdNxR, and -dlr or -margin after "
-            "them (pgd20, pgd50x5, pgd20-dlr)"
+            f"no attack {text!r}; allowed: fgsm, mi-fgsm, apgd-ce, apgd-t, square, squareN, pgdN, "
+            "pgdNxR, and -dlr or -margin after these (pgd20, pgd50x5, pgd20-dlr)"
         )
     return Attack(
         text,
