@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import images_for
 from torch import nn
 
 import rheostat
+from conftest import images_for
 from rheostat import data
 from rheostat.attacks import Attack
 from rheostat.distributed import Ranks
@@ -119,8 +119,8 @@ def test_what_cannot_be_taken_is_named() -> None:
     for module, message in cases:
         with pytest.raises(ValueError, match=message):
             rheostat.adopt(module, compose("pgd-at"), image=(1, 8, 8))
+    flat = nn.Sequential(nn.Conv2d(1, 4, 3), nn.Flatten(), nn.Linear(144, 10))
     with pytest.raises(ValueError, match="norms; this one has none"):
-        flat = nn.Sequential(nn.Conv2d(1, 4, 3), nn.Flatten(), nn.Linear(144, 10))
         rheostat.adopt(flat, compose("dual"), image=(1, 8, 8))
 
 

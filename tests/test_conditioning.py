@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
-from conftest import images_for, make
 from torch import nn
 
+from conftest import images_for, make
 from rheostat import nets
 from rheostat.dialmap import DialMap
 from rheostat.layers import seats
@@ -255,7 +255,7 @@ def test_the_dial_map_runs_through_its_knots_and_applies_in_eval_only() -> None:
 def test_points_check_their_dials() -> None:
     model = make("oat", "resnet-8")
     x = images_for(model)
-    with pytest.raises(ValueError, match="from 0 to 1, given 1.5"):
+    with pytest.raises(ValueError, match=r"from 0 to 1, given 1\.5"):
         model(x, Point(robustness=1.5))
     with pytest.raises(ValueError, match=r"given -0\.5"):
         model(x, Point(robustness=torch.tensor([0, 0, -0.5, 0, 0, 0])))

@@ -6,8 +6,8 @@ import threading
 
 import pytest
 import torch
-from conftest import images_for, make
 
+from conftest import images_for, make
 from rheostat import artifact
 from rheostat.attacks import Attack
 from rheostat.costs import observe

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from pathlib import Path
 
@@ -120,7 +121,7 @@ def test_calibration_makes_the_dial_about_linear(model, digits) -> None:
         )
         for t in (0.0, 0.25, 0.5, 0.75, 1.0)
     ]
-    steps = [b - a for a, b in zip(rises, rises[1:], strict=False)]
+    steps = [b - a for a, b in itertools.pairwise(rises)]
     total = rises[-1] - rises[0]
     assert total > 0.4
     assert all(0.03 < s < 0.6 * total for s in steps)

@@ -149,11 +149,13 @@ def adopt(
 
 
 def _refuse(module: nn.Module) -> None:
+    spatial = nn.modules.dropout._DropoutNd  # every dropout there is
     bad = [
         f"{name!r} ({type(layer).__name__})"
         for name, layer in module.named_modules()
-        if isinstance(layer, FORBIDDEN) or (isinstance(layer, nn.modules.dropout._DropoutNd) and type(layer) is not nn.Dropout)
-    ]  # fmt: skip
+        if isinstance(layer, FORBIDDEN)
+        or (isinstance(layer, spatial) and type(layer) is not nn.Dropout)
+    ]
     if bad:
         allowed = ", ".join(k.__name__ for k in SEATS)
         raise ValueError(

@@ -6,7 +6,6 @@ import sys
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
-import click
 import typer
 from rich.console import Console
 from rich.table import Table
@@ -93,38 +92,62 @@ def train(
 @app.command()
 def evaluate(
     subject: Annotated[
-        str, typer.Argument(help="A run's folder, a model file, a packaged name, or package.module:factory.")
+        str,
+        typer.Argument(help="Run folder, model file, packaged name, or package.module:factory."),
     ],
     at: Annotated[
-        str, typer.Option(help="Points: robustness=0:1:0.1, robustness=0,0.5 width=0.5. Default: the dial in 11 steps.")
+        str,
+        typer.Option(help="Points: robustness=0:1:0.1, or lists; default the dial in 11 steps."),
     ] = "",
     attack: Annotated[
-        list[str] | None, typer.Option(help="pgd20, pgd50x5, pgd20-dlr, fgsm, mi-fgsm; repeat for a worst case. Default pgd20.")
+        list[str] | None,
+        typer.Option(
+            help="pgd20, pgd50x5, pgd20-dlr, fgsm, mi-fgsm, apgd-ce, apgd-t, square; several make "
+            "a worst case. Default pgd20."
+        ),
     ] = None,
     data: Annotated[str | None, typer.Option(help="Data set; default the model's own.")] = None,
-    eps: Annotated[str | None, typer.Option(help="Radius in [0, 1], 8/255 for example; default the model's.")] = None,
+    eps: Annotated[
+        str | None, typer.Option(help="Radius in [0, 1], or 8/255; default the model's.")
+    ] = None,
     norm: Annotated[str | None, typer.Option(help="linf or l2; default the model's.")] = None,
     step_size: Annotated[str | None, typer.Option(help="Default 2.5·eps/steps.")] = None,
     between: Annotated[
-        str | None, typer.Option(help="Measure at training λ under a rule between norm sets: at-0, at-0.5, blend.")
+        str | None,
+        typer.Option(help="Measure at training λ by a norm rule: at-0, at-0.5, blend."),
     ] = None,
-    split: Annotated[str, typer.Option(help="test, or calibrate-fit / calibrate-choose.")] = "test",
-    examples: Annotated[int | None, typer.Option(help="A stratified, seeded subset.", min=1)] = None,
-    out: Annotated[Path | None, typer.Option(help="Rows file; default rows.jsonl of the run.")] = None,
+    split: Annotated[str, typer.Option(help="test, calibrate-fit or calibrate-choose.")] = "test",
+    examples: Annotated[
+        int | None, typer.Option(help="A stratified, seeded subset.", min=1)
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Rows file; default the run's.")] = None,
     name: Annotated[str | None, typer.Option(help="The run's name in rows.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of random starts.")] = 0,
     data_dir: DataDir = None,
     threads: Threads = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda.")] = "auto",
     verify: Verify = True,
-) -> None:  # fmt: skip
+) -> None:
     """Measure a model: points × attacks → rows with intervals. Finished points are not repeated."""
     _threads(threads)
     _measure(
-        subject, at, attack or ["pgd20"], data=data, eps=eps, norm=norm, step_size=step_size,
-        between=between, split=split, examples=examples, out=out, name=name, seed=seed,
-        data_dir=data_dir, device=device, verify=verify,
-    )  # fmt: skip
+        subject,
+        at,
+        attack or ["pgd20"],
+        data=data,
+        eps=eps,
+        norm=norm,
+        step_size=step_size,
+        between=between,
+        split=split,
+        examples=examples,
+        out=out,
+        name=name,
+        seed=seed,
+        data_dir=data_dir,
+        device=device,
+        verify=verify,
+    )
 
 
 def _measure(subject: str, at: str, attacks: list[str], **options: Any) -> None:
@@ -232,6 +255,10 @@ def info(
     console.print(f"hash         {digest(file)}")
 
 
+# Typer carries a copy of Click from some version on; either way this is its UsageError.
+UsageError: Any = typer.BadParameter.__mro__[1]
+
+
 def fail(message: str, code: int = 2) -> NoReturn:
     """One line on standard error, and an exit code."""
     print(f"rheostat: {' '.join(message.split())}", file=sys.stderr)
@@ -244,11 +271,11 @@ def main(arguments: list[str] | None = None) -> None:
 
     try:
         app(args=arguments, standalone_mode=False)
-    except click.exceptions.Exit as stop:
+    except typer.Exit as stop:
         sys.exit(stop.exit_code)
-    except click.ClickException as error:
+    except UsageError as error:
         fail(error.format_message())
-    except (click.Abort, KeyboardInterrupt):
+    except (typer.Abort, KeyboardInterrupt):
         fail("stopped", 130)
     except Interrupted as stop:
         fail(str(stop), 130)

@@ -245,7 +245,10 @@ def from_factory(text: str) -> nn.Module:
         raise ValueError(
             f"{module_name} has no callable {factory_name!r}; {nearest(factory_name, allowed)}"
         )
-    made = factory()
+    try:
+        made = factory()
+    except Exception as error:  # the user's own code may raise anything
+        raise ValueError(f"{text}() raised {type(error).__name__}: {error}") from None
     if not isinstance(made, nn.Module):
         raise ValueError(f"{text} returned a {type(made).__name__}, expected a torch.nn.Module")
     return made

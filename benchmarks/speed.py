@@ -1,0 +1,206 @@
+"""`make bench`: one process, interleaved, medians with spread. Every figure here is a ratio of one run.
+
+What is measured, and the bar where there is one:
+- OAT ÷ PGD-AT step over the ratio that the number of passes predicts (METHODS, "Speed"), at PGD-2 and
+  PGD-7, on ResNet-18 (≤ 1.08) and on the recipes' narrow ResNet-8 (≤ 1.15);
+- images a second, the share of a step outside forward and backward (≤ 10 %), peak memory;
+- a sweep of 11 λ with PGD-20 against 11 separate Foolbox runs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from rheostat import data, nets
+from rheostat.artifact import load, versions
+from rheostat.attacks import Attack, training_step_size
+from rheostat.distributed import Ranks
+from rheostat.method import everything
+from rheostat.outcomes import outcome
+from rheostat.papers import compose
+from rheostat.points import Point
+from rheostat.rows import hardware, write_rows
+from rheostat.seeding import stream
+from rheostat.step import Step
+from rheostat.tunable import Tunable
+
+RESULTS = Path(__file__).parent / "results" / "speed.jsonl"
+SUPPORT_SHARE = 0.8  # of the rows with λ > 0, how many have λ < 1 and take a clean pass too
+
+
+def predicted(paper: str, batch: int, steps: int) -> float:
+    """Passes of a step over those of PGD-AT at λ = 1; unit: a forward pass of one row."""
+    pgd = batch * (3 + 2 * steps)
+    if paper == "oat":
+        zeros = -(-batch // 6)
+        robust = batch - zeros
+        return (3 * (zeros + SUPPORT_SHARE * robust + robust) + 2 * steps * robust) / pgd
+    return batch / 2 * (3 + 3 + 2 * steps) / pgd
+
+
+def stepper(
+    net: nets.Net, paper: str, batch: int, steps: int, eps: float
+) -> Callable[[int], float]:
+    """A function that makes one training step and returns its seconds outside forward and backward."""
+    model = Tunable(net, compose(paper)).to_layout(torch.channels_last)
+    attack = Attack("pgd", eps, steps, training_step_size(eps, steps), drop=False)
+    step = Step(model, attack, Ranks())
+    optimiser = torch.optim.SGD(model.parameters(), 0.01, momentum=0.9, weight_decay=5e-4)
+    for parameter in model.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    pool = torch.randint(0, 256, (1024, *net.image), dtype=torch.uint8)
+    labels = torch.randint(0, net.classes, (1024,))
+
+    def run(number: int) -> float:
+        outside = 0.0
+        start = time.perf_counter()
+        rows = torch.randperm(1024, generator=stream("rows", number))[:batch]
+        x, y = data.to_pixels(pool[rows]), labels[rows]
+        terms = model.method.plan(everything(batch), batch, stream("plan", number))
+        optimiser.zero_grad(set_to_none=False)
+        outside += time.perf_counter() - start
+        step.backward(terms, x, y, batch=batch, seed=("bench", number))
+        start = time.perf_counter()
+        optimiser.step()
+        return outside + time.perf_counter() - start
+
+    return run
+
+
+def interleaved(
+    runs: dict[str, Callable[[int], float]], times: int
+) -> dict[str, list[tuple[float, float]]]:
+    """(seconds, of them outside forward and backward) of each run, taken in turns after a warm-up."""
+    out: dict[str, list[tuple[float, float]]] = {name: [] for name in runs}
+    for number in range(times + 1):
+        for name, run in runs.items():
+            start = time.perf_counter()
+            outside = run(number)
+            if number:
+                out[name].append((time.perf_counter() - start, outside))
+    return out
+
+
+def spread(values: list[float]) -> dict[str, float]:
+    """Median and quartiles."""
+    quarters = statistics.quantiles(values, n=4)
+    return {"median": statistics.median(values), "low": quarters[0], "high": quarters[2]}
+
+
+def row(name: str, a: str, b: str, values: list[float], **more: object) -> dict[str, object]:
+    return {
+        "name": name, "a": a, "b": b, "ratio": spread(values), "n": len(values), "seed": 0,
+        "hardware": hardware(torch.device("cpu")), "versions": versions(), **more,
+    }  # fmt: skip
+
+
+def training(times: int) -> list[dict[str, object]]:
+    """Steps of OAT and dual against PGD-AT, over the pass-count ratio."""
+    cases = (
+        ("narrow ResNet-8", lambda: nets.resnet(depth=8, image=(1, 28, 28)), 128, 1.15, times),
+        ("ResNet-18", lambda: nets.resnet(depth=18), 32, 1.08, max(times // 2, 4)),
+    )
+    rows = []
+    for net, build, batch, bar, count in cases:
+        for steps in (2, 7):
+            runs = {p: stepper(build(), p, batch, steps, 0.1) for p in ("oat", "dual", "pgd-at")}
+            found = interleaved(runs, count)
+            for paper in ("oat", "dual"):
+                ratio = predicted(paper, batch, steps)
+                pairs = zip(found[paper], found["pgd-at"], strict=True)
+                values = [a[0] / b[0] / ratio for a, b in pairs]
+                rows.append(
+                    row(
+                        f"{net}, PGD-{steps}: measured ÷ predicted", paper, "pgd-at", values,
+                        predicted=ratio, bar=bar if paper == "oat" else None,
+                        images_per_second=batch / statistics.median(t for t, _ in found[paper]),
+                        outside_share=statistics.median(o / t for t, o in found[paper]),
+                        peak_mebibytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+                    )
+                )  # fmt: skip
+                show(rows[-1])
+    return rows
+
+
+def sweep(times: int) -> list[dict[str, object]]:
+    """11 λ with PGD-20: ours, early dropping, against 11 Foolbox runs of the same step in one process."""
+    import foolbox
+
+    model = load("oat-digits")
+    _, test = data.load("digits")
+    x, y = data.to_pixels(test.images), test.labels
+    levels = [i / 10 for i in range(11)]
+    attack = Attack("pgd20", 0.2, 20)
+    values, ours, theirs, speed = [], [], [], []
+    for number in range(times):
+        start = time.perf_counter()
+        ours.append(
+            [outcome(model, Point(robustness=v), test, attack, seed=number) for v in levels]
+        )
+        middle = time.perf_counter()
+        stood = []
+        for level in levels:
+            at = model.at(robustness=level)
+            wrapped = foolbox.PyTorchModel(at, bounds=(0, 1))
+            torch.manual_seed(number)
+            reference = foolbox.attacks.LinfPGD(abs_stepsize=attack.size, steps=20)
+            _, (moved,), _ = reference(wrapped, x, y, epsilons=[0.2])
+            with torch.no_grad():
+                stood.append(float((at(moved).argmax(1) == y).double().mean()))
+        theirs.append(stood)
+        values.append((time.perf_counter() - middle) / (middle - start))
+        speed.append(11 * len(test) / (middle - start))
+    mean = [sum(float(o.robust.double().mean()) for o in run) / 11 for run in ours]
+    other = [sum(run) / 11 for run in theirs]
+    found = row(
+        "sweep of 11 λ, PGD-20: Foolbox ÷ ours", "foolbox", "rheostat", values, bar_at_least=1.5,
+        images_per_second=statistics.median(speed),
+        robust_accuracy_gap=statistics.mean(mean) - statistics.mean(other),
+    )  # fmt: skip
+    show(found)
+    return [found]
+
+
+def show(found: dict[str, object]) -> None:
+    """One line of the table."""
+    ratio = found["ratio"]
+    assert isinstance(ratio, dict)
+    more = {k: found[k] for k in ("bar", "bar_at_least", "images_per_second", "outside_share",
+                                  "peak_mebibytes", "robust_accuracy_gap") if found.get(k)}  # fmt: skip
+    text = ", ".join(
+        f"{k} {v:.3g}" if isinstance(v, float) else f"{k} {v}" for k, v in more.items()
+    )
+    print(
+        f"{found['name']:<44} {found['a']:>8}  {ratio['median']:.3f} "
+        f"[{ratio['low']:.3f}, {ratio['high']:.3f}] n={found['n']}  {text}",
+        flush=True,
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--times", type=int, default=12, help="interleaved repetitions")
+    parser.add_argument("--only", choices=["training", "sweep"], help="one part alone")
+    parser.add_argument("--out", type=Path, default=RESULTS)
+    options = parser.parse_args()
+    rows: list[dict[str, object]] = []
+    if options.only != "sweep":
+        rows += training(options.times)
+    if options.only != "training":
+        rows += sweep(max(options.times // 3, 3))
+    if options.only is None:
+        write_rows(options.out, rows)
+        print(f"wrote {options.out}")
+    print(json.dumps({"hardware": hardware(torch.device("cpu"))}))
+
+
+if __name__ == "__main__":
+    main()

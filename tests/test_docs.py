@@ -1,0 +1,75 @@
+"""Every code block of README and docs runs; what they link to exists."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from rheostat.cli import main
+
+ROOT = Path(__file__).parent.parent
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+QUICK = ["--set", "train.max_steps=2", "--set", "data.train_images=300", "--set", "select.images=20",
+         "--set", "select.steps=1", "--set", "calibrate_dial=false", "--threads", "1"]  # fmt: skip
+
+
+def blocks(language: str) -> list[tuple[str, str]]:
+    found = []
+    for page in PAGES:
+        for i, block in enumerate(re.findall(rf"```{language}\n(.*?)```", page.read_text(), re.S)):
+            found.append((f"{page.name}-{i}", block))
+    return found
+
+
+@pytest.mark.parametrize(("name", "code"), blocks("python"), ids=[n for n, _ in blocks("python")])
+def test_python_blocks_run(name: str, code: str, tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-W", "error::UserWarning", "-c", code], cwd=tmp_path, capture_output=True, text=True
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.data
+@pytest.mark.parametrize(("name", "code"), blocks("sh"), ids=[n for n, _ in blocks("sh")])
+def test_command_lines_run(name, code, tmp_path, monkeypatch, real_data, capsys) -> None:
+    """As they stand, but for training and measuring less; make targets are what CI itself runs."""
+    monkeypatch.chdir(tmp_path)
+    for line in code.splitlines():
+        words = shlex.split(line.replace("DATA", str(real_data)), comments=True)
+        if not words or words[0] == "make":
+            assert not words or words[1] in (ROOT / "Makefile").read_text()
+            continue
+        assert words[0] == "rheostat"
+        more = {"train": QUICK, "evaluate": ["--examples", "20", "--threads", "1"]}.get(words[1], [])
+        try:
+            main([*words[1:], *more])
+        except SystemExit as stop:
+            assert not stop.code, capsys.readouterr().err
+
+
+def test_links_lead_somewhere() -> None:
+    for page in PAGES:
+        for target in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
+            if not target.startswith("http"):
+                assert (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+def test_results_are_what_the_rows_say() -> None:
+    """docs/results.md is remade from the rows and does not differ: no figure was typed."""
+    import runpy
+
+    pages = [ROOT / "docs" / "results.md", ROOT / "docs" / "trade_off.png"]
+    before = [p.read_bytes() for p in pages]
+    try:
+        runpy.run_path(str(ROOT / "benchmarks" / "tables.py"), run_name="__main__")
+        assert pages[0].read_bytes() == before[0]
+    finally:
+        for page, content in zip(pages, before, strict=True):
+            page.write_bytes(content)
