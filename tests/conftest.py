@@ -17,10 +17,10 @@ from rheostat.tunable import Tunable
 torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
 
 NETS: dict[str, Callable[[], nets.Net]] = {
-    "small_cnn": lambda: nets.small_cnn(base_width=4, image=(1, 12, 12)),
+    "small_cnn": lambda: nets.small_cnn(base_width=8, image=(1, 12, 12)),
     "resnet-8": lambda: nets.resnet(depth=8, base_width=4, image=(3, 8, 8)),
     "resnet-18": lambda: nets.resnet(depth=18, base_width=4, image=(3, 8, 8)),
-    "resnet-50": lambda: nets.resnet(depth=50, base_width=2, image=(3, 8, 8)),
+    "resnet-50": lambda: nets.resnet(depth=50, base_width=4, image=(3, 8, 8)),
     "wide_resnet": lambda: nets.wide_resnet(
         depth=10, widen=2, base_width=4, dropout=0.1, image=(3, 8, 8)
     ),

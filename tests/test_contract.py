@@ -63,6 +63,7 @@ def test_cost_falls_along_spending_dials_and_is_flat_along_others(model: Tunable
     for dial in model.dials.values():
         macs = [
             observe(model, model.net.image, Point(**{dial.name: v})).macs
+            / model.method.passes(Point(**{dial.name: v}))
             for v in sorted(dial.values or LEVELS)
         ]
         if dial.spends:

@@ -47,7 +47,9 @@ def test_command_lines_run(name, code, tmp_path, monkeypatch, real_data, capsys)
             assert not words or words[1] in (ROOT / "Makefile").read_text()
             continue
         assert words[0] == "rheostat"
-        more = {"train": QUICK, "evaluate": ["--examples", "20", "--threads", "1"]}.get(words[1], [])
+        more = {"train": QUICK, "evaluate": ["--examples", "20", "--threads", "1"]}.get(
+            words[1], []
+        )
         try:
             main([*words[1:], *more])
         except SystemExit as stop:

@@ -37,6 +37,17 @@ class DialMap:
         """(S,) positions → (S,) λ and (S,) blend; a sum of ramps, so it exports."""
         return self._ramps(t, self.level), self._ramps(t, self.blend)
 
+    def number(self, t: float) -> tuple[float, float]:
+        """(λ, blend) of one position, as plain numbers."""
+        for i in range(len(self.position) - 2, -1, -1):
+            if t >= self.position[i]:
+                share = (t - self.position[i]) / (self.position[i + 1] - self.position[i])
+                return (
+                    self.level[i] + share * (self.level[i + 1] - self.level[i]),
+                    self.blend[i] + share * (self.blend[i + 1] - self.blend[i]),
+                )
+        return self.level[0], self.blend[0]
+
     def _ramps(self, t: Tensor, values: tuple[float, ...]) -> Tensor:
         total = torch.full_like(t, values[0])
         for i in range(len(values) - 1):

@@ -21,18 +21,39 @@ Parts = tuple[tuple[Tensor, Tensor | None], ...]
 
 
 class Transform(nn.Module):
-    """A part of a Conv or Dense seat: maps the seat's kernel before the product is taken."""
+    """A part of a Conv or Dense seat: maps the seat's kernel before the product is taken.
 
-    def forward(self, parts: Parts, x: Tensor, at: Resolved) -> Parts:
+    `order` places it in the chain, whatever the order of installation: noise 10, masks 20, slices 30.
+    """
+
+    order: int = 0
+
+    def forward(self, parts: Parts, seat: Seat, x: Tensor, at: Resolved) -> Parts:
         raise TypeError(f"{type(self).__name__} does not say how it transforms a kernel")
 
+    def draws(self, at: Resolved) -> bool:
+        """Whether the kernel is drawn anew in each pass at this point."""
+        return False
 
-def transformed(transforms: nn.ModuleList, weight: Tensor, x: Tensor, at: Resolved) -> Parts:
-    """The kernel of a seat after its chain of transforms."""
-    parts: Parts = ((weight, None),)
-    for transform in transforms:
-        parts = transform(parts, x, at)
-    return parts
+
+def append(seat: Seat, transform: Transform) -> None:
+    """Put a transform into a seat's chain, at the place its order gives it."""
+    chain = sorted([*seat.transforms, transform], key=lambda t: getattr(t, "order", 0))
+    seat.transforms = nn.ModuleList(chain)
+
+
+def kernel(seat: Seat, x: Tensor, at: Resolved) -> Parts:
+    """The kernel of a seat after its chain of transforms; once per attack unless it is drawn."""
+
+    def compute() -> Parts:
+        parts: Parts = ((seat.weight, None),)
+        for transform in seat.transforms:
+            parts = transform(parts, seat, x, at)
+        return parts
+
+    if any(isinstance(t, Transform) and t.draws(at) for t in seat.transforms):
+        return compute()
+    return at.once(seat, compute)
 
 
 def _summed(parts: Parts, product: Callable[[Tensor], Tensor], at: Resolved) -> Tensor:
@@ -84,10 +105,7 @@ class Conv(nn.Conv2d):
         return self._product(x, at)
 
     def _product(self, x: Tensor, at: Resolved) -> Tensor:
-        if self.transforms:
-            parts = at.once(self, lambda: transformed(self.transforms, self.weight, x, at))
-        else:
-            parts = ((self.weight, None),)
+        parts: Parts = kernel(self, x, at) if self.transforms else ((self.weight, None),)
         groups = self.groups if self.groups == 1 else x.shape[1] * self.groups // self.in_channels
 
         def product(weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -113,8 +131,7 @@ class Dense(nn.Linear):
         """(B, F) → (B, F')."""
         if not self.transforms:
             return F.linear(x, self.weight, self.bias)
-        parts = at.once(self, lambda: transformed(self.transforms, self.weight, x, at))
-        out = _summed(parts, lambda w: F.linear(x, w), at)
+        out = _summed(kernel(self, x, at), lambda w: F.linear(x, w), at)
         return out + self.bias[: out.shape[1]]
 
 
@@ -146,6 +163,7 @@ class Dropout(nn.Module):
         return F.dropout(x, self.rate, at.training) if self.rate else x
 
 
+Seat = Conv | Dense
 S = TypeVar("S", bound=nn.Module)
 
 

@@ -65,6 +65,8 @@ class Method:
     seam: ClassVar[int] = 50
     """Where in the order of installation: norm banks 10, widths 20, modulations 30, noise 40, masks 50,
     experts 60, exits 70."""
+    multiplies: ClassVar[bool] = False
+    """Whether `plan` repeats the terms of others: then it comes after all that make terms."""
     claims: ClassVar[str] = ""
     """A seam that only one method of a stack may claim."""
     reads: ClassVar[tuple[str, ...]] = ()
@@ -108,6 +110,10 @@ class Method:
 
     def after_epoch(self, net: Net, progress: float) -> None:
         """Called after every epoch."""
+
+    def passes(self, point: Point) -> int:
+        """How many passes of the network a point costs."""
+        return 1
 
     def randomised(self, point: Point) -> bool:
         """Whether a pass at this point draws noise (evaluated by expectation over draws only)."""
@@ -170,7 +176,7 @@ class Stack(Method):
         return at
 
     def plan(self, terms: list[Term], batch: int, generator: torch.Generator) -> list[Term]:
-        for method in self.methods:
+        for method in sorted(self.methods, key=lambda m: m.multiplies):
             terms = method.plan(terms, batch, generator)
         return terms
 
@@ -195,6 +201,9 @@ class Stack(Method):
     def after_epoch(self, net: Net, progress: float) -> None:
         for method in self.methods:
             method.after_epoch(net, progress)
+
+    def passes(self, point: Point) -> int:
+        return max(method.passes(point) for method in self.methods)
 
     def randomised(self, point: Point) -> bool:
         return any(method.randomised(point) for method in self.methods)

@@ -36,6 +36,10 @@ class Source(nn.Module):
         """Eval: (S, C) scale and shift of the affine map that the norm is."""
         raise TypeError(f"{type(self).__name__} has no table")
 
+    def resized(self, channels: int) -> Source:
+        """A fresh source of the same kind for the leading channels."""
+        raise TypeError(f"{type(self).__name__} cannot be resized")
+
 
 class NormSet(Source):
     """One set of batch-norm statistics and affine parameters (C channels)."""
@@ -56,6 +60,9 @@ class NormSet(Source):
         twin = NormSet(self.channels, eps=self.eps, momentum=self.momentum)
         twin.load_state_dict(self.state_dict())
         return twin
+
+    def resized(self, channels: int) -> NormSet:
+        return NormSet(channels, eps=self.eps, momentum=self.momentum)
 
     def pick(self, at: Resolved) -> NormSet:
         return self

@@ -6,10 +6,11 @@ import ast
 import dataclasses
 import inspect
 from collections.abc import Callable
+from typing import Any
 
 from rheostat import methods
 from rheostat.method import Method, Stack
-from rheostat.methods import Dedicated, Dual, Film
+from rheostat.methods import Dedicated, Dual, Experts, Film, Masks, Noise, Slim
 from rheostat.points import nearest
 
 
@@ -44,18 +45,107 @@ def pgd_at(*, robustness: float = 1.0) -> Stack:
     return Stack(Dedicated(robustness=robustness))
 
 
-PAPERS: dict[str, Callable[..., Stack]] = {"oat": oat, "dual": dual, "pgd-at": pgd_at}
+def oats(
+    *, widths: tuple[float, ...] = (0.5, 0.75, 1.0), heads: str = "shared", **options: Any
+) -> Stack:
+    """OAT and slimming (same paper, §3.3): λ and width, two live dials."""
+    return Stack(oat(**options), Slim(widths=widths, heads=heads))
+
+
+def float_(
+    *,
+    between: str = "blend",
+    draw: str = "frozen",
+    alpha: str = "free",
+    initial: float = 0.25,
+    scale: str = "linear",
+    clean_through_adversarial_norm: bool = False,
+) -> Stack:
+    """FLOAT (Kundu et al., WACV 2023): dual norms and noise on the weights, trained in halves."""
+    return Stack(
+        Dual(between=between),
+        Noise(
+            draw=draw,
+            alpha=alpha,
+            initial=initial,
+            scale=scale,
+            clean_through_adversarial_norm=clean_through_adversarial_norm,
+        ),
+    )
+
+
+def float_slim(
+    *, widths: tuple[float, ...] = (0.5, 0.75, 1.0), heads: str = "shared", **options: Any
+) -> Stack:
+    """FLOAT with widths (same paper)."""
+    return Stack(float_(**options), Slim(widths=widths, heads=heads))
+
+
+def floats(*, density: float = 0.3, prune: float = 0.5, **options: Any) -> Stack:
+    """Sparse FLOAT by non-iterative pruning (same paper)."""
+    return Stack(float_(**options), Masks(density=density, prune=prune))
+
+
+def smart(
+    *,
+    between: str = "blend",
+    density: float = 0.35,
+    overlap: str = "free",
+    masks: str = "learned",
+    shared_stages: int = 0,
+    prune: float = 0.5,
+) -> Stack:
+    """Sparse mixture once-for-all (Kundu et al., ICASSP 2023): two expert paths, a reconstruction."""
+    return Stack(
+        Dual(between=between),
+        Experts(
+            density=density,
+            overlap=overlap,
+            masks=masks,
+            shared_stages=shared_stages,
+            prune=prune,
+        ),
+    )
+
+
+PAPERS: dict[str, Callable[..., Stack]] = {
+    "oat": oat,
+    "oats": oats,
+    "float": float_,
+    "float-slim": float_slim,
+    "floats": floats,
+    "smart": smart,
+    "dual": dual,
+    "pgd-at": pgd_at,
+}
+# Where a composition passes options on, which one it passes them to.
+PASSED_ON: dict[str, Callable[..., Stack]] = {
+    "oats": oat,
+    "float-slim": float_,
+    "floats": float_,
+}
+
+
+def options_of(name: str) -> list[str]:
+    """The options of a composition, those it passes on included."""
+    own = [
+        k
+        for k, p in inspect.signature(PAPERS[name]).parameters.items()
+        if p.kind is not inspect.Parameter.VAR_KEYWORD
+    ]
+    inner = PASSED_ON.get(name)
+    return own + (list(inspect.signature(inner).parameters) if inner is not None else [])
 
 
 def compose(name: str, **options: object) -> Stack:
     """A paper's composition by its name; ValueError names the nearest paper or option."""
     if name not in PAPERS:
         raise ValueError(f"no composition {name!r}; {nearest(name, PAPERS)}")
-    known = inspect.signature(PAPERS[name]).parameters
+    known = options_of(name)
     for option in options:
         if option not in known:
             raise ValueError(f"{name} has no option {option!r}; {nearest(option, known)}")
-    return PAPERS[name](**options)
+    return PAPERS[name](**{k: tuple(v) if isinstance(v, list) else v for k, v in options.items()})
 
 
 def _kinds() -> dict[str, type[Method]]:

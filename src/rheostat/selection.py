@@ -15,10 +15,12 @@ from rheostat.tunable import Tunable
 
 def settings(model: Tunable, levels: tuple[float, ...]) -> tuple[Tunable, list[Point]]:
     """The model as training uses it (λ with "at-0", no dial map), and the points it is scored at."""
+    widths = model.dials["width"].values if "width" in model.dials else None
+    spent = [Point(width=w) for w in widths or ()] or [Point()]
     if "robustness" not in model.dials:
-        return model, [Point()]
+        return model, spent
     view = model.between("at-0") if model.method.find(Dual) else model
-    return view, [Point(robustness=level) for level in levels]
+    return view, [p.replace(robustness=level) for p in spent for level in levels]
 
 
 class Watch:

@@ -94,13 +94,16 @@ class Tunable(nn.Module):
                 size = distinct.shape[1]
                 table = {k: distinct[i].to(x.device) for i, k in enumerate(tensors)}
                 rows = place.to(x.device) if size > 1 else None
+        mapped = phase == "eval" and self.dial_map is not None
+        if mapped and self.dial_map is not None and "robustness" in scalars:
+            scalars["robustness"], blend = self.dial_map.number(scalars["robustness"])
+            table["blend"] = torch.full((size,), blend, device=x.device)
+        elif mapped and self.dial_map is not None:
+            table["robustness"], table["blend"] = self.dial_map(table["robustness"])
         for name, number in scalars.items():
             if not self.dials[name].structural:
                 table[name] = torch.full((size,), number, device=x.device)
         at = Resolved(table, scalars, rows, phase, generator, across, memo={} if memo else None)
-        if phase == "eval" and self.dial_map is not None:
-            level, blend = self.dial_map(table["robustness"])
-            at = replace(at, table={**table, "robustness": level, "blend": blend})
         return self.method.derive(self.net, at)
 
     def _in_range(self, tensors: dict[str, Tensor]) -> None:

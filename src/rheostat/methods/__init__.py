@@ -2,6 +2,10 @@
 
 from rheostat.methods.dedicated import Dedicated
 from rheostat.methods.dual import Dual
+from rheostat.methods.experts import Experts
 from rheostat.methods.film import Film
+from rheostat.methods.masks import Masks
+from rheostat.methods.noise import Noise
+from rheostat.methods.slim import Slim
 
-__all__ = ["Dedicated", "Dual", "Film"]
+__all__ = ["Dedicated", "Dual", "Experts", "Film", "Masks", "Noise", "Slim"]

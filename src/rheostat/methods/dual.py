@@ -28,6 +28,9 @@ class Pair(Source):
         super().__init__()
         self.clean, self.adversarial = clean, adversarial
 
+    def resized(self, channels: int) -> Pair:
+        return Pair(self.clean.resized(channels), self.adversarial.resized(channels))
+
     def pick(self, at: Resolved) -> NormSet:
         return self.adversarial if at.scalars["adversarial"] else self.clean
 

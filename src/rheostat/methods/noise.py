@@ -1,0 +1,153 @@
+"""Noise-conditioned weights: Ŵ = W + λ·α·η in every convolution, η ~ N(0, std(W)²).
+
+Not a Bayesian network, and deployed not a randomised defence: `draw="frozen"` keeps η in the model, so
+that a point is deterministic. Source: FLOAT (Kundu et al., WACV 2023, §3).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from rheostat.layers import Conv, Parts, Seat, Transform, append, seats
+from rheostat.method import Method, Term
+from rheostat.nets.base import Net
+from rheostat.points import Point, Resolved, nearest
+from rheostat.sparsity import active
+
+ALPHAS = ("free", "softplus", "fixed")
+DRAWS = ("frozen", "sampled")
+SCALES = ("linear", "two-sided")
+
+
+class WeightNoise(Transform):
+    """Adds λ·α·σ·η; σ is the deviation of the whole tensor's (active) weights, without gradient."""
+
+    order = 10
+    eta: Tensor
+
+    def __init__(self, weight: Tensor, *, alpha: str, initial: float, draw: str) -> None:
+        super().__init__()
+        start = initial if alpha != "softplus" else float(torch.tensor(initial).expm1().log())
+        self.alpha = nn.Parameter(torch.tensor(start), requires_grad=alpha != "fixed")
+        self.register_buffer("eta", torch.randn(weight.shape))
+        self.kind, self.draw = alpha, draw
+
+    def strength(self) -> Tensor:
+        """α as it is used."""
+        return F.softplus(self.alpha) if self.kind == "softplus" else self.alpha
+
+    def draws(self, at: Resolved) -> bool:
+        return self.draw == "sampled" or at.phase != "eval"
+
+    def _noise(self, at: Resolved) -> Tensor:
+        if not self.draws(at):
+            return self.eta
+        if at.generator is None or self.eta.device.type == "cpu":
+            return torch.randn(self.eta.shape, generator=at.generator, device=self.eta.device)
+        seed = int(torch.randint(2**62, (1,), generator=at.generator))
+        own = torch.Generator(self.eta.device).manual_seed(seed)
+        return torch.randn(self.eta.shape, generator=own, device=self.eta.device)
+
+    def forward(self, parts: Parts, seat: Seat, x: Tensor, at: Resolved) -> Parts:
+        amount = at.table["noise"]
+        if at.scalars.get("noise") == 0.0:
+            return parts
+        sigma = deviation(seat.weight.detach(), active(seat, at))
+        noise = self.strength() * (sigma * self._noise(at))
+        if amount.shape[0] == 1:
+            (weight, _), *rest = parts
+            return ((weight + amount * noise, None), *rest)
+        return (*parts, (noise, amount))
+
+
+def deviation(weight: Tensor, mask: Tensor | None) -> Tensor:
+    """Standard deviation of a tensor's entries; of those under a 0/1 mask, where there is one."""
+    if mask is None:
+        return weight.std(correction=0)
+    count = mask.sum()
+    mean = (weight * mask).sum() / count
+    return (((weight - mean) * mask).square().sum() / count).sqrt()
+
+
+@dataclass(frozen=True)
+class Noise(Method):
+    """Reads `robustness`; the noise of a point is λ times a learned α per convolution.
+
+    `draw` "frozen" (one η kept with the model; training samples all the same) or "sampled" (a
+    randomised defence: to be evaluated by expectation over draws). `alpha` "free", "softplus" or
+    "fixed". `scale` "linear", or "two-sided": 2λ below one half and 2(λ - 0.5) above, as a variant of
+    the public code has it. `clean_through_adversarial_norm` also sends the clean images of the
+    adversarial rows through that norm set, for its statistics alone, as the public code does.
+    """
+
+    draw: str = "frozen"
+    alpha: str = "free"
+    initial: float = 0.25
+    scale: str = "linear"
+    clean_through_adversarial_norm: bool = False
+
+    seam = 40
+    claims = "weight noise"
+    reads = ("robustness",)
+
+    def __post_init__(self) -> None:
+        for what, given, allowed in (
+            ("draw", self.draw, DRAWS),
+            ("alpha", self.alpha, ALPHAS),
+            ("scale", self.scale, SCALES),
+        ):
+            if given not in allowed:
+                raise ValueError(f"noise: no {what} {given!r}; {nearest(given, allowed)}")
+        if self.initial <= 0:
+            raise ValueError(f"noise: initial must be positive, given {self.initial:g}")
+
+    def dials(self) -> tuple[()]:
+        return ()
+
+    def install(self, net: Net) -> None:
+        for conv in seats(net, Conv):
+            append(
+                conv,
+                WeightNoise(conv.weight, alpha=self.alpha, initial=self.initial, draw=self.draw),
+            )
+
+    def derive(self, net: Net, at: Resolved) -> Resolved:
+        level = at.table["robustness"]
+        if self.scale == "two-sided":
+            level = torch.where(level < 0.5, 2 * level, 2 * level - 1)
+        scalars = dict(at.scalars)
+        if at.scalars.get("robustness") == 0.0:
+            scalars["noise"] = 0.0  # known without waiting for a device: no noise at all
+        return replace(at, table={**at.table, "noise": level}, scalars=scalars)
+
+    def plan(self, terms: list[Term], batch: int, generator: torch.Generator) -> list[Term]:
+        if not self.clean_through_adversarial_norm:
+            return terms
+        return [
+            *terms,
+            *(replace(t, images="clean", weight=0.0) for t in terms if t.images == "adversarial"),
+        ]
+
+    def undecayed(self, net: Net) -> list[nn.Parameter]:
+        """α takes no weight decay (ours; METHODS 3)."""
+        return [
+            t.alpha for c in seats(net, Conv) for t in c.transforms if isinstance(t, WeightNoise)
+        ]
+
+    def randomised(self, point: Point) -> bool:
+        level = point.get("robustness", 0.0)
+        return self.draw == "sampled" and bool(torch.as_tensor(level).gt(0).any())
+
+
+def strengths(net: nn.Module) -> list[float]:
+    """α of every convolution, in the order of the network: what FLOAT asks to be reported."""
+    return [
+        float(t.strength())
+        for c in seats(net, Conv)
+        for t in c.transforms
+        if isinstance(t, WeightNoise)
+    ]
