@@ -146,7 +146,7 @@ class Noise(Method):
 def strengths(net: nn.Module) -> list[float]:
     """α of every convolution, in the order of the network: what FLOAT asks to be reported."""
     return [
-        float(t.strength())
+        float(t.strength().detach())
         for c in seats(net, Conv)
         for t in c.transforms
         if isinstance(t, WeightNoise)
