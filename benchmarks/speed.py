@@ -106,7 +106,7 @@ def training(times: int) -> list[dict[str, object]]:
     """Steps of OAT and dual against PGD-AT, over the pass-count ratio."""
     cases = (
         ("narrow ResNet-8", lambda: nets.resnet(depth=8, image=(1, 28, 28)), 128, 1.15, times),
-        ("ResNet-18", lambda: nets.resnet(depth=18), 32, 1.08, max(times // 2, 4)),
+        ("ResNet-18", lambda: nets.resnet(depth=18), 64, 1.08, max(times // 2, 4)),
     )
     rows = []
     for net, build, batch, bar, count in cases:
