@@ -388,6 +388,21 @@ def test_impossible_experts_and_masks_are_named() -> None:
         Masks(density=1.0)
 
 
+def test_zeros_are_counted_apart_from_what_dense_kernels_run() -> None:
+    plain = observe(Tunable(nets.resnet(depth=8), compose("pgd-at")), (3, 32, 32))
+    assert plain.macs_nonzero == plain.macs
+    weights = plain.convolution_nonzeros
+    for paper, share in (("floats", 0.3), ("smart", 0.35)):
+        model = Tunable(nets.resnet(depth=8), compose(paper, density=share))
+        costs = [observe(model, (3, 32, 32), Point(robustness=v)) for v in (0.0, 1.0)]
+        for cost in costs:
+            assert cost.convolution_macs == plain.convolution_macs
+            assert cost.convolution_nonzeros == pytest.approx(share * weights, abs=9)
+            assert cost.macs_nonzero == pytest.approx(share * plain.macs, rel=0.02)
+    union = observe(model, (3, 32, 32), Point(robustness=0.5))
+    assert union.convolution_nonzeros == pytest.approx((1 - 0.65**2) * weights, rel=0.02)
+
+
 # Every pair, in both orders: builds the same network, or is refused with the reason.
 
 PARTS = {

@@ -5,23 +5,31 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from rheostat.points import Point
+from rheostat.layers import Conv, Dense, kernel
+from rheostat.points import Point, Resolved
 from rheostat.tunable import Tunable
 
 
 @dataclass(frozen=True)
 class Cost:
-    """Cost of one image at a point. `macs` counts convolutions and matrix products as dense kernels
-    run them; zeros in weights save none of it. `convolution_macs` is the part of convolutions."""
+    """Cost of one image at a point.
+
+    `macs` counts convolutions and matrix products as dense kernels run them: zeros in weights save
+    none of it, and none of the time. `macs_nonzero` leaves products with a zero weight out;
+    `convolution_macs` is the part of convolutions in `macs`. `convolution_nonzeros` are the weights
+    that this point's path uses, of all `params`; `nonzeros` what is stored (of all paths).
+    """
 
     params: int
     nonzeros: int
     bytes: int
     macs: int
     convolution_macs: int
+    convolution_nonzeros: int
+    macs_nonzero: int
 
 
 def observe(model: nn.Module, image: tuple[int, int, int], point: Point | None = None) -> Cost:
@@ -29,7 +37,7 @@ def observe(model: nn.Module, image: tuple[int, int, int], point: Point | None =
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
     x = torch.zeros(1, *image, device=device)
     # Gradients stay enabled: the counter misses operators on parameters otherwise.
-    with FlopCounterMode(display=False) as counter:
+    with FlopCounterMode(display=False) as counter, _Used(model) as used:
         model(x, point) if isinstance(model, Tunable) else model(x)
     by_operator = counter.get_flop_counts().get("Global", {})
     convolutions = sum(v for k, v in by_operator.items() if "convolution" in str(k))
@@ -40,4 +48,38 @@ def observe(model: nn.Module, image: tuple[int, int, int], point: Point | None =
         bytes=sum(t.numel() * t.element_size() for t in model.state_dict().values()),
         macs=sum(by_operator.values()) // 2,
         convolution_macs=convolutions // 2,
+        convolution_nonzeros=used.convolution_nonzeros(),
+        macs_nonzero=sum(by_operator.values()) // 2 - used.saved,
     )
+
+
+class _Used:
+    """Watches the seats of a model during a pass: which weights were used, what zeros would save."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.seats = [m for m in model.modules() if isinstance(m, Conv | Dense)]
+        self.weights: dict[int, Tensor] = {}
+        self.saved = 0
+
+    def __enter__(self) -> _Used:
+        self.handles = [seat.register_forward_hook(self._note) for seat in self.seats]
+        return self
+
+    def __exit__(self, *problem: object) -> None:
+        for handle in self.handles:
+            handle.remove()
+
+    def _note(self, seat: nn.Module, inputs: tuple[Tensor, Resolved], out: Tensor) -> None:
+        assert isinstance(seat, Conv | Dense)
+        x, at = inputs
+        for weight, _ in kernel(seat, x, at):
+            used = weight.detach() != 0
+            positions = out.shape[2] * out.shape[3] if isinstance(seat, Conv) else 1
+            self.saved += int((~used).sum()) * positions
+            if isinstance(seat, Conv):
+                before = self.weights.get(id(seat))
+                self.weights[id(seat)] = used if before is None else used | before
+
+    def convolution_nonzeros(self) -> int:
+        """Weights of convolutions that any pass of the point used."""
+        return sum(int(w.sum()) for w in self.weights.values())

@@ -110,11 +110,11 @@ def active(seat: Seat, at: Resolved) -> Tensor | None:
 def random_mask(weight: Tensor, density: float, *, without: Tensor | None = None) -> Tensor:
     """round(density·n) random places, exactly; of those not in `without` where it is given."""
     count = round(density * weight.numel())
-    key = torch.rand(weight.shape)
+    order = torch.randperm(weight.numel())
     if without is not None:
-        key = key - 2 * without.to(key)
+        order = order[without.flatten()[order] == 0]
     mask = torch.zeros(weight.shape)
-    mask.view(-1)[key.flatten().topk(count).indices] = 1
+    mask.view(-1)[order[:count]] = 1
     return mask
 
 
@@ -158,10 +158,11 @@ def rewire(
     in `blocked` (another path's, where paths are disjoint) are not grown into. A layer keeps at least
     one weight. Weights that grow start at 0.
     """
+    if rate == 0:
+        return
     dropped_total = 0
     importance = torch.zeros(len(paths))
     free = torch.zeros(len(paths), dtype=torch.long)
-    dropped = []
     for i, (weight, path) in enumerate(zip(weights, paths, strict=True)):
         flat = path.mask.flatten()
         on = flat.bool()
@@ -172,7 +173,6 @@ def rewire(
         flat = flat.clone()
         flat[gone] = 0
         path.mask.copy_(flat.view_as(path.mask))
-        dropped.append(gone)
         dropped_total += count
         open_ = flat == 0
         if blocked[i] is not None:

@@ -69,14 +69,21 @@ class Step:
         term: Term,
         images: Tensor,
         labels: Tensor,
-        generator: torch.Generator,
+        seed: tuple[object, ...],
         share: tuple[Tensor, int],
     ) -> Tensor:
         """The images of a term: as they are, or attacked at the term's own point."""
         if term.images == "clean":
             return images
-        objective = self.model.objective(labels, term.at, loss=self.attack.loss, phase="attack")
-        return self.attack(objective, images, generator, share=share)
+        # Noise on the weights is drawn from a stream of its own: the same on every rank.
+        objective = self.model.objective(
+            labels,
+            term.at,
+            loss=self.attack.loss,
+            phase="attack",
+            generator=stream(*seed, "noise"),
+        )
+        return self.attack(objective, images, stream(*seed), share=share)
 
     def backward(
         self,
@@ -97,7 +104,7 @@ class Step:
         rows = [t.rows.to(images.device) for t in local]
         shares = [(t.mine(first, last).nonzero()[:, 0], len(t.rows)) for t in terms]
         inputs = [
-            self.perturbed(t, images[r], labels[r], stream(*seed, i), share)
+            self.perturbed(t, images[r], labels[r], (*seed, i), share)
             for i, (t, r, share) in enumerate(zip(local, rows, shares, strict=True))
         ]
         sums = {"loss": 0.0, "clean": 0.0, "clean_n": 0, "robust": 0.0, "robust_n": 0}

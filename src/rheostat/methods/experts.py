@@ -77,8 +77,6 @@ class Experts(Method):
             clean = random_mask(conv.weight, self.density)
             without = clean if self.overlap == "disjoint" else None
             robust = random_mask(conv.weight, self.density, without=without)
-            if without is not None:  # an odd tensor's half rounds up once
-                robust = robust * (1 - clean)
             append(conv, Masking([Path(conv.weight, clean), Path(conv.weight, robust)]))
         self._store_masked(net)
 
