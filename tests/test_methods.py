@@ -69,7 +69,7 @@ def test_a_width_is_a_smaller_network() -> None:
     for norm, tiny in zip(_norms(model), _norms(small), strict=True):
         for generator, less in zip(norm.modulations, tiny.modulations, strict=True):
             level = torch.tensor([0.3])
-            code = torch.cos(torch.pi * level[:, None] * torch.arange(4))
+            code = torch.cos(torch.pi * level[:, None] * torch.arange(2))
             out = generator.out(torch.nn.functional.leaky_relu(generator.hidden(code)))[0]
             c, half = norm.channels, tiny.channels
             with torch.no_grad():

@@ -265,6 +265,23 @@ def test_options_of_training_run(tmp_path: Path) -> None:
         assert all(bool(torch.isfinite(p).all()) for p in done.model.parameters())
 
 
+def test_tensorboard_and_a_default_folder(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    train(recipe("train.max_steps=1"))
+    assert list(Path("runs/oat-digits/tensorboard").glob("events.*"))
+
+
+def test_compiled_training_runs_and_agrees(tmp_path: Path, monkeypatch) -> None:
+    # The tracer without the C++ compiler, which takes minutes; with it the same test passed by hand.
+    original = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda f, **o: original(f, backend="aot_eager", **o))
+    small = ("train.max_steps=2", "train.batch=32", "attack.steps=1", 'net={"name": "small_cnn"}')
+    plain = train(recipe(*small), out=tmp_path / "a")
+    compiled = train(recipe(*small, "device.compile=true"), out=tmp_path / "b")
+    a, b = (d.progress.epochs[-1]["loss"] for d in (plain, compiled))
+    assert a == pytest.approx(b, abs=1e-3)
+
+
 def test_restore_gives_back_layouts(tmp_path: Path) -> None:
     done = train(recipe("train.max_steps=1"), out=tmp_path)
     state = checkpoint.State(done.model, sgd(done.model, done.recipe), checkpoint.Progress())

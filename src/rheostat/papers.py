@@ -19,7 +19,7 @@ def oat(
     sets: int = 2,
     between: str = "blend",
     encoding: str = "cosine",
-    dim: int = 4,
+    dim: int = 2,
     initialisation: str = "identity",
     lambda_support: str = "paper",
 ) -> Stack:

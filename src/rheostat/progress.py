@@ -41,7 +41,10 @@ class Show:
             clean = event.get("clean", 0) / max(event.get("clean_n", 0), 1)
             robust = event.get("robust", 0) / max(event.get("robust_n", 0), 1)
             self._advance(
-                "training", event["step"], event["total"], f"SA {clean:.2f} RA {robust:.2f}"
+                "training",
+                event["step"],
+                event["total"],
+                f"loss {event['mean_loss']:.3f} SA {clean:.2f} RA {robust:.2f}",
             )
         elif kind == "chunk":
             self._advance("measuring", event["done"], event["total"], "")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import json
 import time
 from collections.abc import Callable
@@ -168,6 +169,7 @@ class _Run:
         if ranks.first:
             text = "".join(json.dumps(e) + "\n" for e in progress.epochs)
             write_text(self.folder / "metrics.jsonl", text)
+            to_tensorboard(self.folder, line)
         if self.report is not None and ranks.first:
             self.report({"event": "epoch", "epochs": self.recipe.train.epochs, **line})
 
@@ -191,6 +193,8 @@ class _Run:
                         "step": progress.step,
                         "total": self.total,
                         "seconds": progress.seconds,
+                        "mean_loss": progress.running["loss"]
+                        / ((progress.step - 1) % self.per_epoch + 1),
                         **progress.running,
                     }
                 )
@@ -209,19 +213,19 @@ class _Run:
 def train(
     recipe: Recipe,
     *,
-    out: str | Path,
+    out: str | Path | None = None,
     folder: str | Path | None = None,
     fresh: bool = False,
     report: Report | None = None,
 ) -> Trained:
-    """Train a recipe, or continue the run in `out`; returns the selected model.
+    """Train a recipe, or continue the run in `out` (runs/NAME); returns the selected model.
 
     Writes `checkpoint.safetensors`, `metrics.jsonl`, `recipe.json` and at the end the artifact
     `model.safetensors` there, each whole or not at all.
     A run killed at any moment continues to the same weights, bit for bit (CPU). Raises Interrupted
     after Ctrl-C, with the checkpoint saved.
     """
-    run = Path(out)
+    run = Path(out) if out is not None else Path("runs") / recipe.name
     device = device_named(recipe.device.name)
     if recipe.device.threads:
         torch.set_num_threads(recipe.device.threads)
@@ -277,6 +281,22 @@ def train(
         artifact.save(run / "model.safetensors", model, about(trained))
     ranks.wait()
     return trained
+
+
+def to_tensorboard(folder: Path, line: dict[str, Any]) -> None:
+    """Add an epoch's numbers to an event file in the run's folder, where TensorBoard is installed."""
+    if importlib.util.find_spec("tensorboard") is None:
+        return
+    from torch.utils.tensorboard import SummaryWriter
+
+    with SummaryWriter(str(folder / "tensorboard"), purge_step=line["step"]) as writer:
+        for key, value in line.items():
+            if isinstance(value, float):
+                writer.add_scalar(key, value, line["step"])
+        for scored in line.get("calibrate", []):
+            at = "_".join(f"{k}-{v:g}" for k, v in scored["at"].items()) or "rest"
+            for key in ("clean_accuracy", "robust_accuracy"):
+                writer.add_scalar(f"calibrate/{at}/{key}", scored[key], line["step"])
 
 
 def about(trained: Trained) -> artifact.About:
