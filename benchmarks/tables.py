@@ -126,6 +126,14 @@ def main() -> None:
         along(rows, "oat-fashion", None),
         "## dual (a dual norm and nothing else)\n",
         along(rows, "dual-fashion", None),
+        *[
+            f"## {run}, {find(rows, run, None)[0]['n']} images\n\nEnds with the sets as trained "
+            f"(\"at-0\"):\n\n{along(rows, run, 'at-0')}\nAlong the calibrated dial:\n\n"
+            f"{along(rows, run, None)}\nConvolution weights used at λ = 1: "
+            f"{find(rows, run, 'at-0')[-1]['convolution_nonzeros']:,}.\n"
+            for run in ("float-fashion", "smart-fashion", "floats-fashion")
+            if find(rows, run, None)
+        ],
         "## Training seconds, one thread\n",
         table(["run", "seconds"], [[k, f"{v:.0f}"] for k, v in seconds.items()]),
         "## Speed (`make bench`)\n",
