@@ -141,7 +141,8 @@ def test_each_net_family_trains_an_epoch_on_real_images(capsys, tmp_path, real_d
     code, _out, err = call(
         capsys, "train", "oat-fashion", "--out", str(tmp_path), "--data-dir", str(real_data), *SMALL,
         "--set", "data.train_images=2000", "--set", f"net={json.dumps(net)}",
-        "--set", "attack.steps=1", "--set", "train.batch=50", "--set", "train.lr=0.05", "--set", "train.schedule=cosine",
+        "--set", "attack.steps=1", "--set", "train.batch=50",
+        "--set", "train.lr=0.05", "--set", "train.schedule=cosine",
     )  # fmt: skip
     assert code == 0, err
     line = json.loads((tmp_path / "metrics.jsonl").read_text().splitlines()[-1])

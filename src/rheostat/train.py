@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 import json
 import time
 from collections.abc import Callable
@@ -16,6 +15,7 @@ import torch
 
 from rheostat import artifact, checkpoint, data, nets
 from rheostat.attacks import Attack
+from rheostat.board import to_tensorboard
 from rheostat.calibrate import calibrate_dial
 from rheostat.checkpoint import Progress, State
 from rheostat.data import Splits
@@ -281,22 +281,6 @@ def train(
         artifact.save(run / "model.safetensors", model, about(trained))
     ranks.wait()
     return trained
-
-
-def to_tensorboard(folder: Path, line: dict[str, Any]) -> None:
-    """Add an epoch's numbers to an event file in the run's folder, where TensorBoard is installed."""
-    if importlib.util.find_spec("tensorboard") is None:
-        return
-    from torch.utils.tensorboard import SummaryWriter
-
-    with SummaryWriter(str(folder / "tensorboard"), purge_step=line["step"]) as writer:
-        for key, value in line.items():
-            if isinstance(value, float):
-                writer.add_scalar(key, value, line["step"])
-        for scored in line.get("calibrate", []):
-            at = "_".join(f"{k}-{v:g}" for k, v in scored["at"].items()) or "rest"
-            for key in ("clean_accuracy", "robust_accuracy"):
-                writer.add_scalar(f"calibrate/{at}/{key}", scored[key], line["step"])
 
 
 def about(trained: Trained) -> artifact.About:
