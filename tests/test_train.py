@@ -188,13 +188,13 @@ def test_a_checkpoint_of_another_recipe_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("paper", "steps"), [("oat", 5), ("dual", 5), ("float", 5), ("floats", 1)])
+@pytest.mark.parametrize(("paper", "steps"), [("oat", 5), ("dual", 5), ("float", 2), ("floats", 1)])
 def test_two_ranks_equal_one(tmp_path: Path, paper: str, steps: int) -> None:
-    # One step for masks: a channel without active weights has variance 0, and its norm multiplies
-    # rounding in the dense gradient by 1/√eps = 316, more at every step.
+    # Fewer steps where rounding grows faster: noise makes the attacked loss rough; with masks a channel
+    # without active weights has variance 0, and its norm multiplies rounding by 1/√eps = 316.
     # An L2 attack: the sign in an L∞ step turns a last-bit difference of a gradient near 0 into one
     # of 2·step_size in a pixel, which no implementation can avoid. An L2 step is continuous.
-    more = (f"paper={paper}", "method={}", "train.max_steps=5", "train.checkpoint_seconds=0",
+    more = (f"paper={paper}", "method={}", f"train.max_steps={steps}", "train.checkpoint_seconds=0",
             "train.lr=0.01", "select.every=9", "attack.norm=l2", "attack.eps=1.0")  # fmt: skip
     one, two = tmp_path / "one", tmp_path / "two"
     subprocess.run(command(one, *more), check=True, capture_output=True)
