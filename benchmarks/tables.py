@@ -1,4 +1,4 @@
-"""Re-makes docs/results.md from the rows alone: `python benchmarks/tables.py`."""
+"""Re-makes docs/results.md and README's table from the rows alone: `python benchmarks/tables.py`."""
 
 from __future__ import annotations
 
@@ -140,9 +140,13 @@ def main() -> None:
         speed(),
     ]  # fmt: skip
     write_text(ROOT / "docs" / "results.md", "\n".join(parts))
+    readme = (ROOT / "README.md").read_text()
+    head, _, rest = readme.partition("<!-- results -->\n")
+    _, _, tail = rest.partition("<!-- end -->")
+    write_text(ROOT / "README.md", f"{head}<!-- results -->\n{comparison}<!-- end -->{tail}")
     shown = [r for r in rows if r["rule"] is None and r["run"] in SHOWN]
     write_bytes(ROOT / "docs" / "trade_off.png", as_bytes(trade_off(shown), "png"))
-    print("wrote docs/results.md and docs/trade_off.png")
+    print("wrote docs/results.md, docs/trade_off.png and the table in README.md")
 
 
 if __name__ == "__main__":
