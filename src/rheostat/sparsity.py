@@ -24,17 +24,16 @@ class _Masked(torch.autograd.Function):
     """weight · mask; the weight gets the masked gradient, the path keeps the dense one."""
 
     @staticmethod
-    def forward(ctx: Any, weight: Tensor, path: Path, record: bool) -> Tensor:
-        ctx.path, ctx.record = path, record
+    def forward(ctx: Any, weight: Tensor, path: Path) -> Tensor:
+        ctx.path = path
         return weight * path.mask
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, None, None]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         path: Path = ctx.path
-        if ctx.record:
-            path.pending.add_(grad)
-        return grad * path.mask, None, None
+        path.pending.add_(grad)
+        return grad * path.mask, None
 
 
 class Path(nn.Module):
@@ -58,7 +57,7 @@ class Path(nn.Module):
         """The masked weight. Only training passes feed the average: attacks add nothing to it."""
         if at.phase != "train" or not torch.is_grad_enabled():
             return weight * self.mask
-        return _Masked.apply(weight, self, True)  # type: ignore[no-untyped-call]
+        return _Masked.apply(weight, self)  # type: ignore[no-untyped-call]
 
     @torch.no_grad()
     def settle(self) -> None:
