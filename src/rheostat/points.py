@@ -28,6 +28,13 @@ def nearest(given: str, allowed: Iterable[str]) -> str:
     return f"{hint}allowed: {', '.join(names) if names else 'none'}"
 
 
+def check_choice(owner: str, what: str, given: str, allowed: Iterable[str]) -> None:
+    """ValueError that names owner, option, what was given and the nearest, unless it is allowed."""
+    names = tuple(allowed)
+    if given not in names:
+        raise ValueError(f"{owner}: no {what} {given!r}; {nearest(given, names)}")
+
+
 @dataclass(frozen=True)
 class Dial:
     """A trade-off that can be turned after training.

@@ -16,7 +16,7 @@ from torch import Tensor
 from rheostat.layers import Conv, append, seats
 from rheostat.method import Method, Output, Read
 from rheostat.nets.base import Net
-from rheostat.points import Point, Resolved, nearest
+from rheostat.points import Point, Resolved, check_choice
 from rheostat.sparsity import Masking, Path, prune_rate, random_mask, rewire
 
 OVERLAPS = ("free", "disjoint")
@@ -47,8 +47,7 @@ class Experts(Method):
             ("overlap", self.overlap, OVERLAPS),
             ("masks", self.masks, MASKS),
         ):
-            if given not in allowed:
-                raise ValueError(f"experts: no {what} {given!r}; {nearest(given, allowed)}")
+            check_choice("experts", what, given, allowed)
         most = 0.5 if self.overlap == "disjoint" else 1.0
         if not 0 < self.density <= most:
             raise ValueError(

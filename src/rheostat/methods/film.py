@@ -17,7 +17,7 @@ from rheostat.layers import seats
 from rheostat.method import Method, Term
 from rheostat.nets.base import Net
 from rheostat.norms import Modulation, Norm
-from rheostat.points import Point, Resolved, nearest
+from rheostat.points import Point, Resolved, check_choice
 
 PAPER_SUPPORT = (0.0, 0.1, 0.2, 0.3, 0.4, 1.0)
 ENCODINGS = ("cosine", "scalar", "orthogonal")
@@ -95,8 +95,7 @@ class Film(Method):
             ("initialisation", self.initialisation, ("identity", "paper")),
             ("lambda_support", self.lambda_support, ("paper", "uniform")),
         ):
-            if given not in allowed:
-                raise ValueError(f"film: no {what} {given!r}; {nearest(given, allowed)}")
+            check_choice("film", what, given, allowed)
         if self.encoding == "orthogonal" and self.lambda_support != "paper":
             raise ValueError("film: orthogonal codes exist for the paper's λ support only")
         if self.dim < (6 if self.encoding == "orthogonal" else 1):

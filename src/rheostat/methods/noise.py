@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from rheostat.layers import Conv, Parts, Seat, Transform, append, seats
 from rheostat.method import Method, Term
 from rheostat.nets.base import Net
-from rheostat.points import Point, Resolved, nearest
+from rheostat.points import Point, Resolved, check_choice
 from rheostat.sparsity import active
 
 ALPHAS = ("free", "softplus", "fixed")
@@ -100,8 +100,7 @@ class Noise(Method):
             ("alpha", self.alpha, ALPHAS),
             ("scale", self.scale, SCALES),
         ):
-            if given not in allowed:
-                raise ValueError(f"noise: no {what} {given!r}; {nearest(given, allowed)}")
+            check_choice("noise", what, given, allowed)
         if self.initial <= 0:
             raise ValueError(f"noise: initial must be positive, given {self.initial:g}")
 
