@@ -61,7 +61,7 @@ def save(path: str | Path, model: Tunable, about: About | None = None) -> Path:
     dial_map = asdict(model.dial_map) if model.dial_map is not None else None
     write_tensors(
         Path(path),
-        model.state_dict(),
+        model.stored(),
         {
             "artifact": FORMAT,
             "composition": repr(model.method),
@@ -115,8 +115,11 @@ def load_with(which: str | Path) -> tuple[Tunable, About]:
     declared = [asdict(d) for d in model.method.dials()]
     if [d["name"] for d in declared] != [d["name"] for d in found["dials"]]:
         raise ValueError(f"{path}: its dials are not those of its composition")
+    kept = model.stored()
     try:
-        model.load_state_dict(tensors)
+        model.load_state_dict(
+            {k: tensors.get(k, v) for k, v in model.state_dict().items() if k not in kept} | tensors
+        )
     except RuntimeError as error:
         first = str(error).splitlines()[-1].strip()
         raise ValueError(f"{path}: weights do not fit the composition ({first})") from None

@@ -5,12 +5,16 @@ from __future__ import annotations
 import itertools
 from dataclasses import dataclass
 
+import torch
+
 from rheostat.attacks import Attack
-from rheostat.data import Dataset
+from rheostat.data import Dataset, to_pixels
 from rheostat.dialmap import DialMap
 from rheostat.intervals import share
+from rheostat.norms import NormSet
 from rheostat.outcomes import outcome
 from rheostat.points import Point
+from rheostat.seeding import stream
 from rheostat.tunable import Tunable
 
 FINEST = 1 / 256
@@ -106,3 +110,44 @@ def fitted(model: Tunable, knots: list[Knot]) -> DialMap:
     positions[0], positions[-1] = 0.0, 1.0
     paths = [model.method.path(k.place) for k in kept]
     return DialMap(tuple(positions), tuple(p[0] for p in paths), tuple(p[1] for p in paths))
+
+
+def calibrate_norms(
+    model: Tunable,
+    width: float,
+    *,
+    data: Dataset,
+    attack: Attack | None = None,
+    batch: int = 128,
+    seed: int = 0,
+) -> None:
+    """Re-estimate the running statistics of one width's norm sets, as plain means over batches.
+
+    The clean set from clean images at λ = 0; the adversarial one from images attacked at λ = 1
+    through this width, for which `attack` is needed. Weights stay. Never with test images. Source:
+    slimmable networks (Yu & Huang, ICCV 2019, §3.1). ValueError names the widths there are.
+    """
+    if "width" not in model.dials:
+        raise ValueError("this model has no dial 'width'")
+    robust = [0.0, 1.0] if "robustness" in model.dials else [None]
+    if robust[-1] is not None and attack is None:
+        raise ValueError("the adversarial norm set is estimated on attacked images; give attack")
+    points = [Point(width=width, **({} if r is None else {"robustness": r})) for r in robust]
+    sets = [m for m in model.modules() if isinstance(m, NormSet)]
+    before = [m.momentum for m in sets]
+    try:
+        for point in points:
+            for number, first in enumerate(range(0, len(data), batch)):
+                x = to_pixels(data.images[first : first + batch])
+                y = data.labels[first : first + batch]
+                noise = stream(seed, "calibrate-norms", point.label(), number)
+                if attack is not None and point.get("robustness") == 1.0:
+                    goal = model.objective(y, point, phase="attack", generator=noise)
+                    x = attack(goal, x, noise)
+                for norm in sets:
+                    norm.momentum = 1 / (number + 1)
+                with torch.no_grad():
+                    model.read(x, model.resolve(point, x, phase="train", generator=noise))
+    finally:
+        for norm, momentum in zip(sets, before, strict=True):
+            norm.momentum = momentum

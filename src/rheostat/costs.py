@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -42,15 +44,74 @@ def observe(model: nn.Module, image: tuple[int, int, int], point: Point | None =
     by_operator = counter.get_flop_counts().get("Global", {})
     convolutions = sum(v for k, v in by_operator.items() if "convolution" in str(k))
     parameters = list(model.parameters())
+    stored = model.stored() if isinstance(model, Tunable) else model.state_dict()
     return Cost(
         params=sum(p.numel() for p in parameters),
         nonzeros=sum(int(p.count_nonzero()) for p in parameters),
-        bytes=sum(t.numel() * t.element_size() for t in model.state_dict().values()),
+        bytes=sum(t.numel() * t.element_size() for t in stored.values()),
         macs=sum(by_operator.values()) // 2,
         convolution_macs=convolutions // 2,
         convolution_nonzeros=used.convolution_nonzeros(),
         macs_nonzero=sum(by_operator.values()) // 2 - used.saved,
     )
+
+
+@dataclass(frozen=True)
+class Latency:
+    """Milliseconds of one forward pass of a batch: median, quartiles, 99th percentile, of n passes."""
+
+    batch: int
+    median: float
+    low: float
+    high: float
+    p99: float
+    n: int
+    threads: int
+
+
+def latency(
+    models: Mapping[str, nn.Module],
+    image: tuple[int, int, int],
+    *,
+    batch: int = 1,
+    seconds: float = 2.0,
+) -> dict[str, Latency]:
+    """Latency of modules (images → logits), measured in turn, so that a ratio is of one time.
+
+    Every module gets about `seconds`, at least 10 passes, after three that do not count.
+    """
+    if batch < 1 or seconds <= 0:
+        raise ValueError(f"latency takes a batch of at least 1 and some seconds, given {batch}")
+    first = next(iter(models.values()))
+    device = next((p.device for p in first.parameters()), torch.device("cpu"))
+    x = torch.rand(batch, *image, device=device)
+    times: dict[str, list[float]] = {name: [] for name in models}
+    with torch.no_grad():
+        for model in models.values():
+            for _ in range(3):
+                model(x)
+        spent = 0.0
+        while spent < seconds * len(models) or len(times[next(iter(models))]) < 10:
+            for name, model in models.items():
+                times[name].append(_timed(model, x))
+                spent += times[name][-1]
+    return {name: _summary(batch, found) for name, found in times.items()}
+
+
+def _timed(model: nn.Module, x: Tensor) -> float:
+    started = time.perf_counter()
+    model(x)
+    if x.device.type == "cuda":
+        torch.cuda.synchronize(x.device)
+    return time.perf_counter() - started
+
+
+def _summary(batch: int, found: list[float]) -> Latency:
+    cuts = torch.tensor(found, dtype=torch.float64).mul(1000)
+    low, median, high, p99 = cuts.quantile(
+        torch.tensor([0.25, 0.5, 0.75, 0.99], dtype=torch.float64)
+    ).tolist()
+    return Latency(batch, median, low, high, p99, len(found), torch.get_num_threads())
 
 
 class _Used:

@@ -17,9 +17,11 @@ from rheostat.artifact import About, versions
 from rheostat.attacks import Attack
 from rheostat.costs import observe
 from rheostat.data import SPLITS, Dataset, to_pixels
-from rheostat.outcomes import aim_at, attack_chunk, chunks
+from rheostat.intervals import exact
+from rheostat.outcomes import FRESH, aim_at, attack_chunk, chunks
 from rheostat.points import Point, nearest
 from rheostat.rows import (
+    LEVEL,
     Row,
     add_rows,
     hardware,
@@ -32,6 +34,9 @@ from rheostat.rows import (
 from rheostat.tunable import Tunable
 
 Report = Callable[[dict[str, Any]], None]
+LEAST_EOT = 20
+"""Draws that a gradient on a randomised point is averaged over, at least (EVALUATION.md, 4)."""
+KINDS = ("clean", "robust")
 
 
 @dataclass(frozen=True)
@@ -162,6 +167,8 @@ class _Bits:
     """After each attack, who still stands."""
     seconds: list[float]
     queries: list[int]
+    draws: list[Tensor]
+    """Of a randomised point, per attack: images right on each fresh draw, clean and attacked."""
 
 
 def _attacked(
@@ -177,22 +184,24 @@ def _attacked(
     clean = torch.zeros(len(dataset), dtype=torch.bool)
     standing = [clean.clone() for _ in attacks]
     seconds, queries = [0.0] * len(attacks), [0] * len(attacks)
+    draws = [torch.zeros(2, FRESH) for _ in attacks]
     for c, part in enumerate(chunks(dataset)):
         images, labels = to_pixels(dataset.images[part]), dataset.labels[part]
         rows = torch.arange(len(labels), device=labels.device)
         for i, attack in enumerate(attacks):
             started = time.perf_counter()
             name = (seed, label, attack.name, c)
-            right, robust, _, passes = attack_chunk(aim, images[rows], labels[rows], attack, name)
+            found = attack_chunk(aim, images[rows], labels[rows], attack, name)
             places = part.start + rows.cpu()
             if i == 0:
-                clean[places] = right.cpu()
-            standing[i][places] = robust.cpu()
-            rows = rows[robust]
+                clean[places] = found.clean.cpu()
+            standing[i][places] = found.robust.cpu()
+            rows = rows[found.robust]
             seconds[i] += time.perf_counter() - started
-            queries[i] += passes
+            queries[i] += found.queries
+            draws[i] += 0 if found.draws is None else found.draws
         tick(c)
-    return _Bits(clean, standing, seconds, queries)
+    return _Bits(clean, standing, seconds, queries, draws if aim.randomised else [])
 
 
 def _rows(
@@ -204,7 +213,7 @@ def _rows(
     out: str | Path | None,
 ) -> list[Row]:
     cost = observe(subject.model, dataset.image, point)
-    rows = []
+    rows: list[Row] = []
     standing = [*bits.standing, bits.standing[-1]]
     seconds = [*bits.seconds, sum(bits.seconds)]
     queries = [*bits.queries, sum(bits.queries)]
@@ -225,10 +234,34 @@ def _rows(
             "hardware": hardware(dataset.images.device),
             "flags": list(subject.about.provenance.get("flags", [])),
         }
+        if bits.draws:
+            full |= _randomised(full, bits.draws, len(rows), planned[:-1])
         if out:
             full["bits"] = write_bits(Path(out).parent, full, bits.clean, robust)
         rows.append(full)
     return rows
+
+
+def _randomised(row: Row, draws: list[Tensor], place: int, attacks: list[Row]) -> Row:
+    """A randomised point's fields: accuracies as means over fresh draws, their spread, the EOT flag.
+
+    Where several attacks ran on each other's survivors the accuracies stay those of the bits, which
+    are of one draw.
+    """
+    weak = max(a["attack"]["eot"] for a in attacks[place : place + 1] or attacks) < LEAST_EOT
+    out: Row = {"flags": [*row["flags"], *(["randomised-without-eot"] if weak else [])]}
+    if place > 0 and len(attacks) > 1:
+        return out
+    shares = {k: v.tolist() for k, v in zip(KINDS, draws[0] / row["n"], strict=True)}
+    means = {k: sum(v) / len(v) for k, v in shares.items()}
+    intervals = {
+        k: list(exact(round(v * row["n"]), row["n"], level=LEVEL)) for k, v in means.items()
+    }
+    return out | {
+        "draws": shares,
+        **{f"{k}_accuracy": v for k, v in means.items()},
+        "interval": {"level": LEVEL, **intervals},
+    }
 
 
 def from_factory(text: str) -> nn.Module:

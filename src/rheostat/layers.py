@@ -35,6 +35,10 @@ class Transform(nn.Module):
         """Whether the kernel is drawn anew in each pass at this point."""
         return False
 
+    def mask(self, at: Resolved) -> Tensor | None:
+        """0/1 over the seat's weight (or broadcastable to it): what this pass uses; None: all."""
+        return None
+
 
 def append(seat: Seat, transform: Transform) -> None:
     """Put a transform into a seat's chain, at the place its order gives it."""

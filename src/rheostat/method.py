@@ -111,6 +111,9 @@ class Method:
     def after_epoch(self, net: Net, progress: float) -> None:
         """Called after every epoch."""
 
+    def finish(self, net: Net) -> None:
+        """Called once, on the weights that are kept: drop what only training needed."""
+
     def passes(self, point: Point) -> int:
         """How many passes of the network a point costs."""
         return 1
@@ -201,6 +204,10 @@ class Stack(Method):
     def after_epoch(self, net: Net, progress: float) -> None:
         for method in self.methods:
             method.after_epoch(net, progress)
+
+    def finish(self, net: Net) -> None:
+        for method in self.methods:
+            method.finish(net)
 
     def passes(self, point: Point) -> int:
         return max(method.passes(point) for method in self.methods)

@@ -19,9 +19,20 @@ from rheostat.seeding import stream
 from rheostat.tunable import Tunable
 
 CHUNK = 100
+FRESH = 10
+"""On how many fresh draws an attack on a randomised point is judged."""
 
-Aim = Callable[[Tensor, str], Objective]
-"""(labels of a chunk, loss name) → what is attacked."""
+
+@dataclass(frozen=True)
+class Aim:
+    """What is attacked: (labels of a chunk, loss name, stream of the noise) → objective.
+
+    `randomised` says that a pass draws noise: then every image is attacked, right or wrong, and
+    judged on fresh draws.
+    """
+
+    objective: Callable[[Tensor, str, torch.Generator], Objective]
+    randomised: bool = False
 
 
 @dataclass(frozen=True)
@@ -36,8 +47,11 @@ class Outcome:
 def aim_at(model: nn.Module, point: Point | None = None) -> Aim:
     """What an attack on a model at a point maximises; for a plain module the point is None."""
     if isinstance(model, Tunable):
-        return lambda labels, loss: model.objective(labels, point, loss=loss)
-    return lambda labels, loss: objective_of(model, labels, loss=loss)
+        return Aim(
+            lambda labels, loss, noise: model.objective(labels, point, loss=loss, generator=noise),
+            model.method.randomised(point or Point()),
+        )
+    return Aim(lambda labels, loss, noise: objective_of(model, labels, loss=loss))
 
 
 def chunks(dataset: Dataset) -> list[slice]:
@@ -53,32 +67,57 @@ def in_bounds(adversarial: Tensor, images: Tensor, attack: Attack) -> Tensor:
     return boxed & (size <= attack.eps * (1 + 1e-5) + 1e-6)
 
 
+@dataclass(frozen=True)
+class Chunk:
+    """What an attack did to a chunk: bits (n,), images, forward passes of an image.
+
+    `draws` (2, FRESH), for a randomised point alone: how many images were right, clean and attacked,
+    on each fresh draw.
+    """
+
+    clean: Tensor
+    robust: Tensor
+    adversarial: Tensor
+    queries: int
+    draws: Tensor | None = None
+
+
 def attack_chunk(
     aim: Aim, images: Tensor, labels: Tensor, attack: Attack, seed: tuple[object, ...]
-) -> tuple[Tensor, Tensor, Tensor, int]:
-    """(clean bits, robust bits, adversarial images, forward passes of an image) of one chunk.
+) -> Chunk:
+    """One attack on one chunk.
 
     Only images that the model gets right are attacked. Success is judged here, on the images that
     came back: outside ball or box raises, and a prediction is taken anew.
     """
-    judge = aim(labels, "margin")
+    judge = aim.objective(labels, "margin", stream(*seed, "judge"))
     with torch.no_grad():
         _, wrong = judge.judge(images)
     clean = ~wrong
     robust, adversarial = clean.clone(), images.clone()
-    rows = clean.nonzero()[:, 0]
+    attacked = torch.ones_like(clean) if aim.randomised else clean
+    rows = attacked.nonzero()[:, 0]
     if not len(rows):
-        return clean, robust, adversarial, len(labels)
-    counted = _Counter(aim(labels, attack.loss).only(rows))
+        return Chunk(clean, robust, adversarial, len(labels))
+    objective = aim.objective(labels, attack.loss, stream(*seed, "noise"))
+    counted = _Counter(objective.only(rows))
     moved = attack(counted.objective, images[rows], stream(*seed))
     inside = in_bounds(moved, images[rows], attack)
     if not bool(inside.all()):
         raise ValueError(f"attack {attack.name} left the eps-ball or the box")
     with torch.no_grad():
         _, fallen = judge.only(rows).judge(moved)
-    robust[rows] = ~fallen
+    robust[rows] &= ~fallen
     adversarial[rows] = moved
-    return clean, robust, adversarial, len(labels) + len(rows) + counted.images
+    queries = len(labels) + len(rows) + counted.images
+    if not aim.randomised:
+        return Chunk(clean, robust, adversarial, queries)
+    draws = torch.zeros(2, FRESH)
+    with torch.no_grad():
+        for place in range(FRESH):
+            for kind, shown in enumerate((images, adversarial)):
+                draws[kind, place] = float((~judge.judge(shown)[1]).sum())
+    return Chunk(clean, robust, adversarial, queries + 2 * FRESH * len(labels), draws)
 
 
 class _Counter:
@@ -103,14 +142,14 @@ def outcome(
     label = point.label() if point is not None else ""
     clean, robust, queries = [], [], 0
     for i, part in enumerate(chunks(dataset)):
-        bits = attack_chunk(
+        found = attack_chunk(
             aim,
             to_pixels(dataset.images[part]),
             dataset.labels[part],
             attack,
             (seed, label, attack.name, i),
         )
-        clean.append(bits[0])
-        robust.append(bits[1])
-        queries += bits[3]
+        clean.append(found.clean)
+        robust.append(found.robust)
+        queries += found.queries
     return Outcome(torch.cat(clean).cpu(), torch.cat(robust).cpu(), queries)

@@ -81,9 +81,15 @@ def float_slim(
     return Stack(float_(**options), Slim(widths=widths, heads=heads))
 
 
-def floats(*, density: float = 0.3, prune: float = 0.5, **options: Any) -> Stack:
+def floats(
+    *,
+    density: float = 0.3,
+    prune: float = 0.5,
+    structure: str = "unstructured",
+    **options: Any,
+) -> Stack:
     """Sparse FLOAT by non-iterative pruning (same paper)."""
-    return Stack(float_(**options), Masks(density=density, prune=prune))
+    return Stack(float_(**options), Masks(density=density, prune=prune, structure=structure))
 
 
 def smart(
@@ -94,6 +100,7 @@ def smart(
     masks: str = "learned",
     shared_stages: int = 0,
     prune: float = 0.5,
+    structure: str = "unstructured",
 ) -> Stack:
     """Sparse mixture once-for-all (Kundu et al., ICASSP 2023): two expert paths, a reconstruction."""
     return Stack(
@@ -104,6 +111,7 @@ def smart(
             masks=masks,
             shared_stages=shared_stages,
             prune=prune,
+            structure=structure,
         ),
     )
 

@@ -43,6 +43,8 @@ class Path(nn.Module):
     fp32. Buffers, so they are saved, resumed and moved with the model.
     """
 
+    training_only = ("average",)
+    least = 1
     mask: Tensor
     average: Tensor
     pending: Tensor
@@ -72,6 +74,33 @@ class Path(nn.Module):
         """How many weights are active."""
         return int(self.mask.sum())
 
+    def units(self) -> Tensor:
+        """(U,) bool: which of the units that are dropped and grown are on; here single weights."""
+        return self.mask.flatten().bool()
+
+    def switch(self, units: Tensor) -> None:
+        """Set which units are on."""
+        self.mask.copy_(units.view_as(self.mask))
+
+    def size(self, values: Tensor) -> Tensor:
+        """(U,) mean magnitude of each unit's entries in a tensor of the weight's shape."""
+        return values.flatten().abs()
+
+
+class ChannelPath(Path):
+    """A path whose units are the channels that a convolution reads: whole slices of its kernel."""
+
+    least = 2
+
+    def units(self) -> Tensor:
+        return self.mask[0, :, 0, 0].bool()
+
+    def switch(self, units: Tensor) -> None:
+        self.mask.copy_(units[None, :, None, None].expand_as(self.mask))
+
+    def size(self, values: Tensor) -> Tensor:
+        return values.abs().mean((0, 2, 3))
+
 
 class Masking(Transform):
     """One or two paths of a seat; `choose` says which one a pass takes."""
@@ -89,6 +118,9 @@ class Masking(Transform):
         assert isinstance(path, Path)
         return path
 
+    def mask(self, at: Resolved) -> Tensor:
+        return self.chosen(at).mask
+
     def forward(self, parts: Parts, seat: Seat, x: Tensor, at: Resolved) -> Parts:
         path = self.chosen(at)
         return tuple((path.apply(w, at), amount) for w, amount in parts)
@@ -99,11 +131,11 @@ class Masking(Transform):
 
 
 def active(seat: Seat, at: Resolved) -> Tensor | None:
-    """The 0/1 mask of a seat in this pass, or None where it is dense."""
-    for transform in seat.transforms:
-        if isinstance(transform, Masking):
-            return transform.chosen(at).mask
-    return None
+    """The 0/1 mask over a seat's weight in this pass, or None where it is dense."""
+    shape = seat.weight.shape
+    masks = [t.mask(at) for t in seat.transforms if isinstance(t, Transform)]
+    found = [m.expand(shape) for m in masks if m is not None]
+    return torch.stack(found).amin(0) if found else None
 
 
 def random_mask(weight: Tensor, density: float, *, without: Tensor | None = None) -> Tensor:
@@ -153,40 +185,31 @@ def rewire(
     """One round of dropping and regrowth over the layers of one path; the total is conserved.
 
     Each layer drops its rate·nnz smallest |w|; the total dropped is regrown where the average is
-    largest, layer l getting a share in proportion to its mean |average| over active weights. Places
-    in `blocked` (another path's, where paths are disjoint) are not grown into. A layer keeps at least
-    one weight. Weights that grow start at 0.
+    largest, layer l getting a share in proportion to its mean |average| over active weights. Units
+    (weights, or channels) in `blocked` (another path's, where paths are disjoint) are not grown into.
+    A layer keeps at least one weight, or two channels. Weights that grow start at 0.
     """
     if rate == 0:
         return
     dropped_total = 0
     importance = torch.zeros(len(paths))
-    free = torch.zeros(len(paths), dtype=torch.long)
+    on = [path.units() for path in paths]
+    open_ = []
     for i, (weight, path) in enumerate(zip(weights, paths, strict=True)):
-        flat = path.mask.flatten()
-        on = flat.bool()
-        importance[i] = path.average.flatten()[on].abs().mean()
-        count = min(int(rate * int(on.sum())), int(on.sum()) - 1)
-        key = weight.detach().flatten().abs().masked_fill(~on, float("inf"))
-        gone = key.topk(count, largest=False).indices
-        flat = flat.clone()
-        flat[gone] = 0
-        path.mask.copy_(flat.view_as(path.mask))
+        importance[i] = path.average[path.mask.bool()].abs().mean()
+        active_now = int(on[i].sum())
+        count = max(min(int(rate * active_now), active_now - path.least), 0)
+        key = path.size(weight.detach()).masked_fill(~on[i], float("inf"))
+        on[i] = on[i].clone()
+        on[i][key.topk(count, largest=False).indices] = False
         dropped_total += count
-        open_ = flat == 0
-        if blocked[i] is not None:
-            open_ &= ~blocked[i].flatten().bool()  # type: ignore[union-attr]
-        free[i] = int(open_.sum())
+        other = blocked[i]
+        open_.append(~on[i] if other is None else ~on[i] & ~other)
+    free = torch.tensor([int(o.sum()) for o in open_])
     for i, count in enumerate(shares(importance, dropped_total, free)):
-        path = paths[i]
-        closed = path.mask.flatten().bool()
-        if blocked[i] is not None:
-            closed = closed | blocked[i].flatten().bool()  # type: ignore[union-attr]
-        key = path.average.flatten().abs().masked_fill(closed, -1.0)
-        grown = key.topk(count).indices
-        flat = path.mask.flatten().clone()
-        flat[grown] = 1
-        path.mask.copy_(flat.view_as(path.mask))
+        key = paths[i].size(paths[i].average).masked_fill(~open_[i], -1.0)
+        on[i][key.topk(count).indices] = True
+        paths[i].switch(on[i])
 
 
 def prune_rate(progress: float, start: float) -> float:

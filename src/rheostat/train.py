@@ -273,6 +273,7 @@ def train(
         running.loop(asked)
     if state.best is not None:
         model.load_state_dict(state.best)
+    model.method.finish(model.net)
     trained = Trained(model, recipe, state.progress, splits)
     if recipe.calibrate_dial:
         attack = Attack("pgd10", recipe.attack.eps, 10, norm=recipe.attack.norm)

@@ -35,6 +35,15 @@ class Tunable(nn.Module):
         self.dial_map: DialMap | None = None
         self.points: dict[str, Point] = {}
 
+    def stored(self) -> dict[str, Tensor]:
+        """The tensors of the model's file: its state less what only a training that goes on needs."""
+        skipped = {
+            f"{name}.{buffer}"
+            for name, module in self.named_modules()
+            for buffer in getattr(module, "training_only", ())
+        }
+        return {k: v for k, v in self.state_dict().items() if k not in skipped}
+
     def to_layout(self, layout: torch.memory_format) -> Tunable:
         """Choose the memory layout of weights and activations: channels-last or contiguous."""
         self.net.to_layout(layout)

@@ -55,16 +55,25 @@ class Objective:
     """Images (n, C, H, W) → the loss of each row (n,), for the rows of a batch or some of them.
 
     `forward(images, rows)` gives logits, `rows` saying which rows of the batch the images stand for
-    (None: all). A row has *fallen* when its prediction is not its label.
+    (None: all). A row has *fallen* when its prediction is not its label. With `draws` above 1 the
+    network is random, and everything is an average over as many passes (expectation over
+    transformations, Athalye et al. 2018): the loss, its gradient, and by majority who has fallen.
     """
 
     forward: Callable[[Tensor, Tensor | None], Tensor]
     labels: Tensor
     loss: Loss = cross_entropy
     rows: Tensor | None = None
+    draws: int = 1
 
     def judge(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """(loss (n,), fallen (n,) bool) of one pass."""
+        """(loss (n,), fallen (n,) bool) of one pass, or averaged over `draws` of them."""
+        if self.draws > 1:
+            found = [self._once(images) for _ in range(self.draws)]
+            return torch.stack([v for v, _ in found]).mean(0), majority([f for _, f in found])
+        return self._once(images)
+
+    def _once(self, images: Tensor) -> tuple[Tensor, Tensor]:
         logits = self.forward(images, self.rows)
         labels = self.labels if self.rows is None else self.labels[self.rows]
         return self.loss(logits, labels), logits.detach().argmax(1) != labels
@@ -87,8 +96,22 @@ def objective_of(model: nn.Module, labels: Tensor, *, loss: str = "ce") -> Objec
     return Objective(forward, labels, loss_named(loss))
 
 
+def majority(votes: list[Tensor]) -> Tensor:
+    """Per row, what more than half of the (n,) votes say."""
+    return torch.stack(votes).float().mean(0) > 0.5
+
+
 def gradient(objective: Objective, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """(gradient of the summed loss for the images, loss, fallen); touches no other gradient."""
+    """(gradient of the summed loss for the images, loss, fallen); touches no other gradient.
+
+    Over several draws each pass is differentiated by itself: memory stays that of one.
+    """
+    if objective.draws > 1:
+        single = replace(objective, draws=1)
+        grads, losses, falls = zip(
+            *(gradient(single, images) for _ in range(objective.draws)), strict=True
+        )
+        return torch.stack(grads).mean(0), torch.stack(losses).mean(0), majority(list(falls))
     with torch.enable_grad():
         leaf = images.detach().requires_grad_(True)
         loss, fallen = objective.judge(leaf)

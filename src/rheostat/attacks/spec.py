@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 import torch
 from torch import Tensor
@@ -37,6 +37,8 @@ class Attack:
     def __post_init__(self) -> None:
         check_budget(self.norm, self.eps, self.steps)
         loss_named(self.loss)
+        if self.eot < 1:
+            raise ValueError(f"eot is a number of draws, at least 1, given {self.eot}")
 
     @property
     def size(self) -> float:
@@ -56,6 +58,7 @@ class Attack:
         `share` (rows, n) says which rows of a group of n the images are; see `random_start`.
         """
         seed = 0 if generator is None else generator.initial_seed()
+        objective = replace(objective, draws=self.eot)
         if self.name.startswith("apgd"):
             return apgd(
                 objective,
@@ -102,7 +105,8 @@ def named(text: str, *, eps: float, norm: str = "linf", step_size: float | None 
     """An evaluation attack by its name.
 
     `fgsm`, `mi-fgsm` (10 steps, momentum 1), `pgdN` and `pgdNxR` (N steps, R restarts), each of the
-    latter with `-dlr` or `-margin` for another loss: pgd20, pgd50x5, pgd20-dlr. pyautoattack's
+    latter with `-dlr` or `-margin` for another loss and `-eotN` for gradients averaged over N draws of
+    a random network: pgd20, pgd50x5, pgd20-dlr, pgd20-eot20. pyautoattack's
     `apgd-ce`, `apgd-t` (targeted DLR), both of 100 steps, and `square` (1 000 queries; squareN).
     """
     if text == "fgsm":
@@ -115,11 +119,11 @@ def named(text: str, *, eps: float, norm: str = "linf", step_size: float | None 
     match = re.fullmatch(r"square(\d*)", text)
     if match is not None:
         return Attack(text, eps, int(match[1] or 1000), 2 * eps, norm, loss="margin")
-    match = re.fullmatch(r"pgd(\d+)(?:x(\d+))?(?:-(ce|dlr|margin))?", text)
+    match = re.fullmatch(r"pgd(\d+)(?:x(\d+))?(?:-(ce|dlr|margin))?(?:-eot(\d+))?", text)
     if match is None or int(match[1]) < 1:
         raise ValueError(
             f"no attack {text!r}; allowed: fgsm, mi-fgsm, apgd-ce, apgd-t, square, squareN, pgdN, "
-            "pgdNxR, and -dlr or -margin after these (pgd20, pgd50x5, pgd20-dlr)"
+            "pgdNxR, with -dlr or -margin and -eotN after these (pgd20, pgd50x5, pgd20-dlr-eot20)"
         )
     return Attack(
         text,
@@ -129,4 +133,5 @@ def named(text: str, *, eps: float, norm: str = "linf", step_size: float | None 
         norm,
         restarts=int(match[2] or 1),
         loss=match[3] or "ce",
+        eot=int(match[4] or 1),
     )

@@ -8,11 +8,13 @@ halves are what its authors' earlier code shows.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
+from rheostat import channels
 from rheostat.layers import Conv, append, seats
 from rheostat.method import Method, Output, Read
 from rheostat.nets.base import Net
@@ -29,7 +31,7 @@ class Experts(Method):
 
     `overlap` "free", or "disjoint" (densities of at most 0.5). `masks` "learned" or "random".
     `shared_stages` first stages (the stem is the first) stay dense and shared. Between the ends the
-    logits are mixed, (1-λ)·f_c + λ·f_a: two passes, and the cost says so.
+    logits are mixed, (1-λ)·f_c + λ·f_a: two passes, and the cost says so. `structure` as in masks.
     """
 
     density: float = 0.35
@@ -37,6 +39,7 @@ class Experts(Method):
     masks: str = "learned"
     shared_stages: int = 0
     prune: float = 0.5
+    structure: str = "unstructured"
 
     seam = 60
     claims = "weight masks"
@@ -46,6 +49,7 @@ class Experts(Method):
         for what, given, allowed in (
             ("overlap", self.overlap, OVERLAPS),
             ("masks", self.masks, MASKS),
+            ("structure", self.structure, channels.STRUCTURES),
         ):
             check_choice("experts", what, given, allowed)
         most = 0.5 if self.overlap == "disjoint" else 1.0
@@ -65,19 +69,25 @@ class Experts(Method):
             raise ValueError(
                 f"experts: shared_stages must be below the {len(net.stages)} stages of this network"
             )
-        shared = {
-            id(conv)
-            for block in net.blocks[: sum(net.stages[: self.shared_stages])]
-            for conv in seats(block, Conv)
-        }
+        first = sum(net.stages[: self.shared_stages])
+        if self.structure == "channel":
+            for group in channels.groups_of(net, self.name, net.blocks[first:]):
+                channels.install(group, self._pair(channels.random_channels, group))
+            return self._store_masked(net)
+        shared = {id(conv) for block in net.blocks[:first] for conv in seats(block, Conv)}
         for conv in seats(net, Conv):
-            if id(conv) in shared:
-                continue
-            clean = random_mask(conv.weight, self.density)
-            without = clean if self.overlap == "disjoint" else None
-            robust = random_mask(conv.weight, self.density, without=without)
-            append(conv, Masking([Path(conv.weight, clean), Path(conv.weight, robust)]))
+            if id(conv) not in shared:
+                masks = self._pair(random_mask, conv.weight)
+                append(conv, Masking([Path(conv.weight, mask) for mask in masks]))
         self._store_masked(net)
+
+    def _pair(self, draw: Callable[..., Tensor], what: object) -> list[Tensor]:
+        """Random masks of the clean path and of the robust one."""
+        clean = draw(what, self.density)
+        return [
+            clean,
+            draw(what, self.density, without=clean if self.overlap == "disjoint" else None),
+        ]
 
     def derive(self, net: Net, at: Resolved) -> Resolved:
         level = at.table["robustness"]
@@ -134,10 +144,15 @@ class Experts(Method):
         weights = [conv.weight for conv, _ in found]
         for mine, other in ((0, 1), (1, 0)):
             paths = [masking.paths[mine] for _, masking in found]
-            others = [masking.paths[other].mask for _, masking in found]
+            others = [masking.paths[other].units() for _, masking in found]  # type: ignore[operator]
             blocked = others if self.overlap == "disjoint" else [None] * len(found)
             rewire(weights, paths, rate, blocked=blocked)  # type: ignore[arg-type]
         self._store_masked(net)
+
+    def finish(self, net: Net) -> None:
+        if self.structure == "channel":
+            first = sum(net.stages[: self.shared_stages])
+            channels.clear(channels.groups_of(net, self.name, net.blocks[first:]))
 
     @torch.no_grad()
     def _store_masked(self, net: Net) -> None:

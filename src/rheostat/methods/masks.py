@@ -10,23 +10,31 @@ from dataclasses import dataclass
 
 import torch
 
+from rheostat import channels
 from rheostat.layers import Conv, append, seats
 from rheostat.method import Method
 from rheostat.nets.base import Net
+from rheostat.points import check_choice
 from rheostat.sparsity import Masking, Path, prune_rate, random_mask, rewire
 
 
 @dataclass(frozen=True)
 class Masks(Method):
-    """Every convolution at a global `density`; `prune` is the share dropped and regrown at first."""
+    """Every convolution at a global `density`; `prune` is the share dropped and regrown at first.
+
+    `structure` "unstructured": single weights; "channel": channels inside blocks, of which `density`
+    is then the share that stays, so that the rest can be cut out.
+    """
 
     density: float = 0.3
     prune: float = 0.5
+    structure: str = "unstructured"
 
     seam = 50
     claims = "weight masks"
 
     def __post_init__(self) -> None:
+        check_choice("masks", "structure", self.structure, channels.STRUCTURES)
         if not 0 < self.density < 1:
             raise ValueError(f"masks: density is between 0 and 1, given {self.density:g}")
         if not 0 <= self.prune < 1:
@@ -36,9 +44,13 @@ class Masks(Method):
         return ()
 
     def install(self, net: Net) -> None:
-        for conv in seats(net, Conv):
-            mask = random_mask(conv.weight, self.density)
-            append(conv, Masking([Path(conv.weight, mask)]))
+        if self.structure == "channel":
+            for group in channels.groups_of(net, self.name):
+                channels.install(group, [channels.random_channels(group, self.density)])
+        else:
+            for conv in seats(net, Conv):
+                mask = random_mask(conv.weight, self.density)
+                append(conv, Masking([Path(conv.weight, mask)]))
         self._store_masked(net)
 
     def after_step(self, net: Net, progress: float) -> None:
@@ -51,6 +63,10 @@ class Masks(Method):
         weights = [c.weight for c in convs]
         rewire(weights, paths, prune_rate(progress, self.prune), blocked=[None] * len(paths))
         self._store_masked(net)
+
+    def finish(self, net: Net) -> None:
+        if self.structure == "channel":
+            channels.clear(channels.groups_of(net, self.name))
 
     @torch.no_grad()
     def _store_masked(self, net: Net) -> None:

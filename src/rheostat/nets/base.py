@@ -10,6 +10,7 @@ import functools
 import inspect
 import itertools
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import ParamSpec
 
 import torch
@@ -24,11 +25,27 @@ P = ParamSpec("P")
 Spec = dict[str, object]
 
 
+@dataclass(frozen=True)
+class Inner:
+    """Channels inside a block, off the residual stream: what makes, normalises and reads them.
+
+    `makers` have them as output (a depthwise convolution passes them on); only `reader` reads them.
+    """
+
+    makers: tuple[Conv, ...]
+    norms: tuple[Norm, ...]
+    reader: Conv
+
+
 class Block(nn.Module):
     """A piece of a network between two features: `block(x, at) -> x`."""
 
     def forward(self, x: Tensor, at: Resolved) -> Tensor:
         raise TypeError(f"{type(self).__name__} has no forward")
+
+    def inner(self) -> list[Inner]:
+        """The groups of channels that only this block sees."""
+        return []
 
 
 class ConvBlock(Block):

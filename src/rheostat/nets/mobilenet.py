@@ -10,6 +10,7 @@ from rheostat.nets.base import (
     Block,
     Classifier,
     ConvBlock,
+    Inner,
     Net,
     check_image,
     normaliser,
@@ -53,6 +54,9 @@ class InvertedResidual(Block):
         if not self.adds:
             return out
         return out + (x if self.shortcut is None else self.shortcut(x, at))
+
+    def inner(self) -> list[Inner]:
+        return [Inner((self.conv1, self.conv2), (self.norm1, self.norm2), self.conv3)]
 
 
 @register

@@ -10,6 +10,7 @@ from rheostat.nets.base import (
     Block,
     Classifier,
     ConvBlock,
+    Inner,
     Net,
     check_image,
     normaliser,
@@ -52,6 +53,9 @@ class BasicBlock(Block):
         out = self.norm2(self.conv2(out, at), at)
         return F.relu_(out.add_(x if self.shortcut is None else self.shortcut(x, at)))
 
+    def inner(self) -> list[Inner]:
+        return [Inner((self.conv1,), (self.norm1,), self.conv2)]
+
 
 class Bottleneck(Block):
     """1×1, 3×3, 1×1 convolutions with norms, and a shortcut; four times as wide outside."""
@@ -73,6 +77,12 @@ class Bottleneck(Block):
         out = F.relu_(self.norm2(self.conv2(out, at), at))
         out = self.norm3(self.conv3(out, at), at)
         return F.relu_(out.add_(x if self.shortcut is None else self.shortcut(x, at)))
+
+    def inner(self) -> list[Inner]:
+        return [
+            Inner((self.conv1,), (self.norm1,), self.conv2),
+            Inner((self.conv2,), (self.norm2,), self.conv3),
+        ]
 
 
 @register

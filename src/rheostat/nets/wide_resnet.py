@@ -10,6 +10,7 @@ from rheostat.nets.base import (
     Block,
     Classifier,
     ConvBlock,
+    Inner,
     Net,
     check_image,
     normaliser,
@@ -39,6 +40,9 @@ class WideBlock(Block):
         out = self.conv2(self.dropout(out, at), at)
         # Where the shape changes the shortcut, too, starts from the activated input.
         return out + (x if self.shortcut is None else self.shortcut(active, at))
+
+    def inner(self) -> list[Inner]:
+        return [Inner((self.conv1,), (self.norm2,), self.conv2)]
 
 
 @register
