@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -54,6 +54,47 @@ def observe(model: nn.Module, image: tuple[int, int, int], point: Point | None =
         convolution_nonzeros=used.convolution_nonzeros(),
         macs_nonzero=sum(by_operator.values()) // 2 - used.saved,
     )
+
+
+@dataclass(frozen=True)
+class ExitCosts:
+    """MACs of one image by the exit it leaves at (0-based, the network's end last).
+
+    `macs` is what was run: an exit that is passed has been paid for. `alone` counts the exit's own head
+    and no other, as the RDI-Nets paper does; the last is the static network. `convolutions` and
+    `convolutions_alone` are the parts of convolutions in them.
+    """
+
+    macs: tuple[int, ...]
+    alone: tuple[int, ...]
+    convolutions: tuple[int, ...]
+    convolutions_alone: tuple[int, ...]
+
+
+def exit_costs(model: Tunable, point: Point | None = None) -> ExitCosts:
+    """The cost of every exit of a multi-exit model at a point (its `exit` dial aside), observed."""
+    if "exit" not in model.dials:
+        raise ValueError("this model has no exits")
+    point = model.checked(point)
+    count = int(point.numbers()["depth"])
+    device = next(model.parameters()).device
+    x = torch.zeros(1, *model.net.image, device=device)
+
+    def counted(point: Point, **scalars: float) -> tuple[int, int]:
+        at = model.resolve(point, x)
+        at = replace(at, scalars={**at.scalars, **scalars})
+        with FlopCounterMode(display=False) as counter:
+            model.read(x, at)
+        found = counter.get_flop_counts().get("Global", {})
+        part = sum(v for k, v in found.items() if "convolution" in str(k))
+        return sum(found.values()) // 2, part // 2
+
+    run = [counted(point, leave=float(k)) for k in range(count)]
+    alone = [counted(point.replace(exit=0.0, depth=k + 1.0)) for k in range(count)]
+    return ExitCosts(
+        tuple(m for m, _ in run), tuple(m for m, _ in alone),
+        tuple(c for _, c in run), tuple(c for _, c in alone),
+    )  # fmt: skip
 
 
 @dataclass(frozen=True)

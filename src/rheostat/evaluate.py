@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from rheostat.artifact import About, versions
 from rheostat.attacks import Attack
-from rheostat.costs import observe
+from rheostat.costs import ExitCosts, exit_costs, observe
 from rheostat.data import SPLITS, Dataset, to_pixels
 from rheostat.intervals import exact
 from rheostat.outcomes import FRESH, aim_at, attack_chunk, chunks
@@ -169,6 +169,8 @@ class _Bits:
     queries: list[int]
     draws: list[Tensor]
     """Of a randomised point, per attack: images right on each fresh draw, clean and attacked."""
+    exits: list[Tensor]
+    """Where exits are live, per attack (2, N): the exit taken, clean and attacked; -1: not attacked."""
 
 
 def _attacked(
@@ -185,6 +187,7 @@ def _attacked(
     standing = [clean.clone() for _ in attacks]
     seconds, queries = [0.0] * len(attacks), [0] * len(attacks)
     draws = [torch.zeros(2, FRESH) for _ in attacks]
+    exits = [torch.full((2, len(dataset)), -1) for _ in attacks]
     for c, part in enumerate(chunks(dataset)):
         images, labels = to_pixels(dataset.images[part]), dataset.labels[part]
         rows = torch.arange(len(labels), device=labels.device)
@@ -200,8 +203,13 @@ def _attacked(
             seconds[i] += time.perf_counter() - started
             queries[i] += found.queries
             draws[i] += 0 if found.draws is None else found.draws
+            if found.exits is not None:
+                exits[i][:, places] = found.exits.cpu()
         tick(c)
-    return _Bits(clean, standing, seconds, queries, draws if aim.randomised else [])
+    return _Bits(
+        clean, standing, seconds, queries, draws if aim.randomised else [],
+        exits if aim.route is not None else [],
+    )  # fmt: skip
 
 
 def _rows(
@@ -234,12 +242,39 @@ def _rows(
             "hardware": hardware(dataset.images.device),
             "flags": list(subject.about.provenance.get("flags", [])),
         }
+        if bits.exits and isinstance(subject.model, Tunable):
+            place = min(len(rows), len(bits.exits) - 1)
+            full |= _by_exit(exit_costs(subject.model, point), bits.exits, place)
         if bits.draws:
             full |= _randomised(full, bits.draws, len(rows), planned[:-1])
         if out:
             full["bits"] = write_bits(Path(out).parent, full, bits.clean, robust)
         rows.append(full)
     return rows
+
+
+def _by_exit(costs: ExitCosts, exits: list[Tensor], place: int) -> Row:
+    """A live policy's fields: MACs per image clean and attacked, shares of rows per exit, the paper's count.
+
+    Attacked: over the images that this attack was run on (all, for the first).
+    """
+    count = len(costs.macs)
+    of = {"clean": exits[0][0], "attacked": exits[place][1][exits[place][1] >= 0]}
+
+    def spread(taken: Tensor, cost: tuple[int, ...]) -> dict[str, float]:
+        values = torch.tensor(cost, dtype=torch.float64)[taken]
+        p50, p99 = values.quantile(torch.tensor([0.5, 0.99], dtype=torch.float64)).tolist()
+        return {"mean": float(values.mean()), "p50": p50, "p99": p99}
+
+    found: Row = {"exit_shares": {}, "macs_static": costs.alone[-1]}
+    for kind, taken in of.items():
+        if not len(taken):
+            continue
+        found["exit_shares"][kind] = (taken.bincount(minlength=count) / len(taken)).tolist()
+        key = "macs" if kind == "clean" else "macs_attacked"
+        found[key] = spread(taken, costs.macs)
+        found[f"{key}_papers_count"] = spread(taken, costs.alone)["mean"]
+    return found
 
 
 def _randomised(row: Row, draws: list[Tensor], place: int, attacks: list[Row]) -> Row:

@@ -70,8 +70,26 @@ def find_attacks(
         raise ValueError(f"{subject.run} has no threat model of its own; give --eps")
     size = None if step_size is None else _float(step_size)
     chosen = norm or threat.get("norm", "linf")
-    flat = [n.strip() for text in names for n in text.split(",") if n.strip()]
+    flat = [
+        one
+        for text in names
+        for n in text.split(",")
+        if n.strip()
+        for one in _forms(subject, n.strip())
+    ]
     return [named(n, eps=_float(radius), norm=chosen, step_size=size) for n in flat]
+
+
+def _forms(subject: Subject, name: str) -> list[str]:
+    """NAME@all is NAME under every form of attack that a multi-exit model has."""
+    plain, _, form = name.partition("@")
+    if form != "all":
+        return [name]
+    model = subject.model
+    found = model.method.forms(model.net) if isinstance(model, Tunable) else {}
+    if not found:
+        raise ValueError(f"{subject.run} has no exits, so no forms of attack; leave @all out")
+    return [plain, *(f"{plain}@{form}" for form in found)]
 
 
 def _float(text: str | float) -> float:

@@ -15,6 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from rheostat.attacks import Candidates, Objective
+from rheostat.attacks.objective import Loss
 from rheostat.nets.base import Net
 from rheostat.points import Dial, Point, Resolved
 
@@ -25,9 +27,33 @@ class Output:
 
     logits: Tensor
     exits: tuple[Tensor, ...] = ()
+    taken: Tensor | None = None
+    """(B,) which exit each row left by, where exits are live."""
 
 
 Read = Callable[[Tensor, Resolved], Output]
+
+
+@dataclass(frozen=True)
+class Attacked:
+    """What a form of attack is made of: the pass of the whole model, a point, labels (B,), a loss."""
+
+    read: Read
+    at: Resolved
+    labels: Tensor
+    loss: Loss
+
+    def objective(self, view: Callable[[Output], Tensor], **scalars: float) -> Objective:
+        """The objective on a view of the pass's output, at the point with some scalars set otherwise."""
+        at = replace(self.at, scalars={**self.at.scalars, **scalars})
+
+        def forward(images: Tensor, rows: Tensor | None) -> Tensor:
+            return view(self.read(images, at if rows is None else at.only(rows)))
+
+        return Objective(forward, self.labels, self.loss)
+
+
+Form = Callable[[Attacked], Objective | Candidates]
 
 
 @dataclass(frozen=True)
@@ -42,7 +68,7 @@ class Term:
     rows: Tensor
     at: Point = field(default_factory=Point)
     images: str = "clean"
-    objective: str = "ce"
+    objective: str = "direct"
     weight: float | Tensor = 1.0
 
     def mine(self, first: int, last: int) -> Tensor:
@@ -63,8 +89,8 @@ class Method:
     """
 
     seam: ClassVar[int] = 50
-    """Where in the order of installation: norm banks 10, widths 20, modulations 30, noise 40, masks 50,
-    experts 60, exits 70."""
+    """Where in the order of installation: exits 5 (they add seats, which all others then treat), norm
+    banks 10, widths 20, modulations 30, noise 40, masks 50, experts 60."""
     multiplies: ClassVar[bool] = False
     """Whether `plan` repeats the terms of others: then it comes after all that make terms."""
     claims: ClassVar[str] = ""
@@ -121,6 +147,18 @@ class Method:
     def randomised(self, point: Point) -> bool:
         """Whether a pass at this point draws noise (evaluated by expectation over draws only)."""
         return False
+
+    def live(self, point: Point) -> bool:
+        """Whether the image decides which operators run at this point (early exit)."""
+        return False
+
+    def forms(self, net: Net) -> dict[str, Form]:
+        """What an attack may maximise beside the logits of the point ("direct"), by name."""
+        return {}
+
+    def bound(self, net: Net) -> Method:
+        """This method with every option that follows from the network filled in."""
+        return self
 
 
 @dataclass(frozen=True)
@@ -214,6 +252,15 @@ class Stack(Method):
 
     def randomised(self, point: Point) -> bool:
         return any(method.randomised(point) for method in self.methods)
+
+    def live(self, point: Point) -> bool:
+        return any(method.live(point) for method in self.methods)
+
+    def forms(self, net: Net) -> dict[str, Form]:
+        return {name: form for method in self.methods for name, form in method.forms(net).items()}
+
+    def bound(self, net: Net) -> Stack:
+        return Stack(*(method.bound(net) for method in self.methods))
 
     def find(self, kind: type[Method]) -> Method | None:
         """The method of one kind in this stack, or None."""

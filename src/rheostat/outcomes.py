@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from rheostat.attacks import Attack, Objective, objective_of
+from rheostat.attacks import Attack, Candidates, Objective, objective_of
 from rheostat.data import Dataset, to_pixels
 from rheostat.points import Point
 from rheostat.seeding import stream
@@ -25,14 +25,21 @@ FRESH = 10
 
 @dataclass(frozen=True)
 class Aim:
-    """What is attacked: (labels of a chunk, loss name, stream of the noise) → objective.
+    """What is attacked: (labels of a chunk, loss name, form, stream of the noise) → objective.
 
     `randomised` says that a pass draws noise: then every image is attacked, right or wrong, and
-    judged on fresh draws.
+    judged on fresh draws. `route`, for a point with a live exit policy: images → (n,) exits taken.
     """
 
-    objective: Callable[[Tensor, str, torch.Generator], Objective]
+    objective: Callable[[Tensor, str, str, torch.Generator], Objective | Candidates]
     randomised: bool = False
+    route: Callable[[Tensor], Tensor] | None = None
+
+    def judge(self, labels: Tensor, noise: torch.Generator) -> Objective:
+        """The decision that is scored."""
+        found = self.objective(labels, "margin", "direct", noise)
+        assert isinstance(found, Objective)
+        return found
 
 
 @dataclass(frozen=True)
@@ -46,12 +53,22 @@ class Outcome:
 
 def aim_at(model: nn.Module, point: Point | None = None) -> Aim:
     """What an attack on a model at a point maximises; for a plain module the point is None."""
-    if isinstance(model, Tunable):
-        return Aim(
-            lambda labels, loss, noise: model.objective(labels, point, loss=loss, generator=noise),
-            model.method.randomised(point or Point()),
-        )
-    return Aim(lambda labels, loss, noise: objective_of(model, labels, loss=loss))
+    if not isinstance(model, Tunable):
+        return Aim(lambda labels, loss, form, noise: objective_of(model, labels, loss=loss))
+
+    def route(images: Tensor) -> Tensor:
+        with torch.no_grad():
+            found = model.read(images, model.resolve(point, images)).taken
+        assert found is not None
+        return found
+
+    return Aim(
+        lambda labels, loss, form, noise: model.objective(
+            labels, point, loss=loss, form=form, generator=noise
+        ),
+        model.method.randomised(model.checked(point)),
+        route if model.method.live(model.checked(point)) else None,
+    )
 
 
 def chunks(dataset: Dataset) -> list[slice]:
@@ -72,7 +89,8 @@ class Chunk:
     """What an attack did to a chunk: bits (n,), images, forward passes of an image.
 
     `draws` (2, FRESH), for a randomised point alone: how many images were right, clean and attacked,
-    on each fresh draw.
+    on each fresh draw. `exits` (2, n), where exits are live: the exit each image takes, clean and
+    attacked.
     """
 
     clean: Tensor
@@ -80,6 +98,7 @@ class Chunk:
     adversarial: Tensor
     queries: int
     draws: Tensor | None = None
+    exits: Tensor | None = None
 
 
 def attack_chunk(
@@ -90,7 +109,7 @@ def attack_chunk(
     Only images that the model gets right are attacked. Success is judged here, on the images that
     came back: outside ball or box raises, and a prediction is taken anew.
     """
-    judge = aim.objective(labels, "margin", stream(*seed, "judge"))
+    judge = aim.judge(labels, stream(*seed, "judge"))
     with torch.no_grad():
         _, wrong = judge.judge(images)
     clean = ~wrong
@@ -98,10 +117,12 @@ def attack_chunk(
     attacked = torch.ones_like(clean) if aim.randomised else clean
     rows = attacked.nonzero()[:, 0]
     if not len(rows):
-        return Chunk(clean, robust, adversarial, len(labels))
-    objective = aim.objective(labels, attack.loss, stream(*seed, "noise"))
-    counted = _Counter(objective.only(rows))
-    moved = attack(counted.objective, images[rows], stream(*seed))
+        return Chunk(
+            clean, robust, adversarial, len(labels), exits=_routes(aim, images, adversarial)
+        )
+    objective = aim.objective(labels, attack.loss, attack.form, stream(*seed, "noise"))
+    passed: list[int] = []
+    moved = attack(objective.only(rows).watched(passed.append), images[rows], stream(*seed))
     inside = in_bounds(moved, images[rows], attack)
     if not bool(inside.all()):
         raise ValueError(f"attack {attack.name} left the eps-ball or the box")
@@ -109,29 +130,22 @@ def attack_chunk(
         _, fallen = judge.only(rows).judge(moved)
     robust[rows] &= ~fallen
     adversarial[rows] = moved
-    queries = len(labels) + len(rows) + counted.images
+    queries = len(labels) + len(rows) + sum(passed)
+    exits = _routes(aim, images, adversarial)
     if not aim.randomised:
-        return Chunk(clean, robust, adversarial, queries)
+        return Chunk(clean, robust, adversarial, queries, exits=exits)
     draws = torch.zeros(2, FRESH)
     with torch.no_grad():
         for place in range(FRESH):
             for kind, shown in enumerate((images, adversarial)):
                 draws[kind, place] = float((~judge.judge(shown)[1]).sum())
-    return Chunk(clean, robust, adversarial, queries + 2 * FRESH * len(labels), draws)
+    return Chunk(clean, robust, adversarial, queries + 2 * FRESH * len(labels), draws, exits)
 
 
-class _Counter:
-    """An objective that counts the images passed through it."""
-
-    def __init__(self, objective: Objective) -> None:
-        self.images = 0
-        inner = objective.forward
-
-        def forward(images: Tensor, rows: Tensor | None) -> Tensor:
-            self.images += len(images)
-            return inner(images, rows)
-
-        self.objective = Objective(forward, objective.labels, objective.loss, objective.rows)
+def _routes(aim: Aim, images: Tensor, adversarial: Tensor) -> Tensor | None:
+    if aim.route is None:
+        return None
+    return torch.stack([aim.route(images), aim.route(adversarial)])
 
 
 def outcome(

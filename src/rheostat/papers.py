@@ -10,7 +10,7 @@ from typing import Any
 
 from rheostat import methods
 from rheostat.method import Method, Stack
-from rheostat.methods import Dedicated, Dual, Experts, Film, Masks, Noise, Slim
+from rheostat.methods import Dedicated, Dual, Exits, Experts, Film, Masks, Noise, Slim
 from rheostat.points import nearest
 
 
@@ -116,6 +116,34 @@ def smart(
     )
 
 
+def rdi(
+    *,
+    positions: tuple[int, ...] = (),
+    heads: str = "light",
+    measure: str = "entropy",
+    defence: str = "max-average",
+) -> Stack:
+    """RDI-Nets (Hu et al., ICLR 2020): exits trained jointly and attacked together."""
+    return Stack(Exits(positions=positions, heads=heads, measure=measure, defence=defence))
+
+
+def rdi_slim_dual(
+    *,
+    positions: tuple[int, ...] = (),
+    heads: str = "light",
+    measure: str = "entropy",
+    defence: str = "average",
+    widths: tuple[float, ...] = (0.5, 0.75, 1.0),
+    between: str = "blend",
+) -> Stack:
+    """Exits, widths and a dual norm (ours): three live dials, robustness × width × exit."""
+    return Stack(
+        rdi(positions=positions, heads=heads, measure=measure, defence=defence),
+        dual(between=between),
+        Slim(widths=widths),
+    )
+
+
 PAPERS: dict[str, Callable[..., Stack]] = {
     "oat": oat,
     "oats": oats,
@@ -123,6 +151,8 @@ PAPERS: dict[str, Callable[..., Stack]] = {
     "float-slim": float_slim,
     "floats": floats,
     "smart": smart,
+    "rdi": rdi,
+    "rdi-slim-dual": rdi_slim_dual,
     "dual": dual,
     "pgd-at": pgd_at,
 }

@@ -41,8 +41,8 @@ class Dial:
 
     `rest` is the value a point takes when it does not mention the dial. `values` lists the only
     positions of a dial that has steps; otherwise any value of [low, high] is allowed. `spends` says
-    that turning the dial up costs compute. A `structural` dial decides which operators run, so it
-    has one value for a whole batch and refuses a tensor.
+    that turning the dial up costs compute, `saves` that it saves some. A `structural` dial decides
+    which operators run, so it has one value for a whole batch and refuses a tensor.
     """
 
     name: str
@@ -51,6 +51,7 @@ class Dial:
     high: float = 1.0
     values: tuple[float, ...] | None = None
     spends: bool = False
+    saves: bool = False
     structural: bool = False
 
     def check(self, value: Value) -> None:

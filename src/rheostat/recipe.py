@@ -58,6 +58,8 @@ class AttackSection(Section):
     steps: int = Field(default=7, ge=1)
     step_size: Fraction | None = Field(default=None, gt=0)
     loss: Literal["ce", "margin", "dlr"] = "ce"
+    warmup: float = Field(default=0.0, ge=0, lt=1)
+    """The share of training over which eps and step rise linearly from 0."""
 
     @model_validator(mode="after")
     def _possible(self) -> AttackSection:
@@ -81,6 +83,14 @@ class TrainSection(Section):
     seed: int = 0
     max_steps: int | None = Field(default=None, ge=1)
     checkpoint_seconds: float = Field(default=60.0, ge=0)
+
+
+class PolicySection(Section):
+    """How the exit policy of a multi-exit model is fitted after training, on calibrate-fit."""
+
+    rule: Literal["equal-shares", "budget", "accuracy"] = "equal-shares"
+    macs: float | None = Field(default=None, gt=0)
+    accuracy: float | None = Field(default=None, gt=0, le=1)
 
 
 class DeviceSection(Section):
@@ -120,6 +130,7 @@ class Recipe(Section):
     train: TrainSection
     device: DeviceSection = Field(default_factory=DeviceSection)
     select: SelectSection = Field(default_factory=SelectSection)
+    policy: PolicySection = Field(default_factory=PolicySection)
     calibrate_dial: bool = False
 
     @model_validator(mode="after")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -25,6 +25,14 @@ def training_attack(recipe: Recipe) -> Attack:
         return Attack("n-fgsm", a.eps, 1, a.eps, loss=a.loss, drop=False)
     size = training_step_size(a.eps, a.steps) if a.step_size is None else a.step_size
     return Attack(f"pgd{a.steps}", a.eps, a.steps, size, a.norm, loss=a.loss, drop=False)
+
+
+def warmed(attack: Attack, recipe: Recipe, step: int, total: int) -> Attack:
+    """The training attack at a step: eps and step size rise over the warm-up's share of training."""
+    share = (step + 1) / max(recipe.attack.warmup * total, 1)
+    if share >= 1:
+        return attack
+    return replace(attack, eps=attack.eps * share, step_size=attack.size * share)
 
 
 def learning_rate(recipe: Recipe, step: int, total: int) -> float:
@@ -80,6 +88,7 @@ class Step:
             labels,
             term.at,
             loss=self.attack.loss,
+            form=term.objective,
             phase="attack",
             generator=stream(*seed, "noise"),
         )

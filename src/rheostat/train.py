@@ -23,10 +23,11 @@ from rheostat.data.splits import subset
 from rheostat.distributed import device_named, join
 from rheostat.files import write_text
 from rheostat.method import everything
+from rheostat.policy import fit_policy
 from rheostat.recipe import Recipe
 from rheostat.seeding import seed_of, stream
 from rheostat.selection import Watch
-from rheostat.step import Step, batches, learning_rate, sgd, training_attack
+from rheostat.step import Step, batches, learning_rate, sgd, training_attack, warmed
 from rheostat.stopping import Interrupted, stoppable
 from rheostat.tunable import Tunable
 
@@ -95,6 +96,7 @@ class _Run:
     folder: Path
     state: State
     step: Step
+    attack: Attack
     train_set: data.Dataset
     watch: Watch
     mark: str
@@ -120,6 +122,7 @@ class _Run:
             group["lr"] = learning_rate(self.recipe, number, self.total)
         state.optimiser.zero_grad(set_to_none=False)
         torch.manual_seed(seed_of(t.seed, "dropout", number, self.step.ranks.rank))
+        self.step.attack = warmed(self.attack, self.recipe, number, self.total)
         sums = self.step.backward(
             terms, images, labels, batch=t.batch, seed=(t.seed, "step", number)
         )
@@ -262,6 +265,7 @@ def train(
         folder=run,
         state=state,
         step=Step(model, training_attack(recipe), ranks, recipe.train.label_smoothing),
+        attack=training_attack(recipe),
         train_set=train_set,
         watch=Watch(recipe, splits.fit.to(device), epochs=-(-total // per_epoch)),
         mark=mark,
@@ -278,6 +282,8 @@ def train(
     if recipe.calibrate_dial:
         attack = Attack("pgd10", recipe.attack.eps, 10, norm=recipe.attack.norm)
         calibrate_dial(model, subset(splits.fit, 500).to(device), attack)
+    if "exit" in model.dials:
+        fit_policy(model, splits.fit.to(device), **recipe.policy.model_dump())
     if ranks.first:
         artifact.save(run / "model.safetensors", model, about(trained))
     ranks.wait()

@@ -8,9 +8,9 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from rheostat.attacks.objective import Objective, loss_named
+from rheostat.attacks import Candidates, Objective, loss_named
 from rheostat.dialmap import DialMap
-from rheostat.method import Method, Output, Stack
+from rheostat.method import Attacked, Method, Output, Stack
 from rheostat.methods.dual import Dual
 from rheostat.nets.base import Net
 from rheostat.points import Dial, Point, Resolved, nearest
@@ -28,7 +28,7 @@ class Tunable(nn.Module):
 
     def __init__(self, net: Net, method: Method) -> None:
         super().__init__()
-        stack = method if isinstance(method, Stack) else Stack(method)
+        stack = (method if isinstance(method, Stack) else Stack(method)).bound(net)
         stack.install(net)
         self.net = net
         self.method = stack
@@ -161,16 +161,23 @@ class Tunable(nn.Module):
         at: Point | None = None,
         *,
         loss: str = "ce",
+        form: str = "direct",
         phase: str = "eval",
         generator: torch.Generator | None = None,
-    ) -> Objective:
-        """What an attack maximises at a point: labels (B,), the point's tensors one per label."""
+    ) -> Objective | Candidates:
+        """What an attack maximises at a point: labels (B,), the point's tensors one per label.
+
+        `form` is "direct", the logits of the point, or one of the method's (`Method.forms`).
+        """
         resolved = self.resolve(at, labels, phase=phase, generator=generator, memo=True)
 
-        def forward(images: Tensor, rows: Tensor | None) -> Tensor:
-            return self.read(images, resolved if rows is None else resolved.only(rows)).logits
-
-        return Objective(forward, labels, loss_named(loss))
+        attacked = Attacked(self.read, resolved, labels, loss_named(loss))
+        if form == "direct":
+            return attacked.objective(lambda output: output.logits)
+        forms = self.method.forms(self.net)
+        if form not in forms:
+            raise ValueError(f"no form of attack {form!r}; {nearest(form, ['direct', *forms])}")
+        return forms[form](attacked)
 
 
 class AtPoint(nn.Module):

@@ -50,6 +50,11 @@ def loss_named(name: str) -> Loss:
     return LOSSES[name]
 
 
+def predicted(logits: Tensor) -> Tensor:
+    """(n, K) logits → (n,) classes."""
+    return logits.argmax(1)
+
+
 @dataclass(frozen=True)
 class Objective:
     """Images (n, C, H, W) → the loss of each row (n,), for the rows of a batch or some of them.
@@ -65,6 +70,10 @@ class Objective:
     loss: Loss = cross_entropy
     rows: Tensor | None = None
     draws: int = 1
+    decide: Callable[[Tensor], Tensor] = predicted
+    """(n, ...) what `forward` gives → (n,) the class that is predicted."""
+    decisive: bool = True
+    """Whether `decide` is the decision that is scored, so that an attack may stop where it falls."""
 
     def judge(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """(loss (n,), fallen (n,) bool) of one pass, or averaged over `draws` of them."""
@@ -76,10 +85,23 @@ class Objective:
     def _once(self, images: Tensor) -> tuple[Tensor, Tensor]:
         logits = self.forward(images, self.rows)
         labels = self.labels if self.rows is None else self.labels[self.rows]
-        return self.loss(logits, labels), logits.detach().argmax(1) != labels
+        return self.loss(logits, labels), self.decide(logits.detach()) != labels
 
     def __call__(self, images: Tensor) -> Tensor:
         return self.judge(images)[0]
+
+    def averaged(self, draws: int) -> Objective:
+        """The same objective over several draws of a random network."""
+        return replace(self, draws=draws)
+
+    def watched(self, note: Callable[[int], None]) -> Objective:
+        """The same objective, telling `note` how many images pass."""
+
+        def forward(images: Tensor, rows: Tensor | None) -> Tensor:
+            note(len(images))
+            return self.forward(images, rows)
+
+        return replace(self, forward=forward)
 
     def only(self, rows: Tensor) -> Objective:
         """The same objective for some of its rows (a long index into them)."""

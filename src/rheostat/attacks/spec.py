@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from rheostat.attacks.autoattack import apgd, square
+from rheostat.attacks.exits import Candidates
 from rheostat.attacks.objective import Objective, loss_named
 from rheostat.attacks.pgd import check_budget, n_fgsm, pgd, random_start
 
@@ -17,8 +18,8 @@ from rheostat.attacks.pgd import check_budget, n_fgsm, pgd, random_start
 class Attack:
     """A gradient attack and its budget, in units of [0, 1].
 
-    `form` is what is attacked (direct: the logits of the point); `eot` the number of draws a gradient
-    is averaged over (1: deterministic). With `drop`, rows that fell cost nothing more.
+    `form` is what is attacked (direct: the logits of the point; others: `Method.forms`); `eot` the
+    number of draws a gradient is averaged over (1: deterministic). With `drop`, rows that fell cost nothing more.
     """
 
     name: str
@@ -47,7 +48,7 @@ class Attack:
 
     def __call__(
         self,
-        objective: Objective,
+        objective: Objective | Candidates,
         images: Tensor,
         generator: torch.Generator | None = None,
         *,
@@ -58,7 +59,11 @@ class Attack:
         `share` (rows, n) says which rows of a group of n the images are; see `random_start`.
         """
         seed = 0 if generator is None else generator.initial_seed()
-        objective = replace(objective, draws=self.eot)
+        objective = objective.averaged(self.eot)
+        if isinstance(objective, Candidates):
+            return objective.best(
+                [self(o, images, generator, share=share) for o in objective.objectives]
+            )
         if self.name.startswith("apgd"):
             return apgd(
                 objective,
@@ -89,7 +94,7 @@ class Attack:
             start=start,
             restarts=self.restarts,
             momentum=self.momentum,
-            drop=self.drop,
+            drop=self.drop and objective.decisive,
             generator=generator,
         )
 
@@ -108,6 +113,7 @@ def named(text: str, *, eps: float, norm: str = "linf", step_size: float | None 
     latter with `-dlr` or `-margin` for another loss and `-eotN` for gradients averaged over N draws of
     a random network: pgd20, pgd50x5, pgd20-dlr, pgd20-eot20. pyautoattack's
     `apgd-ce`, `apgd-t` (targeted DLR), both of 100 steps, and `square` (1 000 queries; squareN).
+    `NAME@FORM` attacks a form of a multi-exit model: pgd20@max-average.
     """
     if text == "fgsm":
         return Attack("fgsm", eps, 1, eps, norm, start=False)
@@ -116,6 +122,14 @@ def named(text: str, *, eps: float, norm: str = "linf", step_size: float | None 
     if text in ("apgd-ce", "apgd-t"):
         # Auto-PGD starts with a step of 2·eps and halves it by itself.
         return Attack(text, eps, 100, 2 * eps, norm, loss="ce" if text == "apgd-ce" else "dlr")
+    name, at_form, form = text.partition("@")
+    if at_form:
+        if not form:
+            raise ValueError(f"no form after @ in {text!r}; write pgd20@average")
+        inner = named(name, eps=eps, norm=norm, step_size=step_size)
+        if inner.name.startswith(("apgd", "square")):
+            raise ValueError(f"{name} attacks the decision itself; forms are for PGD and FGSM")
+        return replace(inner, name=text, form=form)
     match = re.fullmatch(r"square(\d*)", text)
     if match is not None:
         return Attack(text, eps, int(match[1] or 1000), 2 * eps, norm, loss="margin")

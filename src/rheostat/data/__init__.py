@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 from rheostat.data import cifar, digits, idx, others
@@ -46,7 +47,7 @@ def load(
     that is missing or not what was expected.
     """
     if name.startswith("folder:"):
-        return others.folders(Path(name.removeprefix("folder:")), verify)
+        return _marked(others.folders(Path(name.removeprefix("folder:")), verify))
     if name not in READERS:
         raise ValueError(f"no data set {name!r}; {nearest(name, [*READERS, 'folder:PATH'])}")
     place = data_dir(folder) / name
@@ -57,7 +58,11 @@ def load(
             download(name, place)
         if verify:
             verify_files(name, place)
-    return READERS[name](place, verify)
+    return _marked(READERS[name](place, verify))
+
+
+def _marked(both: tuple[Dataset, Dataset]) -> tuple[Dataset, Dataset]:
+    return replace(both[0], split="train"), replace(both[1], split="test")
 
 
 __all__ = [

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -16,12 +16,17 @@ class DataError(ValueError):
 
 @dataclass(frozen=True)
 class Dataset:
-    """Images (N, C, H, W) uint8 and labels (N,) int64; `classes` are their names."""
+    """Images (N, C, H, W) uint8 and labels (N,) int64; `classes` are their names.
+
+    `split` says where they are from (train, calibrate-fit, calibrate-choose, test), where it is
+    known: nothing is ever chosen on test.
+    """
 
     name: str
     images: Tensor
     labels: Tensor
     classes: tuple[str, ...]
+    split: str = ""
 
     def __post_init__(self) -> None:
         if self.images.dtype != torch.uint8 or self.images.ndim != 4:
@@ -47,11 +52,20 @@ class Dataset:
 
     def only(self, rows: Tensor) -> Dataset:
         """Some rows of this set."""
-        return Dataset(self.name, self.images[rows], self.labels[rows], self.classes)
+        return replace(self, images=self.images[rows], labels=self.labels[rows])
 
     def to(self, device: torch.device) -> Dataset:
         """The whole set on a device, still uint8."""
-        return Dataset(self.name, self.images.to(device), self.labels.to(device), self.classes)
+        return replace(self, images=self.images.to(device), labels=self.labels.to(device))
+
+    def to_choose_on(self) -> Dataset:
+        """This set; ValueError if it is the test split, on which nothing is chosen."""
+        if self.split == "test":
+            raise ValueError(
+                f"{self.name}: this is the test split, and nothing is fitted or chosen on test; "
+                "give calibrate-fit"
+            )
+        return self
 
     def statistics(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
         """Per-channel mean and standard deviation of pixels in [0, 1]."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -73,4 +73,5 @@ def make_splits(
         raise ValueError(f"train_images must be from 1 to {rest}, given {limit}")
     half = calibrate // 2
     fit, choose, kept = stratified(train.labels, (half, half, limit or rest), seed=seed)
-    return Splits(train.only(kept), train.only(fit), train.only(choose), test)
+    parts = (train.only(kept), train.only(fit), train.only(choose), test)
+    return Splits(*(replace(d, split=name) for d, name in zip(parts, SPLITS, strict=True)))

@@ -80,17 +80,24 @@ class Classifier(nn.Module):
 
 
 class FlatClassifier(nn.Module):
-    """Flattened features through fully connected layers: dropout after the first, ReLU between."""
+    """Flattened features through fully connected layers: dropout after the first, ReLU between
+    (unless `relu` is False)."""
 
     def __init__(
-        self, features: int, hidden: tuple[int, ...], classes: int, *, dropout: float = 0.5
+        self,
+        features: int,
+        hidden: tuple[int, ...],
+        classes: int,
+        *,
+        dropout: float = 0.5,
+        relu: bool = True,
     ) -> None:
         super().__init__()
         sizes = (features, *hidden, classes)
         self.layers = nn.ModuleList(
             Dense(a, b, head=i == len(hidden)) for i, (a, b) in enumerate(itertools.pairwise(sizes))
         )
-        self.dropout = Dropout(dropout)
+        self.dropout, self.relu = Dropout(dropout), relu
         last = self.layers[-1]
         assert isinstance(last, Dense)
         nn.init.zeros_(last.weight)
@@ -101,7 +108,7 @@ class FlatClassifier(nn.Module):
         x = x.flatten(1)
         for i, layer in enumerate(self.layers):
             x = layer(x, at)
-            if i < len(self.layers) - 1:
+            if self.relu and i < len(self.layers) - 1:
                 x = F.relu_(x)
             if i == 0:
                 x = self.dropout(x, at)
@@ -137,9 +144,13 @@ class Net(nn.Module):
         self.layout = layout
         self.to(memory_format=layout)  # type: ignore[call-overload]
 
+    def enter(self, x: Tensor) -> Tensor:
+        """Pixels as the first block takes them: normalised, in the network's memory layout."""
+        return laid_out(self.normalise(x), self.layout)
+
     def features(self, x: Tensor, at: Resolved) -> Iterator[Tensor]:
         """The feature map after each block, lazily: nothing behind the last one taken runs."""
-        x = laid_out(self.normalise(x), self.layout)
+        x = self.enter(x)
         for block in self.blocks:
             x = block(x, at)
             yield x

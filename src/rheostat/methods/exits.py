@@ -1,0 +1,223 @@
+"""Exits on intermediate features: an input leaves at the first that is sure enough.
+
+Also called early exit, input-adaptive or dynamic inference. Not an ensemble: one prediction is made, by
+the exit taken. Source: RDI-Nets (Hu et al., ICLR 2020). An exit that is passed has been paid for: the
+cost of leaving at k counts the heads 1..k.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+
+from rheostat.attacks import Candidates, Objective
+from rheostat.attacks import exits as forms
+from rheostat.attacks.objective import Loss
+from rheostat.method import Attacked, Form, Method, Output, Read, Term
+from rheostat.nets.base import Net
+from rheostat.nets.heads import HEADS, default_positions, exits_of
+from rheostat.points import Dial, Point, Resolved, check_choice
+
+DEFENCES = ("none", "main", "average", "max-average", "routed")
+
+
+@dataclass(frozen=True)
+class Exits(Method):
+    """Declares `exit` and `depth`, both structural.
+
+    `exit` scales the fitted thresholds: at 0 every row takes the last exit, at 1 the fitted policy. `depth`
+    is the last exit there is (1..K side exits, K+1 the network's own end): with `exit` 0 a static, smaller
+    network; else a bound on what a row may cost. `positions` are the blocks that exits follow (0-based; none
+    given: the paper's rule for the network), `heads` "paper" or "light". `measure` of uncertainty: "entropy",
+    "max-probability", "margin". `defence` is the form of attack in training: "none", "main" (the last exit),
+    "average", "max-average", "routed".
+    """
+
+    positions: tuple[int, ...] = ()
+    heads: str = "light"
+    measure: str = "entropy"
+    defence: str = "max-average"
+
+    seam = 5
+    claims = "exits"
+    multiplies = True
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "positions", tuple(sorted(set(self.positions))))
+        for what, given, allowed in (
+            ("heads", self.heads, HEADS),
+            ("measure", self.measure, forms.MEASURES),
+            ("defence", self.defence, DEFENCES),
+        ):
+            check_choice("exits", what, given, allowed)
+
+    def bound(self, net: Net) -> Exits:
+        return replace(self, positions=self.positions or default_positions(net))
+
+    def dials(self) -> tuple[Dial, ...]:
+        ends = tuple(float(k + 1) for k in range(len(self.positions) + 1))
+        return (
+            Dial(name="exit", rest=0.0, structural=True, saves=True),
+            Dial(name="depth", rest=ends[-1], values=ends, spends=True, structural=True),
+        )
+
+    def install(self, net: Net) -> None:
+        heads = exits_of(net, self.positions, self.heads)
+        net.exits = nn.ModuleList(heads)
+        net.register_buffer("thresholds", torch.full((len(heads),), float("nan")))
+
+    def read(self, net: Net, x: Tensor, at: Resolved, then: Read) -> Output:
+        depth = int(at.scalars["depth"])
+        if at.training or "all" in at.scalars:
+            found = tuple(logits for _, logits in self.progressive(net, x, at, depth))
+            return Output(found[-1], found)
+        if (
+            "leave" in at.scalars
+        ):  # all rows at one exit, heads before it paid: what costs are read from
+            last = int(at.scalars["leave"])
+            return Output(next(out for k, out in self.progressive(net, x, at, depth) if k == last))
+        if at.scalars["exit"] == 0.0:
+            return Output(self._static(net, x, at, depth))
+        return self._early(net, x, at, depth)
+
+    def progressive(
+        self, net: Net, x: Tensor, at: Resolved, depth: int | None = None
+    ) -> Iterator[tuple[int, Tensor]]:
+        """(number, logits) of exits 0.. up to the depth (the point's), lazily: what is not asked for
+        does not run."""
+        depth = int(at.scalars["depth"]) if depth is None else depth
+        number = 0
+        for block, features in enumerate(net.features(x, at)):
+            x = features
+            if number < len(self.positions) and block == self.positions[number]:
+                yield number, net.exits[number](features, at)  # type: ignore[index,operator]
+                number += 1
+                if number == depth:
+                    return
+        yield number, net.classifier(x, at).float()
+
+    def _static(self, net: Net, x: Tensor, at: Resolved, depth: int) -> Tensor:
+        """The logits of one exit; no other head runs."""
+        last = self.positions[depth - 1] if depth <= len(self.positions) else len(net.blocks) - 1
+        for block, features in enumerate(net.features(x, at)):
+            x = features
+            if block == last:
+                break
+        if depth <= len(self.positions):
+            side: Tensor = net.exits[depth - 1](x, at)  # type: ignore[index,operator]
+            return side
+        logits: Tensor = net.classifier(x, at).float()
+        return logits
+
+    def _early(self, net: Net, x: Tensor, at: Resolved, depth: int) -> Output:
+        """Rows leave by the first exit that passes; the batch is compacted, nothing runs for rows that left."""
+        thresholds = policy(net) * at.scalars["exit"]
+        place = torch.arange(len(x), device=x.device)
+        logits: list[Tensor] = []
+        rows: list[Tensor] = []
+        ends: list[Tensor] = []
+        x = net.enter(x)
+        for block in range(len(net.blocks)):
+            x = net.blocks[block](x, at)
+            number = self.positions.index(block) if block in self.positions else None
+            if number is None or number >= depth:
+                continue
+            found = net.exits[number](x, at)  # type: ignore[index,operator]
+            leaves = forms.uncertainty(found.detach(), self.measure) < thresholds[number]
+            if number == depth - 1:
+                leaves = torch.ones_like(leaves)
+            logits.append(found[leaves])
+            rows.append(place[leaves])
+            ends.append(torch.full_like(rows[-1], number))
+            stay = (~leaves).nonzero()[:, 0]
+            if len(stay) < len(place):
+                x, place, at = x[stay], place[stay], at.only(stay)
+            if not len(place):
+                break
+        if len(place):
+            logits.append(net.classifier(x, at).float())
+            rows.append(place)
+            ends.append(torch.full_like(place, len(self.positions)))
+        order = torch.cat(rows).argsort()
+        return Output(torch.cat(logits)[order], taken=torch.cat(ends)[order])
+
+    def plan(self, terms: list[Term], batch: int, generator: torch.Generator) -> list[Term]:
+        """Alone: all rows clean and all attacked, half the loss each. With others: their terms, attacked
+        in the form of the defence."""
+        form = self._form()
+        if all(t.images == "clean" for t in terms):
+            if form is None:
+                return terms
+            return [
+                term
+                for t in terms
+                for term in (
+                    replace(t, weight=t.weight * 0.5),
+                    replace(t, images="adversarial", objective=form, weight=t.weight * 0.5),
+                )
+            ]
+        if form is None:
+            return [replace(t, images="clean") for t in terms]
+        return [replace(t, objective=form) if t.images == "adversarial" else t for t in terms]
+
+    def _form(self) -> str | None:
+        names = {"none": None, "main": f"exit-{len(self.positions) + 1}"}
+        return names.get(self.defence, self.defence)
+
+    def forms(self, net: Net) -> dict[str, Form]:
+        """single: exit-1 .. exit-K+1, each by its own prefix; average, max-average, routed, slowdown."""
+        measure = self.measure
+
+        def single(number: int) -> Form:
+            def make(a: Attacked) -> Objective:
+                found = a.objective(lambda o: o.logits, exit=0.0, depth=float(number))
+                live = a.at.scalars["exit"] != 0.0
+                return replace(found, decisive=not live and number == a.at.scalars["depth"])
+
+            return make
+
+        def stacked(loss: Loss, a: Attacked) -> Objective:
+            found = a.objective(lambda o: torch.stack(o.exits, 1), all=1.0)
+            decide = forms.decision(self._thresholds(net, a.at), measure)
+            return replace(found, loss=loss, decide=decide)
+
+        def max_average(a: Attacked) -> Candidates:
+            depth = int(a.at.scalars["depth"])
+            score = stacked(forms.over_exits(a.loss), a)
+            return Candidates(tuple(single(k + 1)(a) for k in range(depth)), score)  # type: ignore[misc]
+
+        found: dict[str, Form] = {
+            f"exit-{k + 1}": single(k + 1) for k in range(len(self.positions) + 1)
+        }
+        return found | {
+            "average": lambda a: stacked(forms.over_exits(a.loss), a),
+            "max-average": max_average,
+            "routed": lambda a: stacked(
+                forms.routed(self._thresholds(net, a.at), measure, a.loss), a
+            ),
+            "slowdown": lambda a: replace(
+                stacked(forms.slowdown(self._thresholds(net, a.at), measure), a), decisive=False
+            ),
+        }
+
+    def _thresholds(self, net: Net, at: Resolved) -> Tensor:
+        """Thresholds of the side exits within the depth, as this point scales them; NaN: not fitted."""
+        found = net.get_buffer("thresholds")[: int(at.scalars["depth"]) - 1]
+        return found if at.phase == "attack" else found.nan_to_num(0.0) * at.scalars["exit"]
+
+    def live(self, point: Point) -> bool:
+        return bool(point.get("exit", 0.0) != 0.0)
+
+
+def policy(net: Net) -> Tensor:
+    """The fitted thresholds (K,); ValueError while there are none."""
+    found = net.get_buffer("thresholds")
+    if bool(found.isnan().any()):
+        raise ValueError(
+            "the exit policy is not fitted yet: call fit_policy(model, calibrate_fit), or leave the dial "
+            "exit at 0"
+        )
+    return found
