@@ -40,7 +40,7 @@ def make(paper: str, net: str) -> Tunable:
             if name.endswith("running_mean"):
                 buffer.copy_(0.1 * torch.randn(buffer.shape, generator=generator))
             if name.endswith("thresholds"):
-                buffer.fill_(2.2)  # below ln 10: some rows leave early, some do not
+                buffer.fill_(2.5)  # above ln 10: at 1 every row leaves by the first exit
             if name.endswith("running_var"):
                 buffer.copy_(1 + 0.5 * torch.rand(buffer.shape, generator=generator))
     return model

@@ -14,7 +14,7 @@ from rheostat import nets
 from rheostat.costs import observe
 from rheostat.layers import Conv, seats
 from rheostat.method import Stack, everything, row_loss
-from rheostat.methods import Dual, Experts, Film, Masks, Noise, Slim
+from rheostat.methods import Dual, Exits, Experts, Film, Masks, Noise, Slim
 from rheostat.methods.noise import WeightNoise, deviation, strengths
 from rheostat.papers import compose
 from rheostat.points import Point
@@ -407,12 +407,18 @@ def test_zeros_are_counted_apart_from_what_dense_kernels_run() -> None:
 
 PARTS = {
     "dual": Dual(), "film": Film(), "noise": Noise(), "slim": Slim(), "masks": Masks(),
-    "experts": Experts(),
+    "experts": Experts(), "exits": Exits(),
 }  # fmt: skip
 REFUSED = {
-    **{frozenset({"film", other}): "reads the dial" for other in ("noise", "slim", "masks", "experts")},
-    **{frozenset({"noise", other}): "reads the dial" for other in ("slim", "masks", "experts")},
-    **{frozenset({"experts", other}): "reads the dial" for other in ("slim",)},
+    **{
+        frozenset({reader, other}): "reads the dial"
+        for reader, others in (
+            ("film", ("noise", "slim", "masks", "experts", "exits")),
+            ("noise", ("slim", "masks", "experts", "exits")),
+            ("experts", ("slim", "exits")),
+        )
+        for other in others
+    },
     frozenset({"masks", "experts"}): "both claim the weight masks",
 }  # fmt: skip
 
@@ -434,6 +440,9 @@ def test_every_pair_in_both_orders(a: str, b: str, with_dual: bool) -> None:
     first, second = models
     assert first.method == second.method
     assert first.state_dict().keys() == second.state_dict().keys()
+    for model in models:
+        if "exit" in model.dials:
+            model.net.thresholds.fill_(2.0)
     for point in (Point(), *(Point(**{n: d.positions()[0]}) for n, d in first.dials.items())):
         assert torch.equal(first(x, point), second(x, point))
     if "robustness" in first.dials:

@@ -82,6 +82,8 @@ def fold(model: Tunable, point: Point | None = None) -> fx.GraphModule:
     point.numbers()
     if model.method.randomised(point):
         raise ValueError(f"{point} draws noise in each pass; it does not fold")
+    if model.method.live(point):
+        raise ValueError(f"{point} has live exits; it does not fold (fold a depth, with exit 0)")
     if model.method.passes(point) != 1:
         raise ValueError(
             f"{point} takes {model.method.passes(point)} passes of the network; it does not fold"

@@ -110,7 +110,7 @@ def _searched(
     accuracy: float | None,
 ) -> Fitted:
     """The best of a hundred demands and of leaving by the last exit alone."""
-    levels = torch.linspace(0.5, 1.0, 101).tolist()
+    levels = torch.linspace(0.0, 1.0, 101).tolist()
     tried = [outcome(_demanding(unsure, right, level, top)) for level in levels]
     tried.append(outcome(torch.zeros(unsure.shape[1], device=unsure.device)))
     if macs is not None:

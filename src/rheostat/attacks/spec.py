@@ -19,7 +19,8 @@ class Attack:
     """A gradient attack and its budget, in units of [0, 1].
 
     `form` is what is attacked (direct: the logits of the point; others: `Method.forms`); `eot` the
-    number of draws a gradient is averaged over (1: deterministic). With `drop`, rows that fell cost nothing more.
+    number of draws a gradient is averaged over (1: deterministic). With `drop`, rows that fell cost
+    nothing more.
     """
 
     name: str

@@ -102,27 +102,32 @@ class Experts(Method):
             level = at.scalars["robustness"]
             if level in (0.0, 1.0):
                 return then(x, _end(at, level))
-            return self._mixed(x, at, at.table["robustness"][:1, None], then)
+            if at.scalars.get("exit"):
+                raise ValueError(
+                    f"experts: at robustness {level:g} two paths are mixed, and exits are live at 0 "
+                    "and 1 only; leave the dial exit at 0"
+                )
+            return self._mixed(x, at, at.table["robustness"][:1], then)
         levels = at.gather(at.table["robustness"]).expand(x.shape[0])
         if torch.compiler.is_exporting():
-            return self._mixed(x, at, levels[:, None], then)
-        return Output(self._split(x, at, levels, then))
+            return self._mixed(x, at, levels, then)
+        return self._split(x, at, levels, then)
 
     def _mixed(self, x: Tensor, at: Resolved, level: Tensor, then: Read) -> Output:
-        clean, robust = (then(x, _end(at, end)).logits for end in (0.0, 1.0))
-        return Output(torch.lerp(clean, robust, level))
+        clean, robust = (_stack(then(x, _end(at, end))) for end in (0.0, 1.0))
+        return _unstack(torch.lerp(clean, robust, level[:, None, None]))
 
-    def _split(self, x: Tensor, at: Resolved, levels: Tensor, then: Read) -> Tensor:
+    def _split(self, x: Tensor, at: Resolved, levels: Tensor, then: Read) -> Output:
         """A mixed batch: each row through the paths that it needs, no others."""
         total: Tensor | None = None
         for end, share in ((0.0, 1 - levels), (1.0, levels)):
             rows = share.nonzero()[:, 0]
-            logits = then(x[rows], _end(at.only(rows), end)).logits * share[rows, None]
+            found = _stack(then(x[rows], _end(at.only(rows), end))) * share[rows, None, None]
             if total is None:
-                total = logits.new_zeros(len(x), logits.shape[1])
-            total = total.index_add(0, rows, logits)
+                total = found.new_zeros(len(x), *found.shape[1:])
+            total = total.index_add(0, rows, found)
         assert total is not None
-        return total
+        return _unstack(total)
 
     def passes(self, point: Point) -> int:
         """Two between the ends."""
@@ -158,6 +163,16 @@ class Experts(Method):
     def _store_masked(self, net: Net) -> None:
         for conv, masking in _maskings(net):
             conv.weight.mul_(masking.union())
+
+
+def _stack(output: Output) -> Tensor:
+    """(n, 1 + E, K): the logits that count and those of the exits."""
+    return torch.stack((output.logits, *output.exits), 1)
+
+
+def _unstack(logits: Tensor) -> Output:
+    first, *exits = logits.unbind(1)
+    return Output(first, tuple(exits))
 
 
 def _end(at: Resolved, end: float) -> Resolved:

@@ -164,13 +164,16 @@ def _residual_paper(place: Place, classes: int) -> Head:
 
 
 def _light(place: Place, classes: int, *, normed: bool) -> Head:
-    """Pool to at most 7×7, one 3×3 convolution to twice the channels, pool, FC; at the end FC alone."""
+    """Pool to at most 7×7, one 3×3 convolution, pool, FC; at the last resolution FC alone.
+
+    The convolution doubles the channels in early stages, where features are poor.
+    """
     if place.left == 0 and normed:
         return Head([], Pooled(place.channels, classes))
     times, side = 0, max(place.height, place.width)
     while side > SMALL:
         times, side = times + 1, side // 2
-    out = 2 * place.channels
+    out = place.channels * (2 if place.left >= 2 else 1)
     norm = Norm(out) if normed else None
     conv = Conv(place.channels, out, padding=1, bias=norm is None)
     return Head([Pool(times), ConvBlock(conv, norm)], Pooled(out, classes))
