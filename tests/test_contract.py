@@ -67,8 +67,11 @@ def test_cost_falls_along_spending_dials_and_is_flat_along_others(model: Tunable
             for v in sorted(dial.values or LEVELS)
         ]
         if dial.saves:
-            assert macs == sorted(macs, reverse=True)
+            # Between its ends it may cost more than at 0: heads are paid that no row leaves by.
             assert macs[-1] < macs[0]
+        elif dial.name == "depth":
+            # A head of an early exit may cost more than the block and the head that come next.
+            assert macs[0] < macs[-1]
         elif dial.spends:
             assert macs == sorted(macs)
             assert macs[0] < macs[-1]
