@@ -5,35 +5,19 @@ from __future__ import annotations
 import itertools
 from pathlib import Path
 
+import conditioning
+import multi_exit
+from pages import cell, find, table
+
 from rheostat.files import write_bytes, write_text
 from rheostat.intervals import paired, reversals
-from rheostat.report import as_bytes, percent, trade_off, worst_rows
+from rheostat.report import as_bytes, trade_off, worst_rows
 from rheostat.rows import Row, read_bits, read_rows
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
 DEDICATED = (0.0, 0.2, 1.0)
 SHOWN = ("pgd-at-0", "pgd-at-0.2", "pgd-at-1", "oat-fashion", "dual-fashion")
-
-
-def find(rows: list[Row], run: str, rule: str | None) -> list[Row]:
-    """Worst-case rows of a run under a rule between norm sets, along the dial."""
-    found = [r for r in worst_rows(rows) if r["run"] == run and r["rule"] == rule]
-    return sorted(found, key=lambda r: r["at"].get("robustness", 0.0))
-
-
-def table(head: list[str], body: list[list[str]]) -> str:
-    """A Markdown table."""
-    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
-    return "\n".join(lines + ["| " + " | ".join(r) + " |" for r in body]) + "\n"
-
-
-def cell(row: Row) -> list[str]:
-    """SA and RA with their intervals."""
-    return [
-        percent(row["clean_accuracy"], row["interval"]["clean"]),
-        percent(row["robust_accuracy"], row["interval"]["robust"]),
-    ]
 
 
 def against_dedicated(rows: list[Row], run: str) -> tuple[str, bool]:
@@ -101,15 +85,97 @@ def speed() -> str:
     return table(head, body)
 
 
+def costs() -> str:
+    """The rows of `benchmarks/costs.py`."""
+    found = read_rows(RESULTS / "costs.jsonl")
+    counts = [[r["of"], f"{r['value'] / 1e6:.3f} M"] for r in found if "value" in r]
+    body = [
+        [r["name"], str(r["batch"]), f"{r['ratio']['median']:.3f} [{r['ratio']['low']:.3f}, {r['ratio']['high']:.3f}]",
+         f"{r['milliseconds'][r['a']][1]:.2f}", f"{r['milliseconds'][r['b']][1]:.2f}",
+         f"≤ {r['bar']}" if r.get("bar") else "", verdict(r["ratio"]["median"], r.get("bar"))]
+        for r in found if "ratio" in r
+    ]  # fmt: skip
+    head = ["folded latency", "batch", "ratio of medians [of quartiles]", "ms", "of ms", "bar", ""]
+    return (
+        "## Costs (`python benchmarks/costs.py`)\n\n"
+        + table(["parameters, ResNet-34", ""], counts) + "\n" + table(head, body)
+    )  # fmt: skip
+
+
+def verdict(value: float, bar: float | None) -> str:
+    """met, not met, or nothing where there is no bar."""
+    return "" if bar is None else ("met" if value <= bar else "not met")
+
+
+def speed_claims() -> list[list[str]]:
+    """FLOAT's training time against OAT and PGD-AT, from `make bench`."""
+    found = []
+    for r in read_rows(RESULTS / "speed.jsonl"):
+        if "step time" not in r["name"]:
+            continue
+        value = r["ratio"]["median"]
+        if r["a"] == "oat":
+            found.append([f"FLOAT trains faster than FiLM conditioning, ≥ 1.6× ({r['name']})",
+                          f"{value:.2f}×", "met" if value >= 1.6 else "not met"])  # fmt: skip
+        else:
+            found.append([f"FLOAT's step ÷ PGD-AT's, ≤ 0.75 ({r['name']})", f"{value:.2f}",
+                          "met" if value <= 0.75 else "not met"])  # fmt: skip
+    return found
+
+
+def claims(rows: list[Row], more: list[list[str]], dial_met: bool, widths_met: bool,
+           volumes: dict[str, tuple[float, float, float]]) -> str:  # fmt: skip
+    """Every claim of the papers that a row here speaks to."""
+    body = speed_claims()
+    values = {r["of"]: r["value"] for r in read_rows(RESULTS / "costs.jsonl") if "value" in r}
+    float_ = values["float"]
+    for name, count in values.items():
+        if name.startswith("oat"):
+            body.append([f"FLOAT has 1.47× fewer parameters (ResNet-34; {name})", f"{count / float_:.2f}×",
+                         "met" if count / float_ >= 1.47 else "not met"])  # fmt: skip
+    for r in read_rows(RESULTS / "costs.jsonl"):
+        if r.get("bar"):
+            value = r["ratio"]["median"]
+            body.append([f"{r['name']}, batch {r['batch']}, ≤ {r['bar']}", f"{value:.3f}", verdict(value, r["bar"])])  # fmt: skip
+    for name, (value, low, high) in volumes.items():
+        body.append([f"hypervolume over dedicated models: {name}", f"{value:.3f} [{low:.3f}, {high:.3f}]",
+                     "better" if low > 1 else "worse" if high < 1 else "not told apart"])  # fmt: skip
+    body.append(["no RA jump above 15 points per 0.1 of the calibrated dial (five methods)", "see below",
+                 "met" if dial_met else "not met"])  # fmt: skip
+    body.append(["each width within 2 points of a model of that width", "see below",
+                 "met" if widths_met else "not met"])  # fmt: skip
+    body += more
+    return "## Claims and bars\n\n" + table(["claim", "measured", ""], body)
+
+
+def load() -> list[Row]:
+    """All rows of evaluations."""
+    names = ("fashion", "conditioning", "masks", "exits", "exits-matrix", "mnist")
+    return [r for n in names for r in read_rows(RESULTS / f"{n}.jsonl")]
+
+
 def main() -> None:
-    rows = read_rows(RESULTS / "fashion.jsonl")
+    rows = load()
     first = worst_rows(rows)[0]
     comparison, met = against_dedicated(rows, "oat-fashion")
-    seconds = {r["run"]: r["train"]["seconds"] for r in rows}
+    seconds = {r["run"]: r["train"]["seconds"] for r in rows if r["train"]["seconds"]}
+    smart, smart_claims = conditioning.smart(rows)
+    volumes, found_volumes = conditioning.volumes(rows, RESULTS)
+    dials, dials_met = conditioning.continuity(rows)
+    widths, widths_met = conditioning.widths(rows)
+    cost_rows = read_rows(RESULTS / "costs.jsonl")
+    static, static_claims = multi_exit.against_static(
+        rows, RESULTS, {"MNIST, SmallCNN": ("rdi-mnist", "static-mnist"),
+                        "Fashion-MNIST, ResNet-20": ("rdi-fashion", "static-fashion")},
+    )  # fmt: skip
+    timing, timing_claims = multi_exit.latency(read_rows(RESULTS / "exit-latency.jsonl"))
+    smart_lines = [["SMART: ≥ 2.72× fewer non-zeros, within 1.5 points of OAT (" + a + ")", b, c]
+                   for a, b, c in smart_claims]  # fmt: skip
     parts = [
         "# Results\n\nWritten by `python benchmarks/tables.py` from the rows in "
         "`benchmarks/results/`; no figure here was typed. Brackets are exact 95 % intervals; "
         "differences are paired on the same images.\n",
+        claims(rows, smart_lines + static_claims + timing_claims, dials_met, widths_met, found_volumes),
         f"## OAT, dual and dedicated models on Fashion-MNIST\n\nOne net (ResNet-8, width 16), "
         f"{first['train']['images']} training images, {first['train']['epochs']} epochs, PGD-2 in "
         f"training, eps {first['attack']['eps']:g}; measured by PGD-20 on {first['n']} test images, "
@@ -126,15 +192,20 @@ def main() -> None:
         along(rows, "oat-fashion", None),
         "## dual (a dual norm and nothing else)\n",
         along(rows, "dual-fashion", None),
-        *[
-            f"## {run}, {find(rows, run, None)[0]['n']} images\n\nEnds with the sets as trained "
-            f"(\"at-0\"):\n\n{along(rows, run, 'at-0')}\nAlong the calibrated dial:\n\n"
-            f"{along(rows, run, None)}\nConvolution weights used at λ = 1: "
-            f"{find(rows, run, 'at-0')[-1]['convolution_nonzeros']:,}.\n"
-            for run in ("float-fashion", "smart-fashion", "floats-fashion")
-            if find(rows, run, None)
-        ],
-        "## Training seconds, one thread\n",
+        conditioning.seeds(rows),
+        volumes,
+        dials,
+        smart,
+        conditioning.ablation(rows),
+        conditioning.densities(rows, cost_rows),
+        widths,
+        conditioning.noise(rows, RESULTS, read_rows(RESULTS / "alphas.jsonl")),
+        static,
+        timing,
+        multi_exit.matrix(rows),
+        multi_exit.three_dials(rows),
+        costs(),
+        "## Training seconds, one thread (machine shared by other runs)\n",
         table(["run", "seconds"], [[k, f"{v:.0f}"] for k, v in seconds.items()]),
         "## Speed (`make bench`)\n",
         speed(),
@@ -146,6 +217,10 @@ def main() -> None:
     write_text(ROOT / "README.md", f"{head}<!-- results -->\n{comparison}<!-- end -->{tail}")
     shown = [r for r in rows if r["rule"] is None and r["run"] in SHOWN]
     write_bytes(ROOT / "docs" / "trade_off.png", as_bytes(trade_off(shown), "png"))
+    if shown_widths := [r for r in rows if r["run"] in ("oats-fashion", "float-slim-fashion")]:
+        write_bytes(
+            ROOT / "docs" / "widths.png", as_bytes(conditioning.pareto(shown_widths), "png")
+        )
     print("wrote docs/results.md, docs/trade_off.png and the table in README.md")
 
 

@@ -17,6 +17,7 @@ from rheostat.attacks import Attack, named
 from rheostat.calibrate import Knot, calibrate_dial, fitted
 from rheostat.data import Dataset, subset, to_pixels
 from rheostat.evaluate import Subject, evaluate, from_factory
+from rheostat.hypervolume import hypervolume, normalised
 from rheostat.intervals import exact, not_lower, paired, reversals
 from rheostat.outcomes import aim_at, attack_chunk, outcome
 from rheostat.points import Point, parse_grid
@@ -201,3 +202,21 @@ def test_a_users_own_network_is_measured(sample, tmp_path: Path, monkeypatch) ->
     ):
         with pytest.raises(ValueError, match=message):
             from_factory(text)
+
+
+def test_hypervolume_by_hand_and_its_normalisation() -> None:
+    assert hypervolume([(0.9, 0.2), (0.8, 0.5)], (0.7, 0.0)) == pytest.approx(0.2 * 0.2 + 0.1 * 0.3)
+    # A dominated point adds nothing; one below the reference neither.
+    assert hypervolume([(0.9, 0.2), (0.85, 0.1), (0.6, 0.9)], (0.7, 0.0)) == pytest.approx(0.04)
+    generator = torch.Generator().manual_seed(0)
+
+    def bits(clean: float, robust: float) -> tuple[torch.Tensor, torch.Tensor]:
+        draw = torch.rand(2000, generator=generator)
+        return draw < clean, draw < robust
+
+    base = [bits(0.9, 0.0), bits(0.8, 0.6)]
+    value, low, high = normalised(base, base, draws=200)
+    assert value == pytest.approx(1)
+    assert low < 1 < high
+    better = normalised([*base, bits(0.88, 0.55)], base, draws=200)
+    assert better[1] > 1

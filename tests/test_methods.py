@@ -11,7 +11,12 @@ from hypothesis import strategies as st
 
 from conftest import images_for, make
 from rheostat import nets
+from rheostat.attacks import Attack, named
+from rheostat.attacks.objective import gradient
+from rheostat.calibrate import calibrate_norms
 from rheostat.costs import observe
+from rheostat.data import to_pixels
+from rheostat.evaluate import Subject, evaluate
 from rheostat.layers import Conv, seats
 from rheostat.method import Stack, everything, row_loss
 from rheostat.methods import Dual, Exits, Experts, Film, Masks, Noise, Slim
@@ -452,3 +457,69 @@ def test_every_pair_in_both_orders(a: str, b: str, with_dual: bool) -> None:
             alone = first(x[row : row + 1], Point(robustness=level))[0]
             assert torch.allclose(mixed[row], alone, atol=1e-4)
     train_step(first)
+
+
+def test_calibrated_norms_are_the_statistics_of_that_width_alone(digits) -> None:
+    torch.manual_seed(0)
+    model = Tunable(nets.resnet(depth=8, base_width=8, image=(1, 8, 8)), compose("oats"))
+    fit = digits[0].only(torch.arange(256))
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    attack = Attack("pgd2", 0.2, 2, drop=False)
+    calibrate_norms(model, 0.5, data=fit, attack=attack)
+    after = model.state_dict()
+    changed = {k for k in after if not torch.equal(after[k], before[k])}
+    assert changed
+    assert all("running_" in k and ".sources.0." in k for k in changed)
+    assert any(".adversarial." in k for k in changed)
+    # The stem sees pixels alone: its clean mean is that of one pass over everything.
+    stem = model.net.blocks[0]
+    x = to_pixels(fit.images)
+    at = model.resolve(Point(width=0.5), x)
+    found = stem.conv(model.net.enter(x), at).mean((0, 2, 3))
+    kept = stem.norm.source.sources[0].clean
+    assert torch.allclose(kept.running_mean, found, atol=1e-4)
+    assert kept.momentum == 0.1
+    with pytest.raises(ValueError, match=r"no position 0.6; allowed: 0.5, 0.75, 1"):
+        calibrate_norms(model, 0.6, data=fit, attack=attack)
+    with pytest.raises(ValueError, match="give attack"):
+        calibrate_norms(model, 0.5, data=fit)
+    plain = Tunable(nets.resnet(depth=8, base_width=4, image=(1, 8, 8)), compose("dual"))
+    with pytest.raises(ValueError, match="no dial 'width'"):
+        calibrate_norms(plain, 0.5, data=fit)
+
+
+def test_expectation_over_draws_averages_and_is_asked_for(digits, tmp_path) -> None:
+    torch.manual_seed(0)
+    net = nets.resnet(depth=8, base_width=4, image=(1, 8, 8))
+    model = Tunable(net, compose("float", draw="sampled", initial=2.0))
+    x, y = to_pixels(digits[1].images[:40]), digits[1].labels[:40]
+    point = Point(robustness=1.0)
+
+    def gradients(draws: int, seed: int) -> torch.Tensor:
+        found = model.objective(y, point, generator=torch.Generator().manual_seed(seed))
+        return gradient(found.averaged(draws), x)[0]
+
+    def spread(draws: int) -> float:
+        return float((gradients(draws, 1) - gradients(draws, 2)).norm())
+
+    assert spread(32) < 0.5 * spread(1)
+    assert torch.equal(gradients(4, 1), gradients(4, 1))
+    rows = {
+        name: evaluate(
+            Subject(model, "sampled"), [point], [named(name, eps=0.1)], digits[1].only(torch.arange(40)),
+        )[-1]
+        for name in ("pgd5", "pgd5-eot20")
+    }  # fmt: skip
+    assert rows["pgd5"]["flags"] == ["randomised-without-eot"]
+    assert rows["pgd5-eot20"]["flags"] == []
+    draws = rows["pgd5-eot20"]["draws"]
+    assert len(draws["robust"]) == 10
+    assert rows["pgd5-eot20"]["robust_accuracy"] == pytest.approx(sum(draws["robust"]) / 10)
+    assert len(set(draws["clean"])) > 1
+    again = evaluate(
+        Subject(model, "sampled"),
+        [point],
+        [named("pgd5", eps=0.1)],
+        digits[1].only(torch.arange(40)),
+    )[-1]
+    assert again["draws"] == rows["pgd5"]["draws"]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gzip
+import struct
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +12,7 @@ import pytest
 from rheostat.recipe import load_recipe, names
 from rheostat.train import train
 
-PAPER_SCALE = [n for n in names() if not n.endswith(("-fashion", "-digits"))]
+PAPER_SCALE = [n for n in names() if not n.endswith(("-fashion", "-digits", "-small"))]
 RNG = np.random.default_rng(0)
 
 
@@ -23,6 +25,12 @@ def cifar(folder: Path, files: dict[str, int], label_bytes: int, classes: int) -
         (folder / f"{name}.bin").write_bytes(table.tobytes())
 
 
+def idx(path: Path, values: np.ndarray) -> None:
+    """An idx file of bytes, gzipped."""
+    head = struct.pack(f">4B{values.ndim}I", 0, 0, 8, values.ndim, *values.shape)
+    path.write_bytes(gzip.compress(head + values.tobytes(), 1))
+
+
 @pytest.fixture(scope="module")
 def papers_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Small files in the true formats: only as many images as a format leaves free."""
@@ -33,6 +41,12 @@ def papers_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     batches = {**{f"data_batch_{i}": 10_000 for i in range(1, 6)}, "test_batch": 10_000}
     cifar(root / "cifar10" / "cifar-10-batches-bin", batches, 1, 10)
     cifar(root / "cifar100" / "cifar-100-binary", {"train": 50_000, "test": 10_000}, 2, 100)
+    (root / "mnist").mkdir()
+    for half, count in (("train", 60), ("t10k", 20)):
+        pixels = RNG.integers(0, 256, (count, 28, 28), dtype=np.uint8)
+        marks = (np.arange(count) % 10).astype(np.uint8)
+        idx(root / "mnist" / f"{half}-images-idx3-ubyte.gz", pixels)
+        idx(root / "mnist" / f"{half}-labels-idx1-ubyte.gz", marks)
     (root / "svhn").mkdir()
     for half in ("train", "test"):
         images = RNG.integers(0, 256, (32, 32, 3, 60), dtype=np.uint8)
@@ -84,4 +98,7 @@ def test_there_is_a_recipe_for_every_setting_of_the_papers() -> None:
         "oat-svhn",
         "float-stl10",
         "float-tiny-imagenet",
+        "rdi-mnist",
+        "rdi-cifar10",
+        "rdi-cifar10-mobilenet",
     } <= set(PAPER_SCALE)

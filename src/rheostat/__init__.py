@@ -7,11 +7,13 @@
 
 from rheostat.adopt import adopt
 from rheostat.artifact import load, save
-from rheostat.calibrate import calibrate_dial
+from rheostat.calibrate import calibrate_dial, calibrate_norms
 from rheostat.costs import observe
 from rheostat.evaluate import evaluate
+from rheostat.fold import fold
 from rheostat.papers import compose
 from rheostat.points import Dial, Point
+from rheostat.policy import fit_policy
 from rheostat.recipe import Recipe, load_recipe
 from rheostat.train import train
 from rheostat.tunable import Tunable
@@ -26,8 +28,11 @@ __all__ = [
     "__version__",
     "adopt",
     "calibrate_dial",
+    "calibrate_norms",
     "compose",
     "evaluate",
+    "fit_policy",
+    "fold",
     "load",
     "load_recipe",
     "observe",

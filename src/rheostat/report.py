@@ -9,6 +9,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rheostat.exit_plots import accuracy_against_macs, live, shares_per_exit
 from rheostat.files import write_bytes, write_text
 from rheostat.rows import Row
 
@@ -192,6 +193,14 @@ def page(rows: list[Row], *, title: str, recipe: dict[str, Any] | None = None) -
         parts += [
             "<h2>Along the dial</h2>",
             _embedded(along_dial(rows), "accuracy along the robustness dial"),
+        ]
+    if live(rows):
+        parts += [
+            "<h2>Exits</h2>",
+            "<p>An exit that is passed has been paid for: the cost of a row counts every head before "
+            "the one it leaves by.</p>",
+            _embedded(accuracy_against_macs(rows), "accuracy against mean MACs"),
+            _embedded(shares_per_exit(rows), "share of images per exit, clean and attacked"),
         ]
     parts += ["<h2>Every point</h2>", _table(rows)]
     if recipe:

@@ -1,0 +1,53 @@
+"""One number for a whole dial: the area that its points dominate, against a reference.
+
+Hypervolume indicator (Zitzler & Thiele 1999) in two dimensions, SA and RA; normalised by that of the
+dedicated models, so that 1 is as good as a training for every point.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+Bits = Sequence[tuple[Tensor, Tensor]]
+"""(clean, robust) bits (N,) of every point of a run, on the same images."""
+
+
+def hypervolume(points: Sequence[tuple[float, float]], reference: tuple[float, float]) -> float:
+    """Area dominated by (SA, RA) points above the reference (SA, RA); 0 where none lies above it."""
+    total, best = 0.0, reference[1]
+    for clean, robust in sorted(points, reverse=True):
+        if clean > reference[0] and robust > best:
+            total += (clean - reference[0]) * (robust - best)
+            best = robust
+    return total
+
+
+def normalised(
+    run: Bits, dedicated: Bits, *, margin: float = 0.02, draws: int = 1000, seed: int = 0
+) -> tuple[float, float, float]:
+    """(value, low, high) of a run's hypervolume over the dedicated models', 95 % by bootstrap.
+
+    The reference is the SA of the last dedicated model (the most robust one) less `margin`, and RA 0.
+    Images are drawn anew for each of the two, the same for all points of one.
+    """
+
+    def means(bits: Bits, rows: Tensor) -> list[tuple[float, float]]:
+        return [(float(c[rows].double().mean()), float(r[rows].double().mean())) for c, r in bits]
+
+    def ratio(mine: Tensor, theirs: Tensor) -> float:
+        base = means(dedicated, theirs)
+        reference = (base[-1][0] - margin, 0.0)
+        return hypervolume(means(run, mine), reference) / hypervolume(base, reference)
+
+    sizes = len(run[0][0]), len(dedicated[0][0])
+    generator = torch.Generator().manual_seed(seed)
+    found = [
+        ratio(*(torch.randint(n, (n,), generator=generator) for n in sizes)) for _ in range(draws)
+    ]
+    low, high = torch.tensor(found, dtype=torch.float64).quantile(
+        torch.tensor([0.025, 0.975], dtype=torch.float64)
+    )
+    return ratio(*(torch.arange(n) for n in sizes)), float(low), float(high)
