@@ -6,6 +6,7 @@ that a point is deterministic. Source: FLOAT (Kundu et al., WACV 2023, §3).
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass, replace
 
 import torch
@@ -21,6 +22,8 @@ from rheostat.sparsity import active
 ALPHAS = ("free", "softplus", "fixed")
 DRAWS = ("frozen", "sampled")
 SCALES = ("linear", "two-sided")
+POOL_SEED = 0
+LEAST_POOL = 1 << 20
 
 
 class WeightNoise(Transform):
@@ -46,8 +49,12 @@ class WeightNoise(Transform):
     def _noise(self, at: Resolved) -> Tensor:
         if not self.draws(at):
             return self.eta
-        if at.generator is None or self.eta.device.type == "cpu":
-            return torch.randn(self.eta.shape, generator=at.generator, device=self.eta.device)
+        if self.eta.device.type == "cpu":
+            if at.phase == "eval":
+                return torch.randn(self.eta.shape, generator=at.generator)
+            return window(self.eta.shape, at.generator)
+        if at.generator is None:
+            return torch.randn(self.eta.shape, device=self.eta.device)
         seed = int(torch.randint(2**62, (1,), generator=at.generator))
         own = torch.Generator(self.eta.device).manual_seed(seed)
         return torch.randn(self.eta.shape, generator=own, device=self.eta.device)
@@ -56,12 +63,32 @@ class WeightNoise(Transform):
         amount = at.table["noise"]
         if at.scalars.get("noise") == 0.0:
             return parts
-        sigma = deviation(seat.weight.detach(), active(seat, at))
-        noise = self.strength() * (sigma * self._noise(at))
+        sigma = at.once(self, lambda: deviation(seat.weight.detach(), active(seat, at)))
+        size = self.strength() * sigma
+        eta = self._noise(at)
         if amount.shape[0] == 1:
             (weight, _), *rest = parts
-            return ((weight + amount * noise, None), *rest)
-        return (*parts, (noise, amount))
+            # One pass over the weights: on wide networks this sum is what the noise costs.
+            return ((torch.addcmul(weight, eta, amount * size), None), *rest)
+        return (*parts, (size * eta, amount))
+
+
+@functools.cache
+def pool(size: int) -> Tensor:
+    """Unit normals, the same in every process, twice as many as asked for."""
+    return torch.randn(2 * size, generator=torch.Generator().manual_seed(POOL_SEED))
+
+
+def window(shape: torch.Size, generator: torch.Generator | None) -> Tensor:
+    """Unit normals for a training pass on the CPU: a window at a random place of a fixed pool.
+
+    Drawing millions of normals takes as long there as a small batch's convolutions. Within a window they
+    are independent, and so is one weight's noise from pass to pass; evaluation draws anew.
+    """
+    count = shape.numel()
+    normals = pool(max(LEAST_POOL, 1 << (count - 1).bit_length()))
+    first = int(torch.randint(len(normals) - count + 1, (), generator=generator))
+    return normals[first : first + count].view(shape)
 
 
 def deviation(weight: Tensor, mask: Tensor | None) -> Tensor:
