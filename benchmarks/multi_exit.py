@@ -98,7 +98,7 @@ def matrix(rows: list[Row]) -> str:
     head = ["trained with", "SA", *(f"RA, {'main exit' if t == 'exit-6' else t}" for t in tested)]
     text = (
         "## Defences against attacks on exits\n\nFashion-MNIST, ResNet-20 of width 8, 6 000 images, 5 epochs, "
-        "PGD-20, exit = 1 (the fitted policy), 300 test images (an interval is about ± 5.5 points). `all` "
+        "PGD-20, exit = 1 (the fitted policy), 200 test images (an interval is about ± 6.5 points). `all` "
         f"is the worst case per example over every form. Highest under `all`: **{winner}**.\n\n"
     )
     return text + table(head, body)
