@@ -18,6 +18,11 @@ from rheostat.tunable import Tunable
 BLOCKS = ["resnet-8", "resnet-50", "wide_resnet", "mobilenet_v2"]
 
 
+def close(a: torch.Tensor, b: torch.Tensor) -> bool:
+    """Equal to float precision of the largest: three steps of training leave logits of any size."""
+    return torch.allclose(a, b, rtol=0, atol=1e-5 * max(1.0, b.detach().abs().max().item()))
+
+
 def maskings(model: Tunable) -> list[Masking]:
     return [m for m in model.modules() if isinstance(m, Masking)]
 
@@ -71,7 +76,7 @@ def test_a_channel_left_out_is_nothing_and_is_cut_out(net: str) -> None:
     model.method.finish(model.net)
     assert torch.equal(model(x, point), before)
     folded = fold(model, point)
-    assert torch.allclose(folded(x), before, atol=1e-4)
+    assert close(folded(x), before)
     dense, cut = observe(model, model.net.image, point), observe(folded, model.net.image)
     assert cut.macs == cut.macs_nonzero == dense.macs_nonzero
     assert cut.macs < 0.85 * dense.macs
@@ -93,7 +98,7 @@ def test_paths_are_cut_apart_and_disjoint_when_asked() -> None:
     x = images_for(model)
     for level in (0.0, 1.0):
         folded = fold(model, Point(robustness=level))
-        assert torch.allclose(folded(x), model(x, Point(robustness=level)), atol=1e-4)
+        assert close(folded(x), model(x, Point(robustness=level)))
         assert observe(folded, model.net.image).macs < observe(model, model.net.image).macs
 
 

@@ -57,6 +57,8 @@ class AttackSection(Section):
     eps: Fraction = Field(ge=0)
     steps: int = Field(default=7, ge=1)
     step_size: Fraction | None = Field(default=None, gt=0)
+    restarts: int = Field(default=1, ge=1)
+    """Starts of each attack, of which the one of the highest loss trains, row by row."""
     loss: Literal["ce", "margin", "dlr"] = "ce"
     warmup: float = Field(default=0.0, ge=0, lt=1)
     """The share of training over which eps and step rise linearly from 0."""

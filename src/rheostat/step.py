@@ -24,7 +24,9 @@ def training_attack(recipe: Recipe) -> Attack:
     if a.kind == "n-fgsm":
         return Attack("n-fgsm", a.eps, 1, a.eps, loss=a.loss, drop=False)
     size = training_step_size(a.eps, a.steps) if a.step_size is None else a.step_size
-    return Attack(f"pgd{a.steps}", a.eps, a.steps, size, a.norm, loss=a.loss, drop=False)
+    return Attack(
+        f"pgd{a.steps}", a.eps, a.steps, size, a.norm, a.restarts, loss=a.loss, drop=False
+    )
 
 
 def warmed(attack: Attack, recipe: Recipe, step: int, total: int) -> Attack:

@@ -83,6 +83,13 @@ class Attack:
         if self.name == "n-fgsm":
             return n_fgsm(objective, images, eps=self.eps, generator=generator, share=share)
         start: bool | Tensor = self.start
+        if share is not None and self.start and self.restarts > 1:
+            # Each start is drawn for the whole group, so a share of it finds the same ones.
+            one = replace(self, restarts=1)
+            tries = [one(objective, images, generator, share=share) for _ in range(self.restarts)]
+            with torch.no_grad():
+                losses = torch.stack([objective(found) for found in tries])
+            return torch.stack(tries)[losses.argmax(0), torch.arange(len(images), device=images.device)]
         if share is not None and self.start:
             start = random_start(images, self.eps, self.norm, generator, share)
         return pgd(
