@@ -16,7 +16,7 @@ from rheostat.attacks.objective import gradient
 from rheostat.calibrate import calibrate_norms
 from rheostat.costs import observe
 from rheostat.data import to_pixels
-from rheostat.evaluate import Subject, evaluate
+from rheostat.evaluate import evaluate
 from rheostat.layers import Conv, seats
 from rheostat.method import Stack, everything, row_loss
 from rheostat.methods import Dual, Exits, Experts, Film, Masks, Noise, Slim
@@ -24,6 +24,7 @@ from rheostat.methods.noise import WeightNoise, deviation, strengths, window
 from rheostat.papers import compose
 from rheostat.points import Point
 from rheostat.sparsity import Masking, Path, random_mask, rewire, shares
+from rheostat.subject import Subject
 from rheostat.tunable import Tunable
 
 

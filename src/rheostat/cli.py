@@ -50,8 +50,8 @@ def demo(out: Annotated[Path, typer.Option(help="Where to write.")] = Path("runs
     )
     with Show(console) as show:
         run(recipe, out=out, folder=data_dir, fresh=fresh, report=show)
-    _measure(str(out), "", ["pgd20"], data_dir=data_dir)
-    _measure(str(out), "robustness=0,0.1,0.2,0.5,1", ["pgd20"], between="at-0", data_dir=data_dir)
+    _measure(str(out), "", data_dir=data_dir, fresh=fresh)
+    _measure(str(out), "robustness=0,0.1,0.2,0.5,1", between="at-0", data_dir=data_dir)
     _report([out], out)
 
 
@@ -102,8 +102,15 @@ def evaluate(
     attack: Annotated[
         list[str] | None,
         typer.Option(
-            help="pgd20, pgd50x5, pgd20-dlr, fgsm, mi-fgsm, apgd-ce, apgd-t, square; several make "
-            "a worst case. Default pgd20."
+            help="pgd20, pgd50x5, pgd20-dlr, fgsm, mi-fgsm, apgd-ce, apgd-t, square, autoattack; "
+            "several make a worst case. Instead of --tier."
+        ),
+    ] = None,
+    tier: Annotated[
+        str | None,
+        typer.Option(
+            help="quick (PGD-20; the default), standard (and APGD, targeted APGD, Square) or full "
+            "(and AutoAttack)."
         ),
     ] = None,
     data: Annotated[str | None, typer.Option(help="Data set; default the model's own.")] = None,
@@ -123,17 +130,49 @@ def evaluate(
     out: Annotated[Path | None, typer.Option(help="Rows file; default the run's.")] = None,
     name: Annotated[str | None, typer.Option(help="The run's name in rows.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of random starts.")] = 0,
+    transfer: Annotated[
+        bool,
+        typer.Option(
+            "--transfer",
+            help="Also score images made at every other point, and attackers who do not know the "
+            "point, or may choose it.",
+        ),
+    ] = False,
+    warm: Annotated[
+        bool,
+        typer.Option("--warm", help="Try images found at the points before, as they are, first."),
+    ] = False,
+    probe: Annotated[
+        bool | None,
+        typer.Option(help="Checks that cost attacks of their own; default in all tiers but quick."),
+    ] = None,
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="Drop the rows that this run has, and measure anew.")
+    ] = False,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Exit with 3 where a flag is raised.")
+    ] = False,
     data_dir: DataDir = None,
     threads: Threads = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda.")] = "auto",
     verify: Verify = True,
 ) -> None:
-    """Measure a model: points × attacks → rows with intervals. Finished points are not repeated."""
+    """Measure a model: points × attacks → rows with intervals. Finished points are not repeated.
+
+    A killed evaluation goes on where it was. Under torchrun the ranks share the images.
+    """
+    from rheostat.distributed import leave
+
     _threads(threads)
-    _measure(
+    rows = _measure(
         subject,
         at,
-        attack or ["pgd20"],
+        attack,
+        tier=tier,
+        warm=warm,
+        transfer=transfer,
+        probing=probe,
+        fresh=fresh,
         data=data,
         eps=eps,
         norm=norm,
@@ -148,15 +187,26 @@ def evaluate(
         device=device,
         verify=verify,
     )
+    leave()
+    raised = sorted({flag for row in rows for flag in row["flags"]})
+    if strict and raised:
+        fail(f"raised: {', '.join(raised)} (docs/evaluation.md says what to do)", 3)
 
 
-def _measure(subject: str, at: str, attacks: list[str], **options: Any) -> None:
+def _measure(
+    subject: str, at: str, attacks: list[str] | None = None, **options: Any
+) -> list[dict[str, Any]]:
     from rheostat.measure import measure
     from rheostat.progress import Show
+    from rheostat.report import attacker_lines, gap_lines
 
     with Show(console) as show:
         rows = measure(subject, at, attacks, report=show, **options)
-    console.print(_table(rows))
+    if rows:
+        console.print(_table(rows))
+        for line in [*gap_lines(rows), *attacker_lines(rows)]:
+            console.print(line, markup=False)
+    return rows
 
 
 def _table(rows: list[dict[str, Any]]) -> Table:

@@ -1,82 +1,35 @@
-"""Points × attacks → rows. Attacks run in turn, each on the examples that still stand."""
+"""Points × attacks → rows: worst cases per example, what the attacker knows of the dial, flags beside.
+
+Work is cut into units (`units`), kept as each is done (`journal`) and shared by ranks; rows are made of
+them at the end, so that a killed, resumed or sharded evaluation writes what an undisturbed one would.
+"""
 
 from __future__ import annotations
 
-import importlib
-import sys
-import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from rheostat.artifact import About, versions
 from rheostat.attacks import Attack
-from rheostat.costs import ExitCosts, exit_costs, observe
+from rheostat.checks import Finding, Probe, gains, of_attacks, of_ladder, of_model, probe
 from rheostat.data import SPLITS, Dataset, to_pixels
-from rheostat.intervals import exact
-from rheostat.outcomes import FRESH, aim_at, attack_chunk, chunks
+from rheostat.distributed import Ranks
+from rheostat.journal import Journal
+from rheostat.outcomes import CHUNK, aim_at, chunks
 from rheostat.points import Point, nearest
-from rheostat.rows import (
-    LEVEL,
-    Row,
-    add_rows,
-    hardware,
-    identity,
-    read_rows,
-    scores,
-    settings_of,
-    write_bits,
-)
-from rheostat.tunable import Tunable
+from rheostat.rows import Row, add_rows, identity, read_rows, write_rows
+from rheostat.scoring import Bits, crossed_rows, finished
+from rheostat.subject import Subject
+from rheostat.tiers import untargeted
+from rheostat.units import Record, Task, measured
 
 Report = Callable[[dict[str, Any]], None]
-LEAST_EOT = 20
-"""Draws that a gradient on a randomised point is averaged over, at least (EVALUATION.md, 4)."""
-KINDS = ("clean", "robust")
-
-
-@dataclass(frozen=True)
-class Subject:
-    """What is measured: a module, and what its rows say of it."""
-
-    model: nn.Module
-    run: str
-    artifact: str | None = None
-    composition: str | None = None
-    about: About = field(default_factory=About)
-    rule: str | None = None
-    """How λ chooses norm sets where this is not the model's own dial: "at-0" and so on."""
-
-    def described(self) -> Row:
-        """The fields of a row that do not depend on point or attack."""
-        model = self.model
-        recipe = self.about.provenance.get("recipe", {})
-        net: Any = type(model).__name__
-        if isinstance(model, Tunable):
-            net = {
-                k: list(v) if isinstance(v, tuple) else v
-                for k, v in model.net.spec.items()
-                if k not in ("mean", "std")
-            }
-        return {
-            "run": self.run,
-            "artifact": self.artifact,
-            "composition": self.composition or recipe.get("paper"),
-            "settings": settings_of(model.method) if isinstance(model, Tunable) else {},
-            "train": {
-                "epochs": recipe.get("train", {}).get("epochs"),
-                "images": recipe.get("data", {}).get("train_images"),
-                "attack": recipe.get("attack"),
-                "seed": recipe.get("train", {}).get("seed"),
-                "robustness": recipe.get("method", {}).get("robustness"),
-                "seconds": self.about.provenance.get("seconds"),
-            },
-            "net": net,
-        }
+PROBED = 200
+"""Images that the probing checks of a point are made on, at most."""
 
 
 def evaluate(
@@ -89,42 +42,101 @@ def evaluate(
     out: str | Path | None = None,
     tier: str = "quick",
     seed: int = 0,
+    warm: bool = False,
+    transfer: bool = False,
+    probing: bool | None = None,
+    fresh: bool = False,
+    ranks: Ranks | None = None,
     report: Report | None = None,
 ) -> list[Row]:
     """Rows of every point: one per attack (on survivors of those before) and one `worst`.
 
-    `points` is [None] for a plain module. Rows go to `out` (a .jsonl file, bits beside it) as each
-    point is done; a point whose rows are there already is not measured again.
+    `points` is [None] for a plain module. Rows go to `out` (a .jsonl file, bits beside it); a point
+    whose rows are there already is not measured again, and a killed evaluation goes on at the chunk
+    where it was. ValueError if rows or chunks there are of another model or other data, unless
+    `fresh` drops them. `warm` and `transfer`: see `Task`; transfer adds rows for an attacker who made
+    the images elsewhere, who does not know the point, and who may choose it. `probing` (default: in
+    every tier but quick) adds the checks that cost attacks of their own. Under several ranks all call
+    this, and only the first returns rows.
     """
     if split not in SPLITS:
         raise ValueError(f"no split {split!r}; {nearest(split, SPLITS)}")
     if not attacks:
         raise ValueError("an evaluation needs at least one attack")
+    ranks = ranks or Ranks()
+    if ranks.world > 1 and out is None:
+        raise ValueError("several ranks meet in a file: give `out`")
     device = next((p.device for p in subject.model.parameters()), torch.device("cpu"))
     dataset = dataset.to(device)
+    described = subject.described() | {"dataset_hash": dataset.fingerprint}
+    probing = tier != "quick" if probing is None else probing
+    plans = [_planned(described, p, attacks, dataset, split, tier, seed, subject.rule,
+                      None if not warm else _lent(points, i)) for i, p in enumerate(points)]  # fmt: skip
+    if out and fresh and ranks.first:
+        write_rows(out, [r for r in read_rows(out) if r["run"] != subject.run])
+    ranks.wait()
     done = {identity(r): r for r in (read_rows(out) if out else [])}
-    described, rows = subject.described(), list[Row]()
-    parts = chunks(dataset)
-    for number, point in enumerate(points):
-
-        def tick(chunk: int, number: int = number) -> None:
-            if report is not None:
-                done_chunks = number * len(parts) + chunk + 1
-                report({"event": "chunk", "done": done_chunks, "total": len(points) * len(parts)})
-
-        planned = _planned(described, point, attacks, dataset, split, tier, seed, subject.rule)
-        known = [done[identity(r)] for r in planned if identity(r) in done]
-        if len(known) == len(planned):
-            new = known
-        else:
-            bits = _attacked(subject.model, point, attacks, dataset, seed, tick)
-            new = _rows(subject, point, dataset, planned, bits, out)
-            if out:
-                add_rows(out, new)
-        rows += new
+    here = {"dataset": dataset.name, "split": split, "n": len(dataset)}
+    _same_model(list(done.values()), described | here, out)
+    wanted = [i for i, plan in enumerate(plans) if any(identity(r) not in done for r in plan)]
+    if (warm or transfer) and (wanted or transfer):
+        wanted = list(range(len(points)))
+    rows = {i: [done[identity(r)] for r in plan] for i, plan in enumerate(plans) if i not in wanted}
+    if wanted:
+        task = Task(
+            subject.model, tuple(points[i] for i in wanted), tuple(attacks), seed, warm, transfer
+        )
+        about = {"artifact": described["artifact"], "data": described["dataset_hash"],
+                 "rows": [identity(r) for i in wanted for r in plans[i]], "transfer": transfer}  # fmt: skip
+        journal = Journal(Path(out).parent, subject.run, about) if out else None
+        record = _run(task, dataset, journal, ranks, report, fresh)
+        if not ranks.first:
+            ranks.wait()
+            return []
+        for place, i in enumerate(wanted):
+            bits = _bits(record, place, task)
+            found = _checked(subject, points[i], dataset, attacks, bits, tier, probing, seed)
+            rows[i] = finished(subject, points[i], dataset, plans[i], bits, found, out)
+        crossing = []
+        if transfer:
+            crossing = crossed_rows(subject, [rows[i] for i in wanted], record, out)
+            _compare(rows, wanted, record)
+        if out:
+            add_rows(out, [r for i in wanted for r in rows[i]] + crossing)
+        if journal is not None:
+            journal.close()
+        rows[len(points)] = crossing
+    if not ranks.first:
+        ranks.wait()
+        return []
+    ranks.wait()
+    for number in range(len(points)):
         if report is not None:
-            report({"event": "point", "number": number + 1, "of": len(points), "row": new[-1]})
-    return rows
+            report(
+                {"event": "point", "number": number + 1, "of": len(points), "row": rows[number][-1]}
+            )
+    return [r for i in sorted(rows) for r in rows[i]]
+
+
+def _lent(points: Sequence[Point | None], place: int) -> list[str]:
+    """The points whose images a warm start at this one may use."""
+    return [p.label() for p in points[max(0, place - 2) : place] if p is not None]
+
+
+def _same_model(rows: list[Row], described: Row, out: str | Path | None) -> None:
+    """ValueError if a file holds rows of this run that were measured on another model or other data."""
+    for row in rows:
+        same = all(row[k] == described.get(k) for k in ("run", "dataset", "split", "n"))
+        if row["run"] == described["run"] and row["artifact"] != described["artifact"]:
+            what = f"another model ({row['artifact']}, now {described['artifact']})"
+        elif same and row.get("dataset_hash") not in (None, described["dataset_hash"]):
+            what = f"other data ({row['dataset_hash']}, now {described['dataset_hash']})"
+        else:
+            continue
+        raise ValueError(
+            f"{out} holds rows of {row['run']!r} measured on {what}; --fresh drops them, --name gives "
+            "this one another name"
+        )
 
 
 def _planned(
@@ -136,6 +148,7 @@ def _planned(
     tier: str,
     seed: int,
     rule: str | None,
+    lent: list[str] | None,
 ) -> list[Row]:
     """The rows that a point will give, before they are measured."""
     common = described | {
@@ -149,175 +162,127 @@ def _planned(
         "seed": seed,
         "reported": None,
     }
-    worst = {"name": "worst", "of": [a.name for a in attacks], **_budget(attacks)}
+    budget = {"norm": attacks[0].norm, "eps": attacks[0].eps}
+    shown = [a.row() for a in attacks]
+    if lent is not None:
+        shown.insert(0, {"name": "warm", "from": lent, **budget, "eot": 1})
+    worst = {"name": "worst", "of": [a["name"] for a in shown], **budget}
     return [
-        *(common | {"attack": a.row(), "cumulative": i > 0} for i, a in enumerate(attacks)),
+        *(common | {"attack": a, "cumulative": i > 0} for i, a in enumerate(shown)),
         common | {"attack": worst, "cumulative": False},
     ]
 
 
-def _budget(attacks: Sequence[Attack]) -> Row:
-    return {"norm": attacks[0].norm, "eps": attacks[0].eps}
-
-
-@dataclass(frozen=True)
-class _Bits:
-    clean: Tensor
-    standing: list[Tensor]
-    """After each attack, who still stands."""
-    seconds: list[float]
-    queries: list[int]
-    draws: list[Tensor]
-    """Of a randomised point, per attack: images right on each fresh draw, clean and attacked."""
-    exits: list[Tensor]
-    """Where exits are live, per attack (2, N): the exit taken, clean and attacked; -1: not attacked."""
-
-
-def _attacked(
-    model: nn.Module,
-    point: Point | None,
-    attacks: Sequence[Attack],
+def _run(
+    task: Task,
     dataset: Dataset,
-    seed: int,
-    tick: Callable[[int], None],
-) -> _Bits:
-    aim = aim_at(model, point)
-    label = point.label() if point is not None else ""
-    clean = torch.zeros(len(dataset), dtype=torch.bool)
-    standing = [clean.clone() for _ in attacks]
-    seconds, queries = [0.0] * len(attacks), [0] * len(attacks)
-    draws = [torch.zeros(2, FRESH) for _ in attacks]
-    exits = [torch.full((2, len(dataset)), -1) for _ in attacks]
-    for c, part in enumerate(chunks(dataset)):
-        images, labels = to_pixels(dataset.images[part]), dataset.labels[part]
-        rows = torch.arange(len(labels), device=labels.device)
-        for i, attack in enumerate(attacks):
-            started = time.perf_counter()
-            name = (seed, label, attack.name, c)
-            found = attack_chunk(aim, images[rows], labels[rows], attack, name)
-            places = part.start + rows.cpu()
-            if i == 0:
-                clean[places] = found.clean.cpu()
-            standing[i][places] = found.robust.cpu()
-            rows = rows[found.robust]
-            seconds[i] += time.perf_counter() - started
-            queries[i] += found.queries
-            draws[i] += 0 if found.draws is None else found.draws
-            if found.exits is not None:
-                exits[i][:, places] = found.exits.cpu()
-        tick(c)
-    return _Bits(
-        clean, standing, seconds, queries, draws if aim.randomised else [],
-        exits if aim.route is not None else [],
-    )  # fmt: skip
+    journal: Journal | None,
+    ranks: Ranks,
+    report: Report | None,
+    fresh: bool,
+) -> list[Record]:
+    """Every chunk's record: read where it is done, measured where it is not; chunks are dealt to ranks."""
+    parts, records = chunks(dataset), dict[int, Record]()
+    if journal is not None and ranks.first:
+        if fresh:
+            journal.drop()
+        journal.open()
+    ranks.wait()
+    mine = range(ranks.rank, len(parts), ranks.world)
+    for done, number in enumerate(mine, 1):
+        if journal is None or not journal.has(number):
+            part = parts[number]
+            record = measured(task, to_pixels(dataset.images[part]), dataset.labels[part], number)
+            if journal is None:
+                records[number] = record
+            else:
+                journal.write(number, record)
+        if report is not None:
+            report({"event": "chunk", "done": done, "total": len(mine)})
+    ranks.wait()
+    if journal is None or not ranks.first:
+        return list(records.values())
+    return [journal.read(number) for number in range(len(parts))]
 
 
-def _rows(
+def _bits(records: list[Record], place: int, task: Task) -> Bits:
+    """One point's bits over all chunks."""
+
+    def joined(key: str) -> Tensor:
+        return torch.cat([r[key][place] for r in records], -1)
+
+    def summed(key: str) -> list[float]:
+        return torch.stack([r[key][place] for r in records]).sum(0).tolist()
+
+    aim = aim_at(task.model, task.points[place])
+    draws = torch.stack([r["draws"][place] for r in records])
+    best = sorted(enumerate(records), key=lambda x: -float(x[1]["example_margin"][place]))
+    return Bits(
+        clean=joined("clean"),
+        standing=list(joined("standing")),
+        seconds=summed("seconds"),
+        queries=[round(q) for q in summed("queries")],
+        # A chunk without a standing image was not attacked: its draws are -1 and count as none right.
+        draws=list(draws.clamp_min(0).sum(0)) if aim.randomised else [],
+        exits=list(joined("exits")) if aim.route is not None else [],
+        outside=round(sum(summed("outside"))),
+        unverified=round(sum(summed("unverified"))),
+        examples=[
+            (CHUNK * number + int(r["example_row"][place]), r["example"][place])
+            for number, r in best[:4]
+            if int(r["example_row"][place]) >= 0
+        ],
+    )
+
+
+def _checked(
     subject: Subject,
     point: Point | None,
     dataset: Dataset,
-    planned: list[Row],
-    bits: _Bits,
-    out: str | Path | None,
-) -> list[Row]:
-    cost = observe(subject.model, dataset.image, point)
-    rows: list[Row] = []
-    standing = [*bits.standing, bits.standing[-1]]
-    seconds = [*bits.seconds, sum(bits.seconds)]
-    queries = [*bits.queries, sum(bits.queries)]
-    for row, robust, took, passes in zip(planned, standing, seconds, queries, strict=True):
-        full = {
-            **row,
-            **scores(bits.clean, robust),
-            "params": cost.params,
-            "nonzeros": cost.nonzeros,
-            "macs": {"mean": cost.macs, "p50": cost.macs, "p99": cost.macs},
-            "macs_nonzero": cost.macs_nonzero,
-            "convolution_nonzeros": cost.convolution_nonzeros,
-            "exit_shares": None,
-            "latency_ms": None,
-            "seconds": round(took, 3),
-            "queries": passes,
-            "versions": versions(),
-            "hardware": hardware(dataset.images.device),
-            "flags": list(subject.about.provenance.get("flags", [])),
-        }
-        if bits.exits and isinstance(subject.model, Tunable):
-            place = min(len(rows), len(bits.exits) - 1)
-            full |= _by_exit(exit_costs(subject.model, point), bits.exits, place)
-        if bits.draws:
-            full |= _randomised(full, bits.draws, len(rows), planned[:-1])
-        if out:
-            full["bits"] = write_bits(Path(out).parent, full, bits.clean, robust)
-        rows.append(full)
-    return rows
+    attacks: Sequence[Attack],
+    bits: Bits,
+    tier: str,
+    probing: bool,
+    seed: int,
+) -> tuple[list[Finding], Probe | None]:
+    """Findings on a point: from its bits, from a few passes, and with `probing` from more attacks."""
+    sample = slice(0, min(PROBED, len(dataset)))
+    images, labels = to_pixels(dataset.images[sample]), dataset.labels[sample]
+    names = [a.name for a in attacks]
+    found = [Finding(name) for name in subject.about.provenance.get("flags", [])]
+    found += of_model(subject.model, point, images[:100], labels[:100])
+    found += of_attacks(attacks)
+    found += of_ladder(names, bits.clean, bits.standing[-len(names) :])
+    if untargeted(tier, len(dataset.classes)):
+        found.append(Finding("untargeted-set"))
+    if bits.outside:
+        found.append(Finding("outside-threat-model", {"images": bits.outside}))
+    if bits.unverified:
+        found.append(Finding("success-not-verified", {"images": bits.unverified}))
+    first = next((a for a in attacks if a.name.startswith("pgd") and a.form == "direct"), None)
+    if not probing or first is None:
+        return found, None
+    plain = replace(first, restarts=1)
+    probed = probe(
+        subject.model, point, images, labels, plain, bits.standing[-1][sample], seed=seed
+    )
+    return [*found, *probed.findings], probed
 
 
-def _by_exit(costs: ExitCosts, exits: list[Tensor], place: int) -> Row:
-    """A live policy's fields: MACs per image clean and attacked, shares of rows per exit, the paper's count.
-
-    Attacked: over the images that this attack was run on (all, for the first).
-    """
-    count = len(costs.macs)
-    of = {"clean": exits[0][0], "attacked": exits[place][1][exits[place][1] >= 0]}
-
-    def spread(taken: Tensor, cost: tuple[int, ...]) -> dict[str, float]:
-        values = torch.tensor(cost, dtype=torch.float64)[taken]
-        p50, p99 = values.quantile(torch.tensor([0.5, 0.99], dtype=torch.float64)).tolist()
-        return {"mean": float(values.mean()), "p50": p50, "p99": p99}
-
-    found: Row = {"exit_shares": {}, "macs_static": costs.alone[-1]}
-    for kind, taken in of.items():
-        if not len(taken):
-            continue
-        found["exit_shares"][kind] = (taken.bincount(minlength=count) / len(taken)).tolist()
-        key = "macs" if kind == "clean" else "macs_attacked"
-        found[key] = spread(taken, costs.macs)
-        found[f"{key}_papers_count"] = spread(taken, costs.alone)["mean"]
-    return found
-
-
-def _randomised(row: Row, draws: list[Tensor], place: int, attacks: list[Row]) -> Row:
-    """A randomised point's fields: accuracies as means over fresh draws, their spread, the EOT flag.
-
-    Where several attacks ran on each other's survivors the accuracies stay those of the bits, which
-    are of one draw.
-    """
-    weak = max(a["attack"]["eot"] for a in attacks[place : place + 1] or attacks) < LEAST_EOT
-    out: Row = {"flags": [*row["flags"], *(["randomised-without-eot"] if weak else [])]}
-    if place > 0 and len(attacks) > 1:
-        return out
-    shares = {k: v.tolist() for k, v in zip(KINDS, draws[0] / row["n"], strict=True)}
-    means = {k: sum(v) / len(v) for k, v in shares.items()}
-    intervals = {
-        k: list(exact(round(v * row["n"]), row["n"], level=LEVEL)) for k, v in means.items()
-    }
-    return out | {
-        "draws": shares,
-        **{f"{k}_accuracy": v for k, v in means.items()},
-        "interval": {"level": LEVEL, **intervals},
-    }
-
-
-def from_factory(text: str) -> nn.Module:
-    """A user's own module from `package.module:factory`; ValueError says what is wrong with the name."""
-    module_name, _, factory_name = text.partition(":")
-    if "" not in sys.path:
-        sys.path.insert(0, "")
-    try:
-        module = importlib.import_module(module_name)
-    except ImportError as error:
-        raise ValueError(f"cannot import {module_name!r}: {error}") from None
-    factory = getattr(module, factory_name, None)
-    if not callable(factory):
-        allowed = [n for n in dir(module) if callable(getattr(module, n)) and n[0] != "_"]
-        raise ValueError(
-            f"{module_name} has no callable {factory_name!r}; {nearest(factory_name, allowed)}"
-        )
-    try:
-        made = factory()
-    except Exception as error:  # the user's own code may raise anything
-        raise ValueError(f"{text}() raised {type(error).__name__}: {error}") from None
-    if not isinstance(made, nn.Module):
-        raise ValueError(f"{text} returned a {type(made).__name__}, expected a torch.nn.Module")
-    return made
+def _compare(rows: dict[int, list[Row]], wanted: list[int], records: list[Record]) -> None:
+    """Raise `transfer-beats-known` where images made elsewhere do more harm than those of this point."""
+    crossed, standing, unknown = (
+        torch.cat([r[key] for r in records], -1) for key in ("crossed", "standing", "unknown")
+    )
+    for p, i in enumerate(wanted):
+        row = rows[i][-1]
+        others = [(rows[k][-1]["at"], crossed[q, p]) for q, k in enumerate(wanted) if q != p]
+        others.append(("mean over points", unknown[p]))
+        found = [
+            {"flag": f.flag, **f.figures, "made at": made}
+            for made, bits in others
+            for f in gains(standing[p, -1], bits, "transfer-beats-known", points=1.0)
+        ]
+        if found:
+            row["checks"].append(max(found, key=lambda f: f["gain"]))
+            row["flags"] = sorted({*row["flags"], "transfer-beats-known"})

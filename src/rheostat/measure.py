@@ -7,11 +7,13 @@ from pathlib import Path
 from rheostat import artifact, data
 from rheostat.attacks import Attack, named
 from rheostat.data import Dataset, make_splits, subset
-from rheostat.distributed import device_named
-from rheostat.evaluate import Report, Subject, evaluate, from_factory
+from rheostat.distributed import device_named, join
+from rheostat.evaluate import Report, evaluate
 from rheostat.points import Point, parse_grid
 from rheostat.recipe import number
 from rheostat.rows import Row
+from rheostat.subject import Subject, from_factory
+from rheostat.tiers import attacks_of
 from rheostat.tunable import Tunable
 
 
@@ -115,8 +117,9 @@ def find_points(subject: Subject, at: str) -> list[Point | None]:
 def measure(
     which: str,
     at: str,
-    attacks: list[str],
+    attacks: list[str] | None = None,
     *,
+    tier: str | None = None,
     data: str | None = None,
     eps: str | None = None,
     norm: str | None = None,
@@ -127,17 +130,29 @@ def measure(
     out: Path | None = None,
     name: str | None = None,
     seed: int = 0,
+    warm: bool = False,
+    transfer: bool = False,
+    probing: bool | None = None,
+    fresh: bool = False,
     data_dir: Path | None = None,
     device: str = "auto",
     verify: bool = True,
     report: Report | None = None,
 ) -> list[Row]:
-    """Rows of a model at points under attacks; everything by name, as the command line has it."""
+    """Rows of a model at points under attacks; everything by name, as the command line has it.
+
+    `tier` and `attacks` exclude one another; with neither, the tier is quick. Own attacks are rows of
+    tier "own".
+    """
+    if tier and attacks:
+        raise ValueError("a tier names its attacks: give --tier or --attack, not both")
     subject = find_subject(which, name=name, between=between)
     points = find_points(subject, at)
-    chosen = find_attacks(subject, attacks, eps=eps, norm=norm, step_size=step_size)
     dataset = find_data(subject, data, split, data_dir=data_dir, examples=examples, verify=verify)
-    subject.model.to(device_named(device))
+    names = attacks or attacks_of(tier or "quick", len(dataset.classes))
+    chosen = find_attacks(subject, names, eps=eps, norm=norm, step_size=step_size)
+    place = device_named(device)
+    subject.model.to(place)
     folder = Path(which) if Path(which).is_dir() else Path("runs") / subject.run.replace(":", ".")
     return evaluate(
         subject,
@@ -146,6 +161,12 @@ def measure(
         dataset,
         split=split,
         out=out or folder / "rows.jsonl",
+        tier=tier or "quick",
         seed=seed,
+        warm=warm,
+        transfer=transfer,
+        probing=probing,
+        fresh=fresh,
+        ranks=join(place),
         report=report,
     )

@@ -86,66 +86,90 @@ def in_bounds(adversarial: Tensor, images: Tensor, attack: Attack) -> Tensor:
 
 @dataclass(frozen=True)
 class Chunk:
-    """What an attack did to a chunk: bits (n,), images, forward passes of an image.
+    """What an attack did to a batch: bits (m,), images, forward passes of an image.
 
-    `draws` (2, FRESH), for a randomised point alone: how many images were right, clean and attacked,
-    on each fresh draw. `exits` (2, n), where exits are live: the exit each image takes, clean and
-    attacked.
+    `draws` (2, FRESH), for a randomised point alone: how many images were right, clean and
+    attacked, on each fresh draw. `exits` (2, m), where exits are live: the exit each image takes,
+    clean and attacked (-1: not attacked). `outside` and `unverified`, (m,) bool: returned images that
+    lie outside ball or box (and so do not count), and successes that a second look did not confirm.
     """
 
     clean: Tensor
     robust: Tensor
     adversarial: Tensor
     queries: int
+    outside: Tensor
+    unverified: Tensor
     draws: Tensor | None = None
     exits: Tensor | None = None
 
 
 def attack_chunk(
-    aim: Aim, images: Tensor, labels: Tensor, attack: Attack, seed: tuple[object, ...]
+    aim: Aim,
+    images: Tensor,
+    labels: Tensor,
+    attack: Attack,
+    *seeds: tuple[object, ...],
+    rows: Tensor | None = None,
 ) -> Chunk:
-    """One attack on one chunk.
+    """One attack on one batch; with several seeds, on as many equal parts, each with streams of its own.
 
-    Only images that the model gets right are attacked. Success is judged here, on the images that
-    came back: outside ball or box raises, and a prediction is taken anew.
+    `rows` are those still to attack, known to be right (default: judged here, and those that the
+    model gets right). A row's random start does not depend on which others stand. Success is judged
+    here, on the images that came back, and once more in a batch of other rows.
     """
-    judge = aim.judge(labels, stream(*seed, "judge"))
-    with torch.no_grad():
-        _, wrong = judge.judge(images)
-    clean = ~wrong
+    judge = aim.judge(labels, stream(*seeds[0], "judge"))
+    clean, queries = torch.zeros_like(labels, dtype=torch.bool), 0
+    routed = torch.arange(len(labels), device=labels.device) if rows is None else rows
+    if rows is None:
+        with torch.no_grad():
+            clean = ~judge.judge(images)[1]
+        queries = len(labels)
+        attacked = torch.ones_like(clean) if aim.randomised else clean
+        rows = attacked.nonzero()[:, 0]
+    else:
+        clean[rows] = True
     robust, adversarial = clean.clone(), images.clone()
-    attacked = torch.ones_like(clean) if aim.randomised else clean
-    rows = attacked.nonzero()[:, 0]
+    outside, unverified = torch.zeros_like(clean), torch.zeros_like(clean)
     if not len(rows):
-        return Chunk(
-            clean, robust, adversarial, len(labels), exits=_routes(aim, images, adversarial)
-        )
-    objective = aim.objective(labels, attack.loss, attack.form, stream(*seed, "noise"))
+        return Chunk(clean, robust, adversarial, queries, outside, unverified,
+                     exits=_routes(aim, images, adversarial, routed))  # fmt: skip
+    objective = aim.objective(labels, attack.loss, attack.form, stream(*seeds[0], "noise"))
     passed: list[int] = []
-    moved = attack(objective.only(rows).watched(passed.append), images[rows], stream(*seed))
-    inside = in_bounds(moved, images[rows], attack)
-    if not bool(inside.all()):
-        raise ValueError(f"attack {attack.name} left the eps-ball or the box")
+    starts = [stream(*s) for s in seeds] if len(seeds) > 1 else stream(*seeds[0])
+    moved = attack(
+        objective.only(rows).watched(passed.append), images[rows], starts, share=(rows, len(labels))
+    )
+    outside[rows] = ~in_bounds(moved, images[rows], attack)
     with torch.no_grad():
         _, fallen = judge.only(rows).judge(moved)
+        fallen &= ~outside[rows]
+        down = fallen.nonzero()[:, 0].flip(0)
+        if len(down) and not aim.randomised:
+            _, again = judge.only(rows[down]).judge(moved[down])
+            unverified[rows[down]] = ~again
     robust[rows] &= ~fallen
-    adversarial[rows] = moved
-    queries = len(labels) + len(rows) + sum(passed)
-    exits = _routes(aim, images, adversarial)
+    adversarial[rows] = torch.where(outside[rows][:, None, None, None], images[rows], moved)
+    queries += len(rows) + len(down) + sum(passed)
+    exits = _routes(aim, images, adversarial, routed)
     if not aim.randomised:
-        return Chunk(clean, robust, adversarial, queries, exits=exits)
+        return Chunk(clean, robust, adversarial, queries, outside, unverified, exits=exits)
     draws = torch.zeros(2, FRESH)
     with torch.no_grad():
         for place in range(FRESH):
             for kind, shown in enumerate((images, adversarial)):
                 draws[kind, place] = float((~judge.judge(shown)[1]).sum())
-    return Chunk(clean, robust, adversarial, queries + 2 * FRESH * len(labels), draws, exits)
+    queries += 2 * FRESH * len(labels)
+    return Chunk(clean, robust, adversarial, queries, outside, unverified, draws, exits)
 
 
-def _routes(aim: Aim, images: Tensor, adversarial: Tensor) -> Tensor | None:
+def _routes(aim: Aim, images: Tensor, adversarial: Tensor, rows: Tensor) -> Tensor | None:
     if aim.route is None:
         return None
-    return torch.stack([aim.route(images), aim.route(adversarial)])
+    exits = torch.stack([aim.route(images), rows.new_full((len(images),), -1)])
+    if len(rows):
+        exits[1, rows] = aim.route(adversarial[rows])
+    return exits
 
 
 def outcome(

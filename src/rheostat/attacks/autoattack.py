@@ -5,12 +5,19 @@ They are the reference implementations, used as they are: this file only transla
 
 from __future__ import annotations
 
+import contextlib
+import logging
+import sys
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
 
 from rheostat.attacks.objective import Objective
 
 NAMES = {"linf": "Linf", "l2": "L2"}
+LEAST_CLASSES = 4
+"""Below, DLR towards a target is not defined."""
 
 
 class _Predict:
@@ -54,9 +61,9 @@ def apgd(
             return APGDAttack(predict, loss="ce", **options).perturb(images, labels).detach()
         with torch.no_grad():
             classes = predict(images[:1]).shape[1]
-        if classes < 4:
+        if classes < LEAST_CLASSES:
             raise ValueError(
-                f"the targeted DLR loss needs at least 4 classes, this model has {classes}; "
+                f"the targeted DLR loss needs at least {LEAST_CLASSES} classes, this model has {classes}; "
                 "use apgd-ce and square"
             )
         attack = APGDAttack_targeted(predict, n_target_classes=min(9, classes - 1), **options)
@@ -81,3 +88,48 @@ def square(
     )  # fmt: skip
     with torch.random.fork_rng(), torch.no_grad():
         return attack.perturb(images, _labels(objective)).detach()
+
+
+def autoattack(
+    objective: Objective, images: Tensor, *, eps: float, norm: str = "linf", seed: int = 0
+) -> Tensor:
+    """AutoAttack, standard version: APGD-CE, targeted APGD-DLR, targeted FAB, Square of 5 000 queries.
+
+    With fewer than 4 classes: APGD-CE, FAB and Square, for there targeted losses are not defined.
+    Its state file is not used: a killed run continues at the last whole chunk, whose images have been
+    judged again, while a restored state knows bits alone.
+    """
+    from pyautoattack import AutoAttack
+
+    predict = _Predict(objective)
+    with torch.no_grad():
+        classes = predict(images[:1]).shape[1]
+    few = classes < LEAST_CLASSES
+    attack = AutoAttack(
+        predict, norm=NAMES[norm], eps=eps, seed=seed % 2**31, device=images.device,
+        version="custom" if few else "standard",
+        attacks=["apgd-ce", "fab", "square"] if few else None,
+    )  # fmt: skip
+    if not few:
+        attack.apgd_targeted.n_target_classes = attack.fab.n_target_classes = min(9, classes - 1)
+    with torch.random.fork_rng(), torch.enable_grad(), _tamed():
+        found, _ = attack.run_standard_evaluation(
+            images, _labels(objective), batch_size=len(images)
+        )
+    return found.detach()
+
+
+@contextlib.contextmanager
+def _tamed() -> Iterator[None]:
+    """AutoAttack's checks take the interpreter's trace hook away, and log; both are put back.
+
+    What its checks look for, `rheostat.checks` looks for by itself and says in the rows.
+    """
+    hook, logger = sys.gettrace(), logging.getLogger("auto-attack")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+        sys.settrace(hook)

@@ -7,6 +7,8 @@ caller judges success on the returned images.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -14,6 +16,8 @@ from rheostat.attacks.objective import Objective, gradient
 from rheostat.points import nearest
 
 NORMS = ("linf", "l2")
+Streams = torch.Generator | Sequence[torch.Generator] | None
+"""What random starts are drawn from: one stream, or one for each equal part of a batch."""
 
 
 def _per_row(x: Tensor) -> Tensor:
@@ -35,15 +39,21 @@ def random_start(
     images: Tensor,
     eps: float,
     norm: str,
-    generator: torch.Generator | None,
+    generator: Streams,
     share: tuple[Tensor, int] | None = None,
 ) -> Tensor:
     """δ uniform in the ball. Drawn on the CPU, so that every device starts at the same place.
 
     `share` (rows, n) says which rows of a group of n the images are: the draw is the group's, so
-    that ranks that share a batch start where one rank would.
+    that ranks that share a batch start where one rank would, and a row starts at the same place
+    whichever others still stand. Several generators draw for equal parts of the group, in turn.
     """
     count = len(images) if share is None else share[1]
+    if isinstance(generator, Sequence):
+        part = images.new_empty(count // len(generator), *images.shape[1:])
+        parts = [random_start(part, eps, norm, g) for g in generator]
+        delta = torch.cat(parts)
+        return delta if share is None else delta[share[0].to(delta.device)]
     shape = (count, *images.shape[1:])
     if norm == "linf":
         delta = torch.rand(shape, generator=generator) * (2 * eps) - eps
@@ -52,7 +62,7 @@ def random_start(
         dimension = max(images[:1].numel(), 1)
         radius = torch.rand((count, 1, 1, 1), generator=generator) ** (1 / dimension)
         delta = direction / _per_row(direction) * radius * eps
-    delta = delta if share is None else delta[share[0]]
+    delta = delta if share is None else delta[share[0].to(delta.device)]
     return delta.to(images.device, images.dtype)
 
 
@@ -78,12 +88,14 @@ def pgd(
     restarts: int = 1,
     momentum: float = 0.0,
     drop: bool = False,
-    generator: torch.Generator | None = None,
+    generator: Streams = None,
+    share: tuple[Tensor, int] | None = None,
 ) -> Tensor:
     """Adversarial images (B, C, H, W) in the eps-ball and in [0, 1].
 
     `eps` and `step_size` are in units of [0, 1]; `step_size` defaults to 2.5·eps/steps. `start` is True
-    (uniform in the ball), False (the image) or a (B, C, H, W) δ. With `momentum` the steps follow the
+    (uniform in the ball, anew at each restart; `share` as in `random_start`), False (the image) or a
+    (B, C, H, W) δ. With `momentum` the steps follow the
     accumulated L1-normalised gradient (MI-FGSM). With `drop`, a row stops at the first image that
     falls and costs nothing more; otherwise the last iterate is returned, over `restarts` the one of
     the highest loss.
@@ -103,7 +115,7 @@ def pgd(
             delta = start[standing]
         elif start:
             # Drawn for the whole batch: a row's start does not depend on which rows still stand.
-            delta = random_start(images, eps, norm, generator)[standing]
+            delta = random_start(images, eps, norm, generator, share)[standing]
         else:
             delta = torch.zeros_like(clean)
         moved = (clean + project(delta, eps, norm)).clamp(0, 1)
@@ -220,7 +232,7 @@ def n_fgsm(
     images: Tensor,
     *,
     eps: float,
-    generator: torch.Generator | None = None,
+    generator: Streams = None,
     share: tuple[Tensor, int] | None = None,
 ) -> Tensor:
     """Noise uniform in 2·eps, then one sign step of eps; δ is not clipped to the ball, only to the box.

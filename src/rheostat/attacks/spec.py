@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 
-import torch
 from torch import Tensor
 
-from rheostat.attacks.autoattack import apgd, square
+from rheostat.attacks.autoattack import apgd, autoattack, square
 from rheostat.attacks.exits import Candidates
 from rheostat.attacks.objective import Objective, loss_named
-from rheostat.attacks.pgd import check_budget, n_fgsm, pgd, random_start
+from rheostat.attacks.pgd import Streams, check_budget, n_fgsm, pgd
 
 
 @dataclass(frozen=True)
@@ -43,6 +43,11 @@ class Attack:
             raise ValueError(f"eot is a number of draws, at least 1, given {self.eot}")
 
     @property
+    def rowwise(self) -> bool:
+        """Whether rows of one batch may stand at different points; pyautoattack's attacks mix rows."""
+        return not self.name.startswith(("apgd", "square", "autoattack"))
+
+    @property
     def size(self) -> float:
         """The step size: as given, or 2.5·eps/steps."""
         return 2.5 * self.eps / self.steps if self.step_size is None else self.step_size
@@ -51,7 +56,7 @@ class Attack:
         self,
         objective: Objective | Candidates,
         images: Tensor,
-        generator: torch.Generator | None = None,
+        generator: Streams = None,
         *,
         share: tuple[Tensor, int] | None = None,
     ) -> Tensor:
@@ -59,7 +64,8 @@ class Attack:
 
         `share` (rows, n) says which rows of a group of n the images are; see `random_start`.
         """
-        seed = 0 if generator is None else generator.initial_seed()
+        one = generator[0] if isinstance(generator, Sequence) else generator
+        seed = 0 if one is None else one.initial_seed()
         objective = objective.averaged(self.eot)
         if isinstance(objective, Candidates):
             return objective.best(
@@ -80,18 +86,10 @@ class Attack:
             return square(
                 objective, images, eps=self.eps, norm=self.norm, queries=self.steps, seed=seed
             )
+        if self.name == "autoattack":
+            return autoattack(objective, images, eps=self.eps, norm=self.norm, seed=seed)
         if self.name == "n-fgsm":
             return n_fgsm(objective, images, eps=self.eps, generator=generator, share=share)
-        start: bool | Tensor = self.start
-        if share is not None and self.start and self.restarts > 1:
-            # Each start is drawn for the whole group, so a share of it finds the same ones.
-            one = replace(self, restarts=1)
-            tries = [one(objective, images, generator, share=share) for _ in range(self.restarts)]
-            with torch.no_grad():
-                losses = torch.stack([objective(found) for found in tries])
-            return torch.stack(tries)[losses.argmax(0), torch.arange(len(images), device=images.device)]
-        if share is not None and self.start:
-            start = random_start(images, self.eps, self.norm, generator, share)
         return pgd(
             objective,
             images,
@@ -99,11 +97,12 @@ class Attack:
             steps=self.steps,
             step_size=self.size,
             norm=self.norm,
-            start=start,
+            start=self.start,
             restarts=self.restarts,
             momentum=self.momentum,
             drop=self.drop and objective.decisive,
             generator=generator,
+            share=share,
         )
 
     def row(self) -> dict[str, object]:
@@ -120,7 +119,8 @@ def named(text: str, *, eps: float, norm: str = "linf", step_size: float | None 
     `fgsm`, `mi-fgsm` (10 steps, momentum 1), `pgdN` and `pgdNxR` (N steps, R restarts), each of the
     latter with `-dlr` or `-margin` for another loss and `-eotN` for gradients averaged over N draws of
     a random network: pgd20, pgd50x5, pgd20-dlr, pgd20-eot20. pyautoattack's
-    `apgd-ce`, `apgd-t` (targeted DLR), both of 100 steps, and `square` (1 000 queries; squareN).
+    `apgd-ce`, `apgd-t` (targeted DLR), both of 100 steps, `square` (1 000 queries; squareN) and
+    `autoattack` (its standard version: APGD-CE, APGD-T, FAB-T, Square of 5 000 queries).
     `NAME@FORM` attacks a form of a multi-exit model: pgd20@max-average.
     """
     if text == "fgsm":
@@ -130,12 +130,14 @@ def named(text: str, *, eps: float, norm: str = "linf", step_size: float | None 
     if text in ("apgd-ce", "apgd-t"):
         # Auto-PGD starts with a step of 2·eps and halves it by itself.
         return Attack(text, eps, 100, 2 * eps, norm, loss="ce" if text == "apgd-ce" else "dlr")
+    if text == "autoattack":
+        return Attack(text, eps, 100, 2 * eps, norm)
     name, at_form, form = text.partition("@")
     if at_form:
         if not form:
             raise ValueError(f"no form after @ in {text!r}; write pgd20@average")
         inner = named(name, eps=eps, norm=norm, step_size=step_size)
-        if inner.name.startswith(("apgd", "square")):
+        if not inner.rowwise:
             raise ValueError(f"{name} attacks the decision itself; forms are for PGD and FGSM")
         return replace(inner, name=text, form=form)
     match = re.fullmatch(r"square(\d*)", text)
@@ -144,7 +146,7 @@ def named(text: str, *, eps: float, norm: str = "linf", step_size: float | None 
     match = re.fullmatch(r"pgd(\d+)(?:x(\d+))?(?:-(ce|dlr|margin))?(?:-eot(\d+))?", text)
     if match is None or int(match[1]) < 1:
         raise ValueError(
-            f"no attack {text!r}; allowed: fgsm, mi-fgsm, apgd-ce, apgd-t, square, squareN, pgdN, "
+            f"no attack {text!r}; allowed: fgsm, mi-fgsm, apgd-ce, apgd-t, square, squareN, autoattack, pgdN, "
             "pgdNxR, with -dlr or -margin and -eotN after these (pgd20, pgd50x5, pgd20-dlr-eot20)"
         )
     return Attack(
