@@ -10,7 +10,8 @@ from pages import cell, dial, find, per_cent, table
 
 from rheostat.hypervolume import normalised
 from rheostat.intervals import paired
-from rheostat.report import COLOURS, worst_rows
+from rheostat.labels import worst_rows
+from rheostat.report import COLOURS
 from rheostat.rows import Row, read_bits
 
 if TYPE_CHECKING:

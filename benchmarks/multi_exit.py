@@ -7,7 +7,7 @@ from pathlib import Path
 from pages import cell, per_cent, table
 
 from rheostat.intervals import not_lower, paired
-from rheostat.report import worst_rows
+from rheostat.labels import worst_rows
 from rheostat.rows import Row, read_bits
 
 MARGIN = 0.015

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from rheostat.report import percent, worst_rows
+from rheostat.labels import percent, worst_rows
 from rheostat.rows import Row
 
 

@@ -11,7 +11,8 @@ from pages import cell, find, table
 
 from rheostat.files import write_bytes, write_text
 from rheostat.intervals import paired, reversals
-from rheostat.report import as_bytes, trade_off, worst_rows
+from rheostat.labels import worst_rows
+from rheostat.report import as_bytes, trade_off
 from rheostat.rows import Row, read_bits, read_rows
 
 ROOT = Path(__file__).parent.parent

@@ -19,9 +19,10 @@ from rheostat.data import Dataset, subset, to_pixels
 from rheostat.evaluate import evaluate
 from rheostat.hypervolume import hypervolume, normalised
 from rheostat.intervals import exact, not_lower, paired, reversals
+from rheostat.labels import worst_rows
 from rheostat.outcomes import aim_at, attack_chunk, outcome
 from rheostat.points import Point, parse_grid
-from rheostat.report import trade_off, worst_rows, write_report
+from rheostat.report import trade_off, write_report
 from rheostat.rows import identity, read_bits, read_rows
 from rheostat.subject import Subject, from_factory
 

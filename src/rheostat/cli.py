@@ -196,9 +196,9 @@ def evaluate(
 def _measure(
     subject: str, at: str, attacks: list[str] | None = None, **options: Any
 ) -> list[dict[str, Any]]:
+    from rheostat.labels import attacker_lines, gap_lines
     from rheostat.measure import measure
     from rheostat.progress import Show
-    from rheostat.report import attacker_lines, gap_lines
 
     with Show(console) as show:
         rows = measure(subject, at, attacks, report=show, **options)
@@ -210,7 +210,7 @@ def _measure(
 
 
 def _table(rows: list[dict[str, Any]]) -> Table:
-    from rheostat.report import percent, point_label, worst_rows
+    from rheostat.labels import percent, point_label, worst_rows
 
     table = Table(box=None, pad_edge=False)
     for head in ("point", "SA % [95 %]", "RA % [95 %]", "MACs", "n", "flags"):
@@ -247,7 +247,11 @@ def _report(runs: list[Path], out: Path | None) -> None:
         file = run / "rows.jsonl" if run.is_dir() else run
         if not file.is_file():
             raise ValueError(f"no rows in {run}; run `rheostat evaluate {run}` first")
-        rows += read_rows(file)
+        found = read_rows(file)
+        for row in found:
+            if row.get("examples"):
+                row["examples"] = str(file.parent / row["examples"])
+        rows += found
     first = runs[0] if runs[0].is_dir() else runs[0].parent
     recipe_file = first / "recipe.json"
     recipe = json.loads(recipe_file.read_text()) if recipe_file.is_file() else None

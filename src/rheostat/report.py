@@ -9,8 +9,12 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rheostat import evaluation_plots as plots
 from rheostat.exit_plots import accuracy_against_macs, live, shares_per_exit
 from rheostat.files import write_bytes, write_text
+from rheostat.flags import NAMES
+from rheostat.labels import attacker_lines, gap_lines, percent, point_label, worst_rows
+from rheostat.robustbench import entry
 from rheostat.rows import Row
 
 if TYPE_CHECKING:
@@ -19,55 +23,6 @@ if TYPE_CHECKING:
 # Okabe and Ito's colours: told apart by colour-blind readers.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKS = ("o", "s", "^", "D", "v", "P", "X")
-
-
-def worst_rows(rows: list[Row]) -> list[Row]:
-    """The rows of worst cases over attacks: what curves and tables are made of."""
-    return [r for r in rows if r["attack"]["name"] == "worst"]
-
-
-def gap_lines(rows: list[Row]) -> list[str]:
-    """Per point of a tier above quick: what PGD-20 alone would have said."""
-    lines = []
-    for first in rows:
-        if first["attack"]["name"] != "pgd20" or first["cumulative"] or first["tier"] == "quick":
-            continue
-        same = ("run", "at", "tier", "rule")
-        last = next(r for r in worst_rows(rows) if all(r[k] == first[k] for k in same))
-        gap = 100 * (first["robust_accuracy"] - last["robust_accuracy"])
-        lines.append(
-            f"{point_label(last)}: quick {percent(first['robust_accuracy'])} → {last['tier']} "
-            f"{percent(last['robust_accuracy'])} (gap {gap:.1f} points)"
-        )
-    return lines
-
-
-def attacker_lines(rows: list[Row]) -> list[str]:
-    """What attackers with other knowledge of the dial achieve: the strongest transfer, unknown, chosen."""
-    lines = []
-    unknown = [r for r in rows if r["knowledge"] == "unknown"]
-    for row in unknown:
-        crossed = [r for r in rows if r["knowledge"] == "transfer" and r["at"] == row["at"]
-                   and r["attack"]["made_at"] != row["at"]]  # fmt: skip
-        best = min(crossed, key=lambda r: r["robust_accuracy"], default=None)
-        text = f"{point_label(row)}: attacker who does not know the point {percent(row['robust_accuracy'])}"
-        if best is not None:
-            made = point_label({**best, "at": best["attack"]["made_at"]})
-            text += f", images made at {made} {percent(best['robust_accuracy'])}"
-        lines.append(text)
-    lines += [f"attacker who may choose the point: {percent(r['robust_accuracy'], r['interval']['robust'])}"
-              for r in rows if r["knowledge"] == "chosen"]  # fmt: skip
-    return lines
-
-
-def point_label(row: Row) -> str:
-    """A short text for a row's point: λ or t first."""
-    at = dict(row["at"])
-    parts = []
-    if "robustness" in at:
-        parts.append(f"{'λ' if row.get('rule') else 't'} = {at.pop('robustness'):g}")
-    parts += [f"{k} = {v:g}" for k, v in at.items()]
-    return ", ".join(parts) or "the one point"
 
 
 def trade_off(rows: list[Row], *, title: str = "") -> Figure:
@@ -161,14 +116,6 @@ def _embedded(figure: Figure, alt: str) -> str:
     return f'<img alt="{html.escape(alt)}" src="data:image/svg+xml;base64,{data}">'
 
 
-def percent(value: float, interval: list[float] | None = None) -> str:
-    """62.3 or 62.3 [59.1, 65.4], in per cent."""
-    text = f"{100 * value:.1f}"
-    if interval is not None:
-        text += f" [{100 * interval[0]:.1f}, {100 * interval[1]:.1f}]"
-    return text
-
-
 def _table(rows: list[Row]) -> str:
     head = (
         "run", "point", "SA % [95 %]", "RA % [95 %]", "attacks", "eps", "n", "MACs", "seconds",
@@ -209,17 +156,11 @@ def page(rows: list[Row], *, title: str, recipe: dict[str, Any] | None = None) -
     worst = worst_rows(rows)
     if not worst:
         raise ValueError("there are no rows to report; run `rheostat evaluate` first")
-    flags = sorted({f for r in worst for f in r["flags"]})
-    raised = (
-        f"<p class=flag>Raised: {html.escape(', '.join(flags))}</p>"
-        if flags
-        else "<p>No flag was raised in training or evaluation.</p>"
-    )
     parts = [
         f"<h1>{html.escape(title)}</h1>",
         "<p>Robust accuracy is measured under the attacks named, white-box at the very point that is "
         "scored; a stronger attack can only lower it. Brackets are exact 95 % intervals.</p>",
-        raised,
+        _flags(worst),
         "<h2>The trade-off</h2>",
         _embedded(trade_off(rows), "clean against robust accuracy"),
     ]
@@ -237,6 +178,15 @@ def page(rows: list[Row], *, title: str, recipe: dict[str, Any] | None = None) -
             _embedded(shares_per_exit(rows), "share of images per exit, clean and attacked"),
         ]
     parts += ["<h2>Every point</h2>", _table(rows)]
+    notes = [*gap_lines(rows), *attacker_lines(rows)]
+    if notes:
+        parts.append("<ul>" + "".join(f"<li>{html.escape(n)}</li>" for n in notes) + "</ul>")
+    for title_, about_, draw in SECTIONS:
+        figure = draw(rows)
+        if figure is not None:
+            parts += [f"<h2>{title_}</h2>", f"<p>{about_}</p>", _embedded(figure, title_)]
+    if any(r.get("per_class") for r in worst):
+        parts += ["<h2>Per class</h2>", _per_class(worst)]
     if recipe:
         parts += ["<h2>Recipe</h2>", f"<pre>{html.escape(json.dumps(recipe, indent=1))}</pre>"]
     about = {"versions": worst[0]["versions"], "hardware": worst[0]["hardware"]}
@@ -248,12 +198,64 @@ def page(rows: list[Row], *, title: str, recipe: dict[str, Any] | None = None) -
     )
 
 
+SECTIONS = (
+    ("What the attacker knows", "Images made at one point, scored at another. Off the diagonal nothing should "
+     "lie below it in its column.", plots.transfer_map),
+    ("Attack by attack", "Each attack runs on what the ones before left standing.", plots.ladder),
+    ("Against the radius", "Must fall, and reach chance.", plots.eps_curves),
+    ("The attack's loss", "Should have stopped rising at the last step.", plots.loss_curves),
+    ("Do probabilities mean what they say", "On clean images; ECE is the mean distance from the diagonal.",
+     plots.reliability),
+    ("Worst images", "Successful perturbations with the largest margins: the image and its label, ten "
+     "times the change, and what the model said.", plots.examples),
+)  # fmt: skip
+
+
+def _flags(worst: list[Row]) -> str:
+    """Which flags are raised where, why it matters and what to do."""
+    raised = sorted({f for r in worst for f in r["flags"]})
+    if not raised:
+        return "<p>No flag was raised in training or evaluation.</p>"
+    items = []
+    for name in raised:
+        where = dict.fromkeys(f"{r['run']}, {point_label(r)}" for r in worst if name in r["flags"])
+        known = NAMES.get(name)
+        text = f"<b class=flag>{html.escape(name)}</b> at {html.escape('; '.join(where))}."
+        if known is not None:
+            text += f" Raised if {known.raised_if}. <i>{known.why}.</i> What to do: {known.what}."
+        items.append(f"<li>{text}</li>")
+    return f"<p class=flag>Raised: {html.escape(', '.join(raised))}</p><ul>{''.join(items)}</ul>"
+
+
+def _per_class(worst: list[Row]) -> str:
+    """SA and RA of every class at a few points."""
+    found = plots.some([r for r in worst if r.get("per_class")])
+    classes = found[0]["per_class"]["classes"]
+    found = [r for r in found if r["per_class"]["classes"] == classes]
+    head = "<th>point</th>" + "".join(f"<th>{html.escape(c)}</th>" for c in classes)
+    body = []
+    for row in found:
+        values = zip(row["per_class"]["clean"], row["per_class"]["robust"], strict=True)
+        cells = "".join(f"<td>{_whole(a)} / {_whole(b)}</td>" for a, b in values)
+        body.append(f"<tr><td>{html.escape(plots.named(row, found))}</td>{cells}</tr>")
+    return (
+        "<p>SA / RA in per cent.</p><div class=wide><table><tr>"
+        + head + "</tr>" + "".join(body) + "</table></div>"
+    )  # fmt: skip
+
+
+def _whole(value: float | None) -> str:
+    return "–" if value is None else f"{100 * value:.0f}"
+
+
 def write_report(
     rows: list[Row], out: Path, *, title: str, recipe: dict[str, Any] | None = None
 ) -> list[Path]:
-    """Write report.html, trade_off.png and trade_off.svg into a folder; their paths."""
-    paths = [out / "report.html", out / "trade_off.png", out / "trade_off.svg"]
+    """Write report.html, robustbench.json, trade_off.png and trade_off.svg into a folder; their paths."""
+    paths = [out / n for n in ("report.html", "robustbench.json", "trade_off.png", "trade_off.svg")]
     write_text(paths[0], page(rows, title=title, recipe=recipe))
-    for path in paths[1:]:
+    entries = [entry(r) for r in worst_rows(rows)]
+    write_text(paths[1], json.dumps(entries, indent=1) + "\n")
+    for path in paths[2:]:
         write_bytes(path, as_bytes(trade_off(rows, title=title), path.suffix[1:]))
     return paths
