@@ -179,7 +179,7 @@ def test_a_report_is_whole_and_offline(model, sample, tmp_path: Path) -> None:
     assert "https://" not in text
     assert "&lt;b&gt;" in text
     assert "Raised: robust-overfitting" in text
-    assert text.count("<tr>") == 1 + len(worst_rows(rows))
+    assert text.count("<tr>") == 2 * (1 + len(worst_rows(rows)))  # points; classes
     assert trade_off(rows).axes
     with pytest.raises(ValueError, match="no rows to report"):
         write_report([], tmp_path, title="x")

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import platform
+import re
 from dataclasses import asdict, dataclass, field
 from importlib import metadata, resources
 from pathlib import Path
@@ -126,6 +128,9 @@ def load_with(which: str | Path) -> tuple[Tunable, About]:
     if found["dial_map"] is not None:
         model.dial_map = DialMap(**{k: tuple(v) for k, v in found["dial_map"].items()})
     model.points = {k: model.checked(Point(**v)) for k, v in found["points"].items()}
+    model.temperatures = {
+        k: float(v["temperature"]) for k, v in found["measured"].items() if "temperature" in v
+    }
     model.requires_grad_(True).eval()
     about = About(tuple(found["classes"]), found["threat"], found["provenance"], found["measured"])
     return model, about
@@ -137,5 +142,31 @@ def load(which: str | Path) -> Tunable:
 
 
 def digest(which: str | Path) -> str:
-    """The hash that rows name an artifact by."""
-    return hashlib.sha256(locate(which).read_bytes()).hexdigest()[:16]
+    """The hash that rows name an artifact by: of what decides its outputs, weights to dial map.
+
+    Names given to points and numbers written beside do not change it.
+    """
+    tensors, found = read_tensors(locate(which))
+    kept = {k: found.get(k) for k in ("composition", "net", "dials", "dial_map")}
+    sha = hashlib.sha256(json.dumps(kept, sort_keys=True).encode())
+    for name in sorted(tensors):
+        tensor = tensors[name].contiguous()
+        sha.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
+        sha.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
+    return sha.hexdigest()[:16]
+
+
+def name_point(path: str | Path, name: str, point: Point, measured: dict[str, Any]) -> None:
+    """Store a point under a name in a model's file, with its measured numbers; the file is whole throughout."""
+    if not re.fullmatch(r"[a-z][a-z0-9_-]*", name):
+        raise ValueError(
+            f"a point's name is of a-z, 0-9, - and _, and starts with a letter, given {name!r}"
+        )
+    file = locate(path)
+    if file in packaged().values():
+        raise ValueError(f"{path} comes with the package; copy it before you name points in it")
+    point = load(file).checked(point)
+    tensors, found = read_tensors(file)
+    found["points"] = {**found["points"], name: point.numbers()}
+    found["measured"] = {**found["measured"], name: measured}
+    write_tensors(file, tensors, found)

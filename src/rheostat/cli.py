@@ -261,6 +261,48 @@ def _report(runs: list[Path], out: Path | None) -> None:
 
 
 @app.command()
+def choose(
+    run: Annotated[str, typer.Argument(help="A run's folder, or a model file with --rows.")],
+    min_robust: Annotated[float | None, typer.Option(help="Least robust accuracy, 0 to 1.")] = None,
+    min_clean: Annotated[float | None, typer.Option(help="Least clean accuracy, 0 to 1.")] = None,
+    max_macs: Annotated[str | None, typer.Option(help="Most MACs an image: 20M, 1.5G.")] = None,
+    max_latency: Annotated[
+        str | None, typer.Option(help="Most time for one image, folded, on this machine: 5ms.")
+    ] = None,
+    maximise: Annotated[
+        str, typer.Option(help="clean, robust, or the least macs or latency.")
+    ] = "clean",
+    confidence: Annotated[float, typer.Option(help="At which all bounds hold together.")] = 0.95,
+    name: Annotated[
+        str | None, typer.Option(help="Store the point in the model's file: safe, balanced, fast.")
+    ] = None,
+    rows: Annotated[Path | None, typer.Option(help="Rows file; default the run's.")] = None,
+    data_dir: DataDir = None,
+    threads: Threads = None,
+    verify: Verify = True,
+) -> None:
+    """Choose an operating point from rows on calibrate-choose, by bounds; exit 1 if none keeps the limits."""
+    from rheostat.choose import Need
+    from rheostat.operating import choose_point, store, told
+    from rheostat.recipe import quantity
+
+    _threads(threads)
+    need = Need(min_robust, min_clean, None if max_macs is None else quantity(max_macs, "", "macs"),
+                None if max_latency is None else quantity(max_latency, "ms", "latency"))  # fmt: skip
+    found = choose_point(run, need, maximise=maximise, confidence=confidence, rows=rows)
+    for line in told(found):
+        console.print(line, markup=False)
+    if found.chosen is None:
+        sys.exit(1)
+    if name is not None:
+        stored = store(run, name, found.chosen, found, data_dir=data_dir, verify=verify)
+        console.print(
+            f"stored as {name!r}: model.at({name!r}); temperature {stored['temperature']:.2f}, ECE "
+            f"{100 * stored['ece_before']:.1f} → {100 * stored['ece_after']:.1f} %"
+        )
+
+
+@app.command()
 def recipes(
     name: Annotated[str | None, typer.Argument(help="Print this recipe's file.")] = None,
 ) -> None:

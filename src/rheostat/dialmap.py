@@ -53,5 +53,6 @@ class DialMap:
         for i in range(len(values) - 1):
             width = self.position[i + 1] - self.position[i]
             rise = (values[i + 1] - values[i]) / width
-            total = total + (t - self.position[i]).clamp(0, width) * rise
-        return total.clamp(values[0], values[-1])
+            along = t - self.position[i]
+            total = total + (along.relu() - (along - width).relu()) * rise
+        return total.clamp(min=float(values[0])).clamp(max=float(values[-1]))

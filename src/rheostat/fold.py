@@ -107,6 +107,15 @@ def fold(model: Tunable, point: Point | None = None) -> fx.GraphModule:
     return folded
 
 
+def foldable(model: Tunable, point: Point) -> fx.GraphModule | None:
+    """The folded module, or None where a point is not one fixed network."""
+    point = model.checked(point)
+    method = model.method
+    if method.randomised(point) or method.live(point) or method.passes(point) != 1:
+        return None
+    return fold(model, point)
+
+
 def _check(folded: nn.Module, model: Tunable, point: Point, image: Tensor) -> None:
     expected, found = model(image, point), folded(image)
     gap, room = (expected - found).abs().max(), 1e-5 * expected.abs().max().clamp_min(1)

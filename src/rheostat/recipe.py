@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import tomllib
 from importlib import resources
 from pathlib import Path
@@ -15,6 +16,19 @@ from rheostat.data.augment import AUGMENTATIONS
 from rheostat.method import Stack
 from rheostat.papers import PAPERS, compose
 from rheostat.points import nearest
+
+SCALES = {"k": 1e3, "M": 1e6, "G": 1e9, "us": 1e-3, "ms": 1.0, "s": 1e3}
+
+
+def quantity(text: str, unit: str, what: str) -> float:
+    """20M, 1.5G, 5ms or 0.2s as a number: milliseconds for times (`unit` "ms"), else ones."""
+    match = re.fullmatch(r"([0-9.]+(?:e[0-9]+)?)\s*([a-zA-Z]*)", text.strip())
+    allowed = ("us", "ms", "s") if unit else ("k", "M", "G")
+    if match is None or match[2] not in ("", *allowed):
+        raise ValueError(
+            f"cannot read {what} {text!r}; write a number, with {', '.join(allowed)} behind it"
+        )
+    return float(match[1]) * (SCALES[match[2]] if match[2] else 1.0)
 
 
 def number(text: object) -> object:

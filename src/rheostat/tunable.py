@@ -34,6 +34,7 @@ class Tunable(nn.Module):
         self.method = stack
         self.dial_map: DialMap | None = None
         self.points: dict[str, Point] = {}
+        self.temperatures: dict[str, float] = {}
 
     def stored(self) -> dict[str, Tensor]:
         """The tensors of the model's file: its state less what only a training that goes on needs."""
@@ -136,11 +137,14 @@ class Tunable(nn.Module):
 
     def at(self, point: Point | str | None = None, **dials: float) -> AtPoint:
         """This model at one point as a plain module, by dials or by the name of a stored point."""
+        temperature = 1.0
         if isinstance(point, str):
+            temperature = self.temperatures.get(point, 1.0)
             if point not in self.points:
                 raise ValueError(f"no point named {point!r}; {nearest(point, self.points)}")
             point = self.points[point]
-        return AtPoint(self, self.checked(Point(**{**dict(point or {}), **dials})))
+        found = self.checked(Point(**{**dict(point or {}), **dials}))
+        return AtPoint(self, found, 1.0 if dials else temperature)
 
     def between(self, rule: str) -> Tunable:
         """A view of the same weights whose λ is the training λ, under one rule between the norm sets.
@@ -186,10 +190,11 @@ class AtPoint(nn.Module):
     AutoAttack, Foolbox, ART and RobustBench take it as it is; `train()` has no effect on it.
     """
 
-    def __init__(self, model: Tunable, point: Point) -> None:
+    def __init__(self, model: Tunable, point: Point, temperature: float = 1.0) -> None:
         super().__init__()
         self.model = model
         self.point = point
+        self.temperature = temperature
         self.training = False
 
     def train(self, mode: bool = True) -> AtPoint:
@@ -199,6 +204,11 @@ class AtPoint(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         logits: Tensor = self.model(x, self.point)
         return logits
+
+    @torch.no_grad()
+    def probabilities(self, x: Tensor) -> Tensor:
+        """(B, K) softmax of the logits over the temperature that was fitted for a named point (else 1)."""
+        return (self(x) / self.temperature).softmax(1)
 
     def extra_repr(self) -> str:
         return repr(self.point)

@@ -1,0 +1,1 @@
+"""What leaves the laboratory: files for other runtimes, and a server."""
