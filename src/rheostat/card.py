@@ -23,7 +23,10 @@ def card(model: Tunable, about: About, rows: list[Row], *, name: str, digest: st
         f"in [0, 1]. {count:,} parameters. Hash `{digest}`.\n",
         f"- Composition: `{model.method!r}`",
         f"- Network: `{model.net.spec}`",
-        *(f"- Dial `{d.name}`: {_positions(d.values, d.low, d.high)}" for d in model.dials.values()),
+        *(
+            f"- Dial `{d.name}`: {_positions(d.values, d.low, d.high)}"
+            for d in model.dials.values()
+        ),
         "",
         "## Training\n",
         f"Data `{data.get('name', 'unknown')}`, {data.get('train_images') or 'all'} images, "

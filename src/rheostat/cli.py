@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 import typer
-from rich.console import Console
 from rich.table import Table
+
+from rheostat import cli_deploy
+from rheostat.cli_deploy import DataDir, Threads, Verify, console, set_threads
 
 app = typer.Typer(
     name="rheostat",
@@ -18,20 +20,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-console = Console(highlight=False)
-
-DataDir = Annotated[
-    Path | None, typer.Option(help="Folder of data sets; default RHEOSTAT_DATA, then the cache.")
-]
-Threads = Annotated[int | None, typer.Option(help="CPU threads.", min=1)]
-Verify = Annotated[bool, typer.Option(help="Check published checksums of data files.")]
-
-
-def _threads(count: int | None) -> None:
-    if count is not None:
-        import torch
-
-        torch.set_num_threads(count)
 
 
 @app.command()
@@ -43,7 +31,7 @@ def demo(out: Annotated[Path, typer.Option(help="Where to write.")] = Path("runs
     from rheostat.recipe import load_recipe
     from rheostat.train import train as run
 
-    _threads(threads)
+    set_threads(threads)
     recipe = load_recipe("oat-digits")
     console.print(
         f"OAT on the embedded digits: {recipe.train.epochs} epochs, one model for every λ."
@@ -78,7 +66,7 @@ def train(
     from rheostat.recipe import load_recipe
     from rheostat.train import train as run
 
-    _threads(threads)
+    set_threads(threads)
     changes = list(set_ or []) + ([] if verify else ["data.verify=false"])
     chosen = load_recipe(recipe, changes=changes)
     place = out or Path("runs") / chosen.name
@@ -163,7 +151,7 @@ def evaluate(
     """
     from rheostat.distributed import leave
 
-    _threads(threads)
+    set_threads(threads)
     rows = _measure(
         subject,
         at,
@@ -261,48 +249,6 @@ def _report(runs: list[Path], out: Path | None) -> None:
 
 
 @app.command()
-def choose(
-    run: Annotated[str, typer.Argument(help="A run's folder, or a model file with --rows.")],
-    min_robust: Annotated[float | None, typer.Option(help="Least robust accuracy, 0 to 1.")] = None,
-    min_clean: Annotated[float | None, typer.Option(help="Least clean accuracy, 0 to 1.")] = None,
-    max_macs: Annotated[str | None, typer.Option(help="Most MACs an image: 20M, 1.5G.")] = None,
-    max_latency: Annotated[
-        str | None, typer.Option(help="Most time for one image, folded, on this machine: 5ms.")
-    ] = None,
-    maximise: Annotated[
-        str, typer.Option(help="clean, robust, or the least macs or latency.")
-    ] = "clean",
-    confidence: Annotated[float, typer.Option(help="At which all bounds hold together.")] = 0.95,
-    name: Annotated[
-        str | None, typer.Option(help="Store the point in the model's file: safe, balanced, fast.")
-    ] = None,
-    rows: Annotated[Path | None, typer.Option(help="Rows file; default the run's.")] = None,
-    data_dir: DataDir = None,
-    threads: Threads = None,
-    verify: Verify = True,
-) -> None:
-    """Choose an operating point from rows on calibrate-choose, by bounds; exit 1 if none keeps the limits."""
-    from rheostat.choose import Need
-    from rheostat.operating import choose_point, store, told
-    from rheostat.recipe import quantity
-
-    _threads(threads)
-    need = Need(min_robust, min_clean, None if max_macs is None else quantity(max_macs, "", "macs"),
-                None if max_latency is None else quantity(max_latency, "ms", "latency"))  # fmt: skip
-    found = choose_point(run, need, maximise=maximise, confidence=confidence, rows=rows)
-    for line in told(found):
-        console.print(line, markup=False)
-    if found.chosen is None:
-        sys.exit(1)
-    if name is not None:
-        stored = store(run, name, found.chosen, found, data_dir=data_dir, verify=verify)
-        console.print(
-            f"stored as {name!r}: model.at({name!r}); temperature {stored['temperature']:.2f}, ECE "
-            f"{100 * stored['ece_before']:.1f} → {100 * stored['ece_after']:.1f} %"
-        )
-
-
-@app.command()
 def recipes(
     name: Annotated[str | None, typer.Argument(help="Print this recipe's file.")] = None,
 ) -> None:
@@ -350,6 +296,8 @@ def info(
     console.print(f"provenance   {json.dumps(short)}", markup=False)
     console.print(f"hash         {digest(file)}")
 
+
+app.registered_commands += cli_deploy.app.registered_commands
 
 # Typer carries a copy of Click from some version on; either way this is its UsageError.
 UsageError: Any = typer.BadParameter.__mro__[1]

@@ -43,7 +43,12 @@ class _Ran(nn.Module):
 
 
 def bench(
-    model: Tunable, about: About, points: list[Point], *, seconds: float = 0.5, compiled: bool = False
+    model: Tunable,
+    about: About,
+    points: list[Point],
+    *,
+    seconds: float = 0.5,
+    compiled: bool = False,
 ) -> list[Cost]:
     """Costs of every point as eager, folded, ONNX Runtime and (asked for) compiled; measured in turn."""
     found: list[Cost] = []
@@ -59,15 +64,18 @@ def bench(
                 file = Path(folder) / "x.onnx"
                 export(model, about, file, at=point)
                 forms["ONNX Runtime"] = _Ran(Session(file, threads=torch.get_num_threads()))
-            times = {batch: latency(forms, model.net.image, batch=batch, seconds=seconds) for batch in (1, 32)}
+            times = {
+                batch: latency(forms, model.net.image, batch=batch, seconds=seconds)
+                for batch in (1, 32)
+            }
         cost = observe(model, model.net.image, point)
-        for name in forms:
-            found.append(
-                Cost(
-                    point, name, cost.params, cost.nonzeros, cost.bytes, cost.macs,
-                    {b: t[name].median for b, t in times.items()},
-                    {b: t[name].p99 for b, t in times.items()},
-                    1000 * 32 / times[32][name].median,
-                )
-            )  # fmt: skip
+        found += [
+            Cost(
+                point, name, cost.params, cost.nonzeros, cost.bytes, cost.macs,
+                {b: t[name].median for b, t in times.items()},
+                {b: t[name].p99 for b, t in times.items()},
+                1000 * 32 / times[32][name].median,
+            )
+            for name in forms
+        ]  # fmt: skip
     return found

@@ -68,7 +68,9 @@ class Stage(nn.Module):
         return x, logits.float()
 
 
-def describe(model: Tunable, about: About, point: Point, name: str | None, artifact: str) -> dict[str, Any]:
+def describe(
+    model: Tunable, about: About, point: Point, name: str | None, artifact: str
+) -> dict[str, Any]:
     """What a file says of itself."""
     measured = about.measured.get(name, {}) if name else {}
     return {
@@ -137,7 +139,9 @@ def _live(
     if "robustness" not in model.dials or model.dials["robustness"].structural:
         raise ValueError("this model has no robustness dial that could be an input of the file")
     if model.method.live(point) or model.method.randomised(point):
-        raise ValueError(f"{point} has live exits or draws noise; it cannot be one graph with a live dial")
+        raise ValueError(
+            f"{point} has live exits or draws noise; it cannot be one graph with a live dial"
+        )
     widths = model.dials["width"].values if "width" in model.dials else None
     levels = torch.linspace(0, 1, len(x))
     paths = []
@@ -146,9 +150,20 @@ def _live(
         place = out if width is None else out.with_name(f"{out.stem}-width-{width:g}{out.suffix}")
         with torch.no_grad():
             expected = model(x, fixed.replace(robustness=levels))
-        said = about | {"live": ["robustness"], "point": {k: v for k, v in fixed.numbers().items() if k != "robustness"}}
+        said = about | {
+            "live": ["robustness"],
+            "point": {k: v for k, v in fixed.numbers().items() if k != "robustness"},
+        }
         paths.append(
-            _write(Live(model, fixed), (x, levels), ("images", "robustness"), place, to, said, [expected])
+            _write(
+                Live(model, fixed),
+                (x, levels),
+                ("images", "robustness"),
+                place,
+                to,
+                said,
+                [expected],
+            )
         )
     return paths
 
@@ -167,7 +182,12 @@ def _stages(
         stage = Stage(model, point, number)
         with torch.no_grad():
             expected = stage(features)
-        said = about | {"stage": number, "stages": depth, "thresholds": thresholds, "measure": exits.measure}
+        said = about | {
+            "stage": number,
+            "stages": depth,
+            "thresholds": thresholds,
+            "measure": exits.measure,
+        }
         place = out if number == 0 else out.with_name(f"{out.stem}.stage-{number}{out.suffix}")
         paths.append(_write(stage, (features,), ("features",), place, "onnx", said, list(expected)))
         features = expected[0]
@@ -205,7 +225,8 @@ def _write(
             onnx.model.metadata_props[KEY] = text
             onnx.save(temporary)
             ran = Session.plain(temporary).run(
-                None, {n: np.ascontiguousarray(v.numpy()) for n, v in zip(names, inputs, strict=True)}
+                None,
+                {n: np.ascontiguousarray(v.numpy()) for n, v in zip(names, inputs, strict=True)},
             )
             found = [torch.from_numpy(v) for v in ran]
         for a, b in zip(found, expected, strict=True):
@@ -217,7 +238,9 @@ def _write(
 def _compare(found: Tensor, expected: Tensor, out: Path) -> None:
     gap = float((found - expected).abs().max() / max(1.0, float(expected.abs().max())))
     if not gap <= PARITY:
-        raise ValueError(f"{out.name} does not give what the model gives: off by {gap:.2g} of the largest output")
+        raise ValueError(
+            f"{out.name} does not give what the model gives: off by {gap:.2g} of the largest output"
+        )
 
 
 @contextlib.contextmanager

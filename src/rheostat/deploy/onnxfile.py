@@ -41,7 +41,9 @@ class Session:
             raise ValueError(f"{path}: an ONNX file, but not one of Rheostat's")
         self.about: dict[str, Any] = json.loads(text)
         for number in range(1, self.about.get("stages", 1)):
-            self.stages.append(self.plain(path.with_name(f"{path.stem}.stage-{number}{path.suffix}"), threads))
+            self.stages.append(
+                self.plain(path.with_name(f"{path.stem}.stage-{number}{path.suffix}"), threads)
+            )
 
     @staticmethod
     def plain(path: Path, threads: int | None = None) -> Any:
@@ -49,7 +51,9 @@ class Session:
         try:
             import onnxruntime
         except ImportError:
-            raise ValueError("ONNX files need ONNX Runtime: pip install 'rheostat[deploy]'") from None
+            raise ValueError(
+                "ONNX files need ONNX Runtime: pip install 'rheostat[deploy]'"
+            ) from None
         if not path.is_file():
             raise ValueError(f"no file {path}")
         options = onnxruntime.SessionOptions()
@@ -61,7 +65,9 @@ class Session:
                 str(path), sess_options=options, providers=["CPUExecutionProvider"]
             )
         except Exception as error:  # its errors have no common class
-            raise ValueError(f"{path}: not an ONNX file that ONNX Runtime takes ({error})") from None
+            raise ValueError(
+                f"{path}: not an ONNX file that ONNX Runtime takes ({error})"
+            ) from None
 
     def __call__(self, images: Array, robustness: float | Array | None = None) -> Array:
         """Logits of a batch."""

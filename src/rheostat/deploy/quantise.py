@@ -41,7 +41,11 @@ def quantise(path: Path, out: Path, images: Tensor) -> Path:
     """Quantise a folded file, ranges taken from calibration images (n, C, H, W); its metadata goes along."""
     from onnx import load as load_onnx
     from onnxruntime.quantization import (
-        CalibrationDataReader, QuantFormat, QuantType, quant_pre_process, quantize_static,
+        CalibrationDataReader,
+        QuantFormat,
+        QuantType,
+        quant_pre_process,
+        quantize_static,
     )  # fmt: skip
 
     source = Session(path)
@@ -88,12 +92,16 @@ def measured_again(
     float_right, float_stands, right, stands = [], [], [], []
     for number, part in enumerate(chunks(dataset)):
         x, y = to_pixels(dataset.images[part]), dataset.labels[part]
-        found = attack_chunk(aim, x, y, named("pgd20", eps=eps, norm=norm), (0, "quantised", number))
+        found = attack_chunk(
+            aim, x, y, named("pgd20", eps=eps, norm=norm), (0, "quantised", number)
+        )
         float_right.append(found.clean)
         float_stands.append(found.robust)
         right.append(quantised(x).argmax(1) == y)
         stands.append(right[-1] & (quantised(found.adversarial).argmax(1) == y))
-    square = evaluate(Subject(quantised, "int8"), [None], [named("square200", eps=eps, norm=norm)], dataset)
+    square = evaluate(
+        Subject(quantised, "int8"), [None], [named("square200", eps=eps, norm=norm)], dataset
+    )
     transfer = float(torch.cat(stands).double().mean())
     return {
         "n": len(dataset),

@@ -1,0 +1,1 @@
+"""A prediction server whose dial is policy: FastAPI in front, micro-batches behind."""
