@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from pathlib import Path
 
+import believing
 import conditioning
 import multi_exit
 from pages import cell, find, table
@@ -169,6 +170,8 @@ def main() -> None:
         rows, RESULTS, {"MNIST, SmallCNN": ("rdi-mnist", "static-mnist"),
                         "Fashion-MNIST, ResNet-20": ("rdi-fashion", "static-fashion")},
     )  # fmt: skip
+    tiers, tier_claims = believing.tiers(read_rows(RESULTS / "believe.jsonl"))
+    serving, serving_claims = believing.serving(read_rows(RESULTS / "serve.jsonl"))
     timing, timing_claims = multi_exit.latency(read_rows(RESULTS / "exit-latency.jsonl"))
     smart_lines = [["SMART: ≥ 2.72× fewer non-zeros, within 1.5 points of OAT (" + a + ")", b, c]
                    for a, b, c in smart_claims]  # fmt: skip
@@ -176,7 +179,7 @@ def main() -> None:
         "# Results\n\nWritten by `python benchmarks/tables.py` from the rows in "
         "`benchmarks/results/`; no figure here was typed. Brackets are exact 95 % intervals; "
         "differences are paired on the same images.\n",
-        claims(rows, smart_lines + static_claims + timing_claims, dials_met, widths_met, found_volumes),
+        claims(rows, smart_lines + static_claims + timing_claims + tier_claims + serving_claims, dials_met, widths_met, found_volumes),
         f"## OAT, dual and dedicated models on Fashion-MNIST\n\nOne net (ResNet-8, width 16), "
         f"{first['train']['images']} training images, {first['train']['epochs']} epochs, PGD-2 in "
         f"training, eps {first['attack']['eps']:g}; measured by PGD-20 on {first['n']} test images, "
@@ -205,6 +208,9 @@ def main() -> None:
         timing,
         multi_exit.matrix(rows),
         multi_exit.three_dials(rows),
+        tiers,
+        believing.l2(read_rows(RESULTS / "l2.jsonl")),
+        serving,
         costs(),
         "## Training seconds, one thread (machine shared by other runs)\n",
         table(["run", "seconds"], [[k, f"{v:.0f}"] for k, v in seconds.items()]),

@@ -42,6 +42,11 @@ BEARER = {"Authorization": f"Bearer {TOKEN}"}
 NPY = {"Content-Type": "application/x-npy"}
 
 
+def environment() -> dict[str, str]:
+    """A server's surroundings: one thread, the token of these tests."""
+    return {**os.environ, "OMP_NUM_THREADS": "1", "RHEOSTAT_TOKEN": TOKEN}
+
+
 def npy(array: np.ndarray) -> bytes:
     buffer = io.BytesIO()
     np.save(buffer, array, allow_pickle=array.dtype == object)
@@ -172,7 +177,7 @@ def served(file: Path, *more: str) -> Iterator[tuple[str, subprocess.Popen]]:
         port = probe.getsockname()[1]
     command = [sys.executable, "-m", "rheostat", "serve", str(file), "--port", str(port), "--threads", "1",
                "--ladder", "safe,balanced,fast", "--backend", "torch", *more]  # fmt: skip
-    process = subprocess.Popen(command, env={**os.environ, "OMP_NUM_THREADS": "1", "RHEOSTAT_TOKEN": TOKEN},
+    process = subprocess.Popen(command, env=environment(),
                                stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)  # fmt: skip
     url = f"http://127.0.0.1:{port}"
     try:

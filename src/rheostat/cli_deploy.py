@@ -234,7 +234,9 @@ def serve(
     deadline_ms: Annotated[float, typer.Option(help="How long a request waits for company.", min=0)] = 5.0,
     body_seconds: Annotated[float, typer.Option(help="How long a body may take.", min=0.1)] = 10.0,
     max_mb: Annotated[float, typer.Option(help="Largest body.", min=0.001)] = 8.0,
+    playground: Annotated[bool, typer.Option("--playground", help="A page with sliders at /playground; loopback alone.")] = False,
     threads: Threads = None,
+    data_dir: DataDir = None,
 ) -> None:  # fmt: skip
     """Serve the stored points over HTTP. The dial is policy: no request can name its point."""
     import logging
@@ -247,7 +249,7 @@ def serve(
         raise ValueError(f"serving needs {error.name}: pip install 'rheostat[serve]'") from None
     from rheostat import artifact
     from rheostat.serve.inputs import Limits
-    from rheostat.serve.ladder import Policy
+    from rheostat.serve.ladder import FileStore, Policy
     from rheostat.serve.service import service
 
     set_threads(threads)
@@ -256,12 +258,30 @@ def serve(
     kept = state or (Path("policy.json") if packaged else place.with_name("policy.json"))
     limits = Limits(round(max_mb * 2**20), max_images=max_batch, body_seconds=body_seconds)
     options = Options(
-        token, open_policy, client_dial, kept, limits, max_batch, queue, deadline_ms / 1e3
+        token,
+        open_policy,
+        client_dial,
+        FileStore(kept),
+        None,
+        limits,
+        max_batch,
+        queue,
+        deadline_ms / 1e3,
     )
     check_host(host, options)
     served = service(file, backend=backend, threads=threads, every=unmeasured)
     names = tuple(n for n in ladder.split(",") if n) or tuple(served.points)
     web = make_app(served, Policy(names, target_ms, min_robust), options)
+    if playground:
+        if host not in LOOPBACK:
+            raise ValueError("the playground turns the dial freely, so it is for loopback")
+        try:
+            from rheostat.serve.playground import mount
+        except ImportError as error:
+            raise ValueError(
+                f"the playground needs {error.name}: pip install 'rheostat[playground]'"
+            ) from None
+        web = mount(web, file, data_dir=data_dir)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
     if client_dial:
         console.print(

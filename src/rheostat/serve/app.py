@@ -10,7 +10,6 @@ import secrets
 import time
 from collections.abc import AsyncIterator
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -26,7 +25,7 @@ from prometheus_client import (
 
 from rheostat.serve.engine import Engine, Full, Run, Served
 from rheostat.serve.inputs import IMAGES, TENSOR, Limits, Refusal, decode
-from rheostat.serve.ladder import Ladder, Policy, checked, floor, parse, read_policy, write_policy
+from rheostat.serve.ladder import Ladder, Policy, Store, checked, floor, parse
 
 log = logging.getLogger("rheostat.serve")
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
@@ -51,7 +50,9 @@ class Options:
     token: str | None = None
     open_policy: bool = False
     client_dial: bool = False
-    state: Path | None = None
+    store: Store | None = None
+    poll: float | None = None
+    """Seconds between looks at the store, where other replicas may write it; None: never."""
     limits: Limits = field(default_factory=Limits)
     most: int = 64
     queue: int = 512
@@ -91,9 +92,9 @@ class _Metrics:
 
 
 def make_app(served: Service, policy: Policy, options: Options | None = None) -> FastAPI:
-    """The application. A policy stored in `options.state` comes before the one given."""
+    """The application. A policy that `options.store` holds comes before the one given."""
     options = options or Options()
-    stored = read_policy(options.state) if options.state is not None else None
+    stored = options.store.read() if options.store is not None else None
     current = checked(stored or policy, served.measured)
     metrics = _Metrics()
 
@@ -109,10 +110,27 @@ def make_app(served: Service, policy: Policy, options: Options | None = None) ->
     engine = Engine(served.runs, Ladder(floor(current, served.measured), current.target_ms), most=options.most,
                     queue=options.queue, deadline=options.deadline, note=note)  # fmt: skip
 
+    def take(new: Policy) -> None:
+        # One assignment: a batch reads the ladder once, so it stands at the old or at the new policy.
+        engine.ladder = Ladder(floor(new, served.measured), new.target_ms)
+        app.state.policy = new
+        metrics.policies.inc()
+        log.info("policy: %s", asdict(new))
+
+    async def follow() -> None:
+        while options.store is not None and options.poll is not None:
+            await asyncio.sleep(options.poll)
+            with contextlib.suppress(ValueError):
+                new = await asyncio.to_thread(options.store.read)
+                if new is not None and new != app.state.policy:
+                    take(checked(new, served.measured))
+
     @contextlib.asynccontextmanager
     async def life(app: FastAPI) -> AsyncIterator[None]:
         engine.start()
+        follower = asyncio.create_task(follow())
         yield
+        follower.cancel()
         await engine.close()
 
     app = FastAPI(title="Rheostat", description="Predictions at the operating point that policy decides.",
@@ -191,13 +209,9 @@ def make_app(served: Service, policy: Policy, options: Options | None = None) ->
             raise Refusal(400, "not JSON") from None
         except ValueError as error:
             raise Refusal(422, str(error)) from None
-        if options.state is not None:
-            write_policy(options.state, new)
-        # One assignment: a batch reads the ladder once, so it stands at the old or at the new policy.
-        engine.ladder = Ladder(floor(new, served.measured), new.target_ms)
-        app.state.policy = new
-        metrics.policies.inc()
-        log.info("policy: %s", asdict(new))
+        if options.store is not None:
+            await asyncio.to_thread(options.store.write, new)
+        take(new)
         return JSONResponse(asdict(new))
 
     @app.get("/healthz", summary="Alive")

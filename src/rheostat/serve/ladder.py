@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from rheostat.files import write_text
 from rheostat.points import nearest
@@ -95,14 +95,34 @@ class Ladder:
         return 0
 
 
-def read_policy(path: Path) -> Policy | None:
-    """The stored policy, or None; ValueError for a file that is not one."""
-    if not path.is_file():
-        return None
-    try:
-        return parse(json.loads(path.read_text()))
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path}: not JSON ({error})") from None
+class Store(Protocol):
+    """Where a policy outlives its server, and replicas of it meet."""
+
+    def read(self) -> Policy | None:
+        """The stored policy, or None."""
+
+    def write(self, policy: Policy) -> None:
+        """Store a policy, whole."""
+
+
+@dataclass(frozen=True)
+class FileStore:
+    """A policy in a JSON file."""
+
+    path: Path
+
+    def read(self) -> Policy | None:
+        """The stored policy, or None; ValueError for a file that is not one."""
+        if not self.path.is_file():
+            return None
+        try:
+            return parse(json.loads(self.path.read_text()))
+        except json.JSONDecodeError as error:
+            raise ValueError(f"{self.path}: not JSON ({error})") from None
+
+    def write(self, policy: Policy) -> None:
+        """Store a policy through a temporary file."""
+        write_text(self.path, json.dumps(asdict(policy), indent=1) + "\n")
 
 
 def parse(found: object) -> Policy:
@@ -121,8 +141,3 @@ def parse(found: object) -> Policy:
         if isinstance(value, bool) or not isinstance(value, int | float) or value != value:
             raise ValueError(f"{key} is a number, given {value!r}")
     return Policy(tuple(ladder), **{k: float(v) for k, v in numbers.items()})
-
-
-def write_policy(path: Path, policy: Policy) -> None:
-    """Store a policy, whole."""
-    write_text(path, json.dumps(asdict(policy), indent=1) + "\n")

@@ -1,0 +1,169 @@
+"""A page to turn the dials by hand: an image, its prediction, and an adversarial version made while you look.
+
+For loopback: it turns the dial freely, which the service itself never lets a client do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+import numpy as np
+import torch
+from fastapi import FastAPI
+from PIL import Image
+
+from rheostat import artifact, data
+from rheostat.attacks import named
+from rheostat.costs import latency, observe
+from rheostat.data import Dataset
+from rheostat.labels import worst_rows
+from rheostat.outcomes import aim_at, attack_chunk
+from rheostat.points import Dial, Point
+from rheostat.report import trade_off
+from rheostat.rows import Row, read_rows
+from rheostat.tunable import Tunable
+
+PATH = "/playground"
+SHOWN = 224
+"""Pixels of an image on the page."""
+
+
+def mount(web: FastAPI, file: str, *, data_dir: Path | None = None) -> FastAPI:
+    """The application with the playground on it."""
+    model, about = artifact.load_with(file)
+    place = Path(file) / "rows.jsonl"
+    own = artifact.digest(file)
+    rows = [r for r in read_rows(place) if r["artifact"] == own] if place.is_file() else []
+    page = build(model, about, rows, _test(about, data_dir))
+    return gr.mount_gradio_app(web, page, path=PATH)
+
+
+def _test(about: artifact.About, data_dir: Path | None) -> Dataset | None:
+    name = about.provenance.get("recipe", {}).get("data", {}).get("name")
+    try:
+        return None if name is None else data.load(name, folder=data_dir)[1]
+    except ValueError:
+        return None  # an image can still be uploaded
+
+
+def build(
+    model: Tunable, about: artifact.About, rows: list[Row], test: Dataset | None
+) -> gr.Blocks:
+    """The page: a control per dial, an image, and what the point makes of it."""
+    classes = about.classes or tuple(str(i) for i in range(model.net.classes))
+    eps = float(about.threat.get("eps", 0.1))
+    dials = list(model.dials.values())
+    look = looker(model, classes, about, rows, test)
+    with gr.Blocks(title="Rheostat playground") as page:
+        gr.Markdown(
+            "# Rheostat\nOne network. Turn a dial and see what it costs and what it withstands."
+        )
+        with gr.Row():
+            with gr.Column():
+                controls = [_control(d) for d in dials]
+                radius = gr.Slider(0, 2 * eps, eps, label="attack radius eps", elem_id="eps")
+                number = gr.Number(0, precision=0, minimum=0, label="image of the test set", elem_id="number",
+                                   visible=test is not None)  # fmt: skip
+                upload = gr.Image(type="pil", label="or an image of your own", height=160)
+            with gr.Column():
+                with gr.Row():
+                    clean = gr.Image(label="clean", height=SHOWN, interactive=False)
+                    moved = gr.Image(label="adversarial", height=SHOWN, interactive=False)
+                with gr.Row():
+                    said = gr.Label(label="clean", num_top_classes=3, elem_id="said")
+                    fooled = gr.Label(label="adversarial", num_top_classes=3, elem_id="fooled")
+                cost = gr.Markdown(elem_id="cost")
+                curve = gr.Plot(label="the trade-off, the nearest measured point marked")
+        inputs = [upload, number, radius, *controls]
+        outputs = [clean, moved, said, fooled, cost, curve]
+        for control in inputs:
+            control.change(look, inputs, outputs, show_progress="hidden", api_visibility="private")
+        page.load(look, inputs, outputs, show_progress="hidden", api_visibility="private")
+    return page
+
+
+def _control(dial: Dial) -> Any:
+    if dial.values is not None:
+        return gr.Radio(
+            list(dial.values), value=dial.rest, label=dial.name, elem_id=f"dial-{dial.name}"
+        )
+    return gr.Slider(
+        dial.low, dial.high, dial.rest, step=0.01, label=dial.name, elem_id=f"dial-{dial.name}"
+    )
+
+
+def looker(
+    model: Tunable,
+    classes: tuple[str, ...],
+    about: artifact.About,
+    rows: list[Row],
+    test: Dataset | None,
+) -> Callable[..., tuple[Any, ...]]:
+    """What is computed at every move: images, predictions clean and attacked, cost, curve."""
+    norm = about.threat.get("norm", "linf")
+
+    def look(
+        upload: Image.Image | None, number: float, radius: float, *values: float
+    ) -> tuple[Any, ...]:
+        point = Point(
+            **{d.name: float(v) for d, v in zip(model.dials.values(), values, strict=True)}
+        )
+        x, label = _picked(upload, int(number or 0), test, model.net.image)
+        with torch.no_grad():
+            before = model(x, point).softmax(1)
+        truth = torch.tensor([int(before.argmax()) if label is None else label])
+        found = attack_chunk(
+            aim_at(model, point), x, truth, named("pgd10", eps=radius, norm=norm), (0, "look")
+        )
+        with torch.no_grad():
+            after = model(found.adversarial, point).softmax(1)
+        spent = observe(model, model.net.image, point)
+        took = latency({"x": model.at(point)}, model.net.image, seconds=0.02)["x"].median
+        truth_text = "" if label is None else f"; its label is **{classes[label]}**"
+        text = f"**{point.label()}**: {spent.macs / 1e6:.2f} M MACs, {took:.2f} ms an image here{truth_text}."
+        return (_shown(x), _shown(found.adversarial), _scores(before, classes), _scores(after, classes), text,
+                _curve(rows, point))  # fmt: skip
+
+    return look
+
+
+def _picked(
+    upload: Image.Image | None, number: int, test: Dataset | None, image: tuple[int, int, int]
+) -> tuple[torch.Tensor, int | None]:
+    channels, height, width = image
+    if upload is not None:
+        plain = upload.convert("L" if channels == 1 else "RGB").resize((width, height))
+        pixels = torch.from_numpy(np.asarray(plain, np.float32) / 255)
+        return (
+            pixels[None, None] if channels == 1 else pixels.permute(2, 0, 1)[None]
+        ).contiguous(), None
+    if test is None:
+        return torch.full((1, *image), 0.5), None
+    place = number % len(test)
+    return data.to_pixels(test.images[place : place + 1]), int(test.labels[place])
+
+
+def _shown(x: torch.Tensor) -> Image.Image:
+    pixels = (x[0].clamp(0, 1) * 255).round().to(torch.uint8).permute(1, 2, 0).numpy()
+    plain = Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
+    return plain.resize((SHOWN, SHOWN), Image.Resampling.NEAREST)
+
+
+def _scores(probabilities: torch.Tensor, classes: tuple[str, ...]) -> dict[str, float]:
+    return {c: float(p) for c, p in zip(classes, probabilities[0], strict=True)}
+
+
+def _curve(rows: list[Row], point: Point) -> Any:
+    """The measured curve, with a ring around the measured point nearest to the current one."""
+    found = [r for r in worst_rows(rows) if r.get("rule") is None]
+    if not found:
+        return None
+    figure = trade_off(found)
+    numbers = point.numbers()
+    near = min(found, key=lambda r: sum(abs(v - numbers.get(k, v)) for k, v in r["at"].items()))
+    figure.axes[0].plot(100 * near["robust_accuracy"], 100 * near["clean_accuracy"], "o", markersize=16, fillstyle="none",
+                        color="black", markeredgewidth=2)  # fmt: skip
+    return figure
