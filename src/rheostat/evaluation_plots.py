@@ -150,11 +150,11 @@ def examples(rows: list[Row]) -> Figure | None:
     ][:4]
     if not found:
         return None
-    most = 4
-    figure = Figure(figsize=(9.6, 1.45 * len(found) + 0.2), layout="constrained")
+    files = [read_tensors(Path(r["examples"]))[0] for r in found]
+    most = min(4, max(len(t["labels"]) for t in files))
+    figure = Figure(figsize=(0.2 + 2.4 * most, 1.2 * len(found) + 0.2), layout="constrained")
     grid = figure.subplots(len(found), 3 * most, squeeze=False)
-    for line, row in zip(grid, found, strict=True):
-        tensors, _ = read_tensors(Path(row["examples"]))
+    for line, row, tensors in zip(grid, found, files, strict=True):
         classes = row["per_class"]["classes"]
         clean, moved = tensors["clean"], tensors["adversarial"]
         change = ((moved - clean) * 10 * 0.5 + 0.5).clamp(0, 1)

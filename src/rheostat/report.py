@@ -6,6 +6,7 @@ import base64
 import html
 import io
 import json
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -224,6 +225,7 @@ def _flags(worst: list[Row]) -> str:
         if known is not None:
             text += f" Raised if {known.raised_if}. <i>{known.why}.</i> What to do: {known.what}."
         items.append(f"<li>{text}</li>")
+    items = [re.sub(r"`([^`]*)`", r"<code>\1</code>", item) for item in items]
     return f"<p class=flag>Raised: {html.escape(', '.join(raised))}</p><ul>{''.join(items)}</ul>"
 
 

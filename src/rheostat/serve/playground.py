@@ -123,6 +123,10 @@ def looker(
         spent = observe(model, model.net.image, point)
         took = latency({"x": model.at(point)}, model.net.image, seconds=0.02)["x"].median
         truth_text = "" if label is None else f"; its label is **{classes[label]}**"
+        if label is not None and int(before.argmax()) != label:
+            truth_text = (
+                f"; its label is **{classes[label]}**: already wrong, so there is nothing to attack"
+            )
         text = f"**{point.label()}**: {spent.macs / 1e6:.2f} M MACs, {took:.2f} ms an image here{truth_text}."
         return (_shown(x), _shown(found.adversarial), _scores(before, classes), _scores(after, classes), text,
                 _curve(rows, point))  # fmt: skip
