@@ -2,7 +2,10 @@
 
 A finished run is never repeated; a killed one continues, in training from its checkpoint, in evaluation
 from its last finished point. (Not named queue.py: that would hide Python's own module from its
-neighbours.) `--minutes` stops taking new runs; `--list` says what has run.
+neighbours.) `--minutes` stops taking new runs; `--list` says what has run; `--only WORD` takes the runs
+whose names hold it; `--stretch 9` stops after so many minutes wherever it is, to be continued by the
+same command. A file may hold `set`, changes for all its runs, and `include`, queue files whose runs come
+first and fill their own rows.
 """
 
 from __future__ import annotations
@@ -10,6 +13,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import signal
 import subprocess
 import sys
 import time
@@ -31,6 +35,7 @@ class Run:
     recipe: str
     changes: tuple[str, ...]
     evaluate: tuple[dict[str, Any], ...]
+    rows: Path
 
     @property
     def mark(self) -> str:
@@ -39,48 +44,77 @@ class Run:
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
-def read_queue(path: Path) -> tuple[list[Run], Path]:
-    """The runs of a file in order, and the rows file they fill. ValueError on what cannot be right."""
+def read_queue(path: Path) -> list[Run]:
+    """The runs of a file in order, those it includes first. ValueError on what cannot be right."""
     found = tomllib.loads(path.read_text())
-    runs = []
+    extra = set(found) - {"rows", "include", "set", "evaluate", "run"}
+    if extra:
+        raise ValueError(f"{path}: unknown key {extra.pop()!r}")
+    runs = [run for file in found.get("include", []) for run in read_queue(path.parent / file)]
+    rows = ROOT / "benchmarks" / "results" / found["rows"]
+    common = found.get("set", [])
+    mine = []
     for entry in found["run"]:
         unknown = set(entry) - {"name", "recipe", "set", "evaluate"}
         if unknown:
             raise ValueError(
                 f"{path}: run {entry.get('name')!r} has an unknown key {unknown.pop()!r}"
             )
-        chosen = entry.get("evaluate", "default")
-        evaluations = found["evaluate"][chosen]
-        runs.append(
-            Run(entry["name"], entry["recipe"], tuple(entry.get("set", [])), tuple(evaluations))
-        )
-    names = [r.name for r in runs]
+        evaluations = found["evaluate"][entry.get("evaluate", "default")]
+        changes = (*common, *entry.get("set", []))
+        mine.append(Run(entry["name"], entry["recipe"], changes, tuple(evaluations), rows))
+    names = [r.name for r in mine]
     twice = {n for n in names if names.count(n) > 1}
     if twice:
         raise ValueError(f"{path}: two runs named {twice.pop()!r}")
-    return runs, ROOT / "benchmarks" / "results" / found["rows"]
+    before = {r.name: r for r in runs}
+    for run in mine:
+        other = before.get(run.name)
+        if other is not None and (other.recipe, other.changes) != (run.recipe, run.changes):
+            raise ValueError(f"{path}: {run.name!r} is another run in an included file")
+    return runs + mine
+
+
+def marks(run: Run, folder: Path) -> list[str]:
+    """The entries that have run to their end on this run's folder: several files may measure one run."""
+    done = folder / run.name / "done.json"
+    return list(json.loads(done.read_text())["marks"]) if done.is_file() else []
 
 
 def finished(run: Run, folder: Path) -> bool:
     """Whether this very entry has run to its end."""
-    done = folder / run.name / "done.json"
-    return done.is_file() and json.loads(done.read_text())["mark"] == run.mark
+    return run.mark in marks(run, folder)
 
 
-def commands(run: Run, folder: Path, rows: Path, threads: int) -> list[list[str]]:
+def commands(run: Run, folder: Path, threads: int, *, verify: bool = True) -> list[list[str]]:
     """What a run is, as command lines: anyone can type them."""
     base = [sys.executable, "-m", "rheostat"]
     place = str(folder / run.name)
     sets = [part for change in run.changes for part in ("--set", change)]
-    out = [[*base, "train", run.recipe, "--out", place, "--threads", str(threads), *sets]]
+    common = ["--threads", str(threads), *([] if verify else ["--no-verify"])]
+    out = [[*base, "train", run.recipe, "--out", place, *common, *sets]]
     for options in run.evaluate:
-        line = [*base, "evaluate", place, "--out", str(rows), "--name", run.name]
-        line += ["--threads", str(threads)]
+        line = [*base, "evaluate", place, "--out", str(run.rows), "--name", run.name]
+        line += common
         for key, value in options.items():
             for one in value if isinstance(value, list) else [value]:
                 line += [f"--{key}", str(one)]
         out.append(line)
     return out
+
+
+def call(line: list[str], until: float) -> bool:
+    """Run a command to its end, or interrupt it at a time (it keeps what it has); whether it ended."""
+    process = subprocess.Popen(line)
+    try:
+        code = process.wait(timeout=max(until - time.monotonic(), 0.0))
+    except subprocess.TimeoutExpired:
+        process.send_signal(signal.SIGINT)
+        process.wait()
+        return False
+    if code:
+        raise SystemExit(f"{' '.join(line)} ended with {code}")
+    return True
 
 
 def main() -> None:
@@ -90,10 +124,20 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=1e9, help="take no new run after this")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--list", action="store_true", help="say what has run, and stop")
+    parser.add_argument("--only", default="", help="runs whose name holds this")
+    parser.add_argument("--stretch", type=float, help="stop after so many minutes, anywhere")
+    parser.add_argument(
+        "--no-verify",
+        dest="verify",
+        action="store_false",
+        help="take data sets whose digest is not the official one",
+    )
     options = parser.parse_args()
-    runs, rows = read_queue(options.file)
     started = time.monotonic()
-    for run in runs:
+    until = started + 60 * options.stretch if options.stretch else started + 1e9
+    for run in read_queue(options.file):
+        if options.only not in run.name:
+            continue
         done = finished(run, options.runs)
         if options.list or done:
             print(f"{'done' if done else 'open':>5}  {run.name}", flush=True)
@@ -102,9 +146,12 @@ def main() -> None:
             print(f" open  {run.name} (no time left)", flush=True)
             continue
         print(f"  now  {run.name}", flush=True)
-        for line in commands(run, options.runs, rows, options.threads):
-            subprocess.run(line, check=True)
-        write_text(options.runs / run.name / "done.json", json.dumps({"mark": run.mark}))
+        for line in commands(run, options.runs, options.threads, verify=options.verify):
+            if not call(line, until):
+                print(f" open  {run.name} (the same command continues)", flush=True)
+                return
+        kept = [*marks(run, options.runs), run.mark]
+        write_text(options.runs / run.name / "done.json", json.dumps({"marks": kept}))
 
 
 if __name__ == "__main__":

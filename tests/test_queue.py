@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import subprocess
 import sys
 from pathlib import Path
 
@@ -30,18 +31,18 @@ set = ["train.epochs=1"]
 
 def test_what_a_queue_file_says(tmp_path: Path) -> None:
     (tmp_path / "q.toml").write_text(TEXT)
-    (run,), rows = queue.read_queue(tmp_path / "q.toml")
-    assert rows.name == "x.jsonl"
-    train, evaluate = queue.commands(run, Path("runs"), rows, 1)
+    (run,) = queue.read_queue(tmp_path / "q.toml")
+    assert run.rows.name == "x.jsonl"
+    train, evaluate = queue.commands(run, Path("runs"), 1)
     assert train[3:5] == ["train", "oat-digits"]
     assert train[-2:] == ["--set", "train.epochs=1"]
     assert evaluate[-4:] == ["--attack", "pgd2", "--attack", "fgsm"]
     assert not queue.finished(run, tmp_path)
     (tmp_path / "a").mkdir()
-    (tmp_path / "a" / "done.json").write_text(json.dumps({"mark": run.mark}))
+    (tmp_path / "a" / "done.json").write_text(json.dumps({"marks": [run.mark]}))
     assert queue.finished(run, tmp_path)
     (tmp_path / "q.toml").write_text(TEXT.replace("epochs=1", "epochs=2"))
-    (edited,), _ = queue.read_queue(tmp_path / "q.toml")
+    (edited,) = queue.read_queue(tmp_path / "q.toml")
     assert not queue.finished(edited, tmp_path)
     for bad, message in (
         ("nmae = 1\n", "unknown key"),
@@ -55,7 +56,55 @@ def test_what_a_queue_file_says(tmp_path: Path) -> None:
 def test_the_packaged_queues_name_real_recipes() -> None:
     from rheostat.recipe import load_recipe
 
-    for file in FILE.parent.glob("*.toml"):
-        runs, _ = queue.read_queue(file)
-        for run in runs:
+    for file in FILE.parent.rglob("*.toml"):
+        for run in queue.read_queue(file):
             assert load_recipe(run.recipe, changes=list(run.changes))
+
+
+INCLUDING = """
+include = ["q.toml"]
+rows = "y.jsonl"
+set = ["data.verify=false"]
+[evaluate]
+default = [{ tier = "quick" }]
+[[run]]
+name = "b"
+recipe = "oat-digits"
+set = ["train.epochs=2"]
+"""
+
+
+def test_a_file_that_includes_another(tmp_path: Path) -> None:
+    (tmp_path / "q.toml").write_text(TEXT)
+    (tmp_path / "all.toml").write_text(INCLUDING)
+    first, second = queue.read_queue(tmp_path / "all.toml")
+    assert (first.name, first.rows.name) == ("a", "x.jsonl")
+    assert (second.name, second.rows.name) == ("b", "y.jsonl")
+    assert second.changes == ("data.verify=false", "train.epochs=2")
+    # The same run measured by two files is trained once; another run of the same name is a mistake.
+    same = INCLUDING.replace('name = "b"', 'name = "a"').replace("epochs=2", "epochs=1")
+    (tmp_path / "all.toml").write_text(same.replace('set = ["data.verify=false"]\n', ""))
+    first, again = queue.read_queue(tmp_path / "all.toml")
+    assert (first.recipe, first.changes) == (again.recipe, again.changes)
+    assert first.mark != again.mark
+    (tmp_path / "all.toml").write_text(same)
+    with pytest.raises(ValueError, match="another run in an included file"):
+        queue.read_queue(tmp_path / "all.toml")
+
+
+def test_a_stretch_ends_and_continues(tmp_path: Path) -> None:
+    """Interrupted in training and in evaluation, the queue goes on to the rows of one that was not."""
+    text = TEXT.replace("x.jsonl", str(tmp_path / "x.jsonl")).replace(
+        "epochs=1", 'epochs=3", "calibrate_dial=false'
+    )
+    (tmp_path / "q.toml").write_text(text)
+    line = [sys.executable, str(FILE), str(tmp_path / "q.toml"), "--runs", str(tmp_path)]
+    line += ["--threads", "1"]
+    first = subprocess.run([*line, "--stretch", "0.05"], capture_output=True, text=True, check=True)
+    assert "the same command continues" in first.stdout
+    second = subprocess.run([*line, "--stretch", "9"], capture_output=True, text=True, check=True)
+    assert "the same command continues" not in second.stdout
+    listed = subprocess.run([*line, "--list"], capture_output=True, text=True, check=True)
+    assert listed.stdout.split() == ["done", "a"]
+    rows = [json.loads(r) for r in (tmp_path / "x.jsonl").read_text().splitlines()]
+    assert sorted(r["at"]["robustness"] for r in rows if r["attack"]["name"] == "worst") == [0, 1]

@@ -89,12 +89,14 @@ class Method:
     """
 
     seam: ClassVar[int] = 50
-    """Where in the order of installation: exits 5 (they add seats, which all others then treat), norm
-    banks 10, widths 20, modulations 30, noise 40, masks 50, experts 60."""
+    """Where in the order of installation: networks 3, exits 5 (they add seats, which all others then
+    treat), norm banks 10, widths 20, modulations 30, noise 40, masks 50, experts 60."""
     multiplies: ClassVar[bool] = False
     """Whether `plan` repeats the terms of others: then it comes after all that make terms."""
     claims: ClassVar[str] = ""
     """A seam that only one method of a stack may claim."""
+    alone: ClassVar[str] = ""
+    """Why this method composes with no other, where it does not."""
     reads: ClassVar[tuple[str, ...]] = ()
     """Dials that another method of the stack must declare."""
 
@@ -183,6 +185,11 @@ class Stack(Method):
         claimed: dict[str, Method] = {}
         declared: dict[str, Method] = {}
         for method in self.methods:
+            if method.alone and len(self.methods) > 1:
+                other = next(m for m in self.methods if m is not method)
+                raise ValueError(
+                    f"{method.name} does not compose with {other.name}: {method.alone}"
+                )
             if method.claims:
                 other = claimed.setdefault(method.claims, method)
                 if other is not method:

@@ -10,7 +10,7 @@ from typing import Any
 
 from rheostat import methods
 from rheostat.method import Method, Stack
-from rheostat.methods import Dedicated, Dual, Exits, Experts, Film, Masks, Noise, Slim
+from rheostat.methods import Dedicated, Dual, Exits, Experts, Film, Masks, Mixing, Noise, Slim
 from rheostat.points import nearest
 
 
@@ -43,6 +43,11 @@ def dual(*, between: str = "blend") -> Stack:
 def pgd_at(*, robustness: float = 1.0) -> Stack:
     """Adversarial training at one fixed λ: a dedicated model."""
     return Stack(Dedicated(robustness=robustness))
+
+
+def mixing() -> Stack:
+    """Logit mixing of a standard and a robust network (a baseline): two models, two passes between."""
+    return Stack(Mixing())
 
 
 def oats(
@@ -155,6 +160,7 @@ PAPERS: dict[str, Callable[..., Stack]] = {
     "rdi-slim-dual": rdi_slim_dual,
     "dual": dual,
     "pgd-at": pgd_at,
+    "mixing": mixing,
 }
 # Where a composition passes options on, which one it passes them to.
 PASSED_ON: dict[str, Callable[..., Stack]] = {

@@ -17,6 +17,7 @@ from torch import Tensor
 from rheostat import channels
 from rheostat.layers import Conv, append, seats
 from rheostat.method import Method, Output, Read
+from rheostat.mixture import mixture, mixture_passes
 from rheostat.nets.base import Net
 from rheostat.points import Point, Resolved, check_choice
 from rheostat.sparsity import Masking, Path, prune_rate, random_mask, rewire
@@ -98,41 +99,16 @@ class Experts(Method):
     def read(self, net: Net, x: Tensor, at: Resolved, then: Read) -> Output:
         if "path" in at.scalars:
             return then(x, at)
-        if "robustness" in at.scalars:  # one setting for the batch
-            level = at.scalars["robustness"]
-            if level in (0.0, 1.0):
-                return then(x, _end(at, level))
-            if at.scalars.get("exit"):
-                raise ValueError(
-                    f"experts: at robustness {level:g} two paths are mixed, and exits are live at 0 "
-                    "and 1 only; leave the dial exit at 0"
-                )
-            return self._mixed(x, at, at.table["robustness"][:1], then)
-        levels = at.gather(at.table["robustness"]).expand(x.shape[0])
-        if torch.compiler.is_exporting():
-            return self._mixed(x, at, levels, then)
-        return self._split(x, at, levels, then)
-
-    def _mixed(self, x: Tensor, at: Resolved, level: Tensor, then: Read) -> Output:
-        clean, robust = (_stack(then(x, _end(at, end))) for end in (0.0, 1.0))
-        return _unstack(torch.lerp(clean, robust, level[:, None, None]))
-
-    def _split(self, x: Tensor, at: Resolved, levels: Tensor, then: Read) -> Output:
-        """A mixed batch: each row through the paths that it needs, no others."""
-        total: Tensor | None = None
-        for end, share in ((0.0, 1 - levels), (1.0, levels)):
-            rows = share.nonzero()[:, 0]
-            found = _stack(then(x[rows], _end(at.only(rows), end))) * share[rows, None, None]
-            if total is None:
-                total = found.new_zeros(len(x), *found.shape[1:])
-            total = total.index_add(0, rows, found)
-        assert total is not None
-        return _unstack(total)
+        level = at.scalars.get("robustness", 0.0)
+        if 0 < level < 1 and at.scalars.get("exit"):
+            raise ValueError(
+                f"experts: at robustness {level:g} two paths are mixed, and exits are live at 0 "
+                "and 1 only; leave the dial exit at 0"
+            )
+        return mixture(x, at, lambda y, a, end: then(y, _end(a, end)))
 
     def passes(self, point: Point) -> int:
-        """Two between the ends."""
-        level = torch.as_tensor(point.get("robustness", 0.0))
-        return 1 + int(bool(((level > 0) & (level < 1)).any()))
+        return mixture_passes(point)
 
     def after_step(self, net: Net, progress: float) -> None:
         for _, masking in _maskings(net):
@@ -163,16 +139,6 @@ class Experts(Method):
     def _store_masked(self, net: Net) -> None:
         for conv, masking in _maskings(net):
             conv.weight.mul_(masking.union())
-
-
-def _stack(output: Output) -> Tensor:
-    """(n, 1 + E, K): the logits that count and those of the exits."""
-    return torch.stack((output.logits, *output.exits), 1)
-
-
-def _unstack(logits: Tensor) -> Output:
-    first, *exits = logits.unbind(1)
-    return Output(first, tuple(exits))
 
 
 def _end(at: Resolved, end: float) -> Resolved:

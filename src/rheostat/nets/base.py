@@ -141,7 +141,9 @@ class Net(nn.Module):
 
     def to_layout(self, layout: torch.memory_format) -> None:
         """Choose the memory layout of weights and activations: channels-last or contiguous."""
-        self.layout = layout
+        for module in self.modules():
+            if isinstance(module, Net):
+                module.layout = layout
         self.to(memory_format=layout)  # type: ignore[call-overload]
 
     def enter(self, x: Tensor) -> Tensor:
