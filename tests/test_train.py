@@ -263,6 +263,7 @@ def test_options_of_training_run(tmp_path: Path) -> None:
             ["attack.norm=l2", "attack.eps=0.5", "attack.loss=margin"],
             ["train.label_smoothing=0.1", "train.clip=1.0", "train.ema=0.5"],
             ["device.precision=bf16"],
+            ["train.trades=6", "train.awp=0.01", "train.awp_from=0.5"],
             ["net.name=wide_resnet", "net.depth=10", "net.widen=1", "net.dropout=0.3"],
             ["method.lambda_support=uniform", "train.schedule=constant"],
         )

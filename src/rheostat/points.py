@@ -146,6 +146,12 @@ class Point(Mapping[str, Value]):
             **{k: v[rows.to(v.device)] if isinstance(v, Tensor) else v for k, v in self.items()}
         )
 
+    def doubled(self) -> Point:
+        """This point for its batch twice over."""
+        return Point(
+            **{k: torch.cat((v, v)) if isinstance(v, Tensor) else v for k, v in self.items()}
+        )
+
     def numbers(self) -> dict[str, float]:
         """The values as plain numbers; raises on per-example values."""
         out: dict[str, float] = {}

@@ -14,6 +14,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from rheostat import data, nets
 from rheostat.data.augment import AUGMENTATIONS
 from rheostat.method import Stack
+from rheostat.methods import Exits
 from rheostat.papers import PAPERS, compose
 from rheostat.points import nearest
 
@@ -95,6 +96,13 @@ class TrainSection(Section):
     schedule: Literal["cosine", "one-cycle", "constant"] = "cosine"
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)
     ema: float | None = Field(default=None, gt=0, lt=1)
+    """Decay of a running average of the weights, which is what is scored and kept."""
+    trades: float | None = Field(default=None, gt=0)
+    """β of TRADES on adversarial rows, 6 in its paper; None trains them by cross-entropy."""
+    awp: float = Field(default=0.0, ge=0, lt=1)
+    """γ of adversarial weight perturbation, 0.005 in its paper; 0 is off."""
+    awp_from: float = Field(default=0.1, ge=0, lt=1)
+    """The share of training after which weights are perturbed."""
     clip: float | None = Field(default=None, gt=0)
     seed: int = 0
     max_steps: int | None = Field(default=None, ge=1)
@@ -160,6 +168,13 @@ class Recipe(Section):
         for key in ("classes", "image", "mean", "std"):
             if key in self.net:
                 raise ValueError(f"net.{key} comes from the data set; leave it out")
+        if self.train.trades is not None:
+            if isinstance(self.stack().find(Exits), Exits):
+                raise ValueError("train.trades is for one head; this composition has exits")
+            if self.attack.loss != "ce":
+                raise ValueError(
+                    "train.trades attacks by its own divergence; leave attack.loss at 'ce'"
+                )
         self.stack()
         name = str(self.net.get("name", ""))
         if name not in nets.NETS:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -10,11 +11,13 @@ import torch
 from torch import Tensor
 
 from rheostat import data
-from rheostat.attacks import Attack, training_step_size
+from rheostat.attacks import Attack, Objective, training_step_size
+from rheostat.awp import perturb, restore
 from rheostat.distributed import Ranks
-from rheostat.method import Term, row_loss
+from rheostat.method import Output, Term, row_loss
 from rheostat.recipe import Recipe
 from rheostat.seeding import stream
+from rheostat.trades import away_from, divergence
 from rheostat.tunable import Tunable
 
 
@@ -73,6 +76,10 @@ class Step:
     attack: Attack
     ranks: Ranks
     smoothing: float = 0.0
+    trades: float | None = None
+    """The β of TRADES on adversarial rows, or None for cross-entropy."""
+    awp: float = 0.0
+    """How far weights move before the gradient is taken, as a share of their norm."""
 
     def perturbed(
         self,
@@ -94,6 +101,9 @@ class Step:
             phase="attack",
             generator=stream(*seed, "noise"),
         )
+        if self.trades is not None:
+            assert isinstance(objective, Objective)
+            objective = away_from(objective, images)
         return self.attack(objective, images, stream(*seed), share=share)
 
     def backward(
@@ -112,28 +122,64 @@ class Step:
         """
         first, last = self.ranks.share(batch)
         local = [t.local(first, last) for t in terms]
-        rows = [t.rows.to(images.device) for t in local]
-        shares = [(t.mine(first, last).nonzero()[:, 0], len(t.rows)) for t in terms]
-        inputs = [
-            self.perturbed(t, images[r], labels[r], (*seed, i), share)
-            for i, (t, r, share) in enumerate(zip(local, rows, shares, strict=True))
-        ]
+        groups = []
+        for i, (term, whole) in enumerate(zip(local, terms, strict=True)):
+            rows = term.rows.to(images.device)
+            share = (whole.mine(first, last).nonzero()[:, 0], len(whole.rows))
+            x, y = images[rows], labels[rows]
+            groups.append((term, x, self.perturbed(term, x, y, (*seed, i), share), y))
+        if not self.awp:
+            return self._pass(groups, batch, seed, phase="train")
+        parameters = list(self.model.parameters())
+        # Not a pass of training: it moves no running statistic and no learned mask.
+        attacked = [g if g[0].images != "clean" else None for g in groups]
+        self._pass(attacked, batch, seed, phase="attack")
+        self.ranks.sum_gradients(parameters)
+        moved = perturb(parameters, self.awp)
+        for parameter in parameters:
+            assert parameter.grad is not None
+            parameter.grad.zero_()
+        sums = self._pass(groups, batch, seed, phase="train")
+        restore(moved)
+        return sums
+
+    def _pass(
+        self,
+        groups: Sequence[tuple[Term, Tensor, Tensor, Tensor] | None],
+        batch: int,
+        seed: tuple[object, ...],
+        *,
+        phase: str,
+    ) -> dict[str, float]:
+        """Forward and backward of every term: (term, its images, what they became, labels)."""
         sums = {"loss": 0.0, "clean": 0.0, "clean_n": 0, "robust": 0.0, "robust_n": 0}
         across = self.ranks.world > 1
-        for i, (term, r, x) in enumerate(zip(local, rows, inputs, strict=True)):
+        for i, group in enumerate(groups):
+            if group is None:
+                continue
+            term, before, x, y = group
+            kind = "clean" if term.images == "clean" else "robust"
+            paired = kind == "robust" and self.trades is not None
+            point = term.at.doubled() if paired else term.at
+            given = torch.cat((before, x)) if paired else x
             at = self.model.resolve(
-                term.at, x, phase="train", generator=stream(*seed, i, "pass"), across=across
+                point, given, phase=phase, generator=stream(*seed, i, "pass"), across=across
             )
-            output = self.model.read(x, at)
-            y = labels[r]
-            loss = row_loss(output, y, smoothing=self.smoothing)
+            output = self.model.read(given, at)
+            logits = output.logits
+            if paired:
+                assert self.trades is not None
+                clean, logits = logits.chunk(2)
+                loss = row_loss(Output(clean), y, smoothing=self.smoothing)
+                loss = loss + self.trades * divergence(logits, clean)
+            else:
+                loss = row_loss(output, y, smoothing=self.smoothing)
             weight = term.weight
             weight = weight.to(loss) if isinstance(weight, Tensor) else weight
             total = (loss * weight).sum() / batch
             total.backward()
-            kind = "clean" if term.images == "clean" else "robust"
             sums["loss"] += float(total.detach())
-            sums[kind] += float((output.logits.detach().argmax(1) == y).sum())
+            sums[kind] += float((logits.detach().argmax(1) == y).sum())
             sums[f"{kind}_n"] += len(y)
         return sums
 

@@ -123,6 +123,7 @@ class _Run:
         state.optimiser.zero_grad(set_to_none=False)
         torch.manual_seed(seed_of(t.seed, "dropout", number, self.step.ranks.rank))
         self.step.attack = warmed(self.attack, self.recipe, number, self.total)
+        self.step.awp = t.awp if number >= t.awp_from * self.total else 0.0
         sums = self.step.backward(
             terms, images, labels, batch=t.batch, seed=(t.seed, "step", number)
         )
@@ -264,7 +265,13 @@ def train(
         recipe=recipe,
         folder=run,
         state=state,
-        step=Step(model, training_attack(recipe), ranks, recipe.train.label_smoothing),
+        step=Step(
+            model,
+            training_attack(recipe),
+            ranks,
+            recipe.train.label_smoothing,
+            recipe.train.trades,
+        ),
         attack=training_attack(recipe),
         train_set=train_set,
         watch=Watch(recipe, splits.fit.to(device), epochs=-(-total // per_epoch)),
