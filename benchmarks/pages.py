@@ -6,9 +6,9 @@ from rheostat.labels import percent, worst_rows
 from rheostat.rows import Row
 
 
-def find(rows: list[Row], run: str, rule: str | None) -> list[Row]:
-    """Worst-case rows of a run under a rule between norm sets, along the dial."""
-    found = [r for r in worst_rows(rows) if r["run"] == run and r["rule"] == rule]
+def find(rows: list[Row], run: str, rule: str | None, *, tier: str = "quick") -> list[Row]:
+    """Worst-case rows of a run by a tier, under a rule between norm sets, along the dial."""
+    found = [r for r in worst_rows(rows) if (r["run"], r["rule"], r["tier"]) == (run, rule, tier)]
     return sorted(found, key=lambda r: r["at"].get("robustness", 0.0))
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import believing
 import conditioning
 import multi_exit
+import study
 from pages import cell, find, table
 
 from rheostat.files import write_bytes, write_text
@@ -104,6 +105,32 @@ def costs() -> str:
     )  # fmt: skip
 
 
+def exports(rows: list[Row]) -> tuple[str, list[list[str]]]:
+    """Every composition × network: parity of fold and file, and what folding costs."""
+    if not rows:
+        return "", []
+    body = [
+        [r["net"], r["composition"], *(f"{r['ratio'][b]:.3f}" for b in ("1", "32")),
+         *(f"{r['milliseconds']['32'][k]:.1f}" for k in ("eager", "folded", "plain", "ONNX Runtime")),
+         f"{r['folded_gap']:.0e}", f"{r['onnx_gap']:.0e}"] for r in rows
+    ]  # fmt: skip
+    ratios = sorted(r["ratio"]["32"] for r in rows)
+    over = sum(v > 1.02 for v in ratios)
+    worst = max(r["onnx_gap"] for r in rows)
+    found = [
+        [f"folded ÷ plain ≤ 1.02, {len(rows)} compositions × networks, batch 32",
+         f"median {ratios[len(ratios) // 2]:.3f}, {over} above, most {ratios[-1]:.3f}", "met" if not over else "not met"],
+        ["ONNX Runtime within 1e-4 of the model, the same", f"{worst:.1e}", "met" if worst <= 1e-4 else "not met"],
+    ]  # fmt: skip
+    head = ["network", "composition", "folded ÷ plain, batch 1", "batch 32", "ms of 32: eager", "folded", "plain",
+            "ONNX Runtime", "folded gap", "ONNX gap"]  # fmt: skip
+    text = (
+        "## Folded and exported (`python benchmarks/exports.py`)\n\nThe robust end, the last exit, width 1; the plain "
+        "backbone is folded the same way. Gaps are of the largest logit.\n\n"
+    )
+    return text + table(head, body), found
+
+
 def verdict(value: float, bar: float | None) -> str:
     """met, not met, or nothing where there is no bar."""
     return "" if bar is None else ("met" if value <= bar else "not met")
@@ -152,7 +179,18 @@ def claims(rows: list[Row], more: list[list[str]], dial_met: bool, widths_met: b
 
 def load() -> list[Row]:
     """All rows of evaluations."""
-    names = ("fashion", "conditioning", "masks", "exits", "exits-matrix", "mnist")
+    names = (
+        "fashion",
+        "conditioning",
+        "masks",
+        "exits",
+        "exits-matrix",
+        "mnist",
+        "study",
+        "ablation",
+        "options",
+        "paper",
+    )
     return [r for n in names for r in read_rows(RESULTS / f"{n}.jsonl")]
 
 
@@ -173,13 +211,15 @@ def main() -> None:
     tiers, tier_claims = believing.tiers(read_rows(RESULTS / "believe.jsonl"))
     serving, serving_claims = believing.serving(read_rows(RESULTS / "serve.jsonl"))
     timing, timing_claims = multi_exit.latency(read_rows(RESULTS / "exit-latency.jsonl"))
+    others, other_claims = study.alternatives(rows, RESULTS)
+    exported, export_claims = exports(read_rows(RESULTS / "exports.jsonl"))
     smart_lines = [["SMART: ≥ 2.72× fewer non-zeros, within 1.5 points of OAT (" + a + ")", b, c]
                    for a, b, c in smart_claims]  # fmt: skip
     parts = [
         "# Results\n\nWritten by `python benchmarks/tables.py` from the rows in "
         "`benchmarks/results/`; no figure here was typed. Brackets are exact 95 % intervals; "
         "differences are paired on the same images.\n",
-        claims(rows, smart_lines + static_claims + timing_claims + tier_claims + serving_claims, dials_met, widths_met, found_volumes),
+        claims(rows, smart_lines + static_claims + timing_claims + tier_claims + serving_claims + export_claims + other_claims, dials_met, widths_met, found_volumes),
         f"## OAT, dual and dedicated models on Fashion-MNIST\n\nOne net (ResNet-8, width 16), "
         f"{first['train']['images']} training images, {first['train']['epochs']} epochs, PGD-2 in "
         f"training, eps {first['attack']['eps']:g}; measured by PGD-20 on {first['n']} test images, "
@@ -198,6 +238,10 @@ def main() -> None:
         along(rows, "dual-fashion", None),
         conditioning.seeds(rows),
         volumes,
+        others,
+        study.cifar(rows),
+        study.ablation(rows),
+        study.options(rows, RESULTS),
         dials,
         smart,
         conditioning.ablation(rows),
@@ -211,6 +255,8 @@ def main() -> None:
         tiers,
         believing.l2(read_rows(RESULTS / "l2.jsonl")),
         serving,
+        exported,
+        study.papers(rows),
         costs(),
         "## Training seconds, one thread (machine shared by other runs)\n",
         table(["run", "seconds"], [[k, f"{v:.0f}"] for k, v in seconds.items()]),
@@ -224,7 +270,11 @@ def main() -> None:
     write_text(ROOT / "README.md", f"{head}<!-- results -->\n{comparison}<!-- end -->{tail}")
     shown = [r for r in rows if r["rule"] is None and r["run"] in SHOWN]
     write_bytes(ROOT / "docs" / "trade_off.png", as_bytes(trade_off(shown), "png"))
-    if shown_widths := [r for r in rows if r["run"] in ("oats-fashion", "float-slim-fashion")]:
+    if shown_widths := [
+        r
+        for r in rows
+        if r["run"] in ("oats-fashion", "float-slim-fashion") and r["rule"] == "at-0"
+    ]:
         write_bytes(
             ROOT / "docs" / "widths.png", as_bytes(conditioning.pareto(shown_widths), "png")
         )

@@ -17,7 +17,7 @@ from rheostat.attacks import Attack, named
 from rheostat.calibrate import Knot, calibrate_dial, fitted
 from rheostat.data import Dataset, subset, to_pixels
 from rheostat.evaluate import evaluate
-from rheostat.hypervolume import hypervolume, normalised
+from rheostat.hypervolume import compared, hypervolume, normalised
 from rheostat.intervals import exact, not_lower, paired, reversals
 from rheostat.labels import worst_rows
 from rheostat.outcomes import aim_at, attack_chunk, outcome
@@ -222,5 +222,12 @@ def test_hypervolume_by_hand_and_its_normalisation() -> None:
     value, low, high = normalised(base, base, draws=200)
     assert value == pytest.approx(1)
     assert low < 1 < high
-    better = normalised([*base, bits(0.88, 0.55)], base, draws=200)
+    more = bits(0.88, 0.55)
+    better = normalised([*base, more], base, draws=200)
     assert better[1] > 1
+    assert compared(base, base, (0.7, 0.0), draws=50) == (0, 0, 0)
+    gap, low, high = compared([*base, more], base, (0.7, 0.0), draws=200)
+    assert gap == pytest.approx(0.08 * 0.55, abs=0.02)
+    assert 0 < low < gap < high
+    with pytest.raises(ValueError, match="not paired"):
+        compared(base, [(more[0][:10], more[1][:10])], (0.7, 0.0))
