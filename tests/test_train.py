@@ -274,6 +274,16 @@ def test_options_of_training_run(tmp_path: Path) -> None:
         assert all(bool(torch.isfinite(p).all()) for p in done.model.parameters())
 
 
+def test_bf16_trains_on_the_weights_of_the_step(tmp_path: Path) -> None:
+    """As fp32 does, to a few per mille: a cast weight that outlives its step would show at once."""
+    more = ("train.max_steps=20", "attack.steps=2")
+    found = [
+        train(recipe(*more, f"device.precision={p}"), out=tmp_path / p).progress.epochs[-1]["loss"]
+        for p in ("fp32", "bf16")
+    ]
+    assert found[1] == pytest.approx(found[0], rel=0.02)
+
+
 def test_tensorboard_and_a_default_folder(tmp_path: Path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     train(recipe("train.max_steps=1"))

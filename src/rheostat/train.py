@@ -85,7 +85,9 @@ def _average(state: State, decay: float) -> None:
 def _precision(recipe: Recipe, device: torch.device) -> AbstractContextManager[object]:
     if recipe.device.precision == "fp32":
         return nullcontext()
-    return torch.autocast(device.type, dtype=torch.bfloat16)
+    # Without its cache: that one keeps the cast weights until the context ends, past optimiser steps,
+    # and passes would go on with the weights of the first.
+    return torch.autocast(device.type, dtype=torch.bfloat16, cache_enabled=False)
 
 
 @dataclass
