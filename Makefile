@@ -29,6 +29,7 @@ check: $(VENV)/.installed
 
 bench: $(VENV)/.installed
 	$(RUN) $(BIN)/python benchmarks/speed.py
+	$(RUN) $(BIN)/python benchmarks/costs.py
 
 wheel: $(VENV)/.installed
 	$(BIN)/python -m pip wheel -q --no-deps -w dist .

@@ -6,6 +6,7 @@ deadline + 2 batch times), and at 200 % (503s, no time-outs). The client shares 
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import contextlib
 import io
@@ -139,6 +140,7 @@ async def opened(url: str, body: bytes, rate: float, seconds: float) -> list[tup
 
 
 def main() -> None:
+    argparse.ArgumentParser(description=__doc__).parse_args()
     rows = []
     for name, (spec, count, bar) in CASES.items():
         image = tuple(spec["image"])  # type: ignore[arg-type]

@@ -5,6 +5,7 @@ What is measured, and the bar where there is one:
   PGD-7, on ResNet-18 (≤ 1.08) and on the recipes' narrow ResNet-8 (≤ 1.15);
 - a step of FLOAT against PGD-AT (≤ 0.75), and of OAT against FLOAT (≥ 1.6);
 - images a second, the share of a step outside forward and backward (≤ 10 %), peak memory;
+- a step of every composition against PGD-AT's, beside what its passes predict;
 - a sweep of 11 λ with PGD-20 against 11 separate Foolbox runs.
 """
 
@@ -23,10 +24,11 @@ import torch
 from rheostat import data, nets
 from rheostat.artifact import load_with, versions
 from rheostat.attacks import Attack, training_step_size
+from rheostat.costs import observe
 from rheostat.distributed import Ranks
 from rheostat.method import everything
 from rheostat.outcomes import chunks
-from rheostat.papers import compose
+from rheostat.papers import PAPERS, compose
 from rheostat.points import Point
 from rheostat.rows import hardware, write_rows
 from rheostat.seeding import stream
@@ -142,6 +144,47 @@ def training(times: int) -> list[dict[str, object]]:
     return rows
 
 
+def passes(model: Tunable, batch: int, steps: int, number: int) -> float:
+    """Passes of one step over those of PGD-AT, by its plan; unit: a forward pass of one row at full width.
+
+    A pass of training is 3 (forward, and backward to weights and input), a step of the attack 2.
+    """
+    widths = model.dials["width"].values if "width" in model.dials else None
+    share = {w: observe(model, model.net.image, Point(width=w)).macs for w in widths or ()}
+    total = 0.0
+    for term in model.method.plan(everything(batch), batch, stream("plan", number)):
+        size = share[float(term.at["width"])] / share[1.0] if share else 1.0
+        total += len(term.rows) * size * (3 + 2 * steps * (term.images != "clean"))
+    return total / (batch * (3 + 2 * steps))
+
+
+def every(times: int) -> list[dict[str, object]]:
+    """A step of every composition against PGD-AT's: narrow ResNet-8, PGD-2, batch 128."""
+    batch, steps = 128, 2
+    runs = {
+        p: stepper(nets.resnet(depth=8, image=(1, 28, 28)), p, batch, steps, 0.1) for p in PAPERS
+    }
+    found = interleaved(runs, times)
+    rows = []
+    for paper in PAPERS:
+        if paper == "pgd-at":
+            continue
+        model = Tunable(nets.resnet(depth=8, image=(1, 28, 28)), compose(paper))
+        # The attack of a multi-exit net takes many passes of prefixes: no count by terms.
+        plain = "exit" not in model.dials
+        counted = [passes(model, batch, steps, n) for n in range(1, times + 1)] if plain else []
+        values = [x[0] / y[0] for x, y in zip(found[paper], found["pgd-at"], strict=True)]
+        rows.append(
+            row(
+                "narrow ResNet-8, PGD-2: every step ÷ PGD-AT's", paper, "pgd-at", values,
+                predicted=statistics.mean(counted) if counted else None,
+                images_per_second=batch / statistics.median(t for t, _ in found[paper]),
+            )
+        )  # fmt: skip
+        show(rows[-1])
+    return rows
+
+
 def sweep(times: int, which: str = "oat-digits", images: int = 500) -> list[dict[str, object]]:
     """11 points with PGD-20: ours against 11 Foolbox runs of the same step in one process; warm against cold.
 
@@ -214,7 +257,7 @@ def show(found: dict[str, object]) -> None:
     """One line of the table."""
     ratio = found["ratio"]
     assert isinstance(ratio, dict)
-    more = {k: found[k] for k in ("bar", "bar_at_least", "images_per_second", "outside_share",
+    more = {k: found[k] for k in ("bar", "predicted", "bar_at_least", "images_per_second", "outside_share",
                                   "peak_mebibytes", "robust_accuracy_gap") if found.get(k)}  # fmt: skip
     text = ", ".join(
         f"{k} {v:.3g}" if isinstance(v, float) else f"{k} {v}" for k, v in more.items()
@@ -235,7 +278,7 @@ def main() -> None:
     options = parser.parse_args()
     rows: list[dict[str, object]] = []
     if options.only != "sweep":
-        rows += training(options.times)
+        rows += training(options.times) + every(options.times)
     if options.only != "training":
         rows += sweep(max(options.times // 3, 3), options.sweep)
     if options.only is None:

@@ -79,11 +79,12 @@ def speed() -> str:
         bar = f"≥ {r['bar_at_least']}" if r.get("bar_at_least") else bar
         body.append(
             [r["name"], r["a"], r["b"], f"{q['median']:.3f} [{q['low']:.3f}, {q['high']:.3f}]",
-             str(r["n"]), bar, f"{r.get('images_per_second', 0):.0f}",
+             f"{r['predicted']:.2f}" if r.get("predicted") else "", str(r["n"]), bar,
+             f"{r['images_per_second']:.0f}" if r.get("images_per_second") else "",
              f"{100 * r['outside_share']:.1f} %" if "outside_share" in r else "",
              f"{r['peak_mebibytes']:.0f}" if "peak_mebibytes" in r else ""]
         )  # fmt: skip
-    head = ["what", "a", "b", "ratio, median [quartiles]", "n", "bar", "images/s",
+    head = ["what", "a", "b", "ratio, median [quartiles]", "passes predict", "n", "bar", "images/s",
             "outside forward and backward", "peak MiB (process)"]  # fmt: skip
     return table(head, body)
 
@@ -140,7 +141,7 @@ def speed_claims() -> list[list[str]]:
     """FLOAT's training time against OAT and PGD-AT, from `make bench`."""
     found = []
     for r in read_rows(RESULTS / "speed.jsonl"):
-        if "step time" not in r["name"]:
+        if not r["name"].endswith(": step time"):
             continue
         value = r["ratio"]["median"]
         if r["a"] == "oat":
