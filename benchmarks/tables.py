@@ -8,6 +8,7 @@ from pathlib import Path
 import believing
 import conditioning
 import multi_exit
+import needs
 import study
 from pages import cell, find, table
 
@@ -265,6 +266,7 @@ def main() -> None:
         speed(),
     ]  # fmt: skip
     write_text(ROOT / "docs" / "results.md", "\n".join(parts))
+    write_text(ROOT / "docs" / "which.md", needs.page(rows, RESULTS))
     readme = (ROOT / "README.md").read_text()
     head, _, rest = readme.partition("<!-- results -->\n")
     _, _, tail = rest.partition("<!-- end -->")
@@ -279,7 +281,7 @@ def main() -> None:
         write_bytes(
             ROOT / "docs" / "widths.png", as_bytes(conditioning.pareto(shown_widths), "png")
         )
-    print("wrote docs/results.md, docs/trade_off.png and the table in README.md")
+    print("wrote docs/results.md, docs/which.md, docs/trade_off.png and the table in README.md")
 
 
 if __name__ == "__main__":
