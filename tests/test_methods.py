@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -22,7 +24,7 @@ from rheostat.method import Stack, everything, row_loss
 from rheostat.methods import Dual, Exits, Experts, Film, Masks, Noise, Slim
 from rheostat.methods.noise import WeightNoise, deviation, strengths, window
 from rheostat.papers import compose
-from rheostat.points import Point
+from rheostat.points import Point, Resolved
 from rheostat.sparsity import Masking, Path, random_mask, rewire, shares
 from rheostat.subject import Subject
 from rheostat.tunable import Tunable
@@ -539,3 +541,39 @@ def test_windows_of_the_pool_are_unit_normals_anew_in_each_pass() -> None:
     assert float((drawn[..., 0] * drawn[..., 1]).mean()) == pytest.approx(0, abs=0.01)
     again = torch.Generator().manual_seed(0)
     assert torch.equal(drawn[0], window(shape, again))
+
+
+STRIDED = """
+import torch
+torch.set_num_threads(2)
+from rheostat import nets
+from rheostat.papers import compose
+from rheostat.points import Point, Resolved
+from rheostat.tunable import Tunable
+
+torch.manual_seed(0)
+net = nets.resnet(depth=8, base_width=16, image=(1, 28, 28))
+model = Tunable(net, compose("oats")).to_layout(torch.channels_last)
+for _ in range(20):
+    for width in (0.5, 0.75):
+        x = torch.rand(107, 1, 28, 28)
+        at = model.resolve(Point(width=width, robustness=1.0), x, phase="train")
+        model.read(x, at).logits.square().sum().backward()
+"""
+
+
+def test_narrow_strided_shortcuts_train_on_two_threads() -> None:
+    """oneDNN writes past its workspace there unless they are strided by slices (its issue 6035)."""
+    done = subprocess.run([sys.executable, "-c", STRIDED], capture_output=True, timeout=120)
+    assert done.returncode == 0, done.stderr.decode()[-300:]
+
+
+def test_striding_by_slices_changes_no_number() -> None:
+    conv = Conv(8, 6, kernel_size=1, stride=2)
+    x = torch.rand(3, 8, 7, 9, requires_grad=True)
+    at = Resolved({}, {})
+    plain = torch.nn.functional.conv2d(x, conv.weight, stride=2)
+    assert torch.equal(conv(x, at), plain)
+    (expected,) = torch.autograd.grad(plain.square().sum(), conv.weight)
+    (found,) = torch.autograd.grad(conv(x, at).square().sum(), conv.weight)
+    assert torch.allclose(found, expected, rtol=1e-5)

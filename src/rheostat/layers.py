@@ -112,8 +112,12 @@ class Conv(nn.Conv2d):
         parts: Parts = kernel(self, x, at) if self.transforms else ((self.weight, None),)
         groups = self.groups if self.groups == 1 else x.shape[1] * self.groups // self.in_channels
 
+        stride = self.stride
+        if self._overruns(x):
+            x, stride = x[:, :, :: stride[0], :: stride[1]], (1, 1)
+
         def product(weight: Tensor, bias: Tensor | None = None) -> Tensor:
-            return F.conv2d(x, weight, bias, self.stride, self.padding, self.dilation, groups)
+            return F.conv2d(x, weight, bias, stride, self.padding, self.dilation, groups)
 
         first, amount = parts[0]
         bias = None if self.bias is None else self.bias[: first.shape[0]]
@@ -121,6 +125,21 @@ class Conv(nn.Conv2d):
             return product(first, bias)
         out = _summed(parts, product, at)
         return out if bias is None else out + bias[:, None, None]
+
+    def _overruns(self, x: Tensor) -> bool:
+        """Whether the CPU's gradient of this kernel would write past its workspace.
+
+        oneDNN issue 6035: 1×1, strided, channels-last, fewer than 16 channels in; several threads then
+        corrupt memory or hang. Striding by slices gives the same numbers with a stride of 1.
+        """
+        return (
+            self.kernel_size == (1, 1)
+            and self.stride != (1, 1)
+            and self.padding == (0, 0)
+            and x.shape[1] < 16
+            and x.device.type == "cpu"
+            and torch.is_grad_enabled()
+        )
 
 
 class Dense(nn.Linear):
