@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from rheostat import nets
+from rheostat.allocator import keep_freed_memory
 from rheostat.artifact import versions
 from rheostat.costs import latency, observe
 from rheostat.fold import fold
@@ -118,6 +119,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args()
+    keep_freed_memory()
     torch.set_num_threads(options.threads)
     seconds = options.seconds
     write_rows(options.out, parameters() + folded(seconds) + sparse(seconds))

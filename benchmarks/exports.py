@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from rheostat import nets
+from rheostat.allocator import keep_freed_memory
 from rheostat.artifact import About, versions
 from rheostat.costs import latency, observe
 from rheostat.deploy.export import export
@@ -108,6 +109,7 @@ def main() -> None:
     parser.add_argument("--net", action="append", choices=list(NETS), help="default: all")
     parser.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args()
+    keep_freed_memory()
     torch.set_num_threads(options.threads)
     rows = []
     for net in options.net or NETS:

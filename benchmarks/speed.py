@@ -22,6 +22,7 @@ from pathlib import Path
 import torch
 
 from rheostat import data, nets
+from rheostat.allocator import keep_freed_memory
 from rheostat.artifact import load_with, versions
 from rheostat.attacks import Attack, training_step_size
 from rheostat.costs import observe
@@ -276,6 +277,7 @@ def main() -> None:
     parser.add_argument("--sweep", default="oat-digits", help="the model that is swept")
     parser.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args()
+    keep_freed_memory()
     rows: list[dict[str, object]] = []
     if options.only != "sweep":
         rows += training(options.times) + every(options.times)

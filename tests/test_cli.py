@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -148,3 +149,34 @@ def test_each_net_family_trains_an_epoch_on_real_images(capsys, tmp_path, real_d
     line = json.loads((tmp_path / "metrics.jsonl").read_text().splitlines()[-1])
     assert line["loss"] < 2.4
     assert line["train_clean_accuracy"] > 0.13
+
+
+FAULTS = """
+import resource, sys, torch
+from rheostat.allocator import keep_freed_memory
+if sys.argv[1] == "keep":
+    assert keep_freed_memory()
+def faults():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(3):
+    torch.ones(10_000_000)
+before = faults()
+for _ in range(20):
+    torch.ones(10_000_000)
+print(faults() - before)
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc")
+def test_freed_memory_is_kept() -> None:
+    """40 MB twenty times over: from the system each time, or the same memory again."""
+    clean = {k: v for k, v in os.environ.items() if not k.startswith(("MALLOC_", "GLIBC_"))}
+
+    def faults(how: str, **more: str) -> int:
+        line = [sys.executable, "-c", FAULTS, how]
+        done = subprocess.run(line, env={**clean, **more}, capture_output=True, text=True)
+        return int(done.stdout) if done.returncode == 0 else -1
+
+    assert faults("keep") < 1000 < faults("leave")
+    # Whoever has set the allocator keeps it: then nothing takes effect, and this says so.
+    assert faults("keep", MALLOC_ARENA_MAX="2") == -1

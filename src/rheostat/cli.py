@@ -311,8 +311,10 @@ def fail(message: str, code: int = 2) -> NoReturn:
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line; a user's mistake is one line and exit 2, never a traceback."""
+    from rheostat.allocator import keep_freed_memory
     from rheostat.stopping import Interrupted
 
+    keep_freed_memory()
     try:
         app(args=arguments, standalone_mode=False)
     except typer.Exit as stop:
