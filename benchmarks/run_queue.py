@@ -103,18 +103,15 @@ def commands(run: Run, folder: Path, threads: int, *, verify: bool = True) -> li
     return out
 
 
-def call(line: list[str], until: float) -> bool:
-    """Run a command to its end, or interrupt it at a time (it keeps what it has); whether it ended."""
+def call(line: list[str], until: float) -> int | None:
+    """Run a command and give its exit code; None where it was interrupted at a time (it keeps what it has)."""
     process = subprocess.Popen(line)
     try:
-        code = process.wait(timeout=max(until - time.monotonic(), 0.0))
+        return process.wait(timeout=max(until - time.monotonic(), 0.0))
     except subprocess.TimeoutExpired:
         process.send_signal(signal.SIGINT)
         process.wait()
-        return False
-    if code:
-        raise SystemExit(f"{' '.join(line)} ended with {code}")
-    return True
+        return None
 
 
 def main() -> None:
@@ -135,6 +132,7 @@ def main() -> None:
     options = parser.parse_args()
     started = time.monotonic()
     until = started + 60 * options.stretch if options.stretch else started + 1e9
+    failed: list[str] = []
     for run in read_queue(options.file):
         if options.only not in run.name:
             continue
@@ -147,11 +145,19 @@ def main() -> None:
             continue
         print(f"  now  {run.name}", flush=True)
         for line in commands(run, options.runs, options.threads, verify=options.verify):
-            if not call(line, until):
+            code = call(line, until)
+            if code is None:
                 print(f" open  {run.name} (the same command continues)", flush=True)
                 return
-        kept = [*marks(run, options.runs), run.mark]
-        write_text(options.runs / run.name / "done.json", json.dumps({"marks": kept}))
+            if code:
+                failed.append(run.name)
+                print(f"failed {run.name}: {' '.join(line)}", flush=True)
+                break
+        else:
+            kept = [*marks(run, options.runs), run.mark]
+            write_text(options.runs / run.name / "done.json", json.dumps({"marks": kept}))
+    if failed:
+        raise SystemExit(f"failed: {', '.join(failed)}")
 
 
 if __name__ == "__main__":

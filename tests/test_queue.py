@@ -108,3 +108,25 @@ def test_a_stretch_ends_and_continues(tmp_path: Path) -> None:
     assert listed.stdout.split() == ["done", "a"]
     rows = [json.loads(r) for r in (tmp_path / "x.jsonl").read_text().splitlines()]
     assert sorted(r["at"]["robustness"] for r in rows if r["attack"]["name"] == "worst") == [0, 1]
+
+
+def test_a_run_that_fails_does_not_stop_the_others(tmp_path: Path) -> None:
+    text = TEXT.replace("x.jsonl", str(tmp_path / "x.jsonl")).replace('"a"', '"impossible"')
+    text = text.replace('set = ["train.epochs=1"]', 'set = ["train.batch=100000"]')
+    text += '[[run]]\nname = "b"\nrecipe = "oat-digits"\n'
+    text += 'set = ["train.max_steps=2", "calibrate_dial=false", "select.images=20"]\n'
+    (tmp_path / "q.toml").write_text(text)
+    line = [
+        sys.executable,
+        str(FILE),
+        str(tmp_path / "q.toml"),
+        "--runs",
+        str(tmp_path),
+        "--threads",
+        "1",
+    ]
+    found = subprocess.run(line, capture_output=True, text=True)
+    assert found.returncode == 1
+    assert "failed: impossible" in found.stderr
+    assert (tmp_path / "b" / "done.json").is_file()
+    assert not (tmp_path / "impossible" / "done.json").exists()

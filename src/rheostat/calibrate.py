@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 from dataclasses import dataclass
 
@@ -11,6 +12,7 @@ from rheostat.attacks import Attack
 from rheostat.data import Dataset, to_pixels
 from rheostat.dialmap import DialMap
 from rheostat.intervals import share
+from rheostat.methods import Dual
 from rheostat.norms import NormSet
 from rheostat.outcomes import outcome
 from rheostat.points import Point
@@ -36,7 +38,8 @@ def on_path(model: Tunable, places: list[float]) -> Tunable:
         tuple(model.method.path(u)[0] for u in places),
         tuple(model.method.path(u)[1] for u in places),
     )
-    view = model.between("blend")
+    # Without a dual norm there is nothing to blend: the place alone is mapped.
+    view = model.between("blend") if model.method.find(Dual) else copy.copy(model)
     view.dial_map = dial_map
     return view
 
