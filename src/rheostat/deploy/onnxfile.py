@@ -30,23 +30,26 @@ class Session:
     """images (B, C, H, W) float32 in [0, 1] → logits (B, K); `about` is the file's own description.
 
     A file with a live dial takes `robustness`, a number or one per row. Stages lie beside the first
-    file, and a row that leaves at one does not run the next.
+    file, and a row that leaves at one does not run the next. Threads that may `spin`
+    wait busily between runs: a little faster, and in the way of whatever else the machine does.
     """
 
-    def __init__(self, path: str | Path, *, threads: int | None = None) -> None:
+    def __init__(self, path: str | Path, *, threads: int | None = None, spin: bool = True) -> None:
         path = Path(path)
-        self.stages = [self.plain(path, threads)]
+        self.stages = [self.plain(path, threads, spin=spin)]
         text = self.stages[0].get_modelmeta().custom_metadata_map.get(KEY)
         if text is None:
             raise ValueError(f"{path}: an ONNX file, but not one of Rheostat's")
         self.about: dict[str, Any] = json.loads(text)
         for number in range(1, self.about.get("stages", 1)):
             self.stages.append(
-                self.plain(path.with_name(f"{path.stem}.stage-{number}{path.suffix}"), threads)
+                self.plain(
+                    path.with_name(f"{path.stem}.stage-{number}{path.suffix}"), threads, spin=spin
+                )
             )
 
     @staticmethod
-    def plain(path: Path, threads: int | None = None) -> Any:
+    def plain(path: Path, threads: int | None = None, *, spin: bool = True) -> Any:
         """ONNX Runtime's session of a file on the CPU."""
         try:
             import onnxruntime
@@ -60,6 +63,8 @@ class Session:
         options.log_severity_level = 3
         if threads is not None:
             options.intra_op_num_threads = threads
+        if not spin:
+            options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         try:
             return onnxruntime.InferenceSession(
                 str(path), sess_options=options, providers=["CPUExecutionProvider"]

@@ -68,7 +68,7 @@ def _onnx(
 ) -> Run:
     with tempfile.TemporaryDirectory() as folder:
         export(model, about, Path(folder) / "point.onnx", at=point)
-        session = Session(Path(folder) / "point.onnx", threads=threads)
+        session = Session(Path(folder) / "point.onnx", threads=threads, spin=False)
     return lambda images: _softmax(session(images), temperature)
 
 
