@@ -182,3 +182,53 @@ def papers(rows: list[Row]) -> str:
         "## The papers' own settings\n\nEach needs a CUDA machine; one command continues where the last ended.\n\n"
         + table(["queue", "run", "recipe", ""], body)
     )
+
+
+def surprises(rows: list[Row], believed: list[Row], alphas: list[Row], exits: list[Row],
+              compared_with: list[list[str]]) -> str:  # fmt: skip
+    """What we did not expect, each sentence with its rows' figures."""
+    said = []
+    gaps = {}
+    for r in believed:
+        if r["tier"] == "standard" and r["attack"]["name"] in ("pgd20", "worst"):
+            gaps.setdefault((r["run"], r["at"]["robustness"]), {})[r["attack"]["name"]] = r["robust_accuracy"]  # fmt: skip
+    shown = [
+        f"{run} at λ = {at:g}: {100 * g['pgd20']:.1f} → {100 * g['worst']:.1f}"
+        for (run, at), g in gaps.items() if len(g) == 2
+    ]  # fmt: skip
+    if shown:
+        said.append(
+            "**PGD-20 flatters, and most between the ends.** `quick` against `standard` on the same images: "
+            + "; ".join(shown) + ". Curves here are by `quick` unless they say otherwise."
+        )  # fmt: skip
+    versus = [line for line in compared_with if line[0].startswith("FLOAT against dual")]
+    if versus and alphas:
+        least, most = min(min(r["value"]) for r in alphas), max(max(r["value"]) for r in alphas)
+        said.append(
+            "**Noise on the weights did not buy a better dial than the dual norm it comes with.** "
+            + "; ".join(f"{a.partition(': ')[2]}: {b} square points, {c}" for a, b, c in versus)
+            + f". The learned α stay between {least:.2f} and {most:.2f}; where FLOAT is cheap, `dual` is as cheap."
+        )  # fmt: skip
+    masks = {"learned": [], "random": []}
+    for r in worst_rows(rows):
+        kind = r["run"].split("-")[1] if r["run"].startswith("mask-") else ""
+        if kind in masks and r["at"]["robustness"] == 1.0:
+            masks[kind].append(100 * r["robust_accuracy"])
+    if all(masks.values()):
+        learned, random = (sum(v) / len(v) for v in masks.values())
+        said.append(
+            f"**Learned masks did not beat random ones** in {len(masks['learned'])} pairs of short runs: RA(1) "
+            f"{learned:.1f} on average against {random:.1f}. Six epochs are five changes of mask; nothing is said of long training."
+        )  # fmt: skip
+    slow = {r["name"]: r["ratio"]["median"] for r in exits if r["batch"] == 256}
+    for name, ratio in slow.items():
+        row = next(
+            (r for r in worst_rows(rows) if r["run"] == name and r["at"].get("exit") == 1.0), None
+        )
+        if row is not None:
+            said.append(
+                f"**MACs saved are not time saved** ({name}): {100 * (1 - row['macs']['mean'] / row['macs_static']):.0f} % of "
+                f"the MACs, {100 * (1 - ratio):.0f} % of the time of a batch of 256. The layers that every row passes are "
+                "those of large maps and few channels, dear for their MACs, and each exit adds small operators."
+            )  # fmt: skip
+    return "## What surprised us\n\n" + "\n".join(f"- {s}" for s in said) + "\n" if said else ""

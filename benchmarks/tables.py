@@ -222,6 +222,8 @@ def main() -> None:
         "`benchmarks/results/`; no figure here was typed. Brackets are exact 95 % intervals; "
         "differences are paired on the same images.\n",
         claims(rows, smart_lines + static_claims + timing_claims + tier_claims + serving_claims + export_claims + other_claims, dials_met, widths_met, found_volumes),
+        study.surprises(rows, read_rows(RESULTS / "believe.jsonl"), read_rows(RESULTS / "alphas.jsonl"),
+                        read_rows(RESULTS / "exit-latency.jsonl"), other_claims),
         f"## OAT, dual and dedicated models on Fashion-MNIST\n\nOne net (ResNet-8, width 16), "
         f"{first['train']['images']} training images, {first['train']['epochs']} epochs, PGD-2 in "
         f"training, eps {first['attack']['eps']:g}; measured by PGD-20 on {first['n']} test images, "
