@@ -13,12 +13,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from rheostat import nets
 from rheostat.allocator import keep_freed_memory
 from rheostat.artifact import About, versions
 from rheostat.costs import latency, observe
+from rheostat.deploy.bench import Ran
 from rheostat.deploy.export import export
 from rheostat.deploy.onnxfile import Session
 from rheostat.fold import fold
@@ -36,17 +37,6 @@ NETS: dict[str, Callable[[], nets.Net]] = {
     "WRN-16-2": lambda: nets.wide_resnet(depth=16, widen=2),
     "MobileNetV2": lambda: nets.mobilenet_v2(width=0.5),
 }
-
-
-class Ran(nn.Module):
-    """A file in ONNX Runtime as a module."""
-
-    def __init__(self, session: Session) -> None:
-        super().__init__()
-        self.session = session
-
-    def forward(self, x: Tensor) -> Tensor:
-        return torch.from_numpy(self.session(x.numpy()))
 
 
 def robust_end(model: Tunable) -> Point:

@@ -33,7 +33,9 @@ class Cost:
     images_per_second: float
 
 
-class _Ran(nn.Module):
+class Ran(nn.Module):
+    """A file in ONNX Runtime as a module: images (B, C, H, W) → logits (B, K)."""
+
     def __init__(self, session: Session) -> None:
         super().__init__()
         self.session = session
@@ -63,7 +65,7 @@ def bench(
             if folded is not None or model.method.live(point):
                 file = Path(folder) / "x.onnx"
                 export(model, about, file, at=point)
-                forms["ONNX Runtime"] = _Ran(Session(file, threads=torch.get_num_threads()))
+                forms["ONNX Runtime"] = Ran(Session(file, threads=torch.get_num_threads()))
             times = {
                 batch: latency(forms, model.net.image, batch=batch, seconds=seconds)
                 for batch in (1, 32)
