@@ -35,13 +35,19 @@ GROUPS = {
 }
 
 
-def curve(rows: list[Row], run: str, images: int | None = None) -> list[Row]:
-    """A run's eleven positions of the calibrated dial by `quick`, at full width."""
-    found = [
-        r for r in dial(rows, run)
-        if r["at"].get("width", 1.0) == 1.0 and images in (None, r["n"])
-    ]  # fmt: skip
-    return found if len(found) >= 11 else []
+def curves(rows: list[Row], run: str) -> dict[int, list[Row]]:
+    """A run's eleven positions of the calibrated dial by `quick`, at full width, by number of images."""
+    found: dict[int, list[Row]] = {}
+    for r in dial(rows, run):
+        if r["at"].get("width", 1.0) == 1.0:
+            found.setdefault(r["n"], []).append(r)
+    return {n: line for n, line in found.items() if len(line) == 11}
+
+
+def curve(rows: list[Row], run: str) -> list[Row]:
+    """The one of them over the most images, or none."""
+    found = curves(rows, run)
+    return found[max(found)] if found else []
 
 
 def standard(rows: list[Row], run: str) -> Row | None:
@@ -87,19 +93,25 @@ def alternatives(rows: list[Row], results: Path) -> tuple[str, list[list[str]]]:
         if base is None:
             continue
         reference = (base["clean_accuracy"] - 0.02, 0.0)
-        curves = {m: curve(rows, run) for m, run in runs.items()}
-        bits = {m: [read_bits(results, r) for r in found] for m, found in curves.items() if found}
-        others = {
-            "dual": bits.get("dual"), "mixing, two passes": bits.get("mixing"),
-            "mixing, one pass": [bits["mixing"][0], bits["mixing"][-1]] if "mixing" in bits else None,
-        }  # fmt: skip
+        bits = {
+            m: {n: [read_bits(results, r) for r in line] for n, line in curves(rows, run).items()}
+            for m, run in runs.items()
+        }
         for method, mine in bits.items():
-            line = [group, METHODS[method], str(len(mine[0][0]))]
+            if not mine:
+                continue
+            n = max(mine)
+            mixed = bits["mixing"].get(n)
+            others = {
+                "dual": bits["dual"].get(n), "mixing, two passes": mixed,
+                "mixing, one pass": mixed and [mixed[0], mixed[-1]],
+            }  # fmt: skip
+            line = [group, METHODS[method], str(n)]
             for name, other in others.items():
-                if other is None or name.startswith(method) or len(other[0][0]) != len(mine[0][0]):
+                if not other or name.startswith(method):
                     line.append("")
                     continue
-                gap, low, high = (1e4 * v for v in compared(mine, other, reference))
+                gap, low, high = (1e4 * v for v in compared(mine[n], other, reference))
                 said = "better" if low > 0 else "worse" if high < 0 else "not told apart"
                 line.append(f"{gap:+.0f} [{low:+.0f}, {high:+.0f}] {said}")
                 if name != "mixing, two passes":
