@@ -65,8 +65,9 @@ def against_static(rows: list[Row], results: Path, pairs: dict[str, tuple[str, s
     head = ["", "SA", "RA, worst case", "MACs an image, clean", "saved", "saved, the paper's count",
             "saved under slowdown", "rows per exit, clean, %", "attacks", "n"]  # fmt: skip
     text = (
-        "## Exits against the static net\n\nThe static net is trained and attacked with equal steps, and "
-        "with as many starts as the multi-exit net has exits. An exit that is passed has been paid for.\n\n"
+        "## Exits against the static net\n\nThe static net is trained with attacks of equal steps and with as many "
+        "starts as the multi-exit net's defence has candidates, and attacked with more starts than that net has "
+        "forms of attack. An exit that is passed has been paid for.\n\n"
     )
     return text + table(head, body), claims
 
