@@ -15,7 +15,7 @@ FASHION = {  # what a method's run on Fashion-MNIST, seed 0, is called
 }  # fmt: skip
 SOURCES = {
     "pgd-at": "one trade-off, decided before training",
-    "mixing": "a dial, two networks already trained, and twice the compute between the ends",
+    "mixing": "a dial from two networks that you already have, at twice the compute between its ends",
     "dual": "a dial for the price of a second set of norms; the simplest thing that works",
     "oat": "the best measured dial over its whole range, at the dearest step of a single-width net",
     "float": "a dial for hardly any parameters, gone once folded, and one of the cheapest steps",

@@ -234,9 +234,8 @@ def surprises(rows: list[Row], believed: list[Row], alphas: list[Row], exits: li
         )  # fmt: skip
     slow = {r["name"]: r["ratio"]["median"] for r in exits if r["batch"] == 256}
     for name, ratio in slow.items():
-        row = next(
-            (r for r in worst_rows(rows) if r["run"] == name and r["at"].get("exit") == 1.0), None
-        )
+        found = [r for r in worst_rows(rows) if r["run"] == name and r["at"].get("exit") == 1.0]
+        row = max(found, key=lambda r: (r["n"], len(r["attack"]["of"])), default=None)
         if row is not None:
             said.append(
                 f"**MACs saved are not time saved** ({name}): {100 * (1 - row['macs']['mean'] / row['macs_static']):.0f} % of "
