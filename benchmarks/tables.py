@@ -213,7 +213,8 @@ def main() -> None:
     cost_rows = read_rows(RESULTS / "costs.jsonl")
     static, static_claims = multi_exit.against_static(
         rows, RESULTS, {"MNIST, SmallCNN": ("rdi-mnist", "static-mnist"),
-                        "Fashion-MNIST, ResNet-20": ("rdi-fashion", "static-fashion")},
+                        "Fashion-MNIST, ResNet-20": ("rdi-fashion", "static-fashion"),
+                        "CIFAR-10 subset, ResNet-20 of width 8": ("c10-rdi", "c10-static")},
     )  # fmt: skip
     tiers, tier_claims = believing.tiers(read_rows(RESULTS / "believe.jsonl"))
     serving, serving_claims = believing.serving(read_rows(RESULTS / "serve.jsonl"))
