@@ -19,9 +19,8 @@ from rheostat import nets
 from rheostat.allocator import keep_freed_memory
 from rheostat.artifact import About, versions
 from rheostat.costs import latency, observe
-from rheostat.deploy.bench import Ran
 from rheostat.deploy.export import export
-from rheostat.deploy.onnxfile import Session
+from rheostat.deploy.onnxfile import Session, SessionModule
 from rheostat.fold import fold
 from rheostat.papers import PAPERS, compose
 from rheostat.points import Point
@@ -60,7 +59,7 @@ def measured(paper: str, net: str, plain: nn.Module, seconds: float) -> dict[str
     with tempfile.TemporaryDirectory() as folder, torch.no_grad():
         file = Path(folder) / "x.onnx"
         export(model, about, file, at=point, images=x)
-        session = Ran(Session(file, threads=torch.get_num_threads()))
+        session = SessionModule(Session(file, threads=torch.get_num_threads()))
         expected = model(x, point)
         gaps = [
             float((m(x) - expected).abs().max() / expected.abs().max()) for m in (folded, session)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from rheostat import nets
 from rheostat.dialmap import DialMap
@@ -150,10 +151,15 @@ def digest(which: str | Path) -> str:
     kept = {k: found.get(k) for k in ("composition", "net", "dials", "dial_map")}
     sha = hashlib.sha256(json.dumps(kept, sort_keys=True).encode())
     for name in sorted(tensors):
-        tensor = tensors[name].contiguous()
-        sha.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
-        sha.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
+        sha.update(tensor_bytes(name, tensors[name]))
     return sha.hexdigest()[:16]
+
+
+def tensor_bytes(name: str, tensor: Tensor) -> bytes:
+    """What hashes take of a named tensor: its name, shape, type and values."""
+    plain = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+    head = f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode()
+    return head + plain.numpy().tobytes()
 
 
 def name_point(path: str | Path, name: str, point: Point, measured: dict[str, Any]) -> None:

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from scipy.stats import beta
-
+from rheostat.intervals import exact
 from rheostat.points import Point, nearest
 from rheostat.rows import Row
 
@@ -97,11 +96,9 @@ class Choice:
 
 def lower_bound(successes: int, n: int, *, confidence: float) -> float:
     """One-sided exact (Clopper–Pearson) lower bound of a share."""
-    if not 0 <= successes <= n or n < 1:
-        raise ValueError(f"{successes} successes of {n}")
     if not 0 < confidence < 1:
         raise ValueError(f"confidence lies between 0 and 1, given {confidence:g}")
-    return 0.0 if successes == 0 else float(beta.ppf(1 - confidence, successes, n - successes + 1))
+    return exact(successes, n, level=2 * confidence - 1)[0]
 
 
 def candidates(

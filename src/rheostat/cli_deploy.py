@@ -189,12 +189,11 @@ def card(
     from rheostat import artifact
     from rheostat.card import card as write
     from rheostat.files import write_text
-    from rheostat.rows import read_rows
+    from rheostat.operating import own_rows, rows_place
 
     model, about = artifact.load_with(file)
     own = artifact.digest(file)
-    place = rows or (Path(file) / "rows.jsonl" if Path(file).is_dir() else None)
-    found = [r for r in (read_rows(place) if place else []) if r["artifact"] == own]
+    found = own_rows(rows_place(file, rows), own)
     text = write(model, about, found, name=Path(file).name, digest=own)
     if out is None:
         print(text)

@@ -25,7 +25,7 @@ from rheostat.rows import Row, add_rows, identity, read_rows, write_rows
 from rheostat.scoring import Bits, crossed_rows, finished
 from rheostat.subject import Subject
 from rheostat.tiers import untargeted
-from rheostat.units import Record, Task, measured
+from rheostat.units import WARM_FROM, Record, Task, measured
 
 Report = Callable[[dict[str, Any]], None]
 PROBED = 200
@@ -120,7 +120,7 @@ def evaluate(
 
 def _lent(points: Sequence[Point | None], place: int) -> list[str]:
     """The points whose images a warm start at this one may use."""
-    return [p.label() for p in points[max(0, place - 2) : place] if p is not None]
+    return [p.label() for p in points[max(0, place - WARM_FROM) : place] if p is not None]
 
 
 def _same_model(rows: list[Row], described: Row, out: str | Path | None) -> None:

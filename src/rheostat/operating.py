@@ -16,16 +16,26 @@ from rheostat.temperature import calibrated
 from rheostat.tunable import Tunable
 
 
+def rows_place(which: str, rows: Path | None = None) -> Path | None:
+    """The rows file that is named, or the one beside a run's model; None beside a lone file."""
+    return rows or (Path(which) / "rows.jsonl" if Path(which).is_dir() else None)
+
+
+def own_rows(place: Path | None, digest: str) -> list[Row]:
+    """The rows in a file that are of the model with this hash; none where there is no file."""
+    return [] if place is None else [r for r in read_rows(place) if r["artifact"] == digest]
+
+
 def rows_of(which: str, rows: Path | None) -> list[Row]:
     """The rows of a run that are of the model in its file; ValueError says where they should be."""
-    place = rows or (Path(which) / "rows.jsonl" if Path(which).is_dir() else None)
+    place = rows_place(which, rows)
     if place is None or not place.is_file():
         raise ValueError(
             f"no rows beside {which}; measure with `rheostat evaluate {which} --split {SPLIT}` (or say "
             "where they are with --rows)"
         )
     own = artifact.digest(which)
-    found = [r for r in read_rows(place) if r["artifact"] == own]
+    found = own_rows(place, own)
     if not found:
         raise ValueError(f"{place} has no rows of the model in {which} (hash {own})")
     return found

@@ -125,7 +125,7 @@ def _share(bits: Tensor) -> float | None:
 @torch.no_grad()
 def _logits(subject: Subject, point: Point | None, dataset: Dataset) -> Tensor:
     """(N, K) logits on the clean images."""
-    model = subject.model if not isinstance(subject.model, Tunable) else subject.model.at(point)
+    model = subject.at(point)
     parts = [model(to_pixels(dataset.images[part])).float().cpu() for part in chunks(dataset)]
     return torch.cat(parts)
 
@@ -159,7 +159,7 @@ def _write_examples(
     """Clean and adversarial images of the worst successes, with labels: a file that the row names."""
     places = torch.tensor([place for place, _ in bits.examples])
     moved = torch.stack([image for _, image in bits.examples])
-    model = subject.model if not isinstance(subject.model, Tunable) else subject.model.at(point)
+    model = subject.at(point)
     with torch.no_grad():
         said = model(moved.to(dataset.images.device)).argmax(1).cpu()
     name = f"examples/{identity(row)}.safetensors"

@@ -8,11 +8,10 @@ import sys
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
 from torch import nn
 
-from rheostat.artifact import About
-from rheostat.points import nearest
+from rheostat.artifact import About, tensor_bytes
+from rheostat.points import Point, nearest
 from rheostat.rows import Row, settings_of
 from rheostat.tunable import Tunable
 
@@ -56,6 +55,10 @@ class Subject:
             "net": net,
         }
 
+    def at(self, point: Point | None) -> nn.Module:
+        """The module that maps images to logits at a point; anybody's own has none."""
+        return self.model.at(point) if isinstance(self.model, Tunable) else self.model
+
     @property
     def hash(self) -> str:
         """What tells this model from another: the artifact's hash, or one of the module's tensors."""
@@ -66,9 +69,7 @@ def digest_of(model: nn.Module) -> str:
     """A hash of a module's type, parameters and buffers."""
     found = hashlib.sha256(type(model).__qualname__.encode())
     for name, tensor in model.state_dict().items():
-        found.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
-        plain = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
-        found.update(plain.numpy().tobytes())
+        found.update(tensor_bytes(name, tensor))
     return found.hexdigest()[:16]
 
 

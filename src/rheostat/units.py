@@ -212,10 +212,10 @@ def _transferred(
     """Bits of every point's images at every point, and of images made for the mean loss over points."""
     first = task.attacks[0]
     noise = stream(task.seed, number, "transfer")
-    judges = [aim_at(task.model, p).judge(labels, noise) for p in task.points]
+    aims = [aim_at(task.model, p) for p in task.points]
+    judges = [aim.judge(labels, noise) for aim in aims]
     attack = replace(first, name=f"{first.name} on the mean over points", drop=False)
-    mean = over_points([aim_at(task.model, p).objective(labels, first.loss, "direct", noise)
-                        for p in task.points], labels)  # fmt: skip
+    mean = over_points([aim.objective(labels, first.loss, "direct", noise) for aim in aims], labels)
     found = attack(mean, images, stream(task.seed, "mean over points", number))
     with torch.no_grad():
         crossed = [[~judge.judge(x)[1].cpu() for judge in judges] for x in moved]

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from rheostat.artifact import About
 from rheostat.costs import latency, observe
 from rheostat.deploy.export import export
-from rheostat.deploy.onnxfile import Session
+from rheostat.deploy.onnxfile import Session, SessionModule
 from rheostat.fold import foldable
 from rheostat.points import Point
 from rheostat.tunable import Tunable
@@ -31,17 +31,6 @@ class Cost:
     p50: dict[int, float]
     p99: dict[int, float]
     images_per_second: float
-
-
-class Ran(nn.Module):
-    """A file in ONNX Runtime as a module: images (B, C, H, W) → logits (B, K)."""
-
-    def __init__(self, session: Session) -> None:
-        super().__init__()
-        self.session = session
-
-    def forward(self, x: Tensor) -> Tensor:
-        return torch.from_numpy(self.session(x.numpy()))
 
 
 def bench(
@@ -65,7 +54,9 @@ def bench(
             if folded is not None or model.method.live(point):
                 file = Path(folder) / "x.onnx"
                 export(model, about, file, at=point)
-                forms["ONNX Runtime"] = Ran(Session(file, threads=torch.get_num_threads()))
+                forms["ONNX Runtime"] = SessionModule(
+                    Session(file, threads=torch.get_num_threads())
+                )
             times = {
                 batch: latency(forms, model.net.image, batch=batch, seconds=seconds)
                 for batch in (1, 32)

@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
+from torch import Tensor, nn
 
 KEY = "rheostat"
 Array = npt.NDArray[np.float32]
@@ -105,3 +107,14 @@ class Session:
                 break
         assert out is not None
         return out
+
+
+class SessionModule(nn.Module):
+    """A session as a module without gradients: images (B, C, H, W) → logits (B, K)."""
+
+    def __init__(self, session: Session) -> None:
+        super().__init__()
+        self.session = session
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.from_numpy(self.session(x.detach().float().numpy()))

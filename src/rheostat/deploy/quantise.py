@@ -13,28 +13,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from rheostat.attacks import named
 from rheostat.data import Dataset, to_pixels
-from rheostat.deploy.onnxfile import KEY, Array, Session
+from rheostat.deploy.onnxfile import KEY, Array, Session, SessionModule
 from rheostat.evaluate import evaluate
 from rheostat.files import write_bytes
 from rheostat.outcomes import aim_at, attack_chunk, chunks
 from rheostat.points import Point
 from rheostat.subject import Subject
 from rheostat.tunable import Tunable
-
-
-class Quantised(nn.Module):
-    """A file as a module without gradients: images (B, C, H, W) → logits."""
-
-    def __init__(self, session: Session) -> None:
-        super().__init__()
-        self.session = session
-
-    def forward(self, x: Tensor) -> Tensor:
-        return torch.from_numpy(self.session(x.detach().float().numpy()))
 
 
 def quantise(path: Path, out: Path, images: Tensor) -> Path:
@@ -87,7 +76,7 @@ def measured_again(
 
     RA of the file: it stands if neither the float model's PGD-20 images nor Square fool it.
     """
-    quantised = Quantised(Session(path))
+    quantised = SessionModule(Session(path))
     aim = aim_at(model, point)
     float_right, float_stands, right, stands = [], [], [], []
     for number, part in enumerate(chunks(dataset)):

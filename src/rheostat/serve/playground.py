@@ -20,10 +20,11 @@ from rheostat.attacks import named
 from rheostat.costs import latency, observe
 from rheostat.data import Dataset
 from rheostat.labels import worst_rows
+from rheostat.operating import own_rows, rows_place
 from rheostat.outcomes import aim_at, attack_chunk
 from rheostat.points import Dial, Point
 from rheostat.report import trade_off
-from rheostat.rows import Row, read_rows
+from rheostat.rows import Row
 from rheostat.tunable import Tunable
 
 PATH = "/playground"
@@ -34,9 +35,7 @@ SHOWN = 224
 def mount(web: FastAPI, file: str, *, data_dir: Path | None = None) -> FastAPI:
     """The application with the playground on it."""
     model, about = artifact.load_with(file)
-    place = Path(file) / "rows.jsonl"
-    own = artifact.digest(file)
-    rows = [r for r in read_rows(place) if r["artifact"] == own] if place.is_file() else []
+    rows = own_rows(rows_place(file), artifact.digest(file))
     page = build(model, about, rows, _test(about, data_dir))
     return gr.mount_gradio_app(web, page, path=PATH)
 
