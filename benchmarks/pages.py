@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from rheostat.labels import percent, worst_rows
 from rheostat.rows import Row
 
@@ -13,8 +15,10 @@ def find(rows: list[Row], run: str, rule: str | None, *, tier: str = "quick") ->
 
 
 def dial(rows: list[Row], run: str) -> list[Row]:
-    """A run along its calibrated dial, at no other dial's position than rest."""
-    return [r for r in find(rows, run, None) if "robustness" in r["at"]]
+    """A run along its calibrated dial, over the most images that it was measured on."""
+    found = [r for r in find(rows, run, None) if "robustness" in r["at"]]
+    most = max((r["n"] for r in found), default=0)
+    return [r for r in found if r["n"] == most]
 
 
 def per_cent(value: float) -> str:
@@ -34,3 +38,21 @@ def cell(row: Row) -> list[str]:
         percent(row["clean_accuracy"], row["interval"]["clean"]),
         percent(row["robust_accuracy"], row["interval"]["robust"]),
     ]
+
+
+def signed(value: float, low: float, high: float, *, scale: float = 100, digits: int = 1) -> str:
+    """A difference with its interval, signed: +2.5 [+1.5, +3.4]."""
+    return "{:+.{d}f} [{:+.{d}f}, {:+.{d}f}]".format(
+        *(scale * v for v in (value, low, high)), d=digits
+    )
+
+
+def contents(parts: list[str]) -> str:
+    """Links to the sections of a page, anchored as GitHub does."""
+    titles = [line[3:] for part in parts for line in part.splitlines() if line.startswith("## ")]
+    return "\n".join(f"- [{re.sub('`', '', t)}](#{anchor(t)})" for t in titles) + "\n"
+
+
+def anchor(title: str) -> str:
+    """A heading's anchor: lower case, punctuation dropped, spaces to hyphens."""
+    return re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-")

@@ -2,10 +2,11 @@
 
 A finished run is never repeated; a killed one continues, in training from its checkpoint, in evaluation
 from its last finished point. (Not named queue.py: that would hide Python's own module from its
-neighbours.) `--minutes` stops taking new runs; `--list` says what has run; `--only WORD` takes the runs
-whose names hold it; `--stretch 9` stops after so many minutes wherever it is, to be continued by the
-same command. A file may hold `set`, changes for all its runs, and `include`, queue files whose runs come
-first and fill their own rows.
+neighbours.) `--minutes` stops taking new runs; `--only WORD` takes the runs whose names hold it;
+`--stretch 9` stops after so many minutes wherever it is, to be continued by the same command. `--list`
+says what has run: "done" in this folder of runs, "rows" where all its rows are in but its folder is not
+here, else "open". A file may hold `set`, changes for all its runs, and `include`, queue files whose runs
+come first and fill their own rows.
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ from pathlib import Path
 from typing import Any
 
 from rheostat.files import write_text
+from rheostat.points import parse_grid
+from rheostat.rows import Row, read_rows
 
 ROOT = Path(__file__).parent.parent
 
@@ -86,6 +89,24 @@ def finished(run: Run, folder: Path) -> bool:
     return run.mark in marks(run, folder)
 
 
+def recorded(run: Run) -> bool:
+    """Whether every point of every entry of this run has a row in the file that it writes to."""
+    mine = [r for r in read_rows(run.rows) if r["run"] == run.name]
+    for entry in run.evaluate:
+        found = [r["at"].items() for r in mine if matches(r, entry)]
+        # A row also names the dials that the entry left at rest.
+        asked = [p.numbers().items() for p in parse_grid(entry.get("at", ""))]
+        if not all(any(point <= at for at in found) for point in asked):
+            return False
+    return True
+
+
+def matches(row: Row, entry: dict[str, Any]) -> bool:
+    """Whether a row is of this entry: its tier, rule between norm sets and number of images."""
+    asked = entry.get("tier", "quick"), entry.get("between"), entry.get("examples", row["n"])
+    return (row["tier"], row["rule"], row["n"]) == asked
+
+
 def commands(run: Run, folder: Path, threads: int, *, verify: bool = True) -> list[list[str]]:
     """What a run is, as command lines: anyone can type them."""
     base = [sys.executable, "-m", "rheostat"]
@@ -138,7 +159,8 @@ def main() -> None:
             continue
         done = finished(run, options.runs)
         if options.list or done:
-            print(f"{'done' if done else 'open':>5}  {run.name}", flush=True)
+            state = "done" if done else "rows" if recorded(run) else "open"
+            print(f"{state:>5}  {run.name}", flush=True)
             continue
         if (time.monotonic() - started) / 60 > options.minutes:
             print(f" open  {run.name} (no time left)", flush=True)

@@ -1,53 +1,115 @@
-"""Sections of docs/results.md on the study: CIFAR-10, every dial against plain alternatives, options, ablation."""
+"""Sections of docs/results.md on the study: every dial against plain alternatives, CIFAR-10, stronger attacks."""
 
 from __future__ import annotations
 
-import itertools
 import tomllib
+from collections.abc import Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from pages import cell, dial, find, per_cent, table
+from groups import GROUPS, METHODS, TWICE, Group, curve, curves
+from pages import cell, find, per_cent, signed, table
+from run_queue import read_queue, recorded
 
 from rheostat.hypervolume import compared
-from rheostat.intervals import paired
 from rheostat.labels import worst_rows
+from rheostat.report import COLOURS, MARKS
 from rheostat.rows import Row, read_bits
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
 HERE = Path(__file__).parent
-METHODS = {
-    "mixing": "logit mixing", "dual": "dual", "oat": "OAT", "oats": "OATS, width 1", "float": "FLOAT",
-    "float-slim": "FLOAT-slim, width 1", "floats-0.5": "FLOATS 0.5", "floats-0.3": "FLOATS 0.3",
-    "floats-0.1": "FLOATS 0.1", "smart": "SMART 0.367",
-}  # fmt: skip
-# Runs of one data set and seed: what each method's run is called, and the most robust dedicated model.
-FASHION_0 = {
-    "mixing": "mixing-fashion", "dual": "dual-fashion", "oat": "oat-fashion", "oats": "oats-fashion",
-    "float": "float-fashion", "float-slim": "float-slim-fashion", "floats-0.5": "floats-0.5",
-    "floats-0.3": "floats-0.3", "floats-0.1": "floats-0.1", "smart": "smart-fashion-e10",
-}  # fmt: skip
-FASHION_1 = {"mixing": "mixing-s1", "dual": "dual-s1", "oat": "oat-s1", "float": "float-s1",
-             "floats-0.3": "floats-0.3-s1", "smart": "smart-e10-s1"}  # fmt: skip
-CIFAR = {m: f"c10-{m}" for m in METHODS}
-GROUPS = {
-    "Fashion-MNIST, seed 0": (FASHION_0, "pgd-at-1"),
-    "Fashion-MNIST, seed 1": (FASHION_1, "pgd-at-1-s1"),
-    "CIFAR-10 subset, seed 0": (CIFAR, "c10-pgd-at-1"),
-}
+SHOWN = ("oat", "dual", "float", "floats-0.3", "smart", "mixing")
+"""The methods that the study's picture shows."""
 
 
-def curves(rows: list[Row], run: str) -> dict[int, list[Row]]:
-    """A run's eleven positions of the calibrated dial by `quick`, at full width, by number of images."""
-    found: dict[int, list[Row]] = {}
-    for r in dial(rows, run):
-        if r["at"].get("width", 1.0) == 1.0:
-            found.setdefault(r["n"], []).append(r)
-    return {n: line for n, line in found.items() if len(line) == 11}
+def verdict(low: float, high: float) -> str:
+    """What a paired interval says of a difference."""
+    return "better" if low > 0 else "worse" if high < 0 else "not told apart"
 
 
-def curve(rows: list[Row], run: str) -> list[Row]:
-    """The one of them over the most images, or none."""
-    found = curves(rows, run)
-    return found[max(found)] if found else []
+class Areas:
+    """Areas under the dials of a group, compared on the same images; each pair is drawn once."""
+
+    def __init__(self, rows: list[Row], results: Path, group: Group) -> None:
+        self.rows, self.results = rows, results
+        base = next(iter(find(rows, group.at("1"), None)), None)
+        self.reference = None if base is None else (base["clean_accuracy"] - 0.02, 0.0)
+
+    def gap(self, run: str, other: str, *, ends: bool = False) -> tuple[str, str, int] | None:
+        """(text, verdict, n) of a run less another over the most images both have; None where none.
+
+        `ends` takes the other's two ends alone.
+        """
+        mine, theirs = curves(self.rows, run), curves(self.rows, other)
+        shared = set(mine) & set(theirs)
+        if not shared or self.reference is None:
+            return None
+        n = max(shared)
+        a, b = ([read_bits(self.results, r) for r in line[n]] for line in (mine, theirs))
+        gap, low, high = compared(a, [b[0], b[-1]] if ends else b, self.reference)
+        return signed(gap, low, high, scale=1e4, digits=0), verdict(low, high), n
+
+
+def alternatives(rows: list[Row], results: Path) -> tuple[str, list[list[str]]]:
+    """Every dial against `dual`, and against logit mixing at twice the compute and at the same."""
+    body, claims = [], []
+    for group in GROUPS:
+        areas = Areas(rows, results, group)
+        for method, run in group.runs.items():
+            if not curves(rows, run):
+                continue
+            line, counts = [], set()
+            for other, name, ends in (
+                ("dual", "dual", False),
+                ("mixing", "two networks mixed, twice the MACs", False),
+                ("mixing", "two networks mixed, equal MACs", True),
+            ):
+                found = None if method == other else areas.gap(run, group.runs[other], ends=ends)
+                line.append(f"{found[0]} {found[1]}" if found else "")
+                if found:
+                    counts.add(str(found[2]))
+                    if method != "mixing":
+                        claims.append([f"{METHODS[method]} against {name} ({group.name})", *found[:2]])  # fmt: skip
+            body.append([group.name, METHODS[method], ", ".join(sorted(counts)), *line])
+    text = (
+        "## Every dial against plain alternatives\n\nDifference of the area dominated in (SA, RA) above (SA of the "
+        "dedicated model at λ = 1 less 2 points, 0), in square points, on the same images, paired bootstrap 95 %; "
+        "eleven positions of the dial. Logit mixing holds a standard and a robust network: between its ends "
+        "an image costs two passes; at equal MACs it has its two ends alone.\n\n"
+    )
+    head = ["", "method", "n", "less dual", "less logit mixing (twice the MACs)", "less logit mixing (equal MACs)"]  # fmt: skip
+    return (text + table(head, body), claims) if body else ("", [])
+
+
+def equal_attacks(rows: list[Row], results: Path, speed: list[Row]) -> tuple[str, list[list[str]]]:
+    """Methods that train in halves, given as many attacked images as OAT: 12 epochs for its 6."""
+    step = {r["a"]: r["ratio"]["median"] for r in speed if "every step" in r["name"]}
+    body, claims = [], []
+    for group in GROUPS:
+        areas = Areas(rows, results, group)
+        for method, run in group.twice.items():
+            line = curve(rows, run)
+            if not line:
+                continue
+            against_oat = areas.gap(run, group.runs["oat"])
+            against_dual = None if method == "dual" else areas.gap(run, group.twice["dual"])
+            took = 2 * step[method.partition("-")[0]] / step["oat"]
+            body.append([
+                group.name, TWICE[method], f"{took:.2f}", cell(line[0])[0], cell(line[-1])[1],
+                *(f"{g[0]} {g[1]}" if g else "" for g in (against_oat, against_dual)),
+            ])  # fmt: skip
+            for name, found in (("OAT, 6 epochs", against_oat), ("dual, 12 epochs", against_dual)):
+                if found:
+                    claims.append([f"{TWICE[method]}, against {name} ({group.name})", *found[:2]])
+    text = (
+        "## At equal numbers of attacked images\n\nA method that trains in halves attacks half of each batch, and its "
+        "step is about half as dear as OAT's. Here it has 12 epochs where OAT has 6; areas as above.\n\n"
+    )
+    head = ["", "method", "training time ÷ OAT's (steps of `make bench`)", "SA, t = 0", "RA, t = 1", "less OAT",
+            "less dual, 12 epochs"]  # fmt: skip
+    return (text + table(head, body), claims) if body else ("", [])
 
 
 def standard(rows: list[Row], run: str) -> Row | None:
@@ -59,126 +121,107 @@ def standard(rows: list[Row], run: str) -> Row | None:
 def cifar(rows: list[Row]) -> str:
     """The ends of every method on the subset of CIFAR-10."""
     body = []
-    for level in ("0", "0.2", "0.5", "1"):
-        for r in find(rows, f"c10-pgd-at-{level}", None):
-            last = standard(rows, r["run"])
-            body.append([f"dedicated λ = {level}", *cell(r), "", "", per_cent(last["robust_accuracy"]) if last else "",
+    for seed, group in enumerate(g for g in GROUPS if g.name.startswith("CIFAR")):
+        for level in ("0", "0.2", "0.5", "1"):
+            for r in find(rows, group.at(level), None):
+                last = standard(rows, r["run"])
+                body.append([f"dedicated λ = {level}", str(seed), *cell(r), "", "", per_cent(last["robust_accuracy"]) if last else "",
                              f"{r['macs']['mean'] / 1e6:.1f} M", f"{r['params']:,}", f"{r['train']['seconds']:.0f}"])  # fmt: skip
-    for method, name in METHODS.items():
-        found = curve(rows, CIFAR[method])
-        if not found:
-            continue
-        a, b, last = found[0], found[-1], standard(rows, CIFAR[method])
-        body.append([name, *cell(a), *cell(b), per_cent(last["robust_accuracy"]) if last else "",
-                     f"{b['macs']['mean'] / 1e6:.1f} M", f"{b['params']:,}", f"{b['train']['seconds']:.0f}"])  # fmt: skip
+        named = [(METHODS[m], run) for m, run in group.runs.items()]
+        named += [(TWICE[m], run) for m, run in group.twice.items()]
+        for name, run in named:
+            found = curve(rows, run)
+            if not found:
+                continue
+            a, b, last = found[0], found[-1], standard(rows, run)
+            body.append([name, str(seed), *cell(a), *cell(b), per_cent(last["robust_accuracy"]) if last else "",
+                         f"{b['macs']['mean'] / 1e6:.1f} M", f"{b['params']:,}", f"{b['train']['seconds']:.0f}"])  # fmt: skip
     if not body:
         return ""
     some = next(r for r in worst_rows(rows) if r["run"].startswith("c10-pgd-at-"))
     text = (
-        f"## CIFAR-10 subset\n\n{some['train']['images']} training images, {some['train']['epochs']} epochs, "
-        "ResNet-8 of width 16, PGD-2 in training, eps 8/255; PGD-20 on 1 000 test images, `standard` on 200. "
-        "So short a training does not tell what these methods reach; it compares them on equal terms. "
-        "SMART trains 10 epochs in halves.\n\n"
+        f"## CIFAR-10 subset\n\n{some['train']['images']} training images, {some['train']['epochs']} epochs unless "
+        "said otherwise, ResNet-8 of width 16, PGD-2 in training, eps 8/255; PGD-20 on 1 000 test images, `standard` "
+        "on 200. So short a training does not tell what these methods reach; it compares them on equal terms.\n\n"
     )
-    head = ["", "SA, t = 0", "RA, t = 0", "SA, t = 1", "RA, t = 1", "RA, t = 1, `standard`", "MACs at t = 1",
+    head = ["", "seed", "SA, t = 0", "RA, t = 0", "SA, t = 1", "RA, t = 1", "RA, t = 1, `standard`", "MACs at t = 1",
             "parameters", "training s (shared machine)"]  # fmt: skip
     return text + table(head, body)
 
 
-def alternatives(rows: list[Row], results: Path) -> tuple[str, list[list[str]]]:
-    """Every dial against `dual`, and against logit mixing at twice the compute and at the same."""
-    body, claims = [], []
-    for group, (runs, dedicated) in GROUPS.items():
-        base = next(iter(find(rows, dedicated, None)), None)
-        if base is None:
+def stronger(rows: list[Row]) -> tuple[str, list[list[str]]]:
+    """The robust end of every run under PGD-20, the tiers above it, and AutoAttack, on the same images."""
+    body, gaps = [], []
+    for run in dict.fromkeys(r["run"] for r in rows if r["tier"] in ("standard", "full")):
+        said: dict[str, Row] = {}
+        for tier in ("standard", "full"):
+            for r in rows:
+                if (r["run"], r["tier"], r["at"].get("robustness", 1.0)) == (run, tier, 1.0):
+                    name = r["attack"]["name"]
+                    # What stands after all attacks of `standard` is the row of its last one.
+                    said |= {name: r} if name in ("pgd20", "square", "autoattack", "worst") else {}
+        if not {"pgd20", "square", "worst"} <= set(said):
             continue
-        reference = (base["clean_accuracy"] - 0.02, 0.0)
-        bits = {
-            m: {n: [read_bits(results, r) for r in line] for n, line in curves(rows, run).items()}
-            for m, run in runs.items()
-        }
-        for method, mine in bits.items():
-            if not mine:
-                continue
-            n = max(mine)
-            mixed = bits["mixing"].get(n)
-            others = {
-                "dual": bits["dual"].get(n), "mixing, two passes": mixed,
-                "mixing, one pass": mixed and [mixed[0], mixed[-1]],
-            }  # fmt: skip
-            line = [group, METHODS[method], str(n)]
-            for name, other in others.items():
-                if not other or name.startswith(method):
-                    line.append("")
-                    continue
-                gap, low, high = (1e4 * v for v in compared(mine[n], other, reference))
-                said = "better" if low > 0 else "worse" if high < 0 else "not told apart"
-                line.append(f"{gap:+.0f} [{low:+.0f}, {high:+.0f}] {said}")
-                if name != "mixing, two passes":
-                    claims.append([f"{METHODS[method]} against {name}: {group}", f"{gap:+.0f} [{low:+.0f}, {high:+.0f}]", said])  # fmt: skip
-            body.append(line)
+        auto = said.get("autoattack")
+        body.append([run, str(said["worst"]["n"]), per_cent(said["worst"]["clean_accuracy"]),
+                     per_cent(said["pgd20"]["robust_accuracy"]), per_cent(said["square"]["robust_accuracy"]),
+                     per_cent(auto["robust_accuracy"]) if auto else "", ", ".join(said["worst"]["flags"]) or "none"])  # fmt: skip
+        if auto:
+            gaps.append(100 * (said["square"]["robust_accuracy"] - auto["robust_accuracy"]))
+    if not body:
+        return "", []
+    claims = [[f"`standard` within 1 point of AutoAttack after it, robust ends of the study ({len(gaps)} runs)",
+               f"largest gap {max(gaps):.1f} points", "met" if max(gaps) <= 1 else "not met"]] if gaps else []  # fmt: skip
     text = (
-        "## Every dial against plain alternatives\n\nDifference of the area dominated in (SA, RA) above (SA of the "
-        "dedicated model at λ = 1 less 2 points, 0), in square points, on the same images, paired bootstrap 95 %; "
-        "eleven positions of the dial. Logit mixing holds a standard and a robust network: between its ends "
-        "an image costs two passes; at equal MACs it has its two ends alone.\n\n"
+        "## The robust end under stronger attacks\n\nt = 1, the same images for every attack; AutoAttack (its standard "
+        "version) runs on what `standard` left standing, so that column is what survives both.\n\n"
     )
-    head = ["", "method", "n", "less dual", "less logit mixing (twice the MACs)", "less logit mixing (equal MACs)"]  # fmt: skip
-    return (text + table(head, body), claims) if body else ("", [])
+    head = ["run", "n", "SA", "RA by PGD-20 (`quick`)", "`standard`", "and AutoAttack (`full`)", "flags"]  # fmt: skip
+    return text + table(head, body), claims
 
 
-def options(rows: list[Row], results: Path) -> str:
-    """Training options, each against none, with dual and OAT."""
-    names = {"plain": "none", "trades": "TRADES, β = 6", "average": "weight averaging, 0.99",
-             "awp": "AWP, γ = 0.005", "smoothing": "label smoothing, 0.1"}  # fmt: skip
-    body = []
-    for method, option in itertools.product(("dual", "oat"), names):
-        found = find(rows, f"c10-{method}-{option}", "at-0")
-        base = find(rows, f"c10-{method}-plain", "at-0")
-        if len(found) < 2 or len(base) < 2:
-            continue
-        gaps = []
-        for i, kind in ((0, 0), (1, 0), (1, 1)):
-            gap = paired(read_bits(results, found[i])[kind], read_bits(results, base[i])[kind])
-            gaps.append("" if option == "plain" else "{:+.1f} [{:+.1f}, {:+.1f}]".format(*(100 * v for v in gap)))  # fmt: skip
-        body.append([method, names[option], cell(found[0])[0], cell(found[1])[0], cell(found[1])[1], *gaps,
-                     f"{found[0]['train']['seconds']:.0f}"])  # fmt: skip
-    if not body:
-        return ""
-    head = [
-        "",
-        "option",
-        "SA(0)",
-        "SA(1)",
-        "RA(1)",
-        "SA(0) less none's",
-        "SA(1)",
-        "RA(1)",
-        "training s",
-    ]
+def picture(rows: list[Row]) -> Figure | None:
+    """Every dial of the study: SA against RA, a panel per data set and seed, dedicated networks as crosses."""
+    from matplotlib.figure import Figure
+
+    shown = [g for g in GROUPS if any(curve(rows, run) for run in g.runs.values())]
+    if not shown:
+        return None
+    figure = Figure(figsize=(11.0, 4.2 * -(-len(shown) // 2)), layout="constrained")
+    for place, group in enumerate(shown):
+        axes = figure.add_subplot(-(-len(shown) // 2), 2, place + 1)
+        for i, method in enumerate(SHOWN):
+            for run, style in ((group.runs.get(method), "-"), (group.twice.get(method), ":")):
+                line = curve(rows, run) if run else []
+                if not line:
+                    continue
+                axes.plot(*_places(line), style, color=COLOURS[i], marker=MARKS[i] if style == "-" else None,
+                          markersize=4, linewidth=1.4, label=METHODS[method] if style == "-" else TWICE[method])  # fmt: skip
+        alone = [r for v in ("0", "0.2", "0.5", "1") for r in find(rows, group.at(v), None)]
+        axes.plot(*_places(alone), "kx", markersize=8, label="dedicated network at one λ")
+        axes.set_title(group.name, fontsize=10)
+        axes.set_xlabel("robust accuracy by PGD-20, %")
+        axes.set_ylabel("standard accuracy, %")
+        axes.grid(alpha=0.25)
+    named = [a.get_legend_handles_labels() for a in figure.axes]
+    marks = {name: mark for marks, names in named for mark, name in zip(marks, names, strict=True)}
+    figure.legend(marks.values(), marks.keys(), loc="outside lower center", ncols=4, fontsize=8)
+    return figure
+
+
+def _places(line: Iterable[Row]) -> tuple[list[float], list[float]]:
+    found = list(line)
+    return tuple([100 * r[f"{k}_accuracy"] for r in found] for k in ("robust", "clean"))  # type: ignore[return-value]
+
+
+def state() -> str:
+    """How far the study's queue is, from the rows."""
+    runs = read_queue(HERE / "study.toml")
+    left = [r.name for r in runs if not recorded(r)]
     return (
-        "## Training options (CIFAR-10 subset)\n\n5 000 images, 8 epochs, seed 0, one run each; PGD-20 on 1 000 test "
-        "images. All are off by default.\n\n" + table(head, body)
-    )  # fmt: skip
-
-
-def ablation(rows: list[Row]) -> str:
-    """OAT's own ablation: norm sets × encoding × start of FiLM."""
-    body = []
-    for sets, encoding, start in itertools.product(
-        ("dual", "single"), ("cosine", "scalar", "orthogonal"), ("identity", "paper")
-    ):
-        found = find(rows, f"oat-{sets}-{encoding}-{start}", "at-0")
-        if found:
-            body.append([sets, encoding, "ours" if start == "identity" else "the paper's", *(
-                f"{per_cent(r['clean_accuracy'])} / {per_cent(r['robust_accuracy'])}" for r in found)])  # fmt: skip
-    if not body:
-        return ""
-    levels = [f"λ = {r['at']['robustness']:g}" for r in found]
-    return (
-        "## OAT's ablation\n\nFashion-MNIST, 5 000 images, 5 epochs, seed 0, PGD-20 on 500 test images, SA / RA "
-        '(an interval is about ± 4 points), rule "at-0".\n\n'
-        + table(["norm sets", "encoding of λ", "FiLM", *levels], body)
+        "## The study's queue\n\n`python benchmarks/run_queue.py benchmarks/study.toml --list` says the same. "
+        f"{len(runs) - len(left)} of {len(runs)} entries have all their rows"
+        + (f"; open: {', '.join(left)}.\n" if left else ".\n")
     )
 
 
@@ -188,58 +231,9 @@ def papers(rows: list[Row]) -> str:
     for file in sorted((HERE / "paper").glob("*.toml")):
         for run in tomllib.loads(file.read_text())["run"]:
             found = [r for r in worst_rows(rows) if r["run"] == run["name"]]
-            state = f"{len(found)} points" if found else "not yet run"
-            body.append([f"`benchmarks/paper/{file.name}`", run["name"], run["recipe"], state])
+            where = f"{len(found)} points" if found else "not yet run"
+            body.append([f"`benchmarks/paper/{file.name}`", run["name"], run["recipe"], where])
     return (
         "## The papers' own settings\n\nEach needs a CUDA machine; one command continues where the last ended.\n\n"
         + table(["queue", "run", "recipe", ""], body)
     )
-
-
-def surprises(rows: list[Row], believed: list[Row], alphas: list[Row], exits: list[Row],
-              compared_with: list[list[str]]) -> str:  # fmt: skip
-    """What we did not expect, each sentence with its rows' figures."""
-    said = []
-    gaps = {}
-    for r in believed:
-        if r["tier"] == "standard" and r["attack"]["name"] in ("pgd20", "worst"):
-            gaps.setdefault((r["run"], r["at"]["robustness"]), {})[r["attack"]["name"]] = r["robust_accuracy"]  # fmt: skip
-    shown = [
-        f"{run} at λ = {at:g}: {100 * g['pgd20']:.1f} → {100 * g['worst']:.1f}"
-        for (run, at), g in gaps.items() if len(g) == 2
-    ]  # fmt: skip
-    if shown:
-        said.append(
-            "**PGD-20 flatters, and most between the ends.** `quick` against `standard` on the same images: "
-            + "; ".join(shown) + ". Curves here are by `quick` unless they say otherwise."
-        )  # fmt: skip
-    versus = [line for line in compared_with if line[0].startswith("FLOAT against dual")]
-    if versus and alphas:
-        least, most = min(min(r["value"]) for r in alphas), max(max(r["value"]) for r in alphas)
-        said.append(
-            "**Noise on the weights did not buy a better dial than the dual norm it comes with.** "
-            + "; ".join(f"{a.partition(': ')[2]}: {b} square points, {c}" for a, b, c in versus)
-            + f". The learned α stay between {least:.2f} and {most:.2f}; where FLOAT is cheap, `dual` is as cheap."
-        )  # fmt: skip
-    masks = {"learned": [], "random": []}
-    for r in worst_rows(rows):
-        kind = r["run"].split("-")[1] if r["run"].startswith("mask-") else ""
-        if kind in masks and r["at"]["robustness"] == 1.0:
-            masks[kind].append(100 * r["robust_accuracy"])
-    if all(masks.values()):
-        learned, random = (sum(v) / len(v) for v in masks.values())
-        said.append(
-            f"**Learned masks did not beat random ones** in {len(masks['learned'])} pairs of short runs: RA(1) "
-            f"{learned:.1f} on average against {random:.1f}. Six epochs are five changes of mask; nothing is said of long training."
-        )  # fmt: skip
-    slow = {r["name"]: r["ratio"]["median"] for r in exits if r["batch"] == 256}
-    for name, ratio in slow.items():
-        found = [r for r in worst_rows(rows) if r["run"] == name and r["at"].get("exit") == 1.0]
-        row = max(found, key=lambda r: (r["n"], len(r["attack"]["of"])), default=None)
-        if row is not None:
-            said.append(
-                f"**MACs saved are not time saved** ({name}): {100 * (1 - row['macs']['mean'] / row['macs_static']):.0f} % of "
-                f"the MACs, {100 * (1 - ratio):.0f} % of the time of a batch of 256. The layers that every row passes are "
-                "those of large maps and few channels, dear for their MACs, and each exit adds small operators."
-            )  # fmt: skip
-    return "## What surprised us\n\n" + "\n".join(f"- {s}" for s in said) + "\n" if said else ""

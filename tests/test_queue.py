@@ -53,6 +53,28 @@ def test_what_a_queue_file_says(tmp_path: Path) -> None:
             queue.read_queue(tmp_path / "q.toml")
 
 
+def test_rows_that_are_in_are_known(tmp_path: Path) -> None:
+    """Every point of every entry: a part of them, another tier or another rule is not all."""
+    text = TEXT.replace("x.jsonl", str(tmp_path / "x.jsonl"))
+    text = text.replace("attack = [", 'between = "at-0", examples = 9, attack = [')
+    (tmp_path / "q.toml").write_text(text)
+    (run,) = queue.read_queue(tmp_path / "q.toml")
+    whole = [
+        {"run": "a", "tier": "quick", "rule": "at-0", "n": 9, "at": {"robustness": v}}
+        for v in (0.0, 1.0)
+    ]
+
+    def known(rows: list[dict[str, object]]) -> bool:
+        run.rows.write_text("".join(json.dumps(r) + "\n" for r in rows))
+        return bool(queue.recorded(run))
+
+    assert not queue.recorded(run)
+    assert known(whole)
+    assert not known(whole[:1])
+    for key, other in (("run", "b"), ("tier", "full"), ("rule", None), ("n", 8)):
+        assert not known([whole[0], {**whole[1], key: other}])
+
+
 def test_the_packaged_queues_name_real_recipes() -> None:
     from rheostat.recipe import load_recipe
 
@@ -106,6 +128,10 @@ def test_a_stretch_ends_and_continues(tmp_path: Path) -> None:
     assert "the same command continues" not in second.stdout
     listed = subprocess.run([*line, "--list"], capture_output=True, text=True, check=True)
     assert listed.stdout.split() == ["done", "a"]
+    # Elsewhere, where the rows came along and the run's folder did not.
+    line[line.index("--runs") + 1] = str(tmp_path / "elsewhere")
+    listed = subprocess.run([*line, "--list"], capture_output=True, text=True, check=True)
+    assert listed.stdout.split() == ["rows", "a"]
     rows = [json.loads(r) for r in (tmp_path / "x.jsonl").read_text().splitlines()]
     assert sorted(r["at"]["robustness"] for r in rows if r["attack"]["name"] == "worst") == [0, 1]
 

@@ -1,0 +1,128 @@
+"""What the four papers claim, at every scale that we run, and our own bars: met, not met, not yet run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import conditioning
+import multi_exit
+from dedicated import against_dedicated
+from groups import GROUPS, Group, curve, curves
+from pages import signed, table
+
+from rheostat.intervals import paired
+from rheostat.rows import Row, read_bits
+
+Lines = list[list[str]]
+"""Claim, measured, verdict."""
+NOT_RUN = ["", "not yet run"]
+SCALES: dict[str, tuple[str, str, tuple[float, ...]]] = {
+    "Fashion-MNIST, seed 0": ("oat-fashion", "pgd-at-{}", (0.0, 0.2, 1.0)),
+    "CIFAR-10 subset, seed 0": ("c10-oat", "c10-pgd-at-{}", (0.0, 0.2, 1.0)),
+    "CIFAR-10 subset, seed 1": ("c10-oat-s1", "c10-pgd-at-{}-s1", (0.0, 0.2, 1.0)),
+    "the paper's: CIFAR-10, ResNet-34": ("paper-oat", "paper-pgd-at-{}", (0.0, 0.2, 1.0)),
+    "the paper's: SVHN, WRN-16-8": ("paper-oat-svhn", "paper-pgd-at-{}-svhn", (0.0, 1.0)),
+}
+"""Where OAT stands beside networks trained for one λ: its run, theirs, and which λ."""
+PAPERS_GROUPS = (
+    Group("the paper's: CIFAR-10, ResNet-34", {"oat": "paper-oat", "float": "paper-float", "smart": "paper-smart"}, {}, "paper-pgd-at-{}"),
+    Group("the paper's: SVHN, WRN-16-8", {"oat": "paper-oat-svhn", "float": "paper-float-svhn"}, {}, "paper-pgd-at-{}-svhn"),
+)  # fmt: skip
+EXITS = {
+    "MNIST, SmallCNN": ("rdi-mnist", "static-mnist"),
+    "Fashion-MNIST, ResNet-20": ("rdi-fashion", "static-fashion"),
+    "CIFAR-10 subset, ResNet-20 of width 8": ("c10-rdi", "c10-static"),
+    "the paper's: MNIST, SmallCNN": ("paper-rdi-mnist", "paper-static-mnist"),
+    "the paper's: CIFAR-10, ResNet-38": ("paper-rdi", "paper-static"),
+    "the paper's: CIFAR-10, MobileNetV2": ("paper-rdi-mobilenet", "paper-static-mobilenet"),
+}
+
+
+def oat(rows: list[Row], results: Path) -> Lines:
+    """OAT at λ against networks trained at that λ."""
+    lines = []
+    for place, (run, dedicated, levels) in SCALES.items():
+        text, met = against_dedicated(rows, results, run, dedicated=dedicated, levels=levels)
+        cells = [line.split(" | ") for line in text.splitlines()[2:]]
+        gaps = [" / ".join(c.split(" ")[0] for c in line[6:8]) for line in cells]
+        claim = f"mean of SA and RA not 1.5 points below a network trained for each λ, none dominated ({place})"
+        lines.append(
+            [claim, *NOT_RUN] if met is None else
+            [claim, f"SA / RA less theirs: {', '.join(gaps)} at λ = {', '.join(f'{v:g}' for v in levels)}",
+             "met" if met else "not met"]
+        )  # fmt: skip
+    return lines
+
+
+def ends(rows: list[Row], results: Path, run: str, other: str) -> tuple[str, bool] | None:
+    """SA at t = 0 and RA at t = 1 of a run less another's, paired; whether any is higher and none lower."""
+    mine, theirs = curves(rows, run), curves(rows, other)
+    shared = set(mine) & set(theirs)
+    if not shared:
+        return None
+    a, b = mine[max(shared)], theirs[max(shared)]
+    clean = paired(read_bits(results, a[0])[0], read_bits(results, b[0])[0])
+    robust = paired(read_bits(results, a[-1])[1], read_bits(results, b[-1])[1])
+    holds = max(clean[1], robust[1]) > 0 and min(clean[2], robust[2]) >= 0
+    return f"SA(0) {signed(*clean)}, RA(1) {signed(*robust)}", holds
+
+
+def float_(rows: list[Row], results: Path, speed: list[Row], costs: list[Row]) -> Lines:
+    """FLOAT: training time, parameters, latency, and accuracy above OAT's."""
+    lines = []
+    for r in speed:
+        if r["name"].endswith(": step time"):
+            value, oat_ = r["ratio"]["median"], r["a"] == "oat"
+            what = (
+                "trains faster than FiLM conditioning, ≥ 1.6×"
+                if oat_
+                else "step ÷ adversarial training's ≤ 0.75"
+            )
+            holds = value >= 1.6 if oat_ else value <= 0.75
+            lines.append([f"{what} ({r['name'].partition(':')[0]})", f"{value:.2f}", "met" if holds else "not met"])  # fmt: skip
+    values = {r["of"]: r["value"] for r in costs if "value" in r}
+    for name, count in values.items():
+        if name.startswith("oat"):
+            share = count / values["float"]
+            lines.append([f"1.47× fewer parameters (ResNet-34; {name})", f"{share:.2f}×", "met" if share >= 1.47 else "not met"])  # fmt: skip
+    lines += [
+        [f"no latency added: {r['name']}, batch {r['batch']}, ≤ {r['bar']}", f"{r['ratio']['median']:.3f}",
+         "met" if r["ratio"]["median"] <= r["bar"] else "not met"]
+        for r in costs if r.get("bar") and "FLOAT" in r["name"]
+    ]  # fmt: skip
+    for group in (*GROUPS, *PAPERS_GROUPS):
+        for runs, how in ((group.runs, "equal epochs"), (group.twice, "equal attacked images")):
+            if "float" in runs and (runs is group.runs or curve(rows, runs["float"])):
+                found = ends(rows, results, runs["float"], group.runs["oat"])
+                claim = f"SA or RA above OAT's, neither below, {how} ({group.name})"
+                lines.append([claim, *(NOT_RUN if found is None else (found[0], "met" if found[1] else "not met"))])  # fmt: skip
+    return lines
+
+
+def smart(rows: list[Row]) -> tuple[str, Lines]:
+    """SMART: fewer non-zeros at OAT's trade-off."""
+    groups = {g.name: (g.runs["smart"], g.runs["oat"], g.at("1")) for g in (*GROUPS, *PAPERS_GROUPS) if "smart" in g.runs}  # fmt: skip
+    text, found = conditioning.smart(rows, groups)
+    return text, [
+        [f"≥ 2.72× fewer non-zeros a path, ends within 1.5 points of OAT's ({name})", *(found.get(name) or NOT_RUN)]
+        for name in groups
+    ]  # fmt: skip
+
+
+def exits(rows: list[Row], results: Path) -> tuple[str, Lines]:
+    """RDI-Nets: compute saved, accuracy and robustness not lower."""
+    text, found = multi_exit.against_static(rows, results, EXITS)
+    return text, [
+        [f"≥ 30 % of MACs saved clean, accuracy and robustness not lower ({name})", *(found.get(name) or NOT_RUN)]
+        for name in EXITS
+    ]  # fmt: skip
+
+
+def page(sections: dict[str, Lines]) -> str:
+    """Every claim, a table per section, and how many are met."""
+    every = [line[2] for lines in sections.values() for line in lines]
+    counts = ", ".join(f"{every.count(v)} {v}" for v in dict.fromkeys(every))
+    text = f"## Claims and bars\n\n{len(every)} in all: {counts}.\n"
+    for name, lines in sections.items():
+        text += f"\n### {name}\n\n" + table(["claim", "measured", ""], lines)
+    return text

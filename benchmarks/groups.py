@@ -1,0 +1,80 @@
+"""What the study's runs are called: per data set and training seed, a run for each method."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from pages import find
+
+from rheostat.rows import Row
+
+METHODS = {
+    "mixing": "logit mixing", "dual": "dual", "oat": "OAT", "oats": "OATS, width 1", "float": "FLOAT",
+    "float-slim": "FLOAT-slim, width 1", "floats-0.5": "FLOATS 0.5", "floats-0.3": "FLOATS 0.3",
+    "floats-0.1": "FLOATS 0.1", "smart": "SMART 0.367 (10 epochs)",
+}  # fmt: skip
+TWICE = {
+    "dual": "dual, 12 epochs", "float": "FLOAT, 12 epochs", "floats-0.3": "FLOATS 0.3, 12 epochs",
+    "smart": "SMART 0.367, 12 epochs",
+}  # fmt: skip
+"""Methods that train in halves, with as many attacked images as OAT has in 6 epochs."""
+
+
+@dataclass(frozen=True)
+class Group:
+    """Runs of one data set and seed, trained alike."""
+
+    name: str
+    runs: dict[str, str]
+    """What each method's run is called."""
+    twice: dict[str, str]
+    """The same for those trained twice as long."""
+    dedicated: str
+    """What stands around λ in the names of dedicated runs."""
+
+    def at(self, level: str) -> str:
+        """The name of the dedicated run at a λ."""
+        return self.dedicated.format(level)
+
+
+def _cifar(seed: str) -> Group:
+    twice = {} if seed else {m: f"c10-{m}-e12" for m in TWICE}
+    runs = {m: f"c10-{m}{seed}" for m in METHODS}
+    return Group(f"CIFAR-10 subset, seed {1 if seed else 0}", runs, twice, "c10-pgd-at-{}" + seed)
+
+
+GROUPS = (
+    Group(
+        "Fashion-MNIST, seed 0",
+        {"mixing": "mixing-fashion", "dual": "dual-fashion", "oat": "oat-fashion", "oats": "oats-fashion",
+         "float": "float-fashion", "float-slim": "float-slim-fashion", "floats-0.5": "floats-0.5",
+         "floats-0.3": "floats-0.3", "floats-0.1": "floats-0.1", "smart": "smart-fashion-e10"},
+        {"dual": "dual-fashion-e12", "float": "float-fashion-e12", "floats-0.3": "floats-0.3-e12",
+         "smart": "smart-e12"},
+        "pgd-at-{}",
+    ),
+    Group(
+        "Fashion-MNIST, seed 1",
+        {"mixing": "mixing-s1", "dual": "dual-s1", "oat": "oat-s1", "float": "float-s1",
+         "floats-0.3": "floats-0.3-s1", "smart": "smart-e10-s1"},
+        {},
+        "pgd-at-{}-s1",
+    ),
+    _cifar(""),
+    _cifar("-s1"),
+)  # fmt: skip
+
+
+def curves(rows: list[Row], run: str) -> dict[int, list[Row]]:
+    """A run's eleven positions of the calibrated dial by `quick`, at full width, by number of images."""
+    found: dict[int, list[Row]] = {}
+    for r in find(rows, run, None):
+        if "robustness" in r["at"] and r["at"].get("width", 1.0) == 1.0 and not r["at"].get("exit"):
+            found.setdefault(r["n"], []).append(r)
+    return {n: line for n, line in found.items() if len(line) == 11}
+
+
+def curve(rows: list[Row], run: str) -> list[Row]:
+    """The one of them over the most images, or none."""
+    found = curves(rows, run)
+    return found[max(found)] if found else []

@@ -1,0 +1,121 @@
+"""What we did not expect: a section of docs/results.md, each sentence said only where its rows bear it out."""
+
+from __future__ import annotations
+
+from rheostat.labels import worst_rows
+from rheostat.rows import Row
+
+Lines = list[list[str]]
+
+
+def noise(against_dual: Lines, alphas: list[Row]) -> str:
+    """FLOAT against the dual norm that it comes with."""
+    lines = [line for line in against_dual if line[0].startswith("FLOAT against dual")]
+    if not lines or not alphas or any(line[2] == "better" for line in lines):
+        return ""
+    least, most = min(min(r["value"]) for r in alphas), max(max(r["value"]) for r in alphas)
+    return (
+        "**Noise on the weights did not buy a better dial than the dual norm it comes with.** Area less dual's, "
+        "square points: " + "; ".join(f"{_place(a)} {b}" for a, b, _ in lines)
+        + f". The learned α stay between {least:.2f} and {most:.2f}; where FLOAT is cheap, `dual` is as cheap."
+    )  # fmt: skip
+
+
+def time(equal: Lines) -> str:
+    """Whether OAT's lead over a method that trains in halves outlives as many attacked images."""
+    lines = [line for line in equal if "against OAT" in line[0]]
+    if not lines:
+        return ""
+    ahead = [line for line in lines if line[2] == "worse"]
+    behind = [line for line in lines if line[2] == "better"]
+    if len(ahead) == len(lines):
+        head = "**OAT's lead is not its dearer step.** With as many attacked images every method in halves stays behind it"
+    elif not ahead:
+        head = "**OAT's lead is its dearer step.** With as many attacked images no method in halves stays behind it"
+    else:
+        head = (
+            f"**Part of OAT's lead is its dearer step.** With as many attacked images {len(lines) - len(ahead)} of "
+            f"{len(lines)} dials trained in halves are no longer behind it"
+            + (f", {len(behind)} of them ahead" if behind else "")
+        )  # fmt: skip
+    said = "; ".join(f"{a.partition(',')[0]}, {_place(a)}: {b}" for a, b, _ in lines)
+    return f"{head}: {said} (square points)."
+
+
+def two_networks(lines: Lines) -> str:
+    """What keeping two networks and mixing their logits is worth, at twice the compute."""
+    found = [line for line in lines if "twice the MACs" in line[0]]
+    ahead = [line for line in found if line[2] == "better"]
+    behind = [line for line in found if line[2] == "worse"]
+    if not found:
+        return ""
+    names = ", ".join(f"{a.partition(' against')[0]} ({_place(a)})" for a, _, _ in ahead)
+    return (
+        f"**Two networks and a weighted mean of their logits are hard to beat, if twice the compute is free.** Of "
+        f"{len(found)} dials, {len(behind)} lie below them, {len(ahead)} above"
+        + (f" ({names})" if names else "") + ". At equal compute it is the other way about: see the claims."
+    )  # fmt: skip
+
+
+def pgd20(believed: list[Row]) -> str:
+    """By how much PGD-20 flattered."""
+    gaps: dict[tuple[str, float], dict[str, float]] = {}
+    for r in believed:
+        if r["tier"] == "standard" and r["attack"]["name"] in ("pgd20", "worst"):
+            gaps.setdefault((r["run"], r["at"]["robustness"]), {})[r["attack"]["name"]] = r["robust_accuracy"]  # fmt: skip
+    shown = [
+        f"{run} at λ = {at:g}: {100 * g['pgd20']:.1f} → {100 * g['worst']:.1f}"
+        for (run, at), g in gaps.items() if len(g) == 2
+    ]  # fmt: skip
+    if not shown:
+        return ""
+    return (
+        "**PGD-20 flatters.** `quick` against `standard` on the same images: " + "; ".join(shown)
+        + ". Curves here are by `quick` unless they say otherwise; what it hides at every robust end is in the table "
+        "of stronger attacks."
+    )  # fmt: skip
+
+
+def masks(rows: list[Row]) -> str:
+    """Learned masks against random ones."""
+    found: dict[str, list[float]] = {"learned": [], "random": []}
+    for r in worst_rows(rows):
+        kind = r["run"].split("-")[1] if r["run"].startswith("mask-") else ""
+        if kind in found and r["at"]["robustness"] == 1.0:
+            found[kind].append(100 * r["robust_accuracy"])
+    if not all(found.values()):
+        return ""
+    learned, random = (sum(v) / len(v) for v in found.values())
+    if learned > random:
+        return ""
+    return (
+        f"**Learned masks did not beat random ones** in {len(found['learned'])} pairs of short runs: RA(1) "
+        f"{learned:.1f} on average against {random:.1f}. Six epochs are five changes of mask; nothing is said of "
+        "long training."
+    )
+
+
+def latency(rows: list[Row], exits: list[Row]) -> str:
+    """MACs that early exit saves, and the time that it saves."""
+    said = []
+    for r in exits:
+        found = [w for w in worst_rows(rows) if w["run"] == r["name"] and w["at"].get("exit") == 1.0]  # fmt: skip
+        row = max(found, key=lambda w: (w["n"], len(w["attack"]["of"])), default=None)
+        if r["batch"] == 256 and row is not None:
+            less = 100 * (1 - row["macs"]["mean"] / row["macs_static"])
+            said.append(f"{r['name']} {less:.0f} % of the MACs, {100 * (1 - r['ratio']['median']):.0f} % of the time of a batch of 256")  # fmt: skip
+    if not said:
+        return ""
+    return (
+        f"**MACs saved are not time saved**: {'; '.join(said)}. The layers that every row passes are those of large "
+        "maps and few channels, dear for their MACs, and each exit adds small operators."
+    )
+
+
+def section(*said: str) -> str:
+    """The bullets that have something to say."""
+    return "## What surprised us\n\n" + "\n".join(f"- {s}" for s in said if s) + "\n"
+
+
+def _place(claim: str) -> str:
+    return claim.rpartition("(")[2].rstrip(")")
