@@ -13,6 +13,7 @@ from torch import Tensor
 
 Bits = Sequence[tuple[Tensor, Tensor]]
 """(clean, robust) bits (N,) of every point of a run, on the same images."""
+Points = list[tuple[float, float]]
 
 
 def hypervolume(points: Sequence[tuple[float, float]], reference: tuple[float, float]) -> float:
@@ -33,18 +34,15 @@ def normalised(
     The reference is the SA of the last dedicated model (the most robust one) less `margin`, and RA 0.
     Images are drawn anew for each of the two, the same for all points of one.
     """
-
-    def ratio(mine: Tensor, theirs: Tensor) -> float:
-        base = _means(dedicated, theirs)
-        reference = (base[-1][0] - margin, 0.0)
-        return hypervolume(_means(run, mine), reference) / hypervolume(base, reference)
-
     sizes = len(run[0][0]), len(dedicated[0][0])
-    generator = torch.Generator().manual_seed(seed)
-    found = [
-        ratio(*(torch.randint(n, (n,), generator=generator) for n in sizes)) for _ in range(draws)
-    ]
-    return ratio(*(torch.arange(n) for n in sizes)), *_interval(found)
+    mine, theirs = _resampled((run, dedicated), sizes, draws, seed)
+
+    def ratio(mine: Points, base: Points) -> float:
+        reference = (base[-1][0] - margin, 0.0)
+        return hypervolume(mine, reference) / hypervolume(base, reference)
+
+    value, *found = (ratio(a, b) for a, b in zip(mine, theirs, strict=True))
+    return value, *_interval(found)
 
 
 def compared(
@@ -59,18 +57,33 @@ def compared(
     if n != len(other[0][0]):
         raise ValueError(f"runs of {n} and {len(other[0][0])} images are not paired")
 
-    def gap(rows: Tensor) -> float:
-        return hypervolume(_means(run, rows), reference) - hypervolume(
-            _means(other, rows), reference
-        )
+    mine, theirs = _resampled((run, other), (n,), draws, seed)
+    value, *found = (
+        hypervolume(a, reference) - hypervolume(b, reference)
+        for a, b in zip(mine, theirs, strict=True)
+    )
+    return value, *_interval(found)
 
+
+def _resampled(
+    runs: tuple[Bits, Bits], sizes: tuple[int, ...], draws: int, seed: int
+) -> list[list[Points]]:
+    """Each run's (SA, RA) points: on its images as they are, then on `draws` samples of them.
+
+    One size: the runs share each sample. Two: each has its own.
+    """
     generator = torch.Generator().manual_seed(seed)
-    found = [gap(torch.randint(n, (n,), generator=generator)) for _ in range(draws)]
-    return gap(torch.arange(n)), *_interval(found)
-
-
-def _means(bits: Bits, rows: Tensor) -> list[tuple[float, float]]:
-    return [(float(c[rows].double().mean()), float(r[rows].double().mean())) for c, r in bits]
+    counts = [torch.ones(1 + draws, n, dtype=torch.float64) for n in sizes]
+    for draw in range(1, 1 + draws):
+        for n, count in zip(sizes, counts, strict=True):
+            count[draw] = torch.randint(n, (n,), generator=generator).bincount(minlength=n)
+    out = []
+    for bits, count in zip(runs, (counts[0], counts[-1]), strict=True):
+        # Both bits of all points, weighted by how often each image was drawn: one product.
+        table = torch.stack([bit for pair in bits for bit in pair]).double()
+        means = (count @ table.T / count.shape[1]).unflatten(1, (-1, 2))
+        out.append([[(a, b) for a, b in points] for points in means.tolist()])
+    return out
 
 
 def _interval(found: list[float]) -> tuple[float, float]:
