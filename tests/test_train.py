@@ -176,6 +176,21 @@ def test_a_stop_saves_and_the_same_call_continues_to_the_same_weights(
     assert equal(weights(tmp_path / "a"), weights(tmp_path / "b"))
 
 
+def test_one_process_trains_in_a_folder(tmp_path: Path) -> None:
+    """A second one would write over the first one's checkpoint; a dead one holds nothing."""
+    code = "import sys, time; from pathlib import Path; from rheostat.files import alone\n"
+    code += "with alone(Path(sys.argv[1])): print('held', flush=True); time.sleep(60)"
+    line = [sys.executable, "-c", code, str(tmp_path)]
+    with subprocess.Popen(line, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == "held\n"
+        with pytest.raises(ValueError, match="another process is training in"):
+            train(recipe("train.max_steps=2"), out=tmp_path)
+        assert not (tmp_path / "recipe.json").exists()
+        other.kill()
+    train(recipe("train.max_steps=2"), out=tmp_path)
+
+
 def test_a_checkpoint_of_another_recipe_is_refused(tmp_path: Path) -> None:
     train(recipe("train.max_steps=2"), out=tmp_path)
     with pytest.raises(ValueError, match="belongs to another recipe"):

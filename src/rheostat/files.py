@@ -1,13 +1,15 @@
-"""Files written whole or not at all; safetensors with JSON metadata."""
+"""Files written whole or not at all, by one process a folder; safetensors with JSON metadata."""
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
@@ -25,6 +27,19 @@ def write_bytes(path: Path, content: bytes) -> None:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Hold a folder for this process; ValueError at once where another holds it. Death releases it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(folder / ".lock", timeout=0):
+            yield
+    except Timeout:
+        raise ValueError(
+            f"another process is training in {folder}: wait for it, or name another folder by --out"
+        ) from None
 
 
 def write_text(path: Path, content: str) -> None:

@@ -20,8 +20,8 @@ from rheostat.calibrate import calibrate_dial
 from rheostat.checkpoint import Progress, State
 from rheostat.data import Splits
 from rheostat.data.splits import subset
-from rheostat.distributed import device_named, join
-from rheostat.files import write_text
+from rheostat.distributed import Ranks, device_named, join
+from rheostat.files import alone, write_text
 from rheostat.method import everything
 from rheostat.policy import fit_policy
 from rheostat.recipe import Recipe
@@ -229,13 +229,27 @@ def train(
     Writes `checkpoint.safetensors`, `metrics.jsonl`, `recipe.json` and at the end the artifact
     `model.safetensors` there, each whole or not at all.
     A run killed at any moment continues to the same weights, bit for bit (CPU). Raises Interrupted
-    after Ctrl-C, with the checkpoint saved.
+    after Ctrl-C, with the checkpoint saved; ValueError while another process trains there.
     """
     run = Path(out) if out is not None else Path("runs") / recipe.name
     device = device_named(recipe.device.name)
     if recipe.device.threads:
         torch.set_num_threads(recipe.device.threads)
     ranks = join(device)
+    with alone(run) if ranks.first else nullcontext():
+        return _train(recipe, run, device, ranks, folder=folder, fresh=fresh, report=report)
+
+
+def _train(
+    recipe: Recipe,
+    run: Path,
+    device: torch.device,
+    ranks: Ranks,
+    *,
+    folder: str | Path | None,
+    fresh: bool,
+    report: Report | None,
+) -> Trained:
     loaded = data.load(recipe.data.name, folder=folder, verify=recipe.data.verify)
     splits = data.make_splits(
         *loaded,
