@@ -2,11 +2,11 @@
 
 A finished run is never repeated; a killed one continues, in training from its checkpoint, in evaluation
 from its last finished point. (Not named queue.py: that would hide Python's own module from its
-neighbours.) `--minutes` stops taking new runs; `--only WORD` takes the runs whose names hold it;
-`--stretch 9` stops after so many minutes wherever it is, to be continued by the same command. `--list`
-says what has run: "done" in this folder of runs, "rows" where all its rows are in but its folder is not
-here, else "open". A file may hold `set`, changes for all its runs, and `include`, queue files whose runs
-come first and fill their own rows.
+neighbours.) `--minutes` stops taking new runs; `--only WORD` takes the run of that name, or all whose
+names hold it; `--stretch 9` stops after so many minutes wherever it is, to be continued by the same
+command. `--list` says what has run: "done" in this folder of runs, "rows" where all its rows are in but
+its folder is not here, else "open". A file may hold `set`, changes for all its runs, and `include`, queue
+files whose runs come first and fill their own rows.
 """
 
 from __future__ import annotations
@@ -142,7 +142,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=1e9, help="take no new run after this")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--list", action="store_true", help="say what has run, and stop")
-    parser.add_argument("--only", default="", help="runs whose name holds this")
+    parser.add_argument("--only", default="", help="the run of this name, or all whose names hold it")
     parser.add_argument("--stretch", type=float, help="stop after so many minutes, anywhere")
     parser.add_argument(
         "--no-verify",
@@ -154,8 +154,10 @@ def main() -> None:
     started = time.monotonic()
     until = started + 60 * options.stretch if options.stretch else started + 1e9
     failed: list[str] = []
-    for run in read_queue(options.file):
-        if options.only not in run.name:
+    runs = read_queue(options.file)
+    exact = any(run.name == options.only for run in runs)
+    for run in runs:
+        if run.name != options.only if exact else options.only not in run.name:
             continue
         done = finished(run, options.runs)
         if options.list or done:
