@@ -142,7 +142,9 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=1e9, help="take no new run after this")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--list", action="store_true", help="say what has run, and stop")
-    parser.add_argument("--only", default="", help="the run of this name, or all whose names hold it")
+    parser.add_argument(
+        "--only", default="", help="the run of this name, or all whose names hold it"
+    )
     parser.add_argument("--stretch", type=float, help="stop after so many minutes, anywhere")
     parser.add_argument(
         "--no-verify",
