@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+from rheostat.compare import Difference
 from rheostat.labels import percent, worst_rows
 from rheostat.rows import Row
 
@@ -40,11 +41,9 @@ def cell(row: Row) -> list[str]:
     ]
 
 
-def signed(value: float, low: float, high: float, *, scale: float = 100, digits: int = 1) -> str:
+def signed(*values: float, scale: float = 100, digits: int = 1) -> str:
     """A difference with its interval, signed: +2.5 [+1.5, +3.4]."""
-    return "{:+.{d}f} [{:+.{d}f}, {:+.{d}f}]".format(
-        *(scale * v for v in (value, low, high)), d=digits
-    )
+    return Difference(*values).text(scale, digits)
 
 
 def contents(parts: list[str]) -> str:

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from groups import GROUPS, METHODS, TWICE, Group, curve, curves
-from pages import cell, find, per_cent, signed, table
+from pages import cell, find, per_cent, table
 from run_queue import read_queue, recorded
 
+from rheostat.compare import Difference
 from rheostat.hypervolume import compared
 from rheostat.labels import worst_rows
 from rheostat.report import COLOURS, MARKS
@@ -22,11 +23,6 @@ if TYPE_CHECKING:
 HERE = Path(__file__).parent
 SHOWN = ("oat", "dual", "float", "floats-0.3", "smart", "mixing")
 """The methods that the study's picture shows."""
-
-
-def verdict(low: float, high: float) -> str:
-    """What a paired interval says of a difference."""
-    return "better" if low > 0 else "worse" if high < 0 else "not told apart"
 
 
 class Areas:
@@ -48,8 +44,8 @@ class Areas:
             return None
         n = max(shared)
         a, b = ([read_bits(self.results, r) for r in line[n]] for line in (mine, theirs))
-        gap, low, high = compared(a, [b[0], b[-1]] if ends else b, self.reference)
-        return signed(gap, low, high, scale=1e4, digits=0), verdict(low, high), n
+        gap = Difference(*compared(a, [b[0], b[-1]] if ends else b, self.reference))
+        return gap.text(1e4, 0), gap.verdict, n
 
 
 def alternatives(rows: list[Row], results: Path) -> tuple[str, list[list[str]]]:

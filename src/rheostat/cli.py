@@ -9,7 +9,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 from rich.table import Table
 
-from rheostat import cli_deploy
+from rheostat import cli_deploy, cli_rows
 from rheostat.cli_deploy import DataDir, Threads, Verify, console, set_threads
 
 app = typer.Typer(
@@ -40,7 +40,7 @@ def demo(out: Annotated[Path, typer.Option(help="Where to write.")] = Path("runs
         run(recipe, out=out, folder=data_dir, fresh=fresh, report=show)
     _measure(str(out), "", data_dir=data_dir, fresh=fresh)
     _measure(str(out), "robustness=0,0.1,0.2,0.5,1", between="at-0", data_dir=data_dir)
-    _report([out], out)
+    cli_rows.write([out], out)
 
 
 @app.command()
@@ -216,39 +216,6 @@ def _table(rows: list[dict[str, Any]]) -> Table:
 
 
 @app.command()
-def report(
-    runs: Annotated[list[Path], typer.Argument(help="Run folders or rows files; several are compared.")],
-    out: Annotated[Path | None, typer.Option(help="Folder to write to; default the first run.")] = None,
-) -> None:  # fmt: skip
-    """Write report.html (offline, self-contained), trade_off.png and trade_off.svg from rows."""
-    _report(runs, out)
-
-
-def _report(runs: list[Path], out: Path | None) -> None:
-    import json
-
-    from rheostat.report import write_report
-    from rheostat.rows import read_rows
-
-    rows: list[dict[str, Any]] = []
-    for run in runs:
-        file = run / "rows.jsonl" if run.is_dir() else run
-        if not file.is_file():
-            raise ValueError(f"no rows in {run}; run `rheostat evaluate {run}` first")
-        found = read_rows(file)
-        for row in found:
-            if row.get("examples"):
-                row["examples"] = str(file.parent / row["examples"])
-        rows += found
-    first = runs[0] if runs[0].is_dir() else runs[0].parent
-    recipe_file = first / "recipe.json"
-    recipe = json.loads(recipe_file.read_text()) if recipe_file.is_file() else None
-    title = "Rheostat: " + ", ".join(dict.fromkeys(r["run"] for r in rows))
-    for path in write_report(rows, out or first, title=title, recipe=recipe):
-        console.print(f"wrote {path}")
-
-
-@app.command()
 def recipes(
     name: Annotated[str | None, typer.Argument(help="Print this recipe's file.")] = None,
 ) -> None:
@@ -297,6 +264,7 @@ def info(
     console.print(f"hash         {digest(file)}")
 
 
+app.registered_commands += cli_rows.app.registered_commands
 app.registered_commands += cli_deploy.app.registered_commands
 
 # Typer carries a copy of Click from some version on; either way this is its UsageError.
