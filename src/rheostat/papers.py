@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import ast
 import dataclasses
-import inspect
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from rheostat import methods
 from rheostat.method import Method, Stack
@@ -14,182 +13,73 @@ from rheostat.methods import Dedicated, Dual, Exits, Experts, Film, Masks, Mixin
 from rheostat.points import nearest
 
 
-def oat(
-    *,
-    sets: int = 2,
-    between: str = "blend",
-    encoding: str = "cosine",
-    dim: int = 2,
-    initialisation: str = "identity",
-    lambda_support: str = "paper",
-) -> Stack:
-    """Once-for-all adversarial training (Wang et al., NeurIPS 2020): dual norms and FiLM."""
-    return Stack(
-        Dual(sets=sets, between=between),
-        Film(
-            encoding=encoding,
-            dim=dim,
-            initialisation=initialisation,
-            lambda_support=lambda_support,
-        ),
-    )
+@dataclass(frozen=True)
+class Paper:
+    """A composition by name: its parts, and the options whose defaults are not those of the parts.
+
+    Every option of a part is an option of the composition; where two parts have one of the same name,
+    it is the first part's.
+    """
+
+    about: str
+    parts: tuple[type[Method], ...]
+    defaults: Mapping[str, object] = field(default_factory=dict)
+
+    def options(self) -> dict[str, type[Method]]:
+        """The names of the options and the part that each belongs to."""
+        return {f.name: part for part in reversed(self.parts) for f in dataclasses.fields(part)}  # type: ignore[arg-type]
 
 
-def dual(*, between: str = "blend") -> Stack:
-    """A dual norm and nothing else (ours): the baseline that richer conditioning must beat."""
-    return Stack(Dual(between=between))
-
-
-def pgd_at(*, robustness: float = 1.0) -> Stack:
-    """Adversarial training at one fixed λ: a dedicated model."""
-    return Stack(Dedicated(robustness=robustness))
-
-
-def mixing() -> Stack:
-    """Logit mixing of a standard and a robust network (a baseline): two models, two passes between."""
-    return Stack(Mixing())
-
-
-def oats(
-    *, widths: tuple[float, ...] = (0.5, 0.75, 1.0), heads: str = "shared", **options: Any
-) -> Stack:
-    """OAT and slimming (same paper, §3.3): λ and width, two live dials."""
-    return Stack(oat(**options), Slim(widths=widths, heads=heads))
-
-
-def float_(
-    *,
-    between: str = "blend",
-    draw: str = "frozen",
-    alpha: str = "free",
-    initial: float = 0.25,
-    scale: str = "linear",
-    clean_through_adversarial_norm: bool = False,
-) -> Stack:
-    """FLOAT (Kundu et al., WACV 2023): dual norms and noise on the weights, trained in halves."""
-    return Stack(
-        Dual(between=between),
-        Noise(
-            draw=draw,
-            alpha=alpha,
-            initial=initial,
-            scale=scale,
-            clean_through_adversarial_norm=clean_through_adversarial_norm,
-        ),
-    )
-
-
-def float_slim(
-    *, widths: tuple[float, ...] = (0.5, 0.75, 1.0), heads: str = "shared", **options: Any
-) -> Stack:
-    """FLOAT with widths (same paper)."""
-    return Stack(float_(**options), Slim(widths=widths, heads=heads))
-
-
-def floats(
-    *,
-    density: float = 0.3,
-    prune: float = 0.5,
-    structure: str = "unstructured",
-    **options: Any,
-) -> Stack:
-    """Sparse FLOAT by non-iterative pruning (same paper)."""
-    return Stack(float_(**options), Masks(density=density, prune=prune, structure=structure))
-
-
-def smart(
-    *,
-    between: str = "blend",
-    density: float = 0.35,
-    overlap: str = "free",
-    masks: str = "learned",
-    shared_stages: int = 0,
-    prune: float = 0.5,
-    structure: str = "unstructured",
-) -> Stack:
-    """Sparse mixture once-for-all (Kundu et al., ICASSP 2023): two expert paths, a reconstruction."""
-    return Stack(
-        Dual(between=between),
-        Experts(
-            density=density,
-            overlap=overlap,
-            masks=masks,
-            shared_stages=shared_stages,
-            prune=prune,
-            structure=structure,
-        ),
-    )
-
-
-def rdi(
-    *,
-    positions: tuple[int, ...] = (),
-    heads: str = "light",
-    measure: str = "entropy",
-    defence: str = "max-average",
-) -> Stack:
-    """RDI-Nets (Hu et al., ICLR 2020): exits trained jointly and attacked together."""
-    return Stack(Exits(positions=positions, heads=heads, measure=measure, defence=defence))
-
-
-def rdi_slim_dual(
-    *,
-    positions: tuple[int, ...] = (),
-    heads: str = "light",
-    measure: str = "entropy",
-    defence: str = "average",
-    widths: tuple[float, ...] = (0.5, 0.75, 1.0),
-    between: str = "blend",
-) -> Stack:
-    """Exits, widths and a dual norm (ours): three live dials, robustness × width × exit."""
-    return Stack(
-        rdi(positions=positions, heads=heads, measure=measure, defence=defence),
-        dual(between=between),
-        Slim(widths=widths),
-    )
-
-
-PAPERS: dict[str, Callable[..., Stack]] = {
-    "oat": oat,
-    "oats": oats,
-    "float": float_,
-    "float-slim": float_slim,
-    "floats": floats,
-    "smart": smart,
-    "rdi": rdi,
-    "rdi-slim-dual": rdi_slim_dual,
-    "dual": dual,
-    "pgd-at": pgd_at,
-    "mixing": mixing,
+PAPERS = {
+    "oat": Paper(
+        "Once-for-all adversarial training (Wang et al., NeurIPS 2020): dual norms and FiLM.",
+        (Dual, Film),
+    ),
+    "oats": Paper(
+        "OAT and slimming (same paper, §3.3): λ and width, two live dials.", (Dual, Film, Slim)
+    ),
+    "float": Paper(
+        "FLOAT (Kundu et al., WACV 2023): dual norms and noise on the weights, trained in halves.",
+        (Dual, Noise),
+    ),
+    "float-slim": Paper("FLOAT with widths (same paper).", (Dual, Noise, Slim)),
+    "floats": Paper("Sparse FLOAT by non-iterative pruning (same paper).", (Dual, Noise, Masks)),
+    "smart": Paper(
+        "Sparse mixture once-for-all (Kundu et al., ICASSP 2023): two expert paths, a reconstruction.",
+        (Dual, Experts),
+    ),
+    "rdi": Paper(
+        "RDI-Nets (Hu et al., ICLR 2020): exits trained jointly and attacked together.", (Exits,)
+    ),
+    "rdi-slim-dual": Paper(
+        "Exits, widths and a dual norm (ours): three live dials, robustness × width × exit.",
+        (Exits, Dual, Slim),
+        {"defence": "average"},
+    ),
+    "dual": Paper(
+        "A dual norm and nothing else (ours): the baseline that richer conditioning must beat.",
+        (Dual,),
+    ),
+    "pgd-at": Paper("Adversarial training at one fixed λ: a dedicated model.", (Dedicated,)),
+    "mixing": Paper(
+        "Logit mixing of a standard and a robust network (a baseline): two models, two passes between.",
+        (Mixing,),
+    ),
 }
-# Where a composition passes options on, which one it passes them to.
-PASSED_ON: dict[str, Callable[..., Stack]] = {
-    "oats": oat,
-    "float-slim": float_,
-    "floats": float_,
-}
-
-
-def options_of(name: str) -> list[str]:
-    """The options of a composition, those it passes on included."""
-    own = [
-        k
-        for k, p in inspect.signature(PAPERS[name]).parameters.items()
-        if p.kind is not inspect.Parameter.VAR_KEYWORD
-    ]
-    inner = PASSED_ON.get(name)
-    return own + (list(inspect.signature(inner).parameters) if inner is not None else [])
 
 
 def compose(name: str, **options: object) -> Stack:
     """A paper's composition by its name; ValueError names the nearest paper or option."""
     if name not in PAPERS:
         raise ValueError(f"no composition {name!r}; {nearest(name, PAPERS)}")
-    known = options_of(name)
-    for option in options:
+    paper = PAPERS[name]
+    known = paper.options()
+    given: dict[type[Method], dict[str, object]] = {part: {} for part in paper.parts}
+    for option, value in {**paper.defaults, **options}.items():
         if option not in known:
             raise ValueError(f"{name} has no option {option!r}; {nearest(option, known)}")
-    return PAPERS[name](**{k: tuple(v) if isinstance(v, list) else v for k, v in options.items()})
+        given[known[option]][option] = tuple(value) if isinstance(value, list) else value
+    return Stack(*(part(**given[part]) for part in paper.parts))
 
 
 def _kinds() -> dict[str, type[Method]]:

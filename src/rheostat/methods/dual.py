@@ -16,7 +16,7 @@ from rheostat.layers import seats
 from rheostat.method import Method, Term
 from rheostat.nets.base import Net
 from rheostat.norms import Norm, NormSet, Source
-from rheostat.points import Dial, Point, Resolved, nearest
+from rheostat.points import Dial, Point, Resolved, check_choice
 
 BETWEEN = ("at-0", "at-0.5", "blend")
 
@@ -61,8 +61,7 @@ class Dual(Method):
     def __post_init__(self) -> None:
         if self.sets not in (1, 2):
             raise ValueError(f"dual: sets is 1 or 2, given {self.sets}")
-        if self.between not in BETWEEN:
-            raise ValueError(f"dual: no between {self.between!r}; {nearest(self.between, BETWEEN)}")
+        check_choice("dual", "between", self.between, BETWEEN)
 
     def dials(self) -> tuple[Dial, ...]:
         return (Dial(name="robustness", rest=0.0),)

@@ -15,7 +15,7 @@ from rheostat.layers import Conv, Dense, Parts, Seat, Transform, append, seats
 from rheostat.method import Method, Term
 from rheostat.nets.base import Net
 from rheostat.norms import Norm, NormSet, Source
-from rheostat.points import Dial, Resolved, nearest
+from rheostat.points import Dial, Resolved, check_choice
 
 HEADS = ("shared", "per-width")
 
@@ -94,8 +94,7 @@ class Slim(Method):
             raise ValueError(
                 f"slim: widths rise from above 0 to 1.0, such as (0.5, 0.75, 1.0), given {self.widths}"
             )
-        if self.heads not in HEADS:
-            raise ValueError(f"slim: no heads {self.heads!r}; {nearest(self.heads, HEADS)}")
+        check_choice("slim", "heads", self.heads, HEADS)
 
     def dials(self) -> tuple[Dial, ...]:
         return (Dial(name="width", rest=1.0, values=self.widths, spends=True, structural=True),)

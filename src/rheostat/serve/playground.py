@@ -138,7 +138,10 @@ def _picked(
 ) -> tuple[torch.Tensor, int | None]:
     channels, height, width = image
     if upload is not None:
-        plain = upload.convert("L" if channels == 1 else "RGB").resize((width, height))
+        # As the service resizes what it is sent.
+        plain = upload.convert("L" if channels == 1 else "RGB").resize(
+            (width, height), Image.Resampling.BILINEAR
+        )
         pixels = torch.from_numpy(np.asarray(plain, np.float32) / 255)
         return (
             pixels[None, None] if channels == 1 else pixels.permute(2, 0, 1)[None]
