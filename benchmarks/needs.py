@@ -72,7 +72,7 @@ def widest(rows: list[Row], group: Group) -> str:
 
 def page(rows: list[Row], results: Path) -> str:
     """The whole page."""
-    steps = {r["a"]: r["ratio"]["median"] for r in read_rows(results / "speed.jsonl") if "every step" in r["name"]}  # fmt: skip
+    steps = {r["a"]: r["ratio"]["median"] for r in read_rows(results / "speed.jsonl") if r["name"].startswith("narrow") and "every step" in r["name"]}  # fmt: skip
     steps["pgd-at"] = 1.0
     dense = find(rows, "pgd-at-1", None)[0]["params"]
     costs, measured = [], []

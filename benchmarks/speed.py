@@ -160,24 +160,31 @@ def passes(model: Tunable, batch: int, steps: int, number: int) -> float:
 
 
 def every(times: int) -> list[dict[str, object]]:
-    """A step of every composition against PGD-AT's: narrow ResNet-8, PGD-2, batch 128."""
-    batch, steps = 128, 2
-    runs = {
-        p: stepper(nets.resnet(depth=8, image=(1, 28, 28)), p, batch, steps, 0.1) for p in PAPERS
-    }
+    """A step of every composition against PGD-AT's, PGD-2; those with widths on a wide network too."""
+    rows = stepping("narrow ResNet-8", lambda: nets.resnet(depth=8, image=(1, 28, 28)), list(PAPERS), 128, times)  # fmt: skip
+    widths = ["pgd-at", "oat", "oats", "float", "float-slim"]
+    return rows + stepping("ResNet-18", lambda: nets.resnet(depth=18), widths, 32, max(times // 3, 4))  # fmt: skip
+
+
+def stepping(
+    net: str, build: Callable[[], nets.Net], papers: list[str], batch: int, times: int
+) -> list[dict[str, object]]:
+    """Steps of compositions on one network, in turns, against PGD-AT's."""
+    steps = 2
+    runs = {p: stepper(build(), p, batch, steps, 0.1) for p in papers}
     found = interleaved(runs, times)
     rows = []
-    for paper in PAPERS:
+    for paper in papers:
         if paper == "pgd-at":
             continue
-        model = Tunable(nets.resnet(depth=8, image=(1, 28, 28)), compose(paper))
+        model = Tunable(build(), compose(paper))
         # The attack of a multi-exit net takes many passes of prefixes: no count by terms.
         plain = "exit" not in model.dials
         counted = [passes(model, batch, steps, n) for n in range(1, times + 1)] if plain else []
         values = [x[0] / y[0] for x, y in zip(found[paper], found["pgd-at"], strict=True)]
         rows.append(
             row(
-                "narrow ResNet-8, PGD-2: every step ÷ PGD-AT's", paper, "pgd-at", values,
+                f"{net}, PGD-2: every step ÷ PGD-AT's", paper, "pgd-at", values,
                 predicted=statistics.mean(counted) if counted else None,
                 images_per_second=batch / statistics.median(t for t, _ in found[paper]),
             )
