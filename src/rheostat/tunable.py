@@ -100,7 +100,11 @@ class Tunable(nn.Module):
             else:
                 stacked = torch.stack([v.to(torch.float32) for v in tensors.values()])
                 self._in_range(tensors)
-                distinct, place = stacked.unique(dim=1, return_inverse=True)
+                if len(stacked) == 1:  # the same, without the dear sorting of columns
+                    values, place = stacked[0].unique(return_inverse=True)
+                    distinct = values[None]
+                else:
+                    distinct, place = stacked.unique(dim=1, return_inverse=True)
                 size = distinct.shape[1]
                 table = {k: distinct[i].to(x.device) for i, k in enumerate(tensors)}
                 rows = place.to(x.device) if size > 1 else None
