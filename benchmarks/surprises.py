@@ -32,17 +32,19 @@ def time(equal: Lines) -> str:
     ahead = [line for line in lines if line[2] == "worse"]
     behind = [line for line in lines if line[2] == "better"]
     if len(ahead) == len(lines):
-        head = "**OAT's lead is not its dearer step.** With as many attacked images every method in halves stays behind it"
+        head, told = "OAT's lead is not its dearer step alone.", "every one stays behind it"
     elif not ahead:
-        head = "**OAT's lead is its dearer step.** With as many attacked images no method in halves stays behind it"
+        head, told = "OAT's lead at equal epochs is its dearer step.", "none stays behind it"
     else:
-        head = (
-            f"**Part of OAT's lead is its dearer step.** With as many attacked images {len(lines) - len(ahead)} of "
-            f"{len(lines)} dials trained in halves are no longer behind it"
-            + (f", {len(behind)} of them ahead" if behind else "")
-        )  # fmt: skip
+        head = "Part of OAT's lead at equal epochs is its dearer step."
+        told = f"{len(lines) - len(ahead)} of {len(lines)} are no longer behind it"
+    if behind:
+        told += f", and {len(behind)} of {len(lines)} lie ahead"
     said = "; ".join(f"{a.partition(',')[0]}, {_place(a)}: {b}" for a, b, _ in lines)
-    return f"{head}: {said} (square points)."
+    return (
+        f"**{head}** Methods that train in halves attack half of each batch. Given twice the epochs, so as many "
+        f"attacked images in about the same time, {told}. Area under their dials less OAT's, square points: {said}."
+    )
 
 
 def two_networks(lines: Lines) -> str:

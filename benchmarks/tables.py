@@ -103,6 +103,13 @@ def load() -> list[Row]:
     return [r for n in names for r in read_rows(RESULTS / f"{n}.jsonl")]
 
 
+def filled(page: str, name: str, content: str) -> str:
+    """A page with what stands between <!-- name --> and <!-- end --> exchanged."""
+    head, _, rest = page.partition(f"<!-- {name} -->\n")
+    _, _, tail = rest.partition("<!-- end -->")
+    return f"{head}<!-- {name} -->\n{content}<!-- end -->{tail}"
+
+
 def main() -> None:
     rows = load()
     read = {n: read_rows(RESULTS / f"{n}.jsonl") for n in OTHERS}
@@ -225,9 +232,9 @@ def main() -> None:
     write_text(ROOT / "docs" / "results.md", "\n".join(parts))
     write_text(ROOT / "docs" / "which.md", needs.page(rows, RESULTS))
     readme = (ROOT / "README.md").read_text()
-    head, _, rest = readme.partition("<!-- results -->\n")
-    _, _, tail = rest.partition("<!-- end -->")
-    write_text(ROOT / "README.md", f"{head}<!-- results -->\n{comparison}<!-- end -->{tail}")
+    readme = filled(readme, "results", comparison)
+    readme = filled(readme, "finding", surprises.time(equal_claims) + "\n")
+    write_text(ROOT / "README.md", readme)
     shown = [r for r in rows if r["rule"] is None and r["run"] in SHOWN]
     write_bytes(ROOT / "docs" / "trade_off.png", as_bytes(trade_off(shown), "png"))
     if shown_widths := [
