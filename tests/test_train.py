@@ -227,6 +227,21 @@ def test_two_ranks_equal_one(tmp_path: Path, paper: str, steps: int) -> None:
     assert lines[0]["train_robust_accuracy"] == lines[1]["train_robust_accuracy"]
 
 
+@pytest.mark.slow
+def test_what_ranks_cannot_share_is_refused(tmp_path: Path) -> None:
+    more = ("paper=rdi", 'method={"defence": "routed"}', "train.max_steps=1")
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node",
+              "2", *command(tmp_path, *more)[1:]]  # fmt: skip
+    found = subprocess.run(launch, capture_output=True, text=True, timeout=300)
+    assert found.returncode != 0
+    assert (
+        "rheostat: exits: defence 'routed' takes its thresholds from the whole batch"
+        in found.stderr
+    )
+    assert "train in one process" in found.stderr
+    assert not (tmp_path / "recipe.json").exists()
+
+
 def test_learning_rates() -> None:
     one = recipe("train.lr=0.2")
     rates = [learning_rate(one, i, 100) for i in range(100)]

@@ -154,6 +154,10 @@ class Method:
         """Whether the image decides which operators run at this point (early exit)."""
         return False
 
+    def undivided(self) -> str:
+        """Why ranks cannot share a step of this method, where they cannot; else empty."""
+        return ""
+
     def forms(self, net: Net) -> dict[str, Form]:
         """What an attack may maximise beside the logits of the point ("direct"), by name."""
         return {}
@@ -262,6 +266,9 @@ class Stack(Method):
 
     def live(self, point: Point) -> bool:
         return any(method.live(point) for method in self.methods)
+
+    def undivided(self) -> str:
+        return next((why for method in self.methods if (why := method.undivided())), "")
 
     def forms(self, net: Net) -> dict[str, Form]:
         return {name: form for method in self.methods for name, form in method.forms(net).items()}

@@ -236,6 +236,8 @@ def train(
     if recipe.device.threads:
         torch.set_num_threads(recipe.device.threads)
     ranks = join(device)
+    if ranks.world > 1 and (why := recipe.stack().undivided()):
+        raise ValueError(f"{why}; train in one process")
     with alone(run) if ranks.first else nullcontext():
         return _train(recipe, run, device, ranks, folder=folder, fresh=fresh, report=report)
 

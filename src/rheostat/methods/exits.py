@@ -182,6 +182,11 @@ class Exits(Method):
         names = {"none": None, "main": f"exit-{len(self.positions) + 1}"}
         return names.get(self.defence, self.defence)
 
+    def undivided(self) -> str:
+        if self.defence != "routed":
+            return ""
+        return "exits: defence 'routed' takes its thresholds from the whole batch, which ranks do not share"
+
     def forms(self, net: Net) -> dict[str, Form]:
         """single: exit-1 .. exit-K+1, each by its own prefix; average, max-average, routed, slowdown."""
         measure = self.measure
