@@ -102,9 +102,16 @@ def recorded(run: Run) -> bool:
 
 
 def matches(row: Row, entry: dict[str, Any]) -> bool:
-    """Whether a row is of this entry: its tier, rule between norm sets and number of images."""
+    """Whether a row is of this entry: its tier, rule between norm sets, number of images and attacks."""
     asked = entry.get("tier", "quick"), entry.get("between"), entry.get("examples", row["n"])
-    return (row["tier"], row["rule"], row["n"]) == asked
+    if (row["tier"], row["rule"], row["n"]) != asked:
+        return False
+    made = row["attack"].get("of")
+    if "attack" not in entry or made is None:
+        return True
+    # Every form of attack on a multi-exit net goes by one name: pgd20@all.
+    whole = [name.partition("@")[0] for name in entry["attack"] if name.endswith("@all")]
+    return made == entry["attack"] or (len(made) > 1 and [made[0].partition("@")[0]] == whole)
 
 
 def commands(run: Run, folder: Path, threads: int, *, verify: bool = True) -> list[list[str]]:

@@ -60,9 +60,10 @@ def test_rows_that_are_in_are_known(tmp_path: Path) -> None:
     (tmp_path / "q.toml").write_text(text)
     (run,) = queue.read_queue(tmp_path / "q.toml")
     whole = [
-        {"run": "a", "tier": "quick", "rule": "at-0", "n": 9, "at": {"robustness": v}}
+        {"run": "a", "tier": "quick", "rule": "at-0", "n": 9, "at": {"robustness": v},
+         "attack": {"of": ["pgd2", "fgsm"]}}
         for v in (0.0, 1.0)
-    ]
+    ]  # fmt: skip
 
     def known(rows: list[dict[str, object]]) -> bool:
         run.rows.write_text("".join(json.dumps(r) + "\n" for r in rows))
@@ -71,7 +72,7 @@ def test_rows_that_are_in_are_known(tmp_path: Path) -> None:
     assert not queue.recorded(run)
     assert known(whole)
     assert not known(whole[:1])
-    for key, other in (("run", "b"), ("tier", "full"), ("rule", None), ("n", 8)):
+    for key, other in (("run", "b"), ("tier", "full"), ("rule", None), ("n", 8), ("attack", {"of": ["pgd2"]})):  # fmt: skip
         assert not known([whole[0], {**whole[1], key: other}])
 
 
@@ -156,3 +157,21 @@ def test_a_run_that_fails_does_not_stop_the_others(tmp_path: Path) -> None:
     assert "failed: impossible" in found.stderr
     assert (tmp_path / "b" / "done.json").is_file()
     assert not (tmp_path / "impossible" / "done.json").exists()
+
+
+def test_every_row_can_be_made_again() -> None:
+    """Each row of an evaluation is asked for by an entry of a queue: no measurement by hand."""
+    entries: dict[tuple[str, str], list[dict[str, object]]] = {}
+    for file in FILE.parent.rglob("*.toml"):
+        for run in queue.read_queue(file):
+            entries.setdefault((run.rows.name, run.name), []).extend(run.evaluate)
+    missed = set()
+    for file in (FILE.parent / "results").glob("*.jsonl"):
+        for row in queue.read_rows(file):
+            if "tier" not in row:
+                continue
+            asked = [e for e in entries.get((file.name, row["run"]), []) if queue.matches(row, e)]
+            grids = [p.numbers() for e in asked for p in queue.parse_grid(e.get("at", ""))]
+            if not any(grid.items() <= row["at"].items() for grid in grids):
+                missed.add((file.name, row["run"], row["tier"], row["rule"], row["n"], str(row["at"])))  # fmt: skip
+    assert not missed
