@@ -77,6 +77,21 @@ def test_links_lead_somewhere() -> None:
                 assert (page.parent / target).exists(), f"{page.name}: {target}"
 
 
+def anchors(page: Path) -> set[str]:
+    """A page's headings as GitHub links to them."""
+    titles = re.findall(r"^#+ (.*)$", page.read_text(), re.M)
+    return {re.sub(r"[^\w\- ]", "", t.lower()).replace(" ", "-") for t in titles}
+
+
+def test_links_into_pages_lead_to_headings() -> None:
+    for page in PAGES:
+        for target, part in re.findall(r"\]\(([^)#]*)#([^)]+)\)", page.read_text()):
+            if not target.startswith("http"):
+                assert part in anchors(page.parent / target if target else page), (
+                    f"{page.name}: {part}"
+                )
+
+
 def test_results_are_what_the_rows_say(monkeypatch: pytest.MonkeyPatch) -> None:
     """docs/results.md and README's table are remade from the rows and do not differ: nothing was typed."""
     import runpy
