@@ -131,6 +131,7 @@ def widths(rows: list[Row]) -> tuple[str, bool]:
     body, met = [], True
     for name, run, alone in (
         ("OATS", "oats-fashion", "oat"),
+        ("OATS, a head per width", "oats-heads", "oat"),
         ("FLOAT-slim", "float-slim-fashion", "float"),
     ):
         for width in (0.5, 0.75, 1.0):
@@ -151,7 +152,8 @@ def widths(rows: list[Row]) -> tuple[str, bool]:
                 100 * (mine[level][k] - theirs[level][k])
                 for level, k in ((0.0, "clean_accuracy"), (1.0, "robust_accuracy"))
             ]
-            met &= min(gaps) >= -2
+            if run != "oats-heads":  # an option, not the default that the bar is for
+                met &= min(gaps) >= -2
             body.append(
                 [name, f"{width:g}", cell(mine[0.0])[0], cell(mine[1.0])[1], cell(theirs[0.0])[0],
                  cell(theirs[1.0])[1], f"{gaps[0]:+.1f}", f"{gaps[1]:+.1f}",
