@@ -143,3 +143,14 @@ def test_as_a_person_sees_it(two, capsys) -> None:
         main(["compare", *two, "--at", "robustness=0,1"])
     assert stop.value.code == 2
     assert capsys.readouterr().err == "rheostat: --at fixes one position, given 'robustness=0,1'\n"
+
+
+def test_a_report_of_two_runs_compares_them(two, tmp_path: Path) -> None:
+    from rheostat.report import _compared
+
+    text = _compared(found(two))
+    assert "<h2>one less two</h2>" in text
+    assert text.count("<tr>") == 1 + 3
+    assert "Area under the dial" in text
+    alone = found(two, at={"robustness": 1.0})
+    assert "Area" not in _compared(alone)

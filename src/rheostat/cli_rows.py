@@ -42,8 +42,24 @@ def write(runs: list[Path], out: Path | None) -> None:
     recipe_file = first / "recipe.json"
     recipe = json.loads(recipe_file.read_text()) if recipe_file.is_file() else None
     title = "Rheostat: " + ", ".join(dict.fromkeys(r["run"] for r in rows))
-    for path in write_report(rows, out or first, title=title, recipe=recipe):
+    pairs = _comparisons(runs)
+    for path in write_report(rows, out or first, title=title, recipe=recipe, comparisons=pairs):
         console.print(f"wrote {path}")
+
+
+def _comparisons(runs: list[Path]) -> list[Any]:
+    """The first run against each other one, where they pair; a line says where not."""
+    from rheostat.compare import compare as compared
+    from rheostat.compare import sides
+
+    first, *others = [s for run in runs for s in sides(run)]
+    out = []
+    for other in others:
+        try:
+            out.append(compared(first, other))
+        except ValueError as problem:
+            console.print(f"{first.name}, {other.name}: not compared, {problem}", markup=False)
+    return out
 
 
 @app.command()

@@ -62,23 +62,31 @@ class Side:
     folder: Path
 
 
+def sides(path: Path) -> list[Side]:
+    """Every run of a run's folder or of a rows file; ValueError where there are no rows."""
+    file = path / "rows.jsonl" if path.is_dir() else path
+    if not file.is_file():
+        raise ValueError(f"no rows in {path}; run `rheostat evaluate {path}` first")
+    rows = [r for r in worst_rows(read_rows(file)) if r["knowledge"] == "known"]
+    names = dict.fromkeys(str(r["run"]) for r in rows)
+    return [Side(n, tuple(r for r in rows if r["run"] == n), file.parent) for n in names]
+
+
 def side(given: str) -> Side:
     """The run of a folder, of a rows file, or of FILE:NAME where a file holds several."""
     path, name = Path(given), ""
     if not path.exists() and ":" in given:
         text, _, name = given.rpartition(":")
         path = Path(text)
-    file = path / "rows.jsonl" if path.is_dir() else path
-    if not file.is_file():
+    found = {s.name: s for s in sides(path)}
+    if not found:
         raise ValueError(f"no rows in {given}; run `rheostat evaluate {given}` first")
-    rows = [r for r in worst_rows(read_rows(file)) if r["knowledge"] == "known"]
-    names = list(dict.fromkeys(str(r["run"]) for r in rows))
-    if name and name not in names:
-        raise ValueError(f"{file} has no run {name!r}; {nearest(name, names)}")
-    if not name and len(names) > 1:
-        raise ValueError(f"{file} holds {len(names)} runs; name one: {file}:{names[0]}")
-    name = name or (names[0] if names else given)
-    return Side(name, tuple(r for r in rows if r["run"] == name), file.parent)
+    if not name and len(found) > 1:
+        raise ValueError(f"{path} holds {len(found)} runs; name one: {path}:{next(iter(found))}")
+    name = name or next(iter(found))
+    if name not in found:
+        raise ValueError(f"{path} has no run {name!r}; {nearest(name, found)}")
+    return found[name]
 
 
 def compare(

@@ -7,10 +7,12 @@ import html
 import io
 import json
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rheostat import evaluation_plots as plots
+from rheostat.compare import Comparison
 from rheostat.exit_plots import accuracy_against_macs, live, shares_per_exit
 from rheostat.files import write_bytes, write_text
 from rheostat.flags import NAMES
@@ -152,7 +154,13 @@ pre{background:#f5f5f5;padding:.7rem;overflow-x:auto;font-size:.8rem}
 """
 
 
-def page(rows: list[Row], *, title: str, recipe: dict[str, Any] | None = None) -> str:
+def page(
+    rows: list[Row],
+    *,
+    title: str,
+    recipe: dict[str, Any] | None = None,
+    comparisons: Sequence[Comparison] = (),
+) -> str:
     """The whole report as one HTML text that needs nothing else."""
     worst = worst_rows(rows)
     if not worst:
@@ -182,6 +190,7 @@ def page(rows: list[Row], *, title: str, recipe: dict[str, Any] | None = None) -
     notes = [*gap_lines(rows), *attacker_lines(rows)]
     if notes:
         parts.append("<ul>" + "".join(f"<li>{html.escape(n)}</li>" for n in notes) + "</ul>")
+    parts += [_compared(c) for c in comparisons]
     for title_, about_, draw in SECTIONS:
         figure = draw(rows)
         if figure is not None:
@@ -196,6 +205,24 @@ def page(rows: list[Row], *, title: str, recipe: dict[str, Any] | None = None) -
         "<!doctype html><html lang=en><meta charset=utf-8>"
         '<meta name=viewport content="width=device-width,initial-scale=1">'
         f"<title>{html.escape(title)}</title><style>{STYLE}</style>{''.join(parts)}</html>\n"
+    )
+
+
+def _compared(found: Comparison) -> str:
+    """Paired differences of two runs, and what they come to."""
+    first, second = found.names
+    rows = ""
+    for label, clean, robust in found.points:
+        cells = (label, clean.text(), clean.verdict, robust.text(), robust.verdict)
+        rows += "<tr>" + "".join(f"<td>{html.escape(c)}</td>" for c in cells) + "</tr>"
+    area = "" if found.area is None else (
+        f"<p>Area under the dial, above SA {100 * found.above:.1f} %: {found.area.text(1e4, 0)} square points, "
+        f"<b>{found.area.verdict}</b>.</p>"
+    )  # fmt: skip
+    return (
+        f"<h2>{html.escape(first)} less {html.escape(second)}</h2><p>On the same {found.n} images, paired 95 % "
+        f"intervals, each by itself: {html.escape(found.under)}.</p><div class=wide><table><tr><th>point</th>"
+        f"<th>SA, points</th><th></th><th>RA, points</th><th></th></tr>{rows}</table></div>{area}"
     )
 
 
@@ -251,11 +278,16 @@ def _whole(value: float | None) -> str:
 
 
 def write_report(
-    rows: list[Row], out: Path, *, title: str, recipe: dict[str, Any] | None = None
+    rows: list[Row],
+    out: Path,
+    *,
+    title: str,
+    recipe: dict[str, Any] | None = None,
+    comparisons: Sequence[Comparison] = (),
 ) -> list[Path]:
     """Write report.html, robustbench.json, trade_off.png and trade_off.svg into a folder; their paths."""
     paths = [out / n for n in ("report.html", "robustbench.json", "trade_off.png", "trade_off.svg")]
-    write_text(paths[0], page(rows, title=title, recipe=recipe))
+    write_text(paths[0], page(rows, title=title, recipe=recipe, comparisons=comparisons))
     entries = [entry(r) for r in worst_rows(rows)]
     write_text(paths[1], json.dumps(entries, indent=1) + "\n")
     for path in paths[2:]:
