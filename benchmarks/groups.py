@@ -38,7 +38,7 @@ class Group:
 
 
 def _cifar(seed: str) -> Group:
-    twice = {} if seed else {m: f"c10-{m}-e12" for m in TWICE}
+    twice = {m: f"c10-{m}-e12{seed}" for m in TWICE}
     runs = {m: f"c10-{m}{seed}" for m in METHODS}
     return Group(f"CIFAR-10 subset, seed {1 if seed else 0}", runs, twice, "c10-pgd-at-{}" + seed)
 
@@ -57,7 +57,7 @@ GROUPS = (
         "Fashion-MNIST, seed 1",
         {"mixing": "mixing-s1", "dual": "dual-s1", "oat": "oat-s1", "float": "float-s1",
          "floats-0.3": "floats-0.3-s1", "smart": "smart-e10-s1"},
-        {},
+        {"dual": "dual-e12-s1", "float": "float-e12-s1"},
         "pgd-at-{}-s1",
     ),
     _cifar(""),

@@ -86,7 +86,7 @@ def page(rows: list[Row], results: Path) -> str:
         measured.append([f"`{method}`", *ends(rows, run), *ends(rows, CIFAR[method])])
     measured_head = ["", "Fashion-MNIST: SA, clean end", "SA / RA, middle", "RA, robust end",
                      "CIFAR-10 subset: SA, clean end", "SA / RA, middle", "RA, robust end"]  # fmt: skip
-    compared = "; ".join(filter(None, (widest(rows, g) for g in GROUPS if g.twice)))
+    compared = "; ".join(filter(None, (widest(rows, g) for g in GROUPS)))
     return "\n".join(
         [
             "# Which method for which need\n",
