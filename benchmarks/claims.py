@@ -128,9 +128,17 @@ def exits(rows: list[Row], results: Path) -> tuple[str, Lines]:
     ]  # fmt: skip
 
 
+def beaten(lines: Lines) -> Lines:
+    """Comparisons as claims to be better: met where the paired interval lies above 0."""
+    return [
+        [claim, said, "met" if verdict == "better" else f"not met: {verdict}"]
+        for claim, said, verdict in lines
+    ]
+
+
 def page(sections: dict[str, Lines]) -> str:
     """Every claim, a table per section, and how many are met."""
-    every = [line[2] for lines in sections.values() for line in lines]
+    every = [line[2].partition(":")[0] for lines in sections.values() for line in lines]
     counts = ", ".join(f"{every.count(v)} {v}" for v in dict.fromkeys(every))
     text = f"## Claims and bars\n\n{len(every)} in all: {counts}.\n"
     for name, lines in sections.items():
