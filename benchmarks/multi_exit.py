@@ -104,17 +104,19 @@ def matrix(rows: list[Row]) -> str:
 
 
 def three_dials(rows: list[Row]) -> str:
-    """Robustness × width × exit in one network."""
-    found = [r for r in worst_rows(rows) if r["run"] == "three-dials"]
-    body = [
-        [f"{r['at']['robustness']:g}", f"{r['at']['width']:g}", f"{r['at']['exit']:g}", *cell(r),
-         f"{r['macs']['mean'] / 1e6:.2f} M"]
-        for r in found
-    ]  # fmt: skip
-    if not body:
-        return ""
-    text = "## Three live dials in one network\n\nexits + widths + a dual norm.\n\n"
-    return text + table(["robustness (t)", "width", "exit", "SA", "RA", "MACs, clean"], body)
+    """Robustness × width × exit in one network, on both data sets."""
+    text = "## Three live dials in one network\n\nexits + widths + a dual norm.\n"
+    head = ["robustness (t)", "width", "exit", "SA", "RA", "MACs, clean"]
+    for name, run in (("Fashion-MNIST", "three-dials"), ("CIFAR-10 subset", "c10-three-dials")):
+        found = [r for r in worst_rows(rows) if r["run"] == run]
+        body = [
+            [f"{r['at']['robustness']:g}", f"{r['at']['width']:g}", f"{r['at']['exit']:g}", *cell(r),
+             f"{r['macs']['mean'] / 1e6:.2f} M"]
+            for r in found
+        ]  # fmt: skip
+        if body:
+            text += f"\n{name}, {found[0]['n']} images:\n\n" + table(head, body)
+    return text
 
 
 def latency(rows: list[Row]) -> tuple[str, list[list[str]]]:
