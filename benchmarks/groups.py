@@ -15,9 +15,10 @@ METHODS = {
 }  # fmt: skip
 TWICE = {
     "dual": "dual, 12 epochs", "float": "FLOAT, 12 epochs", "floats-0.3": "FLOATS 0.3, 12 epochs",
-    "smart": "SMART 0.367, 12 epochs",
+    "smart": "SMART 0.367, 12 epochs", "oat": "OAT, batches of 64",
 }  # fmt: skip
-"""Methods that train in halves, with as many attacked images as OAT has in 6 epochs."""
+"""Runs with as many attacked images as OAT has in 6 epochs and twice its updates: methods that train in
+halves for 12 epochs, and OAT itself with half the batch."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,7 @@ class Group:
     runs: dict[str, str]
     """What each method's run is called."""
     twice: dict[str, str]
-    """The same for those trained twice as long."""
+    """The same for those with twice the updates."""
     dedicated: str
     """What stands around λ in the names of dedicated runs."""
 
@@ -38,7 +39,7 @@ class Group:
 
 
 def _cifar(seed: str) -> Group:
-    twice = {m: f"c10-{m}-e12{seed}" for m in TWICE}
+    twice = {m: f"c10-{m}-{'b64' if m == 'oat' else 'e12'}{seed}" for m in TWICE}
     runs = {m: f"c10-{m}{seed}" for m in METHODS}
     return Group(f"CIFAR-10 subset, seed {1 if seed else 0}", runs, twice, "c10-pgd-at-{}" + seed)
 
@@ -50,7 +51,7 @@ GROUPS = (
          "float": "float-fashion", "float-slim": "float-slim-fashion", "floats-0.5": "floats-0.5",
          "floats-0.3": "floats-0.3", "floats-0.1": "floats-0.1", "smart": "smart-fashion-e10"},
         {"dual": "dual-fashion-e12", "float": "float-fashion-e12", "floats-0.3": "floats-0.3-e12",
-         "smart": "smart-e12"},
+         "smart": "smart-e12", "oat": "oat-b64"},
         "pgd-at-{}",
     ),
     Group(

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from groups import GROUPS, Group, curve
+from groups import GROUPS, METHODS, TWICE, Group, curve
 from pages import cell, dial, find, per_cent, table
 
 from rheostat.hypervolume import hypervolume
 from rheostat.rows import Row, read_rows
 
 FASHION = {  # what a method's run on Fashion-MNIST, seed 0, is called
-    "pgd-at": "pgd-at-1", "mixing": "mixing-fashion", "dual": "dual-fashion-e12", "oat": "oat-fashion",
+    "pgd-at": "pgd-at-1", "mixing": "mixing-fashion", "dual": "dual-fashion-e12", "oat": "oat-b64",
     "float": "float-fashion-e12", "floats": "floats-0.3-e12", "smart": "smart-e12",
     "oats": "oats-fashion", "rdi": "rdi-fashion", "rdi-slim-dual": "three-dials",
 }  # fmt: skip
 CIFAR = {
-    "pgd-at": "c10-pgd-at-1", "mixing": "c10-mixing", "dual": "c10-dual-e12", "oat": "c10-oat",
+    "pgd-at": "c10-pgd-at-1", "mixing": "c10-mixing", "dual": "c10-dual-e12", "oat": "c10-oat-b64",
     "float": "c10-float-e12", "floats": "c10-floats-0.3-e12", "smart": "c10-smart-e12",
     "oats": "c10-oats", "rdi": "c10-rdi", "rdi-slim-dual": "c10-three-dials",
 }  # fmt: skip
@@ -60,14 +60,14 @@ def widest(rows: list[Row], group: Group) -> str:
     if base is None:
         return ""
     reference = (base["clean_accuracy"] - 0.02, 0.0)
+    named = {METHODS["oat"]: group.runs["oat"]} | {TWICE[m]: r for m, r in group.twice.items()}
     areas = {}
-    for method, run in (group.runs | group.twice).items():
-        line = curve(rows, run)
-        if line and (method == "oat" or method in group.twice):
+    for name, run in named.items():
+        if line := curve(rows, run):
             points = [(r["clean_accuracy"], r["robust_accuracy"]) for r in line]
-            areas[method] = 1e4 * hypervolume(points, reference)
-    ranked = sorted(areas, key=lambda m: -areas[m])
-    return f"{group.name}: " + ", ".join(f"`{m}` {areas[m]:.0f}" for m in ranked)
+            areas[name] = 1e4 * hypervolume(points, reference)
+    ranked = sorted(areas, key=lambda name: -areas[name])
+    return f"{group.name}: " + ", ".join(f"{name} {areas[name]:.0f}" for name in ranked)
 
 
 def page(rows: list[Row], results: Path) -> str:
@@ -97,7 +97,8 @@ def page(rows: list[Row], results: Path) -> str:
             ),
             "Epochs are those of the runs below: a method that trains in halves ("
             + ", ".join(f"`{m}`" for m in HALVES)
-            + f") attacks half of each batch, and has twice `oat`'s {EPOCHS}, so that all saw as many attacked images. "
+            + f") attacks half of each batch, and has twice `oat`'s {EPOCHS}, so that all saw as many attacked images; `oat` "
+            "has batches of half the size, so that they took as many steps. "
             "Time is the step that `make bench` measures on a narrow ResNet-8 (`rdi`: without the deeper net of its "
             "run), times epochs.\n",
             table(measured_head, measured),
