@@ -169,6 +169,7 @@ def main() -> None:
         surprises.pgd20(read["believe"]),
         surprises.masks(rows),
         surprises.latency(rows, read["exit-latency"]),
+        surprises.widths(read["speed"]),
     )
     first = find(rows, "oat-fashion", "at-0")[0]
     parts = [
