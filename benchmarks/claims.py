@@ -101,11 +101,17 @@ def float_(rows: list[Row], results: Path, speed: list[Row], costs: list[Row]) -
         if r.get("bar") and "FLOAT" in r["name"]
     ]
     for group in (*GROUPS, *PAPERS_GROUPS):
-        for runs, how in ((group.runs, "equal epochs"), (group.twice, "equal attacked images")):
-            if "float" in runs and (runs is group.runs or curve(rows, runs["float"])):
-                found = ends(rows, results, runs["float"], group.runs["oat"])
-                claim = f"SA or RA above OAT's, neither below, {how} ({group.name})"
-                lines.append([claim, *(NOT_RUN if found is None else (found[0], "met" if found[1] else "not met"))])  # fmt: skip
+        oat_ = group.runs["oat"]
+        for run, other, how in (
+            (group.runs["float"], oat_, "equal epochs"),
+            (group.twice.get("float"), oat_, "equal attacked images"),
+            (group.twice.get("float"), group.twice.get("oat"), "equal attacked images and updates"),
+        ):
+            found = ends(rows, results, run, other) if run and other else None
+            if found is None and how != "equal epochs":
+                continue
+            claim = f"SA or RA above OAT's, neither below, {how} ({group.name})"
+            lines.append([claim, *(NOT_RUN if found is None else (found[0], "met" if found[1] else "not met"))])  # fmt: skip
     return lines
 
 
