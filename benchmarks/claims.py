@@ -7,7 +7,7 @@ from pathlib import Path
 import conditioning
 import multi_exit
 from dedicated import against_dedicated
-from groups import GROUPS, Group, curve, curves
+from groups import GROUPS, Group, curves
 from pages import signed, table
 
 from rheostat.intervals import paired
