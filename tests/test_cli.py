@@ -34,7 +34,7 @@ def call(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str,
 def test_help_names_every_command(capsys) -> None:
     code, out, _ = call(capsys, "--help")
     assert code == 0
-    for command in ("demo", "train", "evaluate", "report", "recipes", "info"):
+    for command in ("demo", "train", "evaluate", "report", "compare", "recipes", "info"):
         assert command in out
         assert call(capsys, command, "--help")[0] == 0
 
