@@ -154,3 +154,11 @@ def test_a_report_of_two_runs_compares_them(two, tmp_path: Path) -> None:
     assert "Area under the dial" in text
     alone = found(two, at={"robustness": 1.0})
     assert "Area" not in _compared(alone)
+
+
+def test_a_report_of_no_rows_says_so(tmp_path: Path, capsys) -> None:
+    (tmp_path / "rows.jsonl").touch()
+    with pytest.raises(SystemExit) as stop:
+        main(["report", str(tmp_path)])
+    assert stop.value.code == 2
+    assert "there are no rows to report" in capsys.readouterr().err

@@ -25,15 +25,16 @@ def report(
 
 def write(runs: list[Path], out: Path | None) -> None:
     """The report of some runs."""
+    from rheostat.compare import sides
     from rheostat.report import write_report
-    from rheostat.rows import read_rows
+    from rheostat.rows import read_rows, rows_file
 
     rows: list[dict[str, Any]] = []
+    compared = []
     for run in runs:
-        file = run / "rows.jsonl" if run.is_dir() else run
-        if not file.is_file():
-            raise ValueError(f"no rows in {run}; run `rheostat evaluate {run}` first")
+        file = rows_file(run)
         found = read_rows(file)
+        compared += sides(found, file.parent)
         for row in found:
             if row.get("examples"):
                 row["examples"] = str(file.parent / row["examples"])
@@ -42,23 +43,21 @@ def write(runs: list[Path], out: Path | None) -> None:
     recipe_file = first / "recipe.json"
     recipe = json.loads(recipe_file.read_text()) if recipe_file.is_file() else None
     title = "Rheostat: " + ", ".join(dict.fromkeys(r["run"] for r in rows))
-    pairs = _comparisons(runs)
+    pairs = _comparisons(compared)
     for path in write_report(rows, out or first, title=title, recipe=recipe, comparisons=pairs):
         console.print(f"wrote {path}")
 
 
-def _comparisons(runs: list[Path]) -> list[Any]:
+def _comparisons(runs: list[Any]) -> list[Any]:
     """The first run against each other one, where they pair; a line says where not."""
     from rheostat.compare import compare as compared
-    from rheostat.compare import sides
 
-    first, *others = [s for run in runs for s in sides(run)]
     out = []
-    for other in others:
+    for other in runs[1:]:
         try:
-            out.append(compared(first, other))
+            out.append(compared(runs[0], other))
         except ValueError as problem:
-            console.print(f"{first.name}, {other.name}: not compared, {problem}", markup=False)
+            console.print(f"{runs[0].name}, {other.name}: not compared, {problem}", markup=False)
     return out
 
 

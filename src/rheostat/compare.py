@@ -10,7 +10,7 @@ from rheostat.hypervolume import compared
 from rheostat.intervals import paired
 from rheostat.labels import point_label, worst_rows
 from rheostat.points import nearest
-from rheostat.rows import Row, read_bits, read_rows
+from rheostat.rows import Row, read_bits, read_rows, rows_file
 
 MARGIN = 0.02
 Key = frozenset[tuple[str, float]]
@@ -62,14 +62,11 @@ class Side:
     folder: Path
 
 
-def sides(path: Path) -> list[Side]:
-    """Every run of a run's folder or of a rows file; ValueError where there are no rows."""
-    file = path / "rows.jsonl" if path.is_dir() else path
-    if not file.is_file():
-        raise ValueError(f"no rows in {path}; run `rheostat evaluate {path}` first")
-    rows = [r for r in worst_rows(read_rows(file)) if r["knowledge"] == "known"]
-    names = dict.fromkeys(str(r["run"]) for r in rows)
-    return [Side(n, tuple(r for r in rows if r["run"] == n), file.parent) for n in names]
+def sides(rows: list[Row], folder: Path) -> list[Side]:
+    """Every run that has rows in a file; `folder` is the file's."""
+    kept = [r for r in worst_rows(rows) if r["knowledge"] == "known"]
+    names = dict.fromkeys(str(r["run"]) for r in kept)
+    return [Side(n, tuple(r for r in kept if r["run"] == n), folder) for n in names]
 
 
 def side(given: str) -> Side:
@@ -78,7 +75,8 @@ def side(given: str) -> Side:
     if not path.exists() and ":" in given:
         text, _, name = given.rpartition(":")
         path = Path(text)
-    found = {s.name: s for s in sides(path)}
+    file = rows_file(path)
+    found = {s.name: s for s in sides(read_rows(file), file.parent)}
     if not found:
         raise ValueError(f"no rows in {given}; run `rheostat evaluate {given}` first")
     if not name and len(found) > 1:

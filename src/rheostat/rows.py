@@ -106,6 +106,14 @@ def read_rows(path: str | Path) -> list[Row]:
     return out
 
 
+def rows_file(run: Path) -> Path:
+    """The rows of a run's folder, or the file itself; ValueError where there is none."""
+    file = run / "rows.jsonl" if run.is_dir() else run
+    if not file.is_file():
+        raise ValueError(f"no rows in {run}; run `rheostat evaluate {run}` first")
+    return file
+
+
 def write_rows(path: str | Path, rows: Iterable[Row]) -> None:
     """Write all rows of a file, whole."""
     write_text(Path(path), "".join(json.dumps(r) + "\n" for r in rows))
