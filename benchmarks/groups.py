@@ -66,6 +66,23 @@ GROUPS = (
 )  # fmt: skip
 
 
+def reference(rows: list[Row], group: Group) -> tuple[float, float] | None:
+    """Above which (SA, RA) areas are taken: SA of the dedicated model at λ = 1 less 2 points, and 0."""
+    base = next(iter(find(rows, group.at("1"), None)), None)
+    return None if base is None else (base["clean_accuracy"] - 0.02, 0.0)
+
+
+def dedicated(rows: list[Row], group: Group) -> list[tuple[str, Row]]:
+    """(λ, row) of every network trained for one λ."""
+    return [(v, r) for v in ("0", "0.2", "0.5", "1") for r in find(rows, group.at(v), None)]
+
+
+def steps(speed: list[Row]) -> dict[str, float]:
+    """Time of a training step over PGD-AT's, on the study's narrow network."""
+    name = "narrow ResNet-8, PGD-2: every step"
+    return {r["a"]: r["ratio"]["median"] for r in speed if r["name"].startswith(name)}
+
+
 def curves(rows: list[Row], run: str) -> dict[int, list[Row]]:
     """A run's eleven positions of the calibrated dial by `quick`, at full width, by number of images."""
     found: dict[int, list[Row]] = {}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from groups import GROUPS, METHODS, TWICE, Group, curve
+from groups import GROUPS, METHODS, TWICE, Group, curve, reference, steps
 from pages import cell, dial, find, per_cent, table
 
 from rheostat.hypervolume import hypervolume
@@ -56,24 +56,22 @@ def ends(rows: list[Row], run: str) -> list[str]:
 
 def widest(rows: list[Row], group: Group) -> str:
     """Which methods' dials dominate the largest area, at about equal training time, largest first."""
-    base = next(iter(find(rows, group.at("1"), None)), None)
-    if base is None:
+    above = reference(rows, group)
+    if above is None:
         return ""
-    reference = (base["clean_accuracy"] - 0.02, 0.0)
     named = {METHODS["oat"]: group.runs["oat"]} | {TWICE[m]: r for m, r in group.twice.items()}
     areas = {}
     for name, run in named.items():
         if line := curve(rows, run):
             points = [(r["clean_accuracy"], r["robust_accuracy"]) for r in line]
-            areas[name] = 1e4 * hypervolume(points, reference)
+            areas[name] = 1e4 * hypervolume(points, above)
     ranked = sorted(areas, key=lambda name: -areas[name])
     return f"{group.name}: " + ", ".join(f"{name} {areas[name]:.0f}" for name in ranked)
 
 
 def page(rows: list[Row], results: Path) -> str:
     """The whole page."""
-    steps = {r["a"]: r["ratio"]["median"] for r in read_rows(results / "speed.jsonl") if r["name"].startswith("narrow") and "every step" in r["name"]}  # fmt: skip
-    steps["pgd-at"] = 1.0
+    took_step = steps(read_rows(results / "speed.jsonl")) | {"pgd-at": 1.0}
     dense = find(rows, "pgd-at-1", None)[0]["params"]
     costs, measured = [], []
     for method, text in NEEDS.items():
@@ -81,7 +79,9 @@ def page(rows: list[Row], results: Path) -> str:
         some = next(iter(dial(rows, run) or find(rows, run, None)), None)
         epochs = some["train"]["epochs"] if some else 0
         params = f"{some['params'] / dense:.2f}" if some and method != "rdi" else ""
-        took = f"{steps[method] * epochs / EPOCHS:.2f}" if method in steps and epochs else ""
+        took = (
+            f"{took_step[method] * epochs / EPOCHS:.2f}" if method in took_step and epochs else ""
+        )
         costs.append([text, f"`{method}`", str(epochs or ""), took, params])
         measured.append([f"`{method}`", *ends(rows, run), *ends(rows, CIFAR[method])])
     measured_head = ["", "Fashion-MNIST: SA, clean end", "SA / RA, middle", "RA, robust end",

@@ -12,6 +12,7 @@ files whose runs come first and fill their own rows.
 from __future__ import annotations
 
 import argparse
+import functools
 import hashlib
 import json
 import signal
@@ -19,6 +20,7 @@ import subprocess
 import sys
 import time
 import tomllib
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -89,9 +91,12 @@ def finished(run: Run, folder: Path) -> bool:
     return run.mark in marks(run, folder)
 
 
-def recorded(run: Run) -> bool:
-    """Whether every point of every entry of this run has a row in the file that it writes to."""
-    mine = [r for r in read_rows(run.rows) if r["run"] == run.name]
+def recorded(run: Run, read: Callable[[Path], list[Row]] = read_rows) -> bool:
+    """Whether every point of every entry of this run has a row in the file that it writes to.
+
+    Who asks for many runs gives a `read` that keeps what it has read.
+    """
+    mine = [r for r in read(run.rows) if r["run"] == run.name]
     for entry in run.evaluate:
         found = [r["at"].items() for r in mine if matches(r, entry)]
         # A row also names the dials that the entry left at rest.
@@ -164,13 +169,14 @@ def main() -> None:
     until = started + 60 * options.stretch if options.stretch else started + 1e9
     failed: list[str] = []
     runs = read_queue(options.file)
+    read = functools.cache(read_rows)
     exact = any(run.name == options.only for run in runs)
     for run in runs:
         if run.name != options.only if exact else options.only not in run.name:
             continue
         done = finished(run, options.runs)
         if options.list or done:
-            state = "done" if done else "rows" if recorded(run) else "open"
+            state = "done" if done else "rows" if recorded(run, read) else "open"
             print(f"{state:>5}  {run.name}", flush=True)
             continue
         if (time.monotonic() - started) / 60 > options.minutes:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import tomllib
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from groups import GROUPS, METHODS, TWICE, Group, curve, curves
+from groups import GROUPS, METHODS, TWICE, Group, curve, curves, dedicated, reference, steps
 from pages import cell, find, per_cent, table
 from run_queue import read_queue, recorded
 
@@ -15,7 +16,7 @@ from rheostat.compare import Difference
 from rheostat.hypervolume import compared
 from rheostat.labels import worst_rows
 from rheostat.report import COLOURS, MARKS
-from rheostat.rows import Row, read_bits
+from rheostat.rows import Row, read_bits, read_rows
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -30,8 +31,7 @@ class Areas:
 
     def __init__(self, rows: list[Row], results: Path, group: Group) -> None:
         self.rows, self.results = rows, results
-        base = next(iter(find(rows, group.at("1"), None)), None)
-        self.reference = None if base is None else (base["clean_accuracy"] - 0.02, 0.0)
+        self.reference = reference(rows, group)
 
     def gap(self, run: str, other: str, *, ends: bool = False) -> tuple[str, str, int] | None:
         """(text, verdict, n) of a run less another over the most images both have; None where none.
@@ -81,11 +81,7 @@ def alternatives(rows: list[Row], results: Path) -> tuple[str, list[list[str]]]:
 
 def equal_attacks(rows: list[Row], results: Path, speed: list[Row]) -> tuple[str, list[list[str]]]:
     """Methods that train in halves with as many attacked images as OAT, and OAT with as many updates."""
-    step = {
-        r["a"]: r["ratio"]["median"]
-        for r in speed
-        if r["name"].startswith("narrow") and "every step" in r["name"]
-    }
+    step = steps(speed)
     body, claims = [], []
     for group in GROUPS:
         areas = Areas(rows, results, group)
@@ -125,7 +121,7 @@ def orders(before: list[list[str]], after: list[list[str]]) -> str:
     text = (
         "## Do these orders stand under a stronger attack?\n\nPGD-50 on the margin loss after PGD-20, at all eleven "
         f"points, 1 000 images: {len(turned)} of {len(body)} verdicts change, {len(opposite)} to their opposite. Areas "
-        "are smaller as RA is, and the reference is the dedicated network under the same attacks.\n\n"
+        "are smaller as RA is; what they lie above is an SA, the same under every attack.\n\n"
     )
     head = ["", "by PGD-20", "", "by PGD-20 and PGD-50 on the margin", ""]
     return text + table(head, body)
@@ -141,11 +137,10 @@ def cifar(rows: list[Row]) -> str:
     """The ends of every method on the subset of CIFAR-10."""
     body = []
     for seed, group in enumerate(g for g in GROUPS if g.name.startswith("CIFAR")):
-        for level in ("0", "0.2", "0.5", "1"):
-            for r in find(rows, group.at(level), None):
-                last = standard(rows, r["run"])
-                body.append([f"dedicated λ = {level}", str(seed), *cell(r), "", "", per_cent(last["robust_accuracy"]) if last else "",
-                             f"{r['macs']['mean'] / 1e6:.1f} M", f"{r['params']:,}", f"{r['train']['seconds']:.0f}"])  # fmt: skip
+        for level, r in dedicated(rows, group):
+            last = standard(rows, r["run"])
+            body.append([f"dedicated λ = {level}", str(seed), *cell(r), "", "", per_cent(last["robust_accuracy"]) if last else "",
+                         f"{r['macs']['mean'] / 1e6:.1f} M", f"{r['params']:,}", f"{r['train']['seconds']:.0f}"])  # fmt: skip
         named = [(METHODS[m], run) for m, run in group.runs.items()]
         named += [(TWICE[m], run) for m, run in group.twice.items()]
         for name, run in named:
@@ -216,8 +211,12 @@ def picture(rows: list[Row]) -> Figure | None:
                     continue
                 axes.plot(*_places(line), style, color=COLOURS[i], marker=MARKS[i] if style == "-" else None,
                           markersize=4, linewidth=1.4, label=METHODS[method] if style == "-" else TWICE[method])  # fmt: skip
-        alone = [r for v in ("0", "0.2", "0.5", "1") for r in find(rows, group.at(v), None)]
-        axes.plot(*_places(alone), "kx", markersize=8, label="dedicated network at one λ")
+        axes.plot(
+            *_places(r for _, r in dedicated(rows, group)),
+            "kx",
+            markersize=8,
+            label="dedicated network at one λ",
+        )
         axes.set_title(group.name, fontsize=10)
         axes.set_xlabel("robust accuracy by PGD-20, %")
         axes.set_ylabel("standard accuracy, %")
@@ -236,7 +235,8 @@ def _places(line: Iterable[Row]) -> tuple[list[float], list[float]]:
 def state() -> str:
     """How far the study's queue is, from the rows."""
     runs = read_queue(HERE / "study.toml")
-    left = [r.name for r in runs if not recorded(r)]
+    read = functools.cache(read_rows)
+    left = [r.name for r in runs if not recorded(r, read)]
     return (
         "## The study's queue\n\n`python benchmarks/run_queue.py benchmarks/study.toml --list` says the same. "
         f"{len(runs) - len(left)} of {len(runs)} entries have all their rows"

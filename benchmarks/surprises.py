@@ -10,8 +10,8 @@ Lines = list[list[str]]
 
 def noise(lines: Lines, alphas: list[Row]) -> str:
     """FLOAT against the dual norm that it comes with, trained as long."""
-    found = [x for x in lines if x[0].startswith("FLOAT") and "against dual" in x[0] and not x[0].startswith("FLOATS")]  # fmt: skip
-    found = [x for x in found if "slim" not in x[0]]
+    pairs = ("FLOAT against dual", "FLOAT, 12 epochs, against dual")
+    found = [x for x in lines if x[0].startswith(pairs)]
     verdicts = [verdict for _, _, verdict in found]
     if not found or not alphas or verdicts.count("better") > len(found) / 2:
         return ""
