@@ -95,6 +95,8 @@ class TrainSection(Section):
     weight_decay: float = Field(default=5e-4, ge=0)
     schedule: Literal["cosine", "one-cycle", "constant"] = "cosine"
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)
+    attacked_smoothing: float | None = Field(default=None, ge=0, lt=1)
+    """Label smoothing of attacked rows; None: as of all rows."""
     ema: float | None = Field(default=None, gt=0, lt=1)
     """Decay of a running average of the weights, which is what is scored and kept."""
     trades: float | None = Field(default=None, gt=0)

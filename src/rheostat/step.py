@@ -78,6 +78,8 @@ class Step:
     smoothing: float = 0.0
     trades: float | None = None
     """The β of TRADES on adversarial rows, or None for cross-entropy."""
+    attacked_smoothing: float | None = None
+    """Label smoothing of attacked rows, or None for that of all rows."""
     awp: float = 0.0
     """How far weights move before the gradient is taken, as a share of their norm."""
 
@@ -167,13 +169,16 @@ class Step:
             )
             output = self.model.read(given, at)
             logits = output.logits
+            smoothing = self.smoothing
+            if kind == "robust" and self.attacked_smoothing is not None:
+                smoothing = self.attacked_smoothing
             if paired:
                 assert self.trades is not None
                 clean, logits = logits.chunk(2)
-                loss = row_loss(Output(clean), y, smoothing=self.smoothing)
+                loss = row_loss(Output(clean), y, smoothing=smoothing)
                 loss = loss + self.trades * divergence(logits, clean)
             else:
-                loss = row_loss(output, y, smoothing=self.smoothing)
+                loss = row_loss(output, y, smoothing=smoothing)
             weight = term.weight
             weight = weight.to(loss) if isinstance(weight, Tensor) else weight
             total = (loss * weight).sum() / batch

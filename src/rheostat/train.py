@@ -126,9 +126,11 @@ class _Run:
         torch.manual_seed(seed_of(t.seed, "dropout", number, self.step.ranks.rank))
         self.step.attack = warmed(self.attack, self.recipe, number, self.total)
         self.step.awp = t.awp if number >= t.awp_from * self.total else 0.0
-        sums = self.step.backward(
-            terms, images, labels, batch=t.batch, seed=(t.seed, "step", number)
-        )
+        # Low precision makes, full precision judges: only the step runs under autocast.
+        with _precision(self.recipe, images.device):
+            sums = self.step.backward(
+                terms, images, labels, batch=t.batch, seed=(t.seed, "step", number)
+            )
         self.step.ranks.sum_gradients(model.parameters())
         if t.clip is not None:
             torch.nn.utils.clip_grad_norm_(model.parameters(), t.clip)
@@ -289,6 +291,7 @@ def _train(
             ranks,
             recipe.train.label_smoothing,
             recipe.train.trades,
+            attacked_smoothing=recipe.train.attacked_smoothing,
         ),
         attack=training_attack(recipe),
         train_set=train_set,
@@ -298,12 +301,15 @@ def _train(
         per_epoch=per_epoch,
         report=report,
     )
-    with stoppable() as asked, _precision(recipe, device), torch.random.fork_rng(devices=[]):
+    with stoppable() as asked, torch.random.fork_rng(devices=[]):
         running.loop(asked)
     if state.best is not None:
         model.load_state_dict(state.best)
     model.method.finish(model.net)
     trained = Trained(model, recipe, state.progress, splits)
+    if ranks.first:
+        # Before anything that can fail: training is not lost to its calibration.
+        artifact.save(run / "model.safetensors", model, about(trained))
     if recipe.calibrate_dial:
         attack = Attack("pgd10", recipe.attack.eps, 10, norm=recipe.attack.norm)
         calibrate_dial(model, subset(splits.fit, 500).to(device), attack)
