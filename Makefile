@@ -28,8 +28,8 @@ check: $(VENV)/.installed
 	$(BIN)/lint-imports
 
 bench: $(VENV)/.installed
-	$(RUN) $(BIN)/python benchmarks/speed.py
-	$(RUN) $(BIN)/python benchmarks/costs.py
+	$(RUN) $(BIN)/python benchmarks/measure/speed.py
+	$(RUN) $(BIN)/python benchmarks/measure/costs.py
 
 wheel: $(VENV)/.installed
 	$(BIN)/python -m pip wheel -q --no-deps -w dist .

@@ -5,11 +5,11 @@ import json
 import rheostat
 from rheostat import data
 from rheostat.attacks import named
-from rheostat.evaluate import evaluate
-from rheostat.points import parse_grid
-from rheostat.robustbench import entry
-from rheostat.subject import Subject
-from rheostat.tiers import attacks_of
+from rheostat.evaluation.evaluator import evaluate
+from rheostat.evaluation.target import Subject
+from rheostat.evaluation.tiers import attacks_of
+from rheostat.points.grid import parse_grid
+from rheostat.reports.leaderboard import entry
 
 
 def benchmark(

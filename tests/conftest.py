@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from rheostat import data, nets
-from rheostat.papers import PAPERS, compose
-from rheostat.tunable import Tunable
+from rheostat.methods.papers import PAPERS, compose
+from rheostat.models.tunable import Tunable
 
 torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
 
@@ -21,9 +21,7 @@ NETS: dict[str, Callable[[], nets.Net]] = {
     "resnet-8": lambda: nets.resnet(depth=8, base_width=4, image=(3, 8, 8)),
     "resnet-18": lambda: nets.resnet(depth=18, base_width=4, image=(3, 8, 8)),
     "resnet-50": lambda: nets.resnet(depth=50, base_width=4, image=(3, 8, 8)),
-    "wide_resnet": lambda: nets.wide_resnet(
-        depth=10, widen=2, base_width=4, dropout=0.1, image=(3, 8, 8)
-    ),
+    "wide_resnet": lambda: nets.wide_resnet(depth=10, widen=2, base_width=4, dropout=0.1, image=(3, 8, 8)),
     "mobilenet_v2": lambda: nets.mobilenet_v2(width=0.25, image=(3, 8, 8)),
 }
 

@@ -5,18 +5,19 @@
 >>> safe = model.at(robustness=1.0)      # a plain nn.Module, pixels in [0, 1] → logits
 """
 
-from rheostat.adopt import adopt
-from rheostat.artifact import load, save
-from rheostat.calibrate import calibrate_dial, calibrate_norms
-from rheostat.costs import observe
-from rheostat.evaluate import evaluate
-from rheostat.fold import fold
-from rheostat.papers import compose
-from rheostat.points import Dial, Point
-from rheostat.policy import fit_policy
-from rheostat.recipe import Recipe, load_recipe
-from rheostat.train import train
-from rheostat.tunable import Tunable
+from rheostat.calibration.dial import calibrate_dial, calibrate_norms
+from rheostat.calibration.exit_policy import fit_policy
+from rheostat.evaluation.evaluator import evaluate
+from rheostat.methods.papers import compose
+from rheostat.models.adoption import adopt
+from rheostat.models.artifact import load, save
+from rheostat.models.costs import observe
+from rheostat.models.folding import fold
+from rheostat.models.tunable import Tunable
+from rheostat.points.dial import Dial
+from rheostat.points.point import Point
+from rheostat.training.loop import train
+from rheostat.training.recipe import Recipe, load_recipe
 
 __version__ = "0.1.0"
 

@@ -1,9 +1,9 @@
 """Attacks as functions (objective of images) → images; see `pgd` and `objective`."""
 
-from rheostat.attacks.exits import Candidates
+from rheostat.attacks.base import Attack, named
+from rheostat.attacks.multi_exit import Candidates
 from rheostat.attacks.objective import LOSSES, Objective, loss_named, objective_of
-from rheostat.attacks.pgd import fgsm, n_fgsm, pgd, project, training_step_size
-from rheostat.attacks.spec import Attack, named
+from rheostat.attacks.pgd import fgsm, n_fgsm, project, training_step_size
 
 __all__ = [
     "LOSSES",
@@ -15,7 +15,6 @@ __all__ = [
     "n_fgsm",
     "named",
     "objective_of",
-    "pgd",
     "project",
     "training_step_size",
 ]

@@ -54,8 +54,14 @@ def apgd(
 
     labels = _labels(objective)
     predict = _Predict(objective)
-    options = {"n_iter": steps, "norm": NAMES[norm], "eps": eps, "seed": seed % 2**31,
-               "device": images.device, "n_restarts": restarts}  # fmt: skip
+    options = {
+        "n_iter": steps,
+        "norm": NAMES[norm],
+        "eps": eps,
+        "seed": seed % 2**31,
+        "device": images.device,
+        "n_restarts": restarts,
+    }
     with torch.random.fork_rng(), torch.enable_grad():
         if not targeted:
             return APGDAttack(predict, loss="ce", **options).perturb(images, labels).detach()
@@ -71,28 +77,28 @@ def apgd(
 
 
 def square(
-    objective: Objective,
-    images: Tensor,
-    *,
-    eps: float,
-    norm: str = "linf",
-    queries: int = 1000,
-    seed: int = 0,
+    objective: Objective, images: Tensor, *, eps: float, norm: str = "linf", queries: int = 1000, seed: int = 0
 ) -> Tensor:
     """Square: random search on the margin, without gradients; a check on masked ones."""
     from pyautoattack.square import SquareAttack
 
     attack = SquareAttack(
-        _Predict(objective), norm=NAMES[norm], n_queries=queries, eps=eps, p_init=0.8,
-        n_restarts=1, seed=seed % 2**31, verbose=False, device=images.device, resc_schedule=False,
-    )  # fmt: skip
+        _Predict(objective),
+        norm=NAMES[norm],
+        n_queries=queries,
+        eps=eps,
+        p_init=0.8,
+        n_restarts=1,
+        seed=seed % 2**31,
+        verbose=False,
+        device=images.device,
+        resc_schedule=False,
+    )
     with torch.random.fork_rng(), torch.no_grad():
         return attack.perturb(images, _labels(objective)).detach()
 
 
-def autoattack(
-    objective: Objective, images: Tensor, *, eps: float, norm: str = "linf", seed: int = 0
-) -> Tensor:
+def autoattack(objective: Objective, images: Tensor, *, eps: float, norm: str = "linf", seed: int = 0) -> Tensor:
     """AutoAttack, standard version: APGD-CE, targeted APGD-DLR, targeted FAB, Square of 5 000 queries.
 
     With fewer than 4 classes: APGD-CE, FAB and Square, for there targeted losses are not defined.
@@ -106,16 +112,18 @@ def autoattack(
         classes = predict(images[:1]).shape[1]
     few = classes < LEAST_CLASSES
     attack = AutoAttack(
-        predict, norm=NAMES[norm], eps=eps, seed=seed % 2**31, device=images.device,
+        predict,
+        norm=NAMES[norm],
+        eps=eps,
+        seed=seed % 2**31,
+        device=images.device,
         version="custom" if few else "standard",
         attacks=["apgd-ce", "fab", "square"] if few else None,
-    )  # fmt: skip
+    )
     if not few:
         attack.apgd_targeted.n_target_classes = attack.fab.n_target_classes = min(9, classes - 1)
     with torch.random.fork_rng(), torch.enable_grad(), _tamed():
-        found, _ = attack.run_standard_evaluation(
-            images, _labels(objective), batch_size=len(images)
-        )
+        found, _ = attack.run_standard_evaluation(images, _labels(objective), batch_size=len(images))
     return found.detach()
 
 
@@ -123,7 +131,7 @@ def autoattack(
 def _tamed() -> Iterator[None]:
     """AutoAttack's checks take the interpreter's trace hook away, and log; both are put back.
 
-    What its checks look for, `rheostat.checks` looks for by itself and says in the rows.
+    What its checks look for, `evaluation.checks` looks for by itself and says in the rows.
     """
     hook, logger = sys.gettrace(), logging.getLogger("auto-attack")
     level = logger.level

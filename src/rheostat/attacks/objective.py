@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from rheostat.points import nearest
+from rheostat.runtime.choices import nearest
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 
@@ -36,11 +36,7 @@ def difference_of_logits_ratio(logits: Tensor, labels: Tensor) -> Tensor:
     return margin(logits, labels) / (ordered[:, 0] - third + 1e-12)
 
 
-LOSSES: dict[str, Loss] = {
-    "ce": cross_entropy,
-    "margin": margin,
-    "dlr": difference_of_logits_ratio,
-}
+LOSSES: dict[str, Loss] = {"ce": cross_entropy, "margin": margin, "dlr": difference_of_logits_ratio}
 
 
 def loss_named(name: str) -> Loss:
@@ -130,9 +126,7 @@ def gradient(objective: Objective, images: Tensor) -> tuple[Tensor, Tensor, Tens
     """
     if objective.draws > 1:
         single = replace(objective, draws=1)
-        grads, losses, falls = zip(
-            *(gradient(single, images) for _ in range(objective.draws)), strict=True
-        )
+        grads, losses, falls = zip(*(gradient(single, images) for _ in range(objective.draws)), strict=True)
         return torch.stack(grads).mean(0), torch.stack(losses).mean(0), majority(list(falls))
     with torch.enable_grad():
         leaf = images.detach().requires_grad_(True)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from rheostat.attacks.objective import Objective, gradient
-from rheostat.points import nearest
+from rheostat.runtime.choices import nearest
 
 NORMS = ("linf", "l2")
 Streams = torch.Generator | Sequence[torch.Generator] | None
@@ -36,11 +36,7 @@ def _ascent(grad: Tensor, norm: str) -> Tensor:
 
 
 def random_start(
-    images: Tensor,
-    eps: float,
-    norm: str,
-    generator: Streams,
-    share: tuple[Tensor, int] | None = None,
+    images: Tensor, eps: float, norm: str, generator: Streams, share: tuple[Tensor, int] | None = None
 ) -> Tensor:
     """δ uniform in the ball. Drawn on the CPU, so that every device starts at the same place.
 
@@ -122,21 +118,12 @@ def pgd(
         narrowed = objective if len(standing) == len(images) else objective.only(standing)
         if drop:
             moved, fallen = _climb_dropping(
-                narrowed,
-                clean,
-                moved,
-                eps=eps,
-                steps=steps,
-                size=size,
-                norm=norm,
-                momentum=momentum,
+                narrowed, clean, moved, eps=eps, steps=steps, size=size, norm=norm, momentum=momentum
             )
             best[standing] = moved
             standing = standing[~fallen]
             continue
-        moved = _climb(
-            narrowed, clean, moved, eps=eps, steps=steps, size=size, norm=norm, momentum=momentum
-        )
+        moved = _climb(narrowed, clean, moved, eps=eps, steps=steps, size=size, norm=norm, momentum=momentum)
         if restarts == 1:
             return moved
         with torch.no_grad():
@@ -150,9 +137,7 @@ def pgd(
     return best
 
 
-def _step(
-    moved: Tensor, clean: Tensor, direction: Tensor, *, size: float, eps: float, norm: str
-) -> Tensor:
+def _step(moved: Tensor, clean: Tensor, direction: Tensor, *, size: float, eps: float, norm: str) -> Tensor:
     delta = moved + size * _ascent(direction, norm) - clean
     return (clean + project(delta, eps, norm)).clamp(0, 1)
 

@@ -7,11 +7,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from rheostat.data import cifar, digits, idx, others
-from rheostat.data.augment import augment, to_pixels
+from rheostat.data.augmentation import augment, to_pixels
 from rheostat.data.base import DataError, Dataset, Reader
-from rheostat.data.download import REMOTES, download, verify_files
+from rheostat.data.downloads import REMOTES, download, verify_files
 from rheostat.data.splits import SPLITS, Splits, make_splits, stratified, subset
-from rheostat.points import nearest
+from rheostat.runtime.choices import nearest
 
 READERS: dict[str, Reader] = {
     "digits": digits.read,
@@ -35,11 +35,7 @@ def data_dir(given: str | Path | None = None) -> Path:
 
 
 def load(
-    name: str,
-    *,
-    folder: str | Path | None = None,
-    verify: bool = True,
-    fetch: bool = True,
+    name: str, *, folder: str | Path | None = None, verify: bool = True, fetch: bool = True
 ) -> tuple[Dataset, Dataset]:
     """(train, test) of a data set by its name, or of `folder:PATH`, a tree train/CLASS, test/CLASS.
 

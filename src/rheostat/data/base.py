@@ -34,9 +34,7 @@ class Dataset:
             raise DataError(f"{self.name}: images are (N, C, H, W) uint8")
         if len(self.images) != len(self.labels):
             raise DataError(f"{self.name}: {len(self.images)} images but {len(self.labels)} labels")
-        if len(self.labels) and not 0 <= int(self.labels.min()) <= int(self.labels.max()) < len(
-            self.classes
-        ):
+        if len(self.labels) and not 0 <= int(self.labels.min()) <= int(self.labels.max()) < len(self.classes):
             raise DataError(
                 f"{self.name}: labels from {int(self.labels.min())} to {int(self.labels.max())}, "
                 f"expected 0 to {len(self.classes) - 1}"
@@ -71,8 +69,7 @@ class Dataset:
         """This set; ValueError if it is the test split, on which nothing is chosen."""
         if self.split == "test":
             raise ValueError(
-                f"{self.name}: this is the test split, and nothing is fitted or chosen on test; "
-                "give calibrate-fit"
+                f"{self.name}: this is the test split, and nothing is fitted or chosen on test; give calibrate-fit"
             )
         return self
 
@@ -81,10 +78,7 @@ class Dataset:
         pixels = self.images.double() / 255
         mean = pixels.mean((0, 2, 3))
         std = pixels.std((0, 2, 3), correction=0)
-        return (
-            tuple(round(float(v), 4) for v in mean),
-            tuple(round(max(float(v), 0.01), 4) for v in std),
-        )
+        return (tuple(round(float(v), 4) for v in mean), tuple(round(max(float(v), 0.01), 4) for v in std))
 
 
 Reader = Callable[[Path, bool], tuple[Dataset, Dataset]]
@@ -102,6 +96,4 @@ def find(folder: Path, *names: str) -> Path:
 def expect_size(path: Path, given: int, expected: int) -> None:
     """DataError that names the file unless it holds the expected number of bytes."""
     if given != expected:
-        raise DataError(
-            f"{path}: {given} bytes, expected {expected} (truncated or not this format)"
-        )
+        raise DataError(f"{path}: {given} bytes, expected {expected} (truncated or not this format)")

@@ -17,9 +17,7 @@ import torch
 
 from rheostat.data.base import DataError, Dataset, Reader, expect_size
 
-CIFAR10 = (
-    "airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck",
-)  # fmt: skip
+CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 PIXELS = 3 * 32 * 32
 ALLOWED = {
     ("numpy.core.multiarray", "_reconstruct"),
@@ -61,9 +59,7 @@ def read_pickle(path: Path) -> dict[str, Any]:
         _DryRun(io.BytesIO(raw), encoding="bytes").load()
         found = _Unpickler(io.BytesIO(raw), encoding="bytes").load()
     except DataError as error:
-        raise DataError(
-            f"{path}: refused, {error}; expected arrays, lists, strings and numbers only"
-        ) from None
+        raise DataError(f"{path}: refused, {error}; expected arrays, lists, strings and numbers only") from None
     except Exception as error:  # a damaged pickle can raise nearly anything
         raise DataError(f"{path}: not a whole CIFAR batch ({error})") from None
     if not isinstance(found, dict):
@@ -71,9 +67,7 @@ def read_pickle(path: Path) -> dict[str, Any]:
     return {k.decode() if isinstance(k, bytes) else str(k): v for k, v in found.items()}
 
 
-def _python_half(
-    folder: Path, files: tuple[str, ...], key: str, each: int
-) -> tuple[np.ndarray, np.ndarray]:
+def _python_half(folder: Path, files: tuple[str, ...], key: str, each: int) -> tuple[np.ndarray, np.ndarray]:
     images, labels = [], []
     for name in files:
         path = folder / name

@@ -12,10 +12,7 @@ import torch
 from rheostat.data.base import DataError, Dataset, Reader, expect_size, find
 
 LABEL_MAGIC, IMAGE_MAGIC = 0x00000801, 0x00000803
-FASHION = (
-    "T-shirt/top", "Trouser", "Pullover", "Dress", "Coat",
-    "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot",
-)  # fmt: skip
+FASHION = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
 DIGITS = tuple(str(i) for i in range(10))
 
 
@@ -28,8 +25,7 @@ def read_idx(path: Path) -> np.ndarray:
     magic = int.from_bytes(raw[:4], "big")
     if magic not in (LABEL_MAGIC, IMAGE_MAGIC):
         raise DataError(
-            f"{path}: magic number {magic:#010x}, expected {LABEL_MAGIC:#010x} (labels) or "
-            f"{IMAGE_MAGIC:#010x} (images)"
+            f"{path}: magic number {magic:#010x}, expected {LABEL_MAGIC:#010x} (labels) or {IMAGE_MAGIC:#010x} (images)"
         )
     dimensions = magic & 0xFF
     header = 4 + 4 * dimensions

@@ -10,9 +10,7 @@ import torch
 from rheostat.data.base import DataError, Dataset, expect_size, find
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".webp"}
-STL10 = (
-    "airplane", "bird", "car", "cat", "deer", "dog", "horse", "monkey", "ship", "truck",
-)  # fmt: skip
+STL10 = ("airplane", "bird", "car", "cat", "deer", "dog", "horse", "monkey", "ship", "truck")
 
 
 def svhn(folder: Path, verify: bool) -> tuple[Dataset, Dataset]:
@@ -30,9 +28,7 @@ def svhn(folder: Path, verify: bool) -> tuple[Dataset, Dataset]:
         if images is None or labels is None:
             raise DataError(f"{path}: no variables 'X' and 'y'")
         if images.ndim != 4 or images.shape[:3] != (32, 32, 3) or images.dtype != np.uint8:
-            raise DataError(
-                f"{path}: 'X' is {images.shape} {images.dtype}, expected (32, 32, 3, N) uint8"
-            )
+            raise DataError(f"{path}: 'X' is {images.shape} {images.dtype}, expected (32, 32, 3, N) uint8")
         pixels = torch.from_numpy(np.ascontiguousarray(images.transpose(3, 2, 0, 1)))
         marks = torch.from_numpy(labels.reshape(-1).astype(np.int64)) % 10
         halves.append(Dataset("svhn", pixels, marks, tuple(str(i) for i in range(10))))
@@ -52,12 +48,7 @@ def stl10(folder: Path, verify: bool) -> tuple[Dataset, Dataset]:
         expect_size(path, raw.size, marks.size * 3 * 96 * 96)
         columns = torch.from_numpy(raw).reshape(-1, 3, 96, 96)
         halves.append(
-            Dataset(
-                "stl10",
-                columns.transpose(2, 3).contiguous(),
-                torch.from_numpy(marks.astype(np.int64) - 1),
-                STL10,
-            )
+            Dataset("stl10", columns.transpose(2, 3).contiguous(), torch.from_numpy(marks.astype(np.int64) - 1), STL10)
         )
     return halves[0], halves[1]
 
@@ -81,10 +72,7 @@ def _assembled(name: str, files: list[tuple[Path, int]], classes: tuple[str, ...
     for path, _ in files:
         image = read_image(path)
         if images and image.shape != images[0].shape:
-            raise DataError(
-                f"{path}: {tuple(image.shape)}, expected {tuple(images[0].shape)} as "
-                f"{files[0][0].name}"
-            )
+            raise DataError(f"{path}: {tuple(image.shape)}, expected {tuple(images[0].shape)} as {files[0][0].name}")
         images.append(image)
     return Dataset(name, torch.stack(images), torch.tensor([label for _, label in files]), classes)
 
@@ -109,9 +97,7 @@ def folders(folder: Path, verify: bool) -> tuple[Dataset, Dataset]:
     if strange:
         raise DataError(f"{test}: class {strange[0]!r} is not in {train}")
     name = folder.name
-    return _assembled(name, _tree(train, classes), classes), _assembled(
-        name, _tree(test, classes), classes
-    )
+    return _assembled(name, _tree(train, classes), classes), _assembled(name, _tree(test, classes), classes)
 
 
 def tiny_imagenet(folder: Path, verify: bool) -> tuple[Dataset, Dataset]:

@@ -62,9 +62,7 @@ class Splits:
         return found[name]
 
 
-def make_splits(
-    train: Dataset, test: Dataset, *, calibrate: int, limit: int | None = None, seed: int = 0
-) -> Splits:
+def make_splits(train: Dataset, test: Dataset, *, calibrate: int, limit: int | None = None, seed: int = 0) -> Splits:
     """Hold `calibrate` images out of train, in two halves; keep `limit` of the rest (all if None)."""
     if calibrate < 2 or calibrate % 2:
         raise ValueError(f"calibrate is an even number of images, at least 2, given {calibrate}")

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import torch
 
-from rheostat.method import Method, Term
+from rheostat.methods.base import Method, Term
 from rheostat.nets.base import Net
 
 
@@ -35,8 +35,5 @@ class Dedicated(Method):
 
     def plan(self, terms: list[Term], batch: int, generator: torch.Generator) -> list[Term]:
         rows = torch.arange(batch)
-        terms = [
-            Term(rows, weight=1 - self.robustness),
-            Term(rows, images="adversarial", weight=self.robustness),
-        ]
+        terms = [Term(rows, weight=1 - self.robustness), Term(rows, images="adversarial", weight=self.robustness)]
         return [term for term in terms if term.weight]

@@ -12,11 +12,14 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from rheostat.layers import seats
-from rheostat.method import Method, Term
+from rheostat.methods.base import Method, Term
 from rheostat.nets.base import Net
-from rheostat.norms import Norm, NormSet, Source
-from rheostat.points import Dial, Point, Resolved, check_choice
+from rheostat.nn.layers import seats
+from rheostat.nn.norms import Norm, NormSet, Source
+from rheostat.points.dial import Dial
+from rheostat.points.point import Point
+from rheostat.points.resolved import Resolved
+from rheostat.runtime.choices import check_choice
 
 BETWEEN = ("at-0", "at-0.5", "blend")
 

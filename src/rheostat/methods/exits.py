@@ -14,12 +14,15 @@ import torch
 from torch import Tensor, nn
 
 from rheostat.attacks import Candidates, Objective
-from rheostat.attacks import exits as forms
+from rheostat.attacks import multi_exit as forms
 from rheostat.attacks.objective import Loss
-from rheostat.method import Attacked, Form, Method, Output, Read, Term
+from rheostat.methods.base import Attacked, Form, Method, Output, Read, Term
 from rheostat.nets.base import Net
 from rheostat.nets.heads import HEADS, default_positions, exits_of
-from rheostat.points import Dial, Point, Resolved, check_choice
+from rheostat.points.dial import Dial
+from rheostat.points.point import Point
+from rheostat.points.resolved import Resolved
+from rheostat.runtime.choices import check_choice
 
 DEFENCES = ("none", "main", "average", "max-average", "routed")
 
@@ -74,18 +77,14 @@ class Exits(Method):
         if at.training or "all" in at.scalars:
             found = tuple(logits for _, logits in self.progressive(net, x, at, depth))
             return Output(found[-1], found)
-        if (
-            "leave" in at.scalars
-        ):  # all rows at one exit, heads before it paid: what costs are read from
+        if "leave" in at.scalars:  # all rows at one exit, heads before it paid: what costs are read from
             last = int(at.scalars["leave"])
             return Output(next(out for k, out in self.progressive(net, x, at, depth) if k == last))
         if at.scalars["exit"] == 0.0:
             return Output(self._static(net, x, at, depth))
         return self._early(net, x, at, depth)
 
-    def progressive(
-        self, net: Net, x: Tensor, at: Resolved, depth: int | None = None
-    ) -> Iterator[tuple[int, Tensor]]:
+    def progressive(self, net: Net, x: Tensor, at: Resolved, depth: int | None = None) -> Iterator[tuple[int, Tensor]]:
         """(number, logits) of exits 0.. up to the depth (the point's), lazily: what is not asked for
         does not run."""
         depth = int(at.scalars["depth"]) if depth is None else depth
@@ -209,15 +208,11 @@ class Exits(Method):
             score = stacked(forms.over_exits(a.loss), a)
             return Candidates(tuple(single(k + 1)(a) for k in range(depth)), score)  # type: ignore[misc]
 
-        found: dict[str, Form] = {
-            f"exit-{k + 1}": single(k + 1) for k in range(len(self.positions) + 1)
-        }
+        found: dict[str, Form] = {f"exit-{k + 1}": single(k + 1) for k in range(len(self.positions) + 1)}
         return found | {
             "average": lambda a: stacked(forms.over_exits(a.loss), a),
             "max-average": max_average,
-            "routed": lambda a: stacked(
-                forms.routed(self._thresholds(net, a.at), measure, a.loss), a
-            ),
+            "routed": lambda a: stacked(forms.routed(self._thresholds(net, a.at), measure, a.loss), a),
             "slowdown": lambda a: replace(
                 stacked(forms.slowdown(self._thresholds(net, a.at), measure), a), decisive=False
             ),
@@ -271,7 +266,6 @@ def policy(net: Net) -> Tensor:
     found = net.get_buffer("thresholds")
     if bool(found.isnan().any()):
         raise ValueError(
-            "the exit policy is not fitted yet: call fit_policy(model, calibrate_fit), or leave the dial "
-            "exit at 0"
+            "the exit policy is not fitted yet: call fit_policy(model, calibrate_fit), or leave the dial exit at 0"
         )
     return found

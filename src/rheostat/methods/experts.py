@@ -14,13 +14,15 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from rheostat import channels
-from rheostat.layers import Conv, append, seats
-from rheostat.method import Method, Output, Read
-from rheostat.mixture import mixture, mixture_passes
+from rheostat.methods import channels
+from rheostat.methods.base import Method, Output, Read
+from rheostat.methods.mixture import mixture, mixture_passes
 from rheostat.nets.base import Net
-from rheostat.points import Point, Resolved, check_choice
-from rheostat.sparsity import Masking, Path, prune_rate, random_mask, rewire
+from rheostat.nn.layers import Conv, append, seats
+from rheostat.nn.masking import Masking, Path, prune_rate, random_mask, rewire
+from rheostat.points.point import Point
+from rheostat.points.resolved import Resolved
+from rheostat.runtime.choices import check_choice
 
 OVERLAPS = ("free", "disjoint")
 MASKS = ("learned", "random")
@@ -56,8 +58,7 @@ class Experts(Method):
         most = 0.5 if self.overlap == "disjoint" else 1.0
         if not 0 < self.density <= most:
             raise ValueError(
-                f"experts: density is above 0 and at most {most:g} with {self.overlap} paths, "
-                f"given {self.density:g}"
+                f"experts: density is above 0 and at most {most:g} with {self.overlap} paths, given {self.density:g}"
             )
         if self.shared_stages < 0:
             raise ValueError(f"experts: shared_stages is not negative, given {self.shared_stages}")
@@ -67,9 +68,7 @@ class Experts(Method):
 
     def install(self, net: Net) -> None:
         if self.shared_stages >= max(len(net.stages), 1):
-            raise ValueError(
-                f"experts: shared_stages must be below the {len(net.stages)} stages of this network"
-            )
+            raise ValueError(f"experts: shared_stages must be below the {len(net.stages)} stages of this network")
         first = sum(net.stages[: self.shared_stages])
         if self.structure == "channel":
             for group in channels.groups_of(net, self.name, net.blocks[first:]):
@@ -85,10 +84,7 @@ class Experts(Method):
     def _pair(self, draw: Callable[..., Tensor], what: object) -> list[Tensor]:
         """Random masks of the clean path and of the robust one."""
         clean = draw(what, self.density)
-        return [
-            clean,
-            draw(what, self.density, without=clean if self.overlap == "disjoint" else None),
-        ]
+        return [clean, draw(what, self.density, without=clean if self.overlap == "disjoint" else None)]
 
     def derive(self, net: Net, at: Resolved) -> Resolved:
         level = at.table["robustness"]

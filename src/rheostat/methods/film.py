@@ -13,11 +13,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from rheostat.layers import seats
-from rheostat.method import Method, Term
+from rheostat.methods.base import Method, Term
 from rheostat.nets.base import Net
-from rheostat.norms import Modulation, Norm
-from rheostat.points import Point, Resolved, check_choice
+from rheostat.nn.layers import seats
+from rheostat.nn.norms import Modulation, Norm
+from rheostat.points.point import Point
+from rheostat.points.resolved import Resolved
+from rheostat.runtime.choices import check_choice
 
 PAPER_SUPPORT = (0.0, 0.1, 0.2, 0.3, 0.4, 1.0)
 ENCODINGS = ("cosine", "scalar", "orthogonal")
@@ -112,9 +114,7 @@ class Film(Method):
         if self.encoding == "orthogonal":
             net.add_module("film_codes", Codes(self.dim))
         for norm in norms:
-            norm.modulations.append(
-                Generator(dim, norm.channels, paper=self.initialisation == "paper")
-            )
+            norm.modulations.append(Generator(dim, norm.channels, paper=self.initialisation == "paper"))
 
     def derive(self, net: Net, at: Resolved) -> Resolved:
         level = at.table["robustness"]

@@ -10,12 +10,12 @@ from dataclasses import dataclass
 
 import torch
 
-from rheostat import channels
-from rheostat.layers import Conv, append, seats
-from rheostat.method import Method
+from rheostat.methods import channels
+from rheostat.methods.base import Method
 from rheostat.nets.base import Net
-from rheostat.points import check_choice
-from rheostat.sparsity import Masking, Path, prune_rate, random_mask, rewire
+from rheostat.nn.layers import Conv, append, seats
+from rheostat.nn.masking import Masking, Path, prune_rate, random_mask, rewire
+from rheostat.runtime.choices import check_choice
 
 
 @dataclass(frozen=True)

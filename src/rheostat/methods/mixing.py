@@ -12,10 +12,12 @@ from dataclasses import dataclass
 
 import torch
 
-from rheostat.method import Method, Output, Read, Term
-from rheostat.mixture import mixture, mixture_passes
+from rheostat.methods.base import Method, Output, Read, Term
+from rheostat.methods.mixture import mixture, mixture_passes
 from rheostat.nets.base import Net, build
-from rheostat.points import Dial, Point, Resolved
+from rheostat.points.dial import Dial
+from rheostat.points.point import Point
+from rheostat.points.resolved import Resolved
 
 
 @dataclass(frozen=True)
@@ -41,10 +43,7 @@ class Mixing(Method):
 
     def plan(self, terms: list[Term], batch: int, generator: torch.Generator) -> list[Term]:
         rows = torch.arange(batch)
-        return [
-            Term(rows, Point(robustness=0.0)),
-            Term(rows, Point(robustness=1.0), images="adversarial"),
-        ]
+        return [Term(rows, Point(robustness=0.0)), Term(rows, Point(robustness=1.0), images="adversarial")]
 
     def read(self, net: Net, x: torch.Tensor, at: Resolved, then: Read) -> Output:
         def end(y: torch.Tensor, a: Resolved, which: float) -> Output:

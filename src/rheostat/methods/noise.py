@@ -13,11 +13,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from rheostat.layers import Conv, Parts, Seat, Transform, append, seats
-from rheostat.method import Method, Term
+from rheostat.methods.base import Method, Term
 from rheostat.nets.base import Net
-from rheostat.points import Point, Resolved, check_choice
-from rheostat.sparsity import active
+from rheostat.nn.layers import Conv, Parts, Seat, Transform, append, seats
+from rheostat.nn.masking import active
+from rheostat.points.point import Point
+from rheostat.points.resolved import Resolved
+from rheostat.runtime.choices import check_choice
 
 ALPHAS = ("free", "softplus", "fixed")
 DRAWS = ("frozen", "sampled")
@@ -136,10 +138,7 @@ class Noise(Method):
 
     def install(self, net: Net) -> None:
         for conv in seats(net, Conv):
-            append(
-                conv,
-                WeightNoise(conv.weight, alpha=self.alpha, initial=self.initial, draw=self.draw),
-            )
+            append(conv, WeightNoise(conv.weight, alpha=self.alpha, initial=self.initial, draw=self.draw))
 
     def derive(self, net: Net, at: Resolved) -> Resolved:
         level = at.table["robustness"]
@@ -153,16 +152,11 @@ class Noise(Method):
     def plan(self, terms: list[Term], batch: int, generator: torch.Generator) -> list[Term]:
         if not self.clean_through_adversarial_norm:
             return terms
-        return [
-            *terms,
-            *(replace(t, images="clean", weight=0.0) for t in terms if t.images == "adversarial"),
-        ]
+        return [*terms, *(replace(t, images="clean", weight=0.0) for t in terms if t.images == "adversarial")]
 
     def undecayed(self, net: Net) -> list[nn.Parameter]:
         """α takes no weight decay (ours; METHODS 3)."""
-        return [
-            t.alpha for c in seats(net, Conv) for t in c.transforms if isinstance(t, WeightNoise)
-        ]
+        return [t.alpha for c in seats(net, Conv) for t in c.transforms if isinstance(t, WeightNoise)]
 
     def randomised(self, point: Point) -> bool:
         level = point.get("robustness", 0.0)
@@ -171,9 +165,4 @@ class Noise(Method):
 
 def strengths(net: nn.Module) -> list[float]:
     """α of every convolution, in the order of the network: what FLOAT asks to be reported."""
-    return [
-        float(t.strength().detach())
-        for c in seats(net, Conv)
-        for t in c.transforms
-        if isinstance(t, WeightNoise)
-    ]
+    return [float(t.strength().detach()) for c in seats(net, Conv) for t in c.transforms if isinstance(t, WeightNoise)]

@@ -11,11 +11,13 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor, nn
 
-from rheostat.layers import Conv, Dense, Parts, Seat, Transform, append, seats
-from rheostat.method import Method, Term
+from rheostat.methods.base import Method, Term
 from rheostat.nets.base import Net
-from rheostat.norms import Norm, NormSet, Source
-from rheostat.points import Dial, Resolved, check_choice
+from rheostat.nn.layers import Conv, Dense, Parts, Seat, Transform, append, seats
+from rheostat.nn.norms import Norm, NormSet, Source
+from rheostat.points.dial import Dial
+from rheostat.points.resolved import Resolved
+from rheostat.runtime.choices import check_choice
 
 HEADS = ("shared", "per-width")
 
@@ -91,9 +93,7 @@ class Slim(Method):
         object.__setattr__(self, "widths", tuple(self.widths))
         ascending = list(self.widths) == sorted(set(self.widths))
         if not self.widths or not ascending or self.widths[0] <= 0 or self.widths[-1] != 1.0:
-            raise ValueError(
-                f"slim: widths rise from above 0 to 1.0, such as (0.5, 0.75, 1.0), given {self.widths}"
-            )
+            raise ValueError(f"slim: widths rise from above 0 to 1.0, such as (0.5, 0.75, 1.0), given {self.widths}")
         check_choice("slim", "heads", self.heads, HEADS)
 
     def dials(self) -> tuple[Dial, ...]:

@@ -2,8 +2,8 @@
 
 from rheostat.nets.base import NETS, Net, Spec, build
 from rheostat.nets.mobilenet import mobilenet_v2
-from rheostat.nets.resnet import resnet
-from rheostat.nets.small_cnn import small_cnn
-from rheostat.nets.wide_resnet import wide_resnet
+from rheostat.nets.residual import resnet
+from rheostat.nets.small import small_cnn
+from rheostat.nets.wide_residual import wide_resnet
 
 __all__ = ["NETS", "Net", "Spec", "build", "mobilenet_v2", "resnet", "small_cnn", "wide_resnet"]

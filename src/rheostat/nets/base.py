@@ -17,9 +17,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from rheostat.layers import Conv, Dense, Dropout, Normalise
-from rheostat.norms import Norm
-from rheostat.points import Resolved, nearest
+from rheostat.nn.layers import Conv, Dense, Dropout, Normalise
+from rheostat.nn.norms import Norm
+from rheostat.points.resolved import Resolved
+from rheostat.runtime.choices import nearest
 
 P = ParamSpec("P")
 Spec = dict[str, object]
@@ -84,13 +85,7 @@ class FlatClassifier(nn.Module):
     (unless `relu` is False)."""
 
     def __init__(
-        self,
-        features: int,
-        hidden: tuple[int, ...],
-        classes: int,
-        *,
-        dropout: float = 0.5,
-        relu: bool = True,
+        self, features: int, hidden: tuple[int, ...], classes: int, *, dropout: float = 0.5, relu: bool = True
     ) -> None:
         super().__init__()
         sizes = (features, *hidden, classes)
@@ -200,22 +195,17 @@ def check_image(net: str, image: tuple[int, int, int], least: int) -> tuple[int,
     if len(shape) != 3 or shape[0] not in (1, 3):
         raise ValueError(f"{net}: image is (1 or 3, height, width), given {shape}")
     if min(shape[1:]) < least:
-        raise ValueError(
-            f"{net} needs images of at least {least}×{least} pixels, given {shape[1]}×{shape[2]}"
-        )
+        raise ValueError(f"{net} needs images of at least {least}×{least} pixels, given {shape[1]}×{shape[2]}")
     return shape[0], shape[1], shape[2]
 
 
-def normaliser(
-    channels: int, mean: tuple[float, ...] | None, std: tuple[float, ...] | None
-) -> Normalise:
+def normaliser(channels: int, mean: tuple[float, ...] | None, std: tuple[float, ...] | None) -> Normalise:
     """The normalisation layer of a net: the data set's mean and std, or 0.5 and 0.25."""
     chosen_mean = tuple(mean) if mean is not None else (0.5,) * channels
     chosen_std = tuple(std) if std is not None else (0.25,) * channels
     if len(chosen_mean) != channels or len(chosen_std) != channels:
         raise ValueError(
-            f"mean and std need one value per channel ({channels}), given {len(chosen_mean)} and "
-            f"{len(chosen_std)}"
+            f"mean and std need one value per channel ({channels}), given {len(chosen_mean)} and {len(chosen_std)}"
         )
     if any(s <= 0 for s in chosen_std):
         raise ValueError(f"std must be positive, given {chosen_std}")

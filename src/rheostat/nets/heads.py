@@ -12,13 +12,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from rheostat.layers import Conv
 from rheostat.nets.base import Block, ConvBlock, FlatClassifier, Net
 from rheostat.nets.base import Classifier as Pooled
 from rheostat.nets.mobilenet import InvertedResidual
-from rheostat.nets.resnet import BasicBlock, initialise
-from rheostat.norms import Norm
-from rheostat.points import Resolved
+from rheostat.nets.residual import BasicBlock, initialise
+from rheostat.nn.layers import Conv
+from rheostat.nn.norms import Norm
+from rheostat.points.resolved import Resolved
 
 HEADS = ("paper", "light")
 SMALL = 7
@@ -83,10 +83,7 @@ def places(net: Net) -> list[Place]:
         shapes = [f.shape[1:] for f in net.features(torch.zeros(1, *net.image), at)]
     stages = [s for s, count in enumerate(net.stages) for _ in range(count)]
     sizes = [h for _, h, _ in shapes]
-    return [
-        Place(i, c, h, w, len({s for s in sizes[i:] if s < h}), stages[i])
-        for i, (c, h, w) in enumerate(shapes)
-    ]
+    return [Place(i, c, h, w, len({s for s in sizes[i:] if s < h}), stages[i]) for i, (c, h, w) in enumerate(shapes)]
 
 
 def default_positions(net: Net) -> tuple[int, ...]:
@@ -187,9 +184,7 @@ def exits_of(net: Net, positions: tuple[int, ...], heads: str) -> list[Head]:
     last = len(known) - 1
     for position in positions:
         if not 0 <= position < last:
-            raise ValueError(
-                f"exits: no block {position} before the last; allowed: 0 to {last - 1}"
-            )
+            raise ValueError(f"exits: no block {position} before the last; allowed: 0 to {last - 1}")
     family = str(net.spec.get("name"))
     normed = any(isinstance(m, Norm) for m in net.modules())
     out = []

@@ -5,31 +5,14 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor
 
-from rheostat.layers import Conv
-from rheostat.nets.base import (
-    Block,
-    Classifier,
-    ConvBlock,
-    Inner,
-    Net,
-    check_image,
-    normaliser,
-    register,
-)
-from rheostat.nets.resnet import Shortcut, initialise
-from rheostat.norms import Norm
-from rheostat.points import Resolved
+from rheostat.nets.base import Block, Classifier, ConvBlock, Inner, Net, check_image, normaliser, register
+from rheostat.nets.residual import Shortcut, initialise
+from rheostat.nn.layers import Conv
+from rheostat.nn.norms import Norm
+from rheostat.points.resolved import Resolved
 
 # expansion, output channels, blocks, stride of the first block
-STAGES = (
-    (1, 16, 1, 1),
-    (6, 24, 2, 1),
-    (6, 32, 3, 2),
-    (6, 64, 4, 2),
-    (6, 96, 3, 1),
-    (6, 160, 3, 2),
-    (6, 320, 1, 1),
-)
+STAGES = ((1, 16, 1, 1), (6, 24, 2, 1), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1))
 
 
 class InvertedResidual(Block):
@@ -84,11 +67,7 @@ def mobilenet_v2(
     blocks: list[Block] = [ConvBlock(Conv(channels, inside, padding=1, exact=True), Norm(inside))]
     for expansion, out, count, stride in STAGES:
         for i in range(count):
-            blocks.append(
-                InvertedResidual(
-                    inside, scaled(out), expansion=expansion, stride=stride if i == 0 else 1
-                )
-            )
+            blocks.append(InvertedResidual(inside, scaled(out), expansion=expansion, stride=stride if i == 0 else 1))
             inside = scaled(out)
     last = scaled(1280)
     blocks.append(ConvBlock(Conv(inside, last, kernel_size=1), Norm(last)))

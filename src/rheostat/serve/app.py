@@ -14,17 +14,10 @@ from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response
-from prometheus_client import (
-    CONTENT_TYPE_LATEST,
-    CollectorRegistry,
-    Counter,
-    Gauge,
-    Histogram,
-    generate_latest,
-)
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
+from rheostat.serve.decoding import IMAGES, TENSOR, Limits, Refusal, decode
 from rheostat.serve.engine import Engine, Full, Run, Served
-from rheostat.serve.inputs import IMAGES, TENSOR, Limits, Refusal, decode
 from rheostat.serve.ladder import Ladder, Policy, Store, checked, floor, parse
 
 log = logging.getLogger("rheostat.serve")
@@ -62,13 +55,9 @@ class Options:
 def check_host(host: str, options: Options) -> None:
     """ValueError if anybody on the network could turn the dial."""
     if host not in LOOPBACK and options.open_policy:
-        raise ValueError(
-            f"an open policy on {host} lets anybody on the network choose the weakest point; set a token"
-        )
+        raise ValueError(f"an open policy on {host} lets anybody on the network choose the weakest point; set a token")
     if host not in LOOPBACK and options.client_dial:
-        raise ValueError(
-            f"--allow-client-dial on {host} lets an attacker choose the weakest point; it is for loopback"
-        )
+        raise ValueError(f"--allow-client-dial on {host} lets an attacker choose the weakest point; it is for loopback")
 
 
 class _Metrics:
@@ -77,18 +66,12 @@ class _Metrics:
         here = self.registry
         self.images = Counter("rheostat_images", "Images predicted", ["point"], registry=here)
         self.refused = Counter("rheostat_refused", "Requests refused", ["status"], registry=here)
-        self.steps = Counter(
-            "rheostat_ladder_steps", "Steps on the load ladder", ["direction"], registry=here
-        )
+        self.steps = Counter("rheostat_ladder_steps", "Steps on the load ladder", ["direction"], registry=here)
         self.policies = Counter("rheostat_policy_changes", "Changes of policy", registry=here)
         self.waited = Histogram("rheostat_wait_seconds", "Longest wait of a batch", registry=here)
-        self.batch = Histogram(
-            "rheostat_batch_seconds", "Time of a batch in the model", registry=here
-        )
+        self.batch = Histogram("rheostat_batch_seconds", "Time of a batch in the model", registry=here)
         self.waiting = Gauge("rheostat_waiting_images", "Images in the queue", registry=here)
-        self.place = Gauge(
-            "rheostat_ladder_place", "Place on the ladder; 0 is preferred", registry=here
-        )
+        self.place = Gauge("rheostat_ladder_place", "Place on the ladder; 0 is preferred", registry=here)
 
 
 def make_app(served: Service, policy: Policy, options: Options | None = None) -> FastAPI:
@@ -107,8 +90,14 @@ def make_app(served: Service, policy: Policy, options: Options | None = None) ->
             metrics.steps.labels("down" if found.step > 0 else "up").inc()
             log.info("ladder: now at %s (waited %.0f ms)", engine.ladder.name, 1e3 * found.waited)
 
-    engine = Engine(served.runs, Ladder(floor(current, served.measured), current.target_ms), most=options.most,
-                    queue=options.queue, deadline=options.deadline, note=note)  # fmt: skip
+    engine = Engine(
+        served.runs,
+        Ladder(floor(current, served.measured), current.target_ms),
+        most=options.most,
+        queue=options.queue,
+        deadline=options.deadline,
+        note=note,
+    )
 
     def take(new: Policy) -> None:
         # One assignment: a batch reads the ladder once, so it stands at the old or at the new policy.
@@ -133,15 +122,24 @@ def make_app(served: Service, policy: Policy, options: Options | None = None) ->
         follower.cancel()
         await engine.close()
 
-    app = FastAPI(title="Rheostat", description="Predictions at the operating point that policy decides.",
-                  version="1", lifespan=life)  # fmt: skip
+    app = FastAPI(
+        title="Rheostat",
+        description="Predictions at the operating point that policy decides.",
+        version="1",
+        lifespan=life,
+    )
     app.state.engine, app.state.policy = engine, current
     errors: dict[int | str, dict[str, Any]] = {
         code: {"description": text, "content": {"application/json": {"schema": _ERROR}}}
-        for code, text in {400: "Not understood", 408: "The body came too slowly", 413: "Too large",
-                           415: "Not a content type that is taken", 422: "Not images of this model",
-                           503: "The queue is full; see Retry-After"}.items()
-    }  # fmt: skip
+        for code, text in {
+            400: "Not understood",
+            408: "The body came too slowly",
+            413: "Too large",
+            415: "Not a content type that is taken",
+            422: "Not images of this model",
+            503: "The queue is full; see Retry-After",
+        }.items()
+    }
 
     @app.exception_handler(Refusal)
     async def refuse(request: Request, problem: Refusal) -> JSONResponse:
@@ -151,19 +149,31 @@ def make_app(served: Service, policy: Policy, options: Options | None = None) ->
             headers["WWW-Authenticate"] = "Bearer"
         return JSONResponse({"detail": problem.detail}, problem.status, headers)
 
-    @app.post("/v1/predict", summary="Classify images", responses={200: _PREDICTIONS, **errors, 403: _refused("The dial is policy")},
-              openapi_extra={"requestBody": {"required": True, "content": {
-                  kind: {"schema": {"type": "string", "format": "binary"}} for kind in (*IMAGES, TENSOR)}},
-                  "parameters": [{"name": "point", "in": "query", "required": False, "schema": {"type": "string"},
-                                  "description": "Only with --allow-client-dial"}]})  # fmt: skip
+    @app.post(
+        "/v1/predict",
+        summary="Classify images",
+        responses={200: _PREDICTIONS, **errors, 403: _refused("The dial is policy")},
+        openapi_extra={
+            "requestBody": {
+                "required": True,
+                "content": {kind: {"schema": {"type": "string", "format": "binary"}} for kind in (*IMAGES, TENSOR)},
+            },
+            "parameters": [
+                {
+                    "name": "point",
+                    "in": "query",
+                    "required": False,
+                    "schema": {"type": "string"},
+                    "description": "Only with --allow-client-dial",
+                }
+            ],
+        },
+    )
     async def predict(request: Request) -> JSONResponse:
         started = time.perf_counter()
         asked = request.query_params.get("point")
         if asked is not None and not options.client_dial:
-            raise Refusal(
-                403,
-                "the dial is policy, not a field of a request: who may choose it chooses the weakest",
-            )
+            raise Refusal(403, "the dial is policy, not a field of a request: who may choose it chooses the weakest")
         if asked is not None and asked not in served.runs:
             raise Refusal(422, f"no point {asked!r}")
         body = await _body(request, options.limits)
@@ -177,29 +187,42 @@ def make_app(served: Service, policy: Policy, options: Options | None = None) ->
         finally:
             metrics.waiting.set(engine.waiting)
         best = found.argmax(1)
-        return JSONResponse({
-            "point": point,
-            "at": served.points[point],
-            "labels": [served.classes[i] for i in best],
-            "probabilities": [[round(float(p), 6) for p in row] for row in found],
-            "ms": round(1e3 * (time.perf_counter() - started), 3),
-        })  # fmt: skip
+        return JSONResponse(
+            {
+                "point": point,
+                "at": served.points[point],
+                "labels": [served.classes[i] for i in best],
+                "probabilities": [[round(float(p), 6) for p in row] for row in found],
+                "ms": round(1e3 * (time.perf_counter() - started), 3),
+            }
+        )
 
     @app.get("/v1/points", summary="Named points, their measured numbers, and the policy")
     async def points() -> JSONResponse:
         now: Policy = app.state.policy
-        return JSONResponse({
-            "artifact": served.artifact,
-            "classes": list(served.classes),
-            "points": {n: {"at": p, "measured": served.measured[n]} for n, p in served.points.items()},
-            "policy": asdict(now),
-            "current": engine.ladder.name,
-        })  # fmt: skip
+        return JSONResponse(
+            {
+                "artifact": served.artifact,
+                "classes": list(served.classes),
+                "points": {n: {"at": p, "measured": served.measured[n]} for n, p in served.points.items()},
+                "policy": asdict(now),
+                "current": engine.ladder.name,
+            }
+        )
 
-    @app.put("/v1/policy", summary="Change the policy (bearer token)",
-             responses={**{k: errors[k] for k in (400, 408, 413, 422)}, 401: _refused("No valid token"),
-                        403: _refused("This server's policy cannot be changed")},
-             openapi_extra={"security": [{"bearer": []}], "requestBody": {"required": True, "content": {"application/json": {"schema": _POLICY}}}})  # fmt: skip
+    @app.put(
+        "/v1/policy",
+        summary="Change the policy (bearer token)",
+        responses={
+            **{k: errors[k] for k in (400, 408, 413, 422)},
+            401: _refused("No valid token"),
+            403: _refused("This server's policy cannot be changed"),
+        },
+        openapi_extra={
+            "security": [{"bearer": []}],
+            "requestBody": {"required": True, "content": {"application/json": {"schema": _POLICY}}},
+        },
+    )
     async def put_policy(request: Request) -> JSONResponse:
         _authorised(request, options)
         body = await _body(request, options.limits)
@@ -254,28 +277,39 @@ def _authorised(request: Request, options: Options) -> None:
     if options.token is None:
         raise Refusal(403, "this server was started without a token: its policy cannot be changed")
     kind, _, given = request.headers.get("authorization", "").partition(" ")
-    if kind.lower() != "bearer" or not secrets.compare_digest(
-        given.strip().encode(), options.token.encode()
-    ):
+    if kind.lower() != "bearer" or not secrets.compare_digest(given.strip().encode(), options.token.encode()):
         raise Refusal(401, "a valid bearer token is needed")
 
 
 _ERROR = {"type": "object", "required": ["detail"], "properties": {"detail": {"type": "string"}}}
 _POLICY = {
-    "type": "object", "required": ["ladder"], "additionalProperties": False,
-    "properties": {"ladder": {"type": "array", "items": {"type": "string"}, "minItems": 1},
-                   "target_ms": {"type": "number", "exclusiveMinimum": 0, "maximum": 60000},
-                   "min_robust": {"type": "number", "minimum": 0, "maximum": 1}},
-}  # fmt: skip
+    "type": "object",
+    "required": ["ladder"],
+    "additionalProperties": False,
+    "properties": {
+        "ladder": {"type": "array", "items": {"type": "string"}, "minItems": 1},
+        "target_ms": {"type": "number", "exclusiveMinimum": 0, "maximum": 60000},
+        "min_robust": {"type": "number", "minimum": 0, "maximum": 1},
+    },
+}
 _PREDICTIONS = {
     "description": "Labels and probabilities, and the point they were made at",
-    "content": {"application/json": {"schema": {
-        "type": "object", "required": ["point", "at", "labels", "probabilities", "ms"],
-        "properties": {"point": {"type": "string"}, "at": {"type": "object"},
-                       "labels": {"type": "array", "items": {"type": "string"}},
-                       "probabilities": {"type": "array", "items": {"type": "array", "items": {"type": "number"}}},
-                       "ms": {"type": "number"}}}}},
-}  # fmt: skip
+    "content": {
+        "application/json": {
+            "schema": {
+                "type": "object",
+                "required": ["point", "at", "labels", "probabilities", "ms"],
+                "properties": {
+                    "point": {"type": "string"},
+                    "at": {"type": "object"},
+                    "labels": {"type": "array", "items": {"type": "string"}},
+                    "probabilities": {"type": "array", "items": {"type": "array", "items": {"type": "number"}}},
+                    "ms": {"type": "number"},
+                },
+            }
+        }
+    },
+}
 
 
 def _refused(text: str) -> dict[str, Any]:

@@ -10,8 +10,8 @@ from fastapi import FastAPI
 from ray import serve
 
 from rheostat.serve.app import Options, make_app
+from rheostat.serve.backends import service
 from rheostat.serve.ladder import Policy
-from rheostat.serve.service import service
 
 STORE = "rheostat-policy"
 POLL = 0.2
@@ -35,9 +35,9 @@ class ActorStore:
     """The store of `_Holder`, which every replica finds by name."""
 
     def __init__(self) -> None:
-        self.holder: Any = ray.remote(_Holder).options(
-            name=STORE, get_if_exists=True, lifetime="detached", num_cpus=0
-        ).remote()  # fmt: skip
+        self.holder: Any = (
+            ray.remote(_Holder).options(name=STORE, get_if_exists=True, lifetime="detached", num_cpus=0).remote()
+        )
 
     def read(self) -> Policy | None:
         """The policy of the cluster, or None before there is one."""
@@ -68,9 +68,7 @@ def application(
         shared = replace(given, store=ActorStore(), poll=POLL)
         return make_app(service(file, backend=backend, threads=threads), policy, shared)
 
-    @serve.deployment(
-        num_replicas=replicas, ray_actor_options={"num_cpus": threads}, max_ongoing_requests=4096
-    )
+    @serve.deployment(num_replicas=replicas, ray_actor_options={"num_cpus": threads}, max_ongoing_requests=4096)
     @serve.ingress(build)
     class Rheostat:
         pass

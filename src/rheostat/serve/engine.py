@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from rheostat.serve.inputs import Array
+from rheostat.serve.decoding import Array
 from rheostat.serve.ladder import Ladder
 
 Run = Callable[[Array], Array]
@@ -116,9 +116,7 @@ class Engine:
             waited = time.perf_counter() - batch[0].arrived
             step = self.ladder.observe(1e3 * waited, time.monotonic())
             name = batch[0].point or self.ladder.name
-            images = (
-                np.concatenate([j.images for j in batch]) if len(batch) > 1 else batch[0].images
-            )
+            images = np.concatenate([j.images for j in batch]) if len(batch) > 1 else batch[0].images
             started = time.perf_counter()
             try:
                 found = await loop.run_in_executor(self.worker, self.runs[name], images)
@@ -149,11 +147,7 @@ class Engine:
                 await asyncio.wait_for(self.arrived.wait(), left)
         batch, count = [self.jobs.popleft()], 0
         count = len(batch[0].images)
-        while (
-            self.jobs
-            and count + len(self.jobs[0].images) <= self.most
-            and self.jobs[0].point == batch[0].point
-        ):
+        while self.jobs and count + len(self.jobs[0].images) <= self.most and self.jobs[0].point == batch[0].point:
             batch.append(self.jobs.popleft())
             count += len(batch[-1].images)
         self.waiting -= count

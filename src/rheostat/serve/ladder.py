@@ -7,8 +7,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from rheostat.files import write_text
-from rheostat.points import nearest
+from rheostat.runtime.choices import nearest
+from rheostat.runtime.files import write_text
 
 DOWN_AFTER = 3
 """Batches in a row that waited too long before the server steps down."""
@@ -46,9 +46,7 @@ def checked(policy: Policy, measured: dict[str, dict[str, Any]]) -> Policy:
         if name not in measured:
             raise ValueError(f"no point named {name!r}; {nearest(name, measured)}")
     if not floor(policy, measured):
-        raise ValueError(
-            f"no point of the ladder has a measured robust accuracy of {policy.min_robust:g}"
-        )
+        raise ValueError(f"no point of the ladder has a measured robust accuracy of {policy.min_robust:g}")
     return policy
 
 

@@ -15,17 +15,19 @@ import torch
 from fastapi import FastAPI
 from PIL import Image
 
-from rheostat import artifact, data
+from rheostat import data
 from rheostat.attacks import named
-from rheostat.costs import latency, observe
 from rheostat.data import Dataset
-from rheostat.labels import worst_rows
-from rheostat.operating import own_rows, rows_place
-from rheostat.outcomes import aim_at, attack_chunk
-from rheostat.points import Dial, Point
-from rheostat.report import trade_off
-from rheostat.rows import Row
-from rheostat.tunable import Tunable
+from rheostat.deploy.named_points import own_rows, rows_place
+from rheostat.evaluation.attacked import aim_at, attack_chunk
+from rheostat.models import artifact
+from rheostat.models.costs import latency, observe
+from rheostat.models.tunable import Tunable
+from rheostat.points.dial import Dial
+from rheostat.points.point import Point
+from rheostat.reports.page import trade_off
+from rheostat.results.labels import worst_rows
+from rheostat.results.rows import Row
 
 PATH = "/playground"
 SHOWN = 224
@@ -48,24 +50,21 @@ def _test(about: artifact.About, data_dir: Path | None) -> Dataset | None:
         return None  # an image can still be uploaded
 
 
-def build(
-    model: Tunable, about: artifact.About, rows: list[Row], test: Dataset | None
-) -> gr.Blocks:
+def build(model: Tunable, about: artifact.About, rows: list[Row], test: Dataset | None) -> gr.Blocks:
     """The page: a control per dial, an image, and what the point makes of it."""
     classes = about.classes or tuple(str(i) for i in range(model.net.classes))
     eps = float(about.threat.get("eps", 0.1))
     dials = list(model.dials.values())
     look = looker(model, classes, about, rows, test)
     with gr.Blocks(title="Rheostat playground") as page:
-        gr.Markdown(
-            "# Rheostat\nOne network. Turn a dial and see what it costs and what it withstands."
-        )
+        gr.Markdown("# Rheostat\nOne network. Turn a dial and see what it costs and what it withstands.")
         with gr.Row():
             with gr.Column():
                 controls = [_control(d) for d in dials]
                 radius = gr.Slider(0, 2 * eps, eps, label="attack radius eps", elem_id="eps")
-                number = gr.Number(0, precision=0, minimum=0, label="image of the test set", elem_id="number",
-                                   visible=test is not None)  # fmt: skip
+                number = gr.Number(
+                    0, precision=0, minimum=0, label="image of the test set", elem_id="number", visible=test is not None
+                )
                 upload = gr.Image(type="pil", label="or an image of your own", height=160)
             with gr.Column():
                 with gr.Row():
@@ -86,49 +85,39 @@ def build(
 
 def _control(dial: Dial) -> Any:
     if dial.values is not None:
-        return gr.Radio(
-            list(dial.values), value=dial.rest, label=dial.name, elem_id=f"dial-{dial.name}"
-        )
-    return gr.Slider(
-        dial.low, dial.high, dial.rest, step=0.01, label=dial.name, elem_id=f"dial-{dial.name}"
-    )
+        return gr.Radio(list(dial.values), value=dial.rest, label=dial.name, elem_id=f"dial-{dial.name}")
+    return gr.Slider(dial.low, dial.high, dial.rest, step=0.01, label=dial.name, elem_id=f"dial-{dial.name}")
 
 
 def looker(
-    model: Tunable,
-    classes: tuple[str, ...],
-    about: artifact.About,
-    rows: list[Row],
-    test: Dataset | None,
+    model: Tunable, classes: tuple[str, ...], about: artifact.About, rows: list[Row], test: Dataset | None
 ) -> Callable[..., tuple[Any, ...]]:
     """What is computed at every move: images, predictions clean and attacked, cost, curve."""
     norm = about.threat.get("norm", "linf")
 
-    def look(
-        upload: Image.Image | None, number: float, radius: float, *values: float
-    ) -> tuple[Any, ...]:
-        point = Point(
-            **{d.name: float(v) for d, v in zip(model.dials.values(), values, strict=True)}
-        )
+    def look(upload: Image.Image | None, number: float, radius: float, *values: float) -> tuple[Any, ...]:
+        point = Point(**{d.name: float(v) for d, v in zip(model.dials.values(), values, strict=True)})
         x, label = _picked(upload, int(number or 0), test, model.net.image)
         with torch.no_grad():
             before = model(x, point).softmax(1)
         truth = torch.tensor([int(before.argmax()) if label is None else label])
-        found = attack_chunk(
-            aim_at(model, point), x, truth, named("pgd10", eps=radius, norm=norm), (0, "look")
-        )
+        found = attack_chunk(aim_at(model, point), x, truth, named("pgd10", eps=radius, norm=norm), (0, "look"))
         with torch.no_grad():
             after = model(found.adversarial, point).softmax(1)
         spent = observe(model, model.net.image, point)
         took = latency({"x": model.at(point)}, model.net.image, seconds=0.02)["x"].median
         truth_text = "" if label is None else f"; its label is **{classes[label]}**"
         if label is not None and int(before.argmax()) != label:
-            truth_text = (
-                f"; its label is **{classes[label]}**: already wrong, so there is nothing to attack"
-            )
+            truth_text = f"; its label is **{classes[label]}**: already wrong, so there is nothing to attack"
         text = f"**{point.label()}**: {spent.macs / 1e6:.2f} M MACs, {took:.2f} ms an image here{truth_text}."
-        return (_shown(x), _shown(found.adversarial), _scores(before, classes), _scores(after, classes), text,
-                _curve(rows, point))  # fmt: skip
+        return (
+            _shown(x),
+            _shown(found.adversarial),
+            _scores(before, classes),
+            _scores(after, classes),
+            text,
+            _curve(rows, point),
+        )
 
     return look
 
@@ -139,13 +128,9 @@ def _picked(
     channels, height, width = image
     if upload is not None:
         # As the service resizes what it is sent.
-        plain = upload.convert("L" if channels == 1 else "RGB").resize(
-            (width, height), Image.Resampling.BILINEAR
-        )
+        plain = upload.convert("L" if channels == 1 else "RGB").resize((width, height), Image.Resampling.BILINEAR)
         pixels = torch.from_numpy(np.asarray(plain, np.float32) / 255)
-        return (
-            pixels[None, None] if channels == 1 else pixels.permute(2, 0, 1)[None]
-        ).contiguous(), None
+        return (pixels[None, None] if channels == 1 else pixels.permute(2, 0, 1)[None]).contiguous(), None
     if test is None:
         return torch.full((1, *image), 0.5), None
     place = number % len(test)
@@ -170,6 +155,13 @@ def _curve(rows: list[Row], point: Point) -> Any:
     figure = trade_off(found)
     numbers = point.numbers()
     near = min(found, key=lambda r: sum(abs(v - numbers.get(k, v)) for k, v in r["at"].items()))
-    figure.axes[0].plot(100 * near["robust_accuracy"], 100 * near["clean_accuracy"], "o", markersize=16, fillstyle="none",
-                        color="black", markeredgewidth=2)  # fmt: skip
+    figure.axes[0].plot(
+        100 * near["robust_accuracy"],
+        100 * near["clean_accuracy"],
+        "o",
+        markersize=16,
+        fillstyle="none",
+        color="black",
+        markeredgewidth=2,
+    )
     return figure

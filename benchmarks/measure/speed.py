@@ -1,0 +1,308 @@
+"""`make bench`: one process, interleaved, medians with spread. Every figure here is a ratio of one run.
+
+What is measured, and the bar where there is one:
+- OAT ÷ PGD-AT step over the ratio that the number of passes predicts (METHODS, "Speed"), at PGD-2 and
+  PGD-7, on ResNet-18 (≤ 1.08) and on the recipes' narrow ResNet-8 (≤ 1.15);
+- a step of FLOAT against PGD-AT (≤ 0.75), and of OAT against FLOAT (≥ 1.6);
+- images a second, the share of a step outside forward and backward (≤ 10 %), peak memory;
+- a step of every composition against PGD-AT's, beside what its passes predict;
+- a sweep of 11 λ with PGD-20 against 11 separate Foolbox runs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from rheostat import data, nets
+from rheostat.attacks import Attack, training_step_size
+from rheostat.evaluation.attacked import chunks
+from rheostat.evaluation.chunks import Task, measured
+from rheostat.methods.base import everything
+from rheostat.methods.papers import PAPERS, compose
+from rheostat.models.artifact import load_with, versions
+from rheostat.models.costs import observe
+from rheostat.models.tunable import Tunable
+from rheostat.points.point import Point
+from rheostat.results.rows import hardware, write_rows
+from rheostat.runtime.allocator import keep_freed_memory
+from rheostat.runtime.distributed import Ranks
+from rheostat.runtime.seeding import stream
+from rheostat.training.step import Step
+
+RESULTS = Path(__file__).parents[1] / "results" / "speed.jsonl"
+SUPPORT_SHARE = 0.8  # of the rows with λ > 0, how many have λ < 1 and take a clean pass too
+
+
+def predicted(paper: str, batch: int, steps: int) -> float:
+    """Passes of a step over those of PGD-AT at λ = 1; unit: a forward pass of one row."""
+    pgd = batch * (3 + 2 * steps)
+    if paper == "oat":
+        zeros = -(-batch // 6)
+        robust = batch - zeros
+        return (3 * (zeros + SUPPORT_SHARE * robust + robust) + 2 * steps * robust) / pgd
+    return batch / 2 * (3 + 3 + 2 * steps) / pgd
+
+
+def stepper(net: nets.Net, paper: str, batch: int, steps: int, eps: float) -> Callable[[int], float]:
+    """A function that makes one training step and returns its seconds outside forward and backward."""
+    model = Tunable(net, compose(paper)).to_layout(torch.channels_last)
+    attack = Attack("pgd", eps, steps, training_step_size(eps, steps), drop=False)
+    step = Step(model, attack, Ranks())
+    optimiser = torch.optim.SGD(model.parameters(), 0.01, momentum=0.9, weight_decay=5e-4)
+    for parameter in model.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    pool = torch.randint(0, 256, (1024, *net.image), dtype=torch.uint8)
+    labels = torch.randint(0, net.classes, (1024,))
+
+    def run(number: int) -> float:
+        outside = 0.0
+        start = time.perf_counter()
+        rows = torch.randperm(1024, generator=stream("rows", number))[:batch]
+        x, y = data.to_pixels(pool[rows]), labels[rows]
+        terms = model.method.plan(everything(batch), batch, stream("plan", number))
+        optimiser.zero_grad(set_to_none=False)
+        outside += time.perf_counter() - start
+        step.backward(terms, x, y, batch=batch, seed=("bench", number))
+        start = time.perf_counter()
+        optimiser.step()
+        return outside + time.perf_counter() - start
+
+    return run
+
+
+def interleaved(runs: dict[str, Callable[[int], float]], times: int) -> dict[str, list[tuple[float, float]]]:
+    """(seconds, of them outside forward and backward) of each run, taken in turns after a warm-up."""
+    out: dict[str, list[tuple[float, float]]] = {name: [] for name in runs}
+    for number in range(times + 1):
+        for name, run in runs.items():
+            start = time.perf_counter()
+            outside = run(number)
+            if number:
+                out[name].append((time.perf_counter() - start, outside))
+    return out
+
+
+def spread(values: list[float]) -> dict[str, float]:
+    """Median and quartiles."""
+    quarters = statistics.quantiles(values, n=4)
+    return {"median": statistics.median(values), "low": quarters[0], "high": quarters[2]}
+
+
+def row(name: str, a: str, b: str, values: list[float], **more: object) -> dict[str, object]:
+    return {
+        "name": name,
+        "a": a,
+        "b": b,
+        "ratio": spread(values),
+        "n": len(values),
+        "seed": 0,
+        "hardware": hardware(torch.device("cpu")),
+        "versions": versions(),
+        **more,
+    }
+
+
+def training(times: int) -> list[dict[str, object]]:
+    """Steps of OAT and dual against PGD-AT, over the pass-count ratio."""
+    cases = (
+        ("narrow ResNet-8", lambda: nets.resnet(depth=8, image=(1, 28, 28)), 128, 1.15, times),
+        ("ResNet-18", lambda: nets.resnet(depth=18), 64, 1.08, max(times // 2, 4)),
+    )
+    rows = []
+    for net, build, batch, bar, count in cases:
+        for steps in (2, 7):
+            papers = ("oat", "dual", "float", "pgd-at")
+            runs = {p: stepper(build(), p, batch, steps, 0.1) for p in papers}
+            found = interleaved(runs, count)
+            for paper in ("oat", "dual"):
+                ratio = predicted(paper, batch, steps)
+                pairs = zip(found[paper], found["pgd-at"], strict=True)
+                values = [a[0] / b[0] / ratio for a, b in pairs]
+                rows.append(
+                    row(
+                        f"{net}, PGD-{steps}: measured ÷ predicted",
+                        paper,
+                        "pgd-at",
+                        values,
+                        predicted=ratio,
+                        bar=bar if paper == "oat" else None,
+                        images_per_second=batch / statistics.median(t for t, _ in found[paper]),
+                        outside_share=statistics.median(o / t for t, o in found[paper]),
+                        peak_mebibytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+                    )
+                )
+                show(rows[-1])
+            for a, b, bar_name, limit in (("float", "pgd-at", "bar", 0.75), ("oat", "float", "bar_at_least", 1.6)):
+                values = [x[0] / y[0] for x, y in zip(found[a], found[b], strict=True)]
+                rows.append(row(f"{net}, PGD-{steps}: step time", a, b, values, **{bar_name: limit}))
+                show(rows[-1])
+    return rows
+
+
+def passes(model: Tunable, batch: int, steps: int, number: int) -> float:
+    """Passes of one step over those of PGD-AT, by its plan; unit: a forward pass of one row at full width.
+
+    A pass of training is 3 (forward, and backward to weights and input), a step of the attack 2.
+    """
+    widths = model.dials["width"].values if "width" in model.dials else None
+    share = {w: observe(model, model.net.image, Point(width=w)).macs for w in widths or ()}
+    total = 0.0
+    for term in model.method.plan(everything(batch), batch, stream("plan", number)):
+        size = share[float(term.at["width"])] / share[1.0] if share else 1.0
+        total += len(term.rows) * size * (3 + 2 * steps * (term.images != "clean"))
+    return total / (batch * (3 + 2 * steps))
+
+
+def every(times: int) -> list[dict[str, object]]:
+    """A step of every composition against PGD-AT's, PGD-2; those with widths on a wide network too."""
+    rows = stepping("narrow ResNet-8", lambda: nets.resnet(depth=8, image=(1, 28, 28)), list(PAPERS), 128, times)
+    widths = ["pgd-at", "oat", "oats", "float", "float-slim"]
+    return rows + stepping("ResNet-18", lambda: nets.resnet(depth=18), widths, 32, max(times // 3, 4))
+
+
+def stepping(
+    net: str, build: Callable[[], nets.Net], papers: list[str], batch: int, times: int
+) -> list[dict[str, object]]:
+    """Steps of compositions on one network, in turns, against PGD-AT's."""
+    steps = 2
+    runs = {p: stepper(build(), p, batch, steps, 0.1) for p in papers}
+    found = interleaved(runs, times)
+    rows = []
+    for paper in papers:
+        if paper == "pgd-at":
+            continue
+        model = Tunable(build(), compose(paper))
+        # The attack of a multi-exit net takes many passes of prefixes: no count by terms.
+        plain = "exit" not in model.dials
+        counted = [passes(model, batch, steps, n) for n in range(1, times + 1)] if plain else []
+        values = [x[0] / y[0] for x, y in zip(found[paper], found["pgd-at"], strict=True)]
+        rows.append(
+            row(
+                f"{net}, PGD-2: every step ÷ PGD-AT's",
+                paper,
+                "pgd-at",
+                values,
+                predicted=statistics.mean(counted) if counted else None,
+                images_per_second=batch / statistics.median(t for t, _ in found[paper]),
+            )
+        )
+        show(rows[-1])
+    return rows
+
+
+def sweep(times: int, which: str = "oat-digits", images: int = 500) -> list[dict[str, object]]:
+    """11 points with PGD-20: ours against 11 Foolbox runs of the same step in one process; warm against cold.
+
+    Ours drops what fell and lets points share batches; a warm start gives up the latter for a first
+    look at what other points' attacks found.
+    """
+    import foolbox
+
+    model, about = load_with(which)
+    name = about.provenance["recipe"]["data"]["name"]
+    test = data.subset(data.load(name)[1], images)
+    x, y = data.to_pixels(test.images), test.labels
+    eps = about.threat["eps"]
+    points = [Point(robustness=i / 10) for i in range(11)]
+    attack = Attack("pgd20", eps, 20)
+    values, warmer, ours, theirs, speed = [], [], [], [], []
+    for number in range(times):
+        start = time.perf_counter()
+        ours.append(_swept(model, points, attack, test, number, warm=False))
+        middle = time.perf_counter()
+        stood = []
+        for point in points:
+            at = model.at(point)
+            wrapped = foolbox.PyTorchModel(at, bounds=(0, 1))
+            torch.manual_seed(number)
+            reference = foolbox.attacks.LinfPGD(abs_stepsize=attack.size, steps=20)
+            _, (moved,), _ = reference(wrapped, x, y, epsilons=[eps])
+            with torch.no_grad():
+                stood.append(float((at(moved).argmax(1) == y).double().mean()))
+        theirs.append(statistics.mean(stood))
+        last = time.perf_counter()
+        warm = _swept(model, points, attack, test, number, warm=True)
+        end = time.perf_counter()
+        assert warm <= ours[-1] + 0.01
+        values.append((last - middle) / (middle - start))
+        warmer.append((middle - start) / (end - last))
+        speed.append(11 * len(test) / (middle - start))
+    found = row(
+        f"sweep of 11 points, PGD-20, {name}: Foolbox ÷ ours",
+        "foolbox",
+        "rheostat",
+        values,
+        bar_at_least=1.5,
+        images_per_second=statistics.median(speed),
+        robust_accuracy_gap=statistics.mean(ours) - statistics.mean(theirs),
+    )
+    gain = row(f"sweep of 11 points, PGD-20, {name}: cold ÷ warm", "cold", "warm", warmer)
+    show(found)
+    show(gain)
+    return [found, gain]
+
+
+def _swept(model: Tunable, points: list[Point], attack: Attack, test: data.Dataset, seed: int, *, warm: bool) -> float:
+    """Mean RA over points of what `evaluate` measures, chunk by chunk."""
+    task = Task(model, tuple(points), (attack,), seed, warm)
+    standing = [
+        measured(task, data.to_pixels(test.images[part]), test.labels[part], number)["standing"][:, -1]
+        for number, part in enumerate(chunks(test))
+    ]
+    return float(torch.cat(standing, 1).double().mean())
+
+
+def show(found: dict[str, object]) -> None:
+    """One line of the table."""
+    ratio = found["ratio"]
+    assert isinstance(ratio, dict)
+    more = {
+        k: found[k]
+        for k in (
+            "bar",
+            "predicted",
+            "bar_at_least",
+            "images_per_second",
+            "outside_share",
+            "peak_mebibytes",
+            "robust_accuracy_gap",
+        )
+        if found.get(k)
+    }
+    text = ", ".join(f"{k} {v:.3g}" if isinstance(v, float) else f"{k} {v}" for k, v in more.items())
+    print(
+        f"{found['name']:<44} {found['a']:>8}  {ratio['median']:.3f} "
+        f"[{ratio['low']:.3f}, {ratio['high']:.3f}] n={found['n']}  {text}",
+        flush=True,
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--times", type=int, default=12, help="interleaved repetitions")
+    parser.add_argument("--only", choices=["training", "sweep"], help="one part alone")
+    parser.add_argument("--sweep", default="oat-digits", help="the model that is swept")
+    parser.add_argument("--out", type=Path, default=RESULTS)
+    options = parser.parse_args()
+    keep_freed_memory()
+    rows: list[dict[str, object]] = []
+    if options.only != "sweep":
+        rows += training(options.times) + every(options.times)
+    if options.only != "training":
+        rows += sweep(max(options.times // 3, 3), options.sweep)
+    if options.only is None:
+        write_rows(options.out, rows)
+        print(f"wrote {options.out}")
+    print(json.dumps({"hardware": hardware(torch.device("cpu"))}))
+
+
+if __name__ == "__main__":
+    main()

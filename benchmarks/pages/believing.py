@@ -1,0 +1,134 @@
+"""Sections of docs/results.md on the evaluation itself: tiers against AutoAttack, and the L2 rows."""
+
+from __future__ import annotations
+
+from markdown import cell, per_cent, table
+
+from rheostat.results.rows import Row
+
+
+def tiers(rows: list[Row]) -> tuple[str, list[list[str]]]:
+    """quick, standard and AutoAttack at the same points: RA and seconds."""
+    body, claims = [], []
+    total = {"standard": 0.0, "autoattack": 0.0}
+    gaps, flagged = [], set()
+    for run in dict.fromkeys(r["run"] for r in rows):
+        for at in sorted({r["at"]["robustness"] for r in rows if r["run"] == run}):
+            here = [r for r in rows if r["run"] == run and r["at"]["robustness"] == at]
+            standard = [r for r in here if r["tier"] == "standard"]
+            quick = next((r for r in standard if r["attack"]["name"] == "pgd20"), None)
+            worst = next((r for r in standard if r["attack"]["name"] == "worst"), None)
+            auto = next((r for r in here if r["attack"].get("of") == ["autoattack"]), None)
+            if quick is None or worst is None:
+                continue
+            flagged |= set(worst["flags"])
+            body.append(
+                [
+                    run,
+                    f"{at:g}",
+                    per_cent(worst["clean_accuracy"]),
+                    per_cent(quick["robust_accuracy"]),
+                    cell(worst)[1],
+                    "" if auto is None else cell(auto)[1],
+                    f"{quick['seconds']:.0f}",
+                    f"{worst['seconds']:.0f}",
+                    "" if auto is None else f"{auto['seconds']:.0f}",
+                    str(worst["n"]),
+                    ", ".join(worst["flags"]) or "none",
+                ]
+            )
+            if auto is not None:
+                total["standard"] += worst["seconds"]
+                total["autoattack"] += auto["seconds"]
+                gaps.append(100 * (worst["robust_accuracy"] - auto["robust_accuracy"]))
+    if not body:
+        return "", []
+    if gaps:
+        ratio = total["standard"] / total["autoattack"]
+        claims.append(
+            [
+                f"`standard` within 1 point of AutoAttack ({len(gaps)} points of 4)",
+                f"largest gap {max(gaps):.1f} points",
+                "met" if max(gaps) <= 1 else "not met",
+            ]
+        )
+        claims.append(["at most half AutoAttack's time", f"{ratio:.2f}", "met" if ratio <= 0.5 else "not met"])
+    head = [
+        "run",
+        "λ (at-0)",
+        "SA",
+        "RA quick",
+        "RA standard",
+        "RA AutoAttack",
+        "s quick",
+        "s standard",
+        "s AutoAttack",
+        "n",
+        "flags",
+    ]
+    return "## The tiers against AutoAttack\n\n" + table(head, body), claims
+
+
+def l2(rows: list[Row]) -> str:
+    """The L2 recipe along its dial, and at its ends by `standard`."""
+    worst = [r for r in rows if r["attack"]["name"] == "worst"]
+    if not worst:
+        return ""
+    body = [
+        [f"{r['at']['robustness']:g}", r["tier"], *cell(r), str(r["n"]), ", ".join(r["flags"]) or "none"] for r in worst
+    ]
+    eps = worst[0]["attack"]["eps"]
+    return f"## L2, eps {eps:g}: `dual-l2-fashion`\n\n" + table(["t", "tier", "SA", "RA", "n", "flags"], body)
+
+
+def serving(rows: list[Row]) -> tuple[str, list[list[str]]]:
+    """The server under load against ONNX Runtime alone."""
+    body, claims = [], []
+    for r in rows:
+        over = ", ".join(f"{v} × {k}" for k, v in sorted(r["overload"].items()))
+        body.append(
+            [
+                r["name"],
+                str(r["images_per_request"]),
+                f"{r['throughput']:.0f}",
+                f"{r['alone']:.0f}",
+                f"{r['ratio']:.2f}",
+                f"{r['p99_ms']:.0f} ({r['p99_bar_ms']:.0f})",
+                over,
+                f"{r['overload_longest_s']:.1f}",
+            ]
+        )
+        claims.append(
+            [
+                f"{r['name']}: served ÷ ONNX Runtime alone ≥ {r['bar_at_least']:g}",
+                f"{r['ratio']:.2f}",
+                "met" if r["ratio"] >= r["bar_at_least"] else "not met",
+            ]
+        )
+        claims.append(
+            [
+                f"{r['name']}: p99 at 80 % load ≤ deadline + 2 batch times",
+                f"{r['p99_ms']:.0f} ms of {r['p99_bar_ms']:.0f}",
+                "met" if r["p99_ms"] <= r["p99_bar_ms"] else "not met",
+            ]
+        )
+        claims.append(
+            [
+                f"{r['name']}: 2× overload gives 503s and no time-outs",
+                over,
+                "met" if "503" in r["overload"] and set(r["overload"]) <= {"200", "503"} else "not met",
+            ]
+        )
+    if not body:
+        return "", []
+    head = [
+        "network",
+        "images a request",
+        "images/s",
+        "ONNX Runtime alone",
+        "ratio",
+        "p99 ms at 80 % (bar)",
+        "answers at 200 %",
+        "longest, s",
+    ]
+    return "## Serving (`python benchmarks/measure/serve_load.py`)\n\n" + table(head, body), claims

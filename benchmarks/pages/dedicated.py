@@ -1,0 +1,81 @@
+"""The comparison with networks trained for one λ, and curves along a dial: sections of docs/results.md."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+
+from markdown import cell, dial, find, signed, table
+
+from rheostat.results.intervals import paired, reversals
+from rheostat.results.rows import Row, read_bits
+
+LEVELS = (0.0, 0.2, 1.0)
+
+
+def against_dedicated(
+    rows: list[Row], results: Path, run: str, *, dedicated: str = "pgd-at-{}", levels: tuple[float, ...] = LEVELS
+) -> tuple[str, bool | None]:
+    """The comparison at each λ with "at-0": the mean of SA and RA, and domination by paired intervals.
+
+    `dedicated` is what the runs of one λ are called. The verdict is None where a row is missing.
+    """
+    body, met = [], True
+    for level in levels:
+        theirs = next(iter(find(rows, dedicated.format(f"{level:g}"), None)), None)
+        found = [r for r in find(rows, run, "at-0") if r["at"]["robustness"] == level]
+        ours = next((r for r in found if theirs is not None and r["n"] == theirs["n"]), None)
+        if ours is None or theirs is None:
+            return "", None
+        mean = [(r["clean_accuracy"] + r["robust_accuracy"]) / 2 for r in (ours, theirs)]
+        a, b = read_bits(results, ours), read_bits(results, theirs)
+        clean, robust = paired(a[0], b[0]), paired(a[1], b[1])
+        dominated = (clean[2] < 0 and robust[1] <= 0 and robust[0] <= 0) or (
+            robust[2] < 0 and clean[1] <= 0 and clean[0] <= 0
+        )
+        holds = mean[0] >= mean[1] - 0.015 and not dominated
+        met &= holds
+        body.append(
+            [
+                f"{level:g}",
+                *cell(ours),
+                *cell(theirs),
+                f"{100 * (mean[0] - mean[1]):+.1f}",
+                signed(*clean),
+                signed(*robust),
+                "met" if holds else "not met",
+            ]
+        )
+    head = [
+        "λ",
+        f"{run} SA",
+        f"{run} RA",
+        "dedicated SA",
+        "dedicated RA",
+        "(SA+RA)/2",
+        "SA difference, paired",
+        "RA difference, paired",
+        "bar",
+    ]
+    return table(head, body), met
+
+
+def along(rows: list[Row], results: Path, run: str, rule: str | None) -> str:
+    """One line a point, and what EVALUATION's "monotone" says of the curve."""
+    found = find(rows, run, rule) if rule else dial(rows, run)
+    body = [[f"{r['at']['robustness']:g}", *cell(r)] for r in found]
+    bits = [read_bits(results, r) for r in found]
+    # SA must fall: a reversal of the negated curve is a rise.
+    rises = reversals([~c for c, _ in bits])
+    falls = reversals([r for _, r in bits])
+    jumps = [
+        (b["robust_accuracy"] - a["robust_accuracy"]) / (b["at"]["robustness"] - a["at"]["robustness"])
+        for a, b in itertools.pairwise(found)
+    ]
+    text = table(["λ" if rule else "t", "SA", "RA"], body)
+    text += f"\nSA falls: {'yes' if not rises else 'no, it rises after place ' + str(rises)}; "
+    text += f"RA rises: {'yes' if not falls else 'no, it falls after place ' + str(falls)} "
+    text += "(no adjacent reversal whose paired 95 % interval excludes 0). "
+    if rule is None:
+        text += f"Largest RA jump: {10 * max(jumps):.1f} points per 0.1 of the dial."
+    return text + "\n"

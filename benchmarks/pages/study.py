@@ -1,0 +1,327 @@
+"""Sections of docs/results.md on the study: every dial against plain alternatives, CIFAR-10, stronger attacks."""
+
+from __future__ import annotations
+
+import functools
+import sys
+import tomllib
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from groups import GROUPS, METHODS, TWICE, Group, curve, curves, dedicated, reference, steps
+from markdown import cell, find, per_cent, table
+
+from rheostat.reports.page import COLOURS, MARKS
+from rheostat.results.areas import compared
+from rheostat.results.comparison import Difference
+from rheostat.results.labels import worst_rows
+from rheostat.results.rows import Row, read_bits, read_rows
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+HERE = Path(__file__).parents[1] / "queues"
+sys.path.append(str(HERE))
+
+from run_queue import read_queue, recorded  # noqa: E402
+
+SHOWN = ("oat", "dual", "float", "floats-0.3", "smart", "mixing")
+"""The methods that the study's picture shows."""
+
+
+class Areas:
+    """Areas under the dials of a group, compared on the same images; each pair is drawn once."""
+
+    def __init__(self, rows: list[Row], results: Path, group: Group) -> None:
+        self.rows, self.results = rows, results
+        self.reference = reference(rows, group)
+
+    def gap(self, run: str, other: str, *, ends: bool = False) -> tuple[str, str, int] | None:
+        """(text, verdict, n) of a run less another over the most images both have; None where none.
+
+        `ends` takes the other's two ends alone.
+        """
+        mine, theirs = curves(self.rows, run), curves(self.rows, other)
+        shared = set(mine) & set(theirs)
+        if not shared or self.reference is None:
+            return None
+        n = max(shared)
+        a, b = ([read_bits(self.results, r) for r in line[n]] for line in (mine, theirs))
+        gap = Difference(*compared(a, [b[0], b[-1]] if ends else b, self.reference))
+        return gap.text(1e4, 0), gap.verdict, n
+
+
+def alternatives(rows: list[Row], results: Path) -> tuple[str, list[list[str]]]:
+    """Every dial against `dual`, and against logit mixing at twice the compute and at the same."""
+    body, claims = [], []
+    for group in GROUPS:
+        areas = Areas(rows, results, group)
+        for method, run in group.runs.items():
+            if not curves(rows, run):
+                continue
+            line, counts = [], set()
+            for other, name, ends in (
+                ("dual", "dual", False),
+                ("mixing", "two networks mixed, twice the MACs", False),
+                ("mixing", "two networks mixed, equal MACs", True),
+            ):
+                found = None if method == other else areas.gap(run, group.runs[other], ends=ends)
+                line.append(f"{found[0]} {found[1]}" if found else "")
+                if found:
+                    counts.add(str(found[2]))
+                    if method != "mixing":
+                        claims.append([f"{METHODS[method]} against {name} ({group.name})", *found[:2]])
+            body.append([group.name, METHODS[method], ", ".join(sorted(counts)), *line])
+    text = (
+        "## Every dial against plain alternatives\n\nDifference of the area dominated in (SA, RA) above (SA of the "
+        "dedicated model at λ = 1 less 2 points, 0), in square points, on the same images, paired bootstrap 95 %; "
+        "eleven positions of the dial. Logit mixing holds a standard and a robust network: between its ends "
+        "an image costs two passes; at equal MACs it has its two ends alone.\n\n"
+    )
+    head = ["", "method", "n", "less dual", "less logit mixing (twice the MACs)", "less logit mixing (equal MACs)"]
+    return (text + table(head, body), claims) if body else ("", [])
+
+
+def equal_attacks(rows: list[Row], results: Path, speed: list[Row]) -> tuple[str, list[list[str]]]:
+    """Methods that train in halves with as many attacked images as OAT, and OAT with as many updates."""
+    step = steps(speed)
+    body, claims = [], []
+    for group in GROUPS:
+        areas = Areas(rows, results, group)
+        for method, run in group.twice.items():
+            line = curve(rows, run)
+            if not line:
+                continue
+            against_oat = areas.gap(run, group.runs["oat"])
+            against_dual = None if method == "dual" else areas.gap(run, group.twice["dual"])
+            took = 1.0 if method == "oat" else 2 * step[method.partition("-")[0]] / step["oat"]
+            body.append(
+                [
+                    group.name,
+                    TWICE[method],
+                    f"{took:.2f}",
+                    cell(line[0])[0],
+                    cell(line[-1])[1],
+                    *(f"{g[0]} {g[1]}" if g else "" for g in (against_oat, against_dual)),
+                ]
+            )
+            for name, found in (("OAT, 6 epochs", against_oat), ("dual, 12 epochs", against_dual)):
+                if found:
+                    claims.append([f"{TWICE[method]}, against {name} ({group.name})", *found[:2]])
+    text = (
+        "## At equal numbers of attacked images\n\nA method that trains in halves attacks half of each batch, and its "
+        "step is about half as dear as OAT's. Here it has 12 epochs where OAT has 6, and so twice its updates; OAT "
+        "with batches of 64 instead of 128 has as many updates as they at its own cost (its ratio is by passes). "
+        "Areas as above.\n\n"
+    )
+    head = [
+        "",
+        "method",
+        "training time ÷ OAT's (steps of `make bench`)",
+        "SA, t = 0",
+        "RA, t = 1",
+        "less OAT",
+        "less dual, 12 epochs",
+    ]
+    return (text + table(head, body), claims) if body else ("", [])
+
+
+def orders(before: list[list[str]], after: list[list[str]]) -> str:
+    """Comparisons by PGD-20 beside the same under a stronger attack, and how many verdicts change."""
+    found = {line[0]: line[1:] for line in after}
+    body = [[*line, *found[line[0]]] for line in before if line[0] in found]
+    if not body:
+        return ""
+    turned = [line for line in body if line[2] != line[4]]
+    opposite = [line for line in body if {line[2], line[4]} == {"better", "worse"}]
+    text = (
+        "## Do these orders stand under a stronger attack?\n\nPGD-50 on the margin loss after PGD-20, at all eleven "
+        f"points, 1 000 images: {len(turned)} of {len(body)} verdicts change, {len(opposite)} to their opposite. Areas "
+        "are smaller as RA is; what they lie above is an SA, the same under every attack.\n\n"
+    )
+    head = ["", "by PGD-20", "", "by PGD-20 and PGD-50 on the margin", ""]
+    return text + table(head, body)
+
+
+def standard(rows: list[Row], run: str) -> Row | None:
+    """A run's most robust end by `standard`."""
+    found = find(rows, run, None, tier="standard")
+    return next((r for r in found if r["at"].get("robustness", 1.0) == 1.0), None)
+
+
+def cifar(rows: list[Row]) -> str:
+    """The ends of every method on the subset of CIFAR-10."""
+    body = []
+    for seed, group in enumerate(g for g in GROUPS if g.name.startswith("CIFAR")):
+        for level, r in dedicated(rows, group):
+            last = standard(rows, r["run"])
+            body.append(
+                [
+                    f"dedicated λ = {level}",
+                    str(seed),
+                    *cell(r),
+                    "",
+                    "",
+                    per_cent(last["robust_accuracy"]) if last else "",
+                    f"{r['macs']['mean'] / 1e6:.1f} M",
+                    f"{r['params']:,}",
+                    f"{r['train']['seconds']:.0f}",
+                ]
+            )
+        named = [(METHODS[m], run) for m, run in group.runs.items()]
+        named += [(TWICE[m], run) for m, run in group.twice.items()]
+        for name, run in named:
+            found = curve(rows, run)
+            if not found:
+                continue
+            a, b, last = found[0], found[-1], standard(rows, run)
+            body.append(
+                [
+                    name,
+                    str(seed),
+                    *cell(a),
+                    *cell(b),
+                    per_cent(last["robust_accuracy"]) if last else "",
+                    f"{b['macs']['mean'] / 1e6:.1f} M",
+                    f"{b['params']:,}",
+                    f"{b['train']['seconds']:.0f}",
+                ]
+            )
+    if not body:
+        return ""
+    some = next(r for r in worst_rows(rows) if r["run"].startswith("c10-pgd-at-"))
+    text = (
+        f"## CIFAR-10 subset\n\n{some['train']['images']} training images, {some['train']['epochs']} epochs unless "
+        "said otherwise, ResNet-8 of width 16, PGD-2 in training, eps 8/255; PGD-20 on 1 000 test images, `standard` "
+        "on 200. So short a training does not tell what these methods reach; it compares them on equal terms.\n\n"
+    )
+    head = [
+        "",
+        "seed",
+        "SA, t = 0",
+        "RA, t = 0",
+        "SA, t = 1",
+        "RA, t = 1",
+        "RA, t = 1, `standard`",
+        "MACs at t = 1",
+        "parameters",
+        "training s (shared machine)",
+    ]
+    return text + table(head, body)
+
+
+def stronger(rows: list[Row]) -> tuple[str, list[list[str]]]:
+    """The robust end of every run under PGD-20, the tiers above it, and AutoAttack, on the same images."""
+    body, gaps = [], []
+    for run in dict.fromkeys(r["run"] for r in rows if r["tier"] in ("standard", "full")):
+        said: dict[str, Row] = {}
+        for tier in ("standard", "full"):
+            for r in rows:
+                if (r["run"], r["tier"], r["at"].get("robustness", 1.0)) == (run, tier, 1.0):
+                    name = r["attack"]["name"]
+                    # What stands after all attacks of `standard` is the row of its last one.
+                    said |= {name: r} if name in ("pgd20", "square", "autoattack", "worst") else {}
+        if not {"pgd20", "square", "worst"} <= set(said):
+            continue
+        auto = said.get("autoattack")
+        body.append(
+            [
+                run,
+                str(said["worst"]["n"]),
+                per_cent(said["worst"]["clean_accuracy"]),
+                per_cent(said["pgd20"]["robust_accuracy"]),
+                per_cent(said["square"]["robust_accuracy"]),
+                per_cent(auto["robust_accuracy"]) if auto else "",
+                ", ".join(said["worst"]["flags"]) or "none",
+            ]
+        )
+        if auto:
+            gaps.append(100 * (said["square"]["robust_accuracy"] - auto["robust_accuracy"]))
+    if not body:
+        return "", []
+    claims = (
+        [
+            [
+                f"`standard` within 1 point of AutoAttack after it, robust ends of the study ({len(gaps)} runs)",
+                f"largest gap {max(gaps):.1f} points",
+                "met" if max(gaps) <= 1 else "not met",
+            ]
+        ]
+        if gaps
+        else []
+    )
+    text = (
+        "## The robust end under stronger attacks\n\nt = 1, the same images for every attack; AutoAttack (its standard "
+        "version) runs on what `standard` left standing, so that column is what survives both.\n\n"
+    )
+    head = ["run", "n", "SA", "RA by PGD-20 (`quick`)", "`standard`", "and AutoAttack (`full`)", "flags"]
+    return text + table(head, body), claims
+
+
+def picture(rows: list[Row]) -> Figure | None:
+    """Every dial of the study: SA against RA, a panel per data set and seed, dedicated networks as crosses."""
+    from matplotlib.figure import Figure
+
+    shown = [g for g in GROUPS if any(curve(rows, run) for run in g.runs.values())]
+    if not shown:
+        return None
+    figure = Figure(figsize=(11.0, 4.2 * -(-len(shown) // 2)), layout="constrained")
+    for place, group in enumerate(shown):
+        axes = figure.add_subplot(-(-len(shown) // 2), 2, place + 1)
+        for i, method in enumerate(SHOWN):
+            for run, style in ((group.runs.get(method), "-"), (group.twice.get(method), ":")):
+                line = curve(rows, run) if run else []
+                if not line:
+                    continue
+                axes.plot(
+                    *_places(line),
+                    style,
+                    color=COLOURS[i],
+                    marker=MARKS[i] if style == "-" else None,
+                    markersize=4,
+                    linewidth=1.4,
+                    label=METHODS[method] if style == "-" else TWICE[method],
+                )
+        axes.plot(
+            *_places(r for _, r in dedicated(rows, group)), "kx", markersize=8, label="dedicated network at one λ"
+        )
+        axes.set_title(group.name, fontsize=10)
+        axes.set_xlabel("robust accuracy by PGD-20, %")
+        axes.set_ylabel("standard accuracy, %")
+        axes.grid(alpha=0.25)
+    named = [a.get_legend_handles_labels() for a in figure.axes]
+    marks = {name: mark for marks, names in named for mark, name in zip(marks, names, strict=True)}
+    figure.legend(marks.values(), marks.keys(), loc="outside lower center", ncols=4, fontsize=8)
+    return figure
+
+
+def _places(line: Iterable[Row]) -> tuple[list[float], list[float]]:
+    found = list(line)
+    return tuple([100 * r[f"{k}_accuracy"] for r in found] for k in ("robust", "clean"))  # type: ignore[return-value]
+
+
+def state() -> str:
+    """How far the study's queue is, from the rows."""
+    runs = read_queue(HERE / "study.toml")
+    read = functools.cache(read_rows)
+    left = [r.name for r in runs if not recorded(r, read)]
+    return (
+        "## The study's queue\n\n`python benchmarks/queues/run_queue.py benchmarks/queues/study.toml --list` says the same. "
+        f"{len(runs) - len(left)} of {len(runs)} entries have all their rows"
+        + (f"; open: {', '.join(left)}.\n" if left else ".\n")
+    )
+
+
+def papers(rows: list[Row]) -> str:
+    """What of the papers' own settings has run."""
+    body = []
+    for file in sorted((HERE / "paper").glob("*.toml")):
+        for run in tomllib.loads(file.read_text())["run"]:
+            found = [r for r in worst_rows(rows) if r["run"] == run["name"]]
+            where = f"{len(found)} points" if found else "not yet run"
+            body.append([f"`benchmarks/queues/paper/{file.name}`", run["name"], run["recipe"], where])
+    return (
+        "## The papers' own settings\n\nEach needs a CUDA machine; one command continues where the last ended.\n\n"
+        + table(["queue", "run", "recipe", ""], body)
+    )

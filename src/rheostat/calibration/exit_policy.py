@@ -1,0 +1,157 @@
+"""When an input may leave: thresholds fitted on calibrate-fit, and the modes that use them.
+
+Never fitted on test (the public code of RDI-Nets does, by hand): the functions here refuse that split.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from rheostat.attacks.multi_exit import equal_shares, most, taken, uncertainty
+from rheostat.data import Dataset, to_pixels
+from rheostat.methods import Exits
+from rheostat.models.costs import exit_costs
+from rheostat.models.tunable import Tunable
+from rheostat.points.point import Point
+from rheostat.runtime.choices import check_choice
+
+RULES = ("equal-shares", "budget", "accuracy")
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """What a fit gave on its images: thresholds, accuracy, mean MACs, and the share of rows per exit."""
+
+    thresholds: tuple[float, ...]
+    accuracy: float
+    macs: float
+    shares: tuple[float, ...]
+
+
+def _method(model: Tunable) -> Exits:
+    found = model.method.find(Exits)
+    if not isinstance(found, Exits):
+        raise ValueError("this model has no exits")
+    return found
+
+
+@torch.no_grad()
+def stacked(model: Tunable, data: Dataset, point: Point, *, batch: int = 500) -> Tensor:
+    """(N, E, K) logits of all exits on a data set."""
+    out = []
+    for first in range(0, len(data), batch):
+        x = to_pixels(data.images[first : first + batch])
+        at = model.resolve(point.replace(exit=0.0), x)
+        at.scalars["all"] = 1.0  # type: ignore[index]
+        out.append(torch.stack(model.read(x, at).exits, 1))
+    return torch.cat(out)
+
+
+def fit_policy(
+    model: Tunable,
+    data: Dataset,
+    *,
+    rule: str = "equal-shares",
+    macs: float | None = None,
+    accuracy: float | None = None,
+    at: Point | None = None,
+) -> Fitted:
+    """Fit the thresholds of the exits on calibrate-fit, and store them in the model.
+
+    `rule` "equal-shares": every exit takes as many rows. "budget": the mean MACs per image, earlier
+    heads included, are at most `macs`. "accuracy": the cheapest policy whose accuracy is at least
+    `accuracy`. The latter two search thresholds by which every side exit demands one accuracy of
+    those it lets go. Raises ValueError on the test split, or where no policy does what is asked.
+    """
+    method = _method(model)
+    check_choice("exits", "rule", rule, RULES)
+    data.to_choose_on()
+    point = model.checked(at)
+    stack = stacked(model, data, point)
+    costs = torch.tensor(exit_costs(model, point).macs, dtype=torch.float64)
+    unsure = uncertainty(stack[:, :-1], method.measure)
+    right = stack.argmax(-1) == data.labels[:, None]
+
+    def outcome(thresholds: Tensor) -> Fitted:
+        exits = taken(unsure, thresholds)
+        shares = exits.bincount(minlength=stack.shape[1]).double() / len(exits)
+        hits = right[torch.arange(len(exits), device=exits.device), exits]
+        return Fitted(
+            tuple(thresholds.tolist()),
+            float(hits.double().mean()),
+            float((shares.cpu() * costs).sum()),
+            tuple(shares.tolist()),
+        )
+
+    if rule == "equal-shares":
+        found = outcome(equal_shares(unsure))
+    else:
+        asked = {"budget": macs, "accuracy": accuracy}
+        if asked[rule] is None:
+            raise ValueError(f"rule {rule!r} needs {'macs' if rule == 'budget' else 'accuracy'}")
+        wanted = {"macs": macs} if rule == "budget" else {"accuracy": accuracy}
+        top = most(method.measure, stack.shape[-1])
+        found = _searched(unsure, right, outcome, top, **{"macs": None, "accuracy": None, **wanted})
+    device = model.net.get_buffer("thresholds").device
+    model.net.get_buffer("thresholds").copy_(torch.tensor(found.thresholds, device=device))
+    return found
+
+
+def _searched(
+    unsure: Tensor,
+    right: Tensor,
+    outcome: Callable[[Tensor], Fitted],
+    top: float,
+    *,
+    macs: float | None,
+    accuracy: float | None,
+) -> Fitted:
+    """The best of a hundred demands and of leaving by the last exit alone."""
+    levels = torch.linspace(0.0, 1.0, 101).tolist()
+    tried = [outcome(_demanding(unsure, right, level, top)) for level in levels]
+    tried.append(outcome(torch.zeros(unsure.shape[1], device=unsure.device)))
+    if macs is not None:
+        fits = [f for f in tried if f.macs <= macs]
+        if not fits:
+            least = min(f.macs for f in tried)
+            raise ValueError(f"no policy within {macs:g} MACs an image; the least is {least:g}")
+        return max(fits, key=lambda f: f.accuracy)
+    fits = [f for f in tried if accuracy is not None and f.accuracy >= accuracy]
+    if not fits:
+        best = max(f.accuracy for f in tried)
+        raise ValueError(f"no policy of accuracy {accuracy:g} on these images; the best is {best:.4f}")
+    return min(fits, key=lambda f: f.macs)
+
+
+def _demanding(unsure: Tensor, right: Tensor, level: float, top: float) -> Tensor:
+    """Per exit the largest threshold at which the rows it lets go, of those left, are right that often."""
+    rows = torch.ones(len(unsure), dtype=torch.bool, device=unsure.device)
+    found = []
+    for k in range(unsure.shape[1]):
+        order = unsure[rows, k].argsort()
+        sorted_unsure = unsure[rows, k][order]
+        hits = right[rows, k][order].double().cumsum(0)
+        share = hits / torch.arange(1, len(hits) + 1, device=hits.device)
+        good = (share >= level).nonzero()[:, 0]
+        if not len(good):
+            threshold = unsure.new_tensor(0.0)
+        else:
+            last = int(good[-1])
+            after = sorted_unsure[last + 1] if last + 1 < len(hits) else unsure.new_tensor(top * 1.001)
+            threshold = (sorted_unsure[last] + after) / 2
+        found.append(threshold)
+        rows = rows & ~(unsure[:, k] < threshold)
+    return torch.stack(found)
+
+
+@torch.no_grad()
+def anytime(model: Tunable, images: Tensor, point: Point | None = None) -> Iterator[Tensor]:
+    """Logits (B, K) of one exit after another, each as soon as it is there: stop when time is up."""
+    method = _method(model)
+    at = model.resolve(model.checked(point).replace(exit=0.0), images)
+    for _, logits in method.progressive(model.net, images, at):
+        yield logits

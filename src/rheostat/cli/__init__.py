@@ -1,0 +1,5 @@
+"""The command line: names → functions, no logic."""
+
+from rheostat.cli.app import main
+
+__all__ = ["main"]

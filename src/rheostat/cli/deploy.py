@@ -1,0 +1,303 @@
+"""The command line's second half, from curve to deployment: choose, export, bench, card, serve."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+console = Console(highlight=False)
+app = typer.Typer()
+DataDir = Annotated[Path | None, typer.Option(help="Folder of data sets; default RHEOSTAT_DATA, then the cache.")]
+Threads = Annotated[int | None, typer.Option(help="CPU threads.", min=1)]
+Verify = Annotated[bool, typer.Option(help="Check published checksums of data files.")]
+File = Annotated[str, typer.Argument(help="A model file, a run's folder or a packaged name.")]
+
+
+def set_threads(count: int | None) -> None:
+    """Torch's threads, if a number is given."""
+    if count is not None:
+        import torch
+
+        torch.set_num_threads(count)
+
+
+@app.command()
+def choose(
+    run: Annotated[str, typer.Argument(help="A run's folder, or a model file with --rows.")],
+    min_robust: Annotated[float | None, typer.Option(help="Least robust accuracy, 0 to 1.")] = None,
+    min_clean: Annotated[float | None, typer.Option(help="Least clean accuracy, 0 to 1.")] = None,
+    max_macs: Annotated[str | None, typer.Option(help="Most MACs an image: 20M, 1.5G.")] = None,
+    max_latency: Annotated[
+        str | None, typer.Option(help="Most time for one image, folded, on this machine: 5ms.")
+    ] = None,
+    maximise: Annotated[str, typer.Option(help="clean, robust, or the least macs or latency.")] = "clean",
+    confidence: Annotated[float, typer.Option(help="At which all bounds hold together.")] = 0.95,
+    name: Annotated[str | None, typer.Option(help="Store the point in the model's file: safe, balanced, fast.")] = None,
+    rows: Annotated[Path | None, typer.Option(help="Rows file; default the run's.")] = None,
+    data_dir: DataDir = None,
+    threads: Threads = None,
+    verify: Verify = True,
+) -> None:
+    """Choose an operating point from rows on calibrate-choose, by bounds; exit 1 if none keeps the limits."""
+    from rheostat.deploy.choosing import Need
+    from rheostat.deploy.named_points import choose_point, store, told
+    from rheostat.runtime.quantities import quantity
+
+    set_threads(threads)
+    need = Need(
+        min_robust,
+        min_clean,
+        None if max_macs is None else quantity(max_macs, "", "macs"),
+        None if max_latency is None else quantity(max_latency, "ms", "latency"),
+    )
+    found = choose_point(run, need, maximise=maximise, confidence=confidence, rows=rows)
+    for line in told(found):
+        console.print(line, markup=False)
+    if found.chosen is None:
+        sys.exit(1)
+    if name is not None:
+        stored = store(run, name, found.chosen, found, data_dir=data_dir, verify=verify)
+        console.print(
+            f"stored as {name!r}: model.at({name!r}); temperature {stored['temperature']:.2f}, ECE "
+            f"{100 * stored['ece_before']:.1f} → {100 * stored['ece_after']:.1f} %"
+        )
+
+
+@app.command()
+def export(
+    file: File,
+    at: Annotated[str, typer.Option(help="A stored name, or dials: robustness=1 width=0.5.")] = "",
+    to: Annotated[str, typer.Option(help="onnx or torch.")] = "onnx",
+    dial: Annotated[str, typer.Option(help="folded, or live: robustness is an input.")] = "folded",
+    out: Annotated[Path | None, typer.Option(help="Where to write; default NAME.onnx here.")] = None,
+    int8: Annotated[
+        bool, typer.Option("--int8", help="Quantise, and measure SA and RA again (needs the data).")
+    ] = False,
+    examples: Annotated[int, typer.Option(help="Images that int8 is measured on.", min=10)] = 300,
+    data_dir: DataDir = None,
+    threads: Threads = None,
+    verify: Verify = True,
+) -> None:
+    """Write a point as a file for other runtimes, checked against the model; metadata inside."""
+    from rheostat.deploy.exporting import TARGETS
+    from rheostat.deploy.exporting import export as write
+    from rheostat.models import artifact
+    from rheostat.runtime.choices import check_choice
+
+    set_threads(threads)
+    check_choice("export", "dial", dial, ("folded", "live"))
+    check_choice("export", "target", to, TARGETS)
+    model, about = artifact.load_with(file)
+    point = _point(model, at)
+    stem = Path(file).resolve().stem if not Path(file).is_dir() else Path(file).resolve().name
+    name = out or Path(f"{stem}{'-live' if dial == 'live' else f'-{at}' if at in model.points else ''}{TARGETS[to]}")
+    paths = write(model, about, name, at=point, to=to, live=dial == "live", artifact=artifact.digest(file))
+    for path in paths:
+        console.print(f"wrote {path} ({path.stat().st_size / 1e6:.2f} MB)", markup=False)
+    if int8:
+        _int8(file, model, point, paths[0], examples, data_dir, verify)
+
+
+def _point(model: Any, at: str) -> Any:
+    from rheostat.points.grid import parse_grid
+    from rheostat.points.point import Point
+
+    if not at:
+        return Point()
+    if "=" not in at:
+        return at
+    found = parse_grid(at)
+    if len(found) != 1:
+        raise ValueError(f"one point is exported at a time, {at!r} are {len(found)}")
+    return found[0]
+
+
+def _int8(file: str, model: Any, point: Any, path: Path, examples: int, data_dir: Path | None, verify: bool) -> None:
+    from rheostat.data import to_pixels
+    from rheostat.deploy.quantising import measured_again, quantise
+    from rheostat.evaluation.lookup import find_data, find_subject
+
+    subject = find_subject(file, name=None, between=None)
+    fit, test = (
+        find_data(subject, None, split, data_dir=data_dir, examples=n, verify=verify)
+        for split, n in (("calibrate-fit", 256), ("test", examples))
+    )
+    made = quantise(path, path.with_name(f"{path.stem}-int8.onnx"), to_pixels(fit.images))
+    threat = subject.about.threat
+    found = measured_again(model, model.at(point).point, made, test, eps=threat["eps"], norm=threat["norm"])
+    console.print(f"wrote {made} ({made.stat().st_size / 1e6:.2f} MB)", markup=False)
+    console.print(
+        f"float SA {100 * found['float_clean_accuracy']:.1f} RA {100 * found['float_robust_accuracy']:.1f} → int8 SA "
+        f"{100 * found['clean_accuracy']:.1f} RA {100 * found['robust_accuracy']:.1f} (the lower of the float model's "
+        f"PGD-20 transferred, {100 * found['robust_accuracy_transfer']:.1f}, and Square, "
+        f"{100 * found['robust_accuracy_square']:.1f}; n {found['n']}). int8 hides gradients; it does not make robust."
+    )
+
+
+@app.command()
+def bench(
+    file: File,
+    at: Annotated[str, typer.Option(help="Points; default the stored ones, else the dials' ends.")] = "",
+    compiled: Annotated[bool, typer.Option("--compiled", help="Also torch.compile (slow to start).")] = False,
+    seconds: Annotated[float, typer.Option(help="Seconds per form and batch.", min=0.05)] = 0.5,
+    threads: Threads = None,
+) -> None:
+    """What each point costs on this machine: counts, latency and throughput in every form."""
+    from rheostat.deploy.latency import bench as measure
+    from rheostat.models import artifact
+    from rheostat.points.grid import parse_grid
+    from rheostat.points.point import Point
+
+    set_threads(threads)
+    model, about = artifact.load_with(file)
+    points = parse_grid(at) if at else list(model.points.values())
+    if not points:
+        dial = model.dials.get("robustness")
+        points = [Point()] if dial is None else [Point(robustness=v) for v in (dial.low, dial.high)]
+    table = Table(box=None, pad_edge=False)
+    for head in (
+        "point",
+        "form",
+        "params",
+        "non-zeros",
+        "MB",
+        "M MACs",
+        "ms p50/p99, batch 1",
+        "ms p50/p99, batch 32",
+        "images/s",
+    ):
+        table.add_column(head, justify="left" if head in ("point", "form") else "right")
+    for c in measure(model, about, [model.checked(p) for p in points], seconds=seconds, compiled=compiled):
+        table.add_row(
+            c.point.label(),
+            c.form,
+            f"{c.params:,}",
+            f"{c.nonzeros:,}",
+            f"{c.bytes / 1e6:.2f}",
+            f"{c.macs / 1e6:.2f}",
+            *(f"{c.p50[b]:.2f} / {c.p99[b]:.2f}" for b in (1, 32)),
+            f"{c.images_per_second:,.0f}",
+        )
+    console.print(table)
+
+
+@app.command()
+def card(
+    file: File,
+    rows: Annotated[Path | None, typer.Option(help="Rows file; default the run's.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Write here; default to the terminal.")] = None,
+) -> None:
+    """Write a model card from a model's file and its rows."""
+    from rheostat.deploy.named_points import own_rows, rows_place
+    from rheostat.models import artifact
+    from rheostat.reports.card import card as write
+    from rheostat.runtime.files import write_text
+
+    model, about = artifact.load_with(file)
+    own = artifact.digest(file)
+    found = own_rows(rows_place(file, rows), own)
+    text = write(model, about, found, name=Path(file).name, digest=own)
+    if out is None:
+        print(text)
+    else:
+        write_text(out, text)
+        console.print(f"wrote {out}")
+
+
+@app.command()
+def serve(
+    file: File,
+    host: Annotated[str, typer.Option(help="Address; beyond loopback the policy needs a token.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535)] = 8000,
+    ladder: Annotated[str, typer.Option(help="Points, preferred first: safe,balanced,fast. Default all stored.")] = "",
+    target_ms: Annotated[float, typer.Option(help="Wait above which the server steps down the ladder.")] = 50.0,
+    min_robust: Annotated[float, typer.Option(help="No point measured below is ever used.")] = 0.0,
+    token: Annotated[
+        str | None, typer.Option(envvar="RHEOSTAT_TOKEN", help="Who has it may change the policy.")
+    ] = None,
+    open_policy: Annotated[bool, typer.Option("--open-policy", help="No token needed; loopback alone.")] = False,
+    client_dial: Annotated[
+        bool,
+        typer.Option(
+            "--allow-client-dial",
+            help="For labs: ?point=NAME. An attacker who may choose the point chooses the weakest.",
+        ),
+    ] = False,
+    unmeasured: Annotated[
+        bool, typer.Option("--unmeasured-points", help="Also serve t-0, t-0.5, t-1, which nobody measured.")
+    ] = False,
+    backend: Annotated[str, typer.Option(help="onnx or torch.")] = "onnx",
+    state: Annotated[
+        Path | None, typer.Option(help="Where the policy is kept; default policy.json beside the model.")
+    ] = None,
+    max_batch: Annotated[int, typer.Option(help="Images in a batch.", min=1)] = 64,
+    queue: Annotated[int, typer.Option(help="Images that may wait; then 503.", min=1)] = 512,
+    deadline_ms: Annotated[float, typer.Option(help="How long a request waits for company.", min=0)] = 5.0,
+    body_seconds: Annotated[float, typer.Option(help="How long a body may take.", min=0.1)] = 10.0,
+    max_mb: Annotated[float, typer.Option(help="Largest body.", min=0.001)] = 8.0,
+    playground: Annotated[
+        bool, typer.Option("--playground", help="A page with sliders at /playground; loopback alone.")
+    ] = False,
+    threads: Threads = None,
+    data_dir: DataDir = None,
+) -> None:
+    """Serve the stored points over HTTP. The dial is policy: no request can name its point."""
+    import logging
+
+    try:
+        import uvicorn
+
+        from rheostat.serve.app import LOOPBACK, Options, check_host, make_app
+    except ImportError as error:
+        raise ValueError(f"serving needs {error.name}: pip install 'rheostat[serve]'") from None
+    from rheostat.models import artifact
+    from rheostat.serve.backends import service
+    from rheostat.serve.decoding import Limits
+    from rheostat.serve.ladder import FileStore, Policy
+
+    set_threads(threads)
+    place = artifact.locate(file)
+    packaged = place in artifact.packaged().values()
+    kept = state or (Path("policy.json") if packaged else place.with_name("policy.json"))
+    limits = Limits(round(max_mb * 2**20), max_images=max_batch, body_seconds=body_seconds)
+    options = Options(
+        token, open_policy, client_dial, FileStore(kept), None, limits, max_batch, queue, deadline_ms / 1e3
+    )
+    check_host(host, options)
+    served = service(file, backend=backend, threads=threads, every=unmeasured)
+    names = tuple(n for n in ladder.split(",") if n) or tuple(served.points)
+    web = make_app(served, Policy(names, target_ms, min_robust), options)
+    if playground:
+        if host not in LOOPBACK:
+            raise ValueError("the playground turns the dial freely, so it is for loopback")
+        try:
+            from rheostat.serve.playground import mount
+        except ImportError as error:
+            raise ValueError(f"the playground needs {error.name}: pip install 'rheostat[playground]'") from None
+        web = mount(web, file, data_dir=data_dir)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
+    if client_dial:
+        console.print("the dial is open to clients: whoever may choose the point chooses the weakest", style="red")
+    where = host if host in LOOPBACK else f"{host} (reachable from the network)"
+    console.print(
+        f"serving {', '.join(served.points)} of {place} on http://{where}:{port}; docs at /docs", markup=False
+    )
+    config = uvicorn.Config(
+        web,
+        host=host,
+        port=port,
+        log_level="warning",
+        timeout_keep_alive=15,
+        timeout_graceful_shutdown=30,
+        limit_concurrency=4096,
+        h11_max_incomplete_event_size=65536,
+    )
+    server = uvicorn.Server(config)
+    server.run()
+    if not server.started:
+        sys.exit(1)

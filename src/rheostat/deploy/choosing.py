@@ -1,0 +1,196 @@
+"""An operating point chosen from rows: bounds that hold for all points looked at, and what comes nearest.
+
+Only rows of the calibrate-choose split are taken: nothing else saw those images, neither training nor
+thresholds nor the dial's map, and the test split stays for the report.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from rheostat.points.point import Point
+from rheostat.results.intervals import exact
+from rheostat.results.rows import Row
+from rheostat.runtime.choices import nearest
+
+SPLIT = "calibrate-choose"
+GOALS = ("clean", "robust", "macs", "latency")
+"""What may be made best: accuracies are maximised, costs minimised."""
+
+
+@dataclass(frozen=True)
+class Need:
+    """What a point must keep: shares in [0, 1], MACs an image, milliseconds at batch 1; None: no limit."""
+
+    min_robust: float | None = None
+    min_clean: float | None = None
+    max_macs: float | None = None
+    max_latency: float | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("min_robust", "min_clean"):
+            value = getattr(self, name)
+            if value is not None and not 0 <= value <= 1:
+                raise ValueError(f"{name} is a share from 0 to 1, given {value:g}")
+        for name in ("max_macs", "max_latency"):
+            value = getattr(self, name)
+            if value is not None and value <= 0:
+                raise ValueError(f"{name} must be above 0, given {value:g}")
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A point with its measured numbers and one-sided lower bounds on both accuracies."""
+
+    point: Point
+    clean: float
+    robust: float
+    clean_bound: float
+    robust_bound: float
+    macs: float
+    latency: float | None
+    attacks: tuple[str, ...]
+    tier: str
+    flags: tuple[str, ...]
+    n: int
+
+    def lacks(self, need: Need) -> dict[str, float]:
+        """By how much each need is missed, as a share of it; nothing: all are kept."""
+        found: dict[str, float] = {}
+        for name, limit, bound in (
+            ("min_robust", need.min_robust, self.robust_bound),
+            ("min_clean", need.min_clean, self.clean_bound),
+        ):
+            if limit is not None and bound < limit:
+                found[name] = (limit - bound) / limit
+        for name, limit, cost in (
+            ("max_macs", need.max_macs, self.macs),
+            ("max_latency", need.max_latency, self.latency),
+        ):
+            if limit is not None and cost is None:
+                raise ValueError("a limit on latency needs measured latencies")
+            if limit is not None and cost is not None and cost > limit:
+                found[name] = (cost - limit) / limit
+        return found
+
+    def worth(self, goal: str) -> float:
+        """What is made best; larger is better."""
+        if goal == "latency" and self.latency is None:
+            raise ValueError("latency as the goal needs measured latencies")
+        values = {
+            "clean": self.clean_bound,
+            "robust": self.robust_bound,
+            "macs": -self.macs,
+            "latency": -(self.latency or 0.0),
+        }
+        return values[goal]
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The answer: the best point that keeps every need, the next, and the Pareto front.
+
+    `chosen` is None where none does; `closest` is then the one that misses least.
+    """
+
+    chosen: Candidate | None
+    runner_up: Candidate | None
+    closest: Candidate | None
+    front: tuple[Candidate, ...]
+    confidence: float
+    looked_at: int
+    goal: str
+    need: Need = field(default_factory=Need)
+
+
+def lower_bound(successes: int, n: int, *, confidence: float) -> float:
+    """One-sided exact (Clopper–Pearson) lower bound of a share."""
+    if not 0 < confidence < 1:
+        raise ValueError(f"confidence lies between 0 and 1, given {confidence:g}")
+    return exact(successes, n, level=2 * confidence - 1)[0]
+
+
+def candidates(
+    rows: list[Row], *, confidence: float = 0.95, latencies: dict[Point, float] | None = None
+) -> list[Candidate]:
+    """Every measured point with bounds that hold together: Bonferroni over points and both accuracies.
+
+    Where a point was measured in several tiers the row of most attacks counts. ValueError on rows of
+    any other split, on rows of several models, and where there are none.
+    """
+    found: dict[Point, Row] = {}
+    for row in rows:
+        if row["attack"]["name"] != "worst" or row["knowledge"] != "known" or row["rule"] is not None:
+            continue
+        if row["split"] != SPLIT:
+            continue
+        point = Point(**row["at"])
+        if point not in found or len(row["attack"]["of"]) > len(found[point]["attack"]["of"]):
+            found[point] = row
+    if not found:
+        splits = sorted({r["split"] for r in rows})
+        raise ValueError(
+            f"no rows of split {SPLIT!r} (there are: {', '.join(splits) or 'none'}); measure with "
+            f"`rheostat evaluate RUN --split {SPLIT}`: nothing is chosen on test"
+        )
+    if len({r["artifact"] for r in found.values()}) > 1:
+        raise ValueError("the rows are of several models; choose from the rows of one")
+    each = 1 - (1 - confidence) / (2 * len(found))
+    return [
+        Candidate(
+            point,
+            r["clean_accuracy"],
+            r["robust_accuracy"],
+            lower_bound(round(r["clean_accuracy"] * r["n"]), r["n"], confidence=each),
+            lower_bound(round(r["robust_accuracy"] * r["n"]), r["n"], confidence=each),
+            r["macs"]["mean"],
+            (latencies or {}).get(point),
+            tuple(r["attack"]["of"]),
+            r["tier"],
+            tuple(r["flags"]),
+            r["n"],
+        )
+        for point, r in found.items()
+    ]
+
+
+def choose(
+    rows: list[Row],
+    need: Need,
+    *,
+    maximise: str = "clean",
+    confidence: float = 0.95,
+    latencies: dict[Point, float] | None = None,
+) -> Choice:
+    """The point whose bound is best among those whose bounds keep every need.
+
+    `maximise`: clean or robust accuracy, or the least macs or latency.
+    """
+    if maximise not in GOALS:
+        raise ValueError(f"no goal {maximise!r}; {nearest(maximise, GOALS)}")
+    found = candidates(rows, confidence=confidence, latencies=latencies)
+    # Ties go to the more robust, then the cheaper: a stable order whatever the rows' order.
+    ranked = sorted(found, key=lambda c: (-c.worth(maximise), -c.robust_bound, c.macs))
+    good = [c for c in ranked if not c.lacks(need)]
+    closest = None if good else min(ranked, key=lambda c: sum(c.lacks(need).values()))
+    return Choice(
+        good[0] if good else None,
+        good[1] if len(good) > 1 else None,
+        closest,
+        front(found),
+        confidence,
+        len(found),
+        maximise,
+        need,
+    )
+
+
+def front(found: list[Candidate]) -> tuple[Candidate, ...]:
+    """Those that no other point beats in clean accuracy, robust accuracy and MACs at once."""
+
+    def beats(a: Candidate, b: Candidate) -> bool:
+        pairs = ((a.clean, b.clean), (a.robust, b.robust), (-a.macs, -b.macs))
+        return all(x >= y for x, y in pairs) and any(x > y for x, y in pairs)
+
+    kept = [c for c in found if not any(beats(o, c) for o in found)]
+    return tuple(sorted(kept, key=lambda c: c.robust))

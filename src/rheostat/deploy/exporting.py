@@ -1,0 +1,241 @@
+"""A model as a file for other runtimes: ONNX or torch.export, folded at a point or with its dial live.
+
+Every file says what it is (dials, point, classes, preprocessing, measured numbers) in its metadata, and is
+checked against the model before it gets its name.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import tempfile
+import warnings
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from rheostat.deploy.onnx_session import KEY, Session
+from rheostat.methods.exits import Exits, policy
+from rheostat.models.artifact import About, versions
+from rheostat.models.folding import foldable
+from rheostat.models.tunable import Tunable
+from rheostat.points.point import Point
+from rheostat.runtime.choices import nearest
+from rheostat.runtime.files import write_bytes
+
+TARGETS = {"onnx": ".onnx", "torch": ".pt2"}
+PARITY = 1e-4
+"""The largest difference of a logit between file and model, as a share of the largest logit."""
+
+
+class Live(nn.Module):
+    """images (B, C, H, W), robustness (B,) → logits (B, K): the dial is an input."""
+
+    def __init__(self, model: Tunable, fixed: Point) -> None:
+        super().__init__()
+        self.model, self.fixed = model, fixed
+
+    def forward(self, images: Tensor, robustness: Tensor) -> Tensor:
+        logits: Tensor = self.model(images, self.fixed.replace(robustness=robustness))
+        return logits
+
+
+class Stage(nn.Module):
+    """Features → (features, logits of the exit behind them): the blocks from one exit to the next."""
+
+    def __init__(self, model: Tunable, point: Point, number: int) -> None:
+        super().__init__()
+        self.model, self.point, self.number = model, point, number
+        exits = model.method.find(Exits)
+        assert isinstance(exits, Exits)
+        ends = [*exits.positions, len(model.net.blocks) - 1]
+        self.first = 0 if number == 0 else ends[number - 1] + 1
+        self.last = ends[number]
+        self.final = number == len(ends) - 1
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        net = self.model.net
+        at = self.model.resolve(self.point, x)
+        if self.number == 0:
+            x = net.enter(x)
+        for block in range(self.first, self.last + 1):
+            x = net.blocks[block](x, at)
+        logits = net.classifier(x, at) if self.final else net.exits[self.number](x, at)  # type: ignore[index,operator]
+        return x, logits.float()
+
+
+def describe(model: Tunable, about: About, point: Point, name: str | None, artifact: str) -> dict[str, Any]:
+    """What a file says of itself."""
+    measured = about.measured.get(name, {}) if name else {}
+    return {
+        "artifact": artifact,
+        "composition": repr(model.method),
+        "point": point.numbers(),
+        "name": name,
+        "measured": measured,
+        "temperature": measured.get("temperature", 1.0),
+        "dials": {d.name: {"low": d.low, "high": d.high, "values": d.values} for d in model.dials.values()},
+        "points": {k: p.numbers() for k, p in model.points.items()},
+        "classes": list(about.classes),
+        "preprocessing": {
+            "image": list(model.net.image),
+            "range": [0.0, 1.0],
+            "layout": "NCHW",
+            "normalised": "inside the file",
+        },
+        "threat": about.threat,
+        "versions": versions(),
+    }
+
+
+def export(
+    model: Tunable,
+    about: About,
+    out: Path,
+    *,
+    at: str | Point | None = None,
+    to: str = "onnx",
+    live: bool = False,
+    artifact: str = "",
+    images: Tensor | None = None,
+) -> list[Path]:
+    """Write the files of a point, and return their paths.
+
+    Folded: one plain network. `live`: `robustness` is an input, one value per row; one file per width.
+    A point with live exits: one file per stage, which `Session` runs with real early exit. `images`
+    (n, C, H, W), n ≥ 2: what parity is checked on (default: noise). Raises ValueError where a point
+    has no such file, or a file does not give what the model gives.
+    """
+    if to not in TARGETS:
+        raise ValueError(f"no target {to!r}; {nearest(to, TARGETS)}")
+    name = at if isinstance(at, str) else None
+    point = model.at(at).point
+    numbers = point.numbers()
+    model = model.to(torch.device("cpu")).to_layout(torch.contiguous_format)
+    x = torch.rand(3, *model.net.image) if images is None else images
+    about_file = describe(model, about, point, name, artifact)
+    if live:
+        return _live(model, point, out, to, about_file, x)
+    if model.method.live(point):
+        if to != "onnx":
+            raise ValueError("live exits are exported as ONNX stages; give --to onnx, or exit=0")
+        return _stages(model, point, out, about_file, x)
+    folded = foldable(model, point)
+    if folded is None:
+        raise ValueError(
+            f"{point} is not one fixed network (it draws noise or mixes passes), so it has no folded "
+            f"file; give another point, or the dial live ({numbers})"
+        )
+    with torch.no_grad():
+        expected = model(x, point)
+    return [_write(folded, (x,), ("images",), out, to, about_file, [expected])]
+
+
+def _live(model: Tunable, point: Point, out: Path, to: str, about: dict[str, Any], x: Tensor) -> list[Path]:
+    if "robustness" not in model.dials or model.dials["robustness"].structural:
+        raise ValueError("this model has no robustness dial that could be an input of the file")
+    if model.method.live(point) or model.method.randomised(point):
+        raise ValueError(f"{point} has live exits or draws noise; it cannot be one graph with a live dial")
+    widths = model.dials["width"].values if "width" in model.dials else None
+    levels = torch.linspace(0, 1, len(x))
+    paths = []
+    for width in widths or (None,):
+        fixed = point if width is None else point.replace(width=width)
+        place = out if width is None else out.with_name(f"{out.stem}-width-{width:g}{out.suffix}")
+        with torch.no_grad():
+            expected = model(x, fixed.replace(robustness=levels))
+        said = about | {
+            "live": ["robustness"],
+            "point": {k: v for k, v in fixed.numbers().items() if k != "robustness"},
+        }
+        paths.append(_write(Live(model, fixed), (x, levels), ("images", "robustness"), place, to, said, [expected]))
+    return paths
+
+
+def _stages(model: Tunable, point: Point, out: Path, about: dict[str, Any], x: Tensor) -> list[Path]:
+    exits = model.method.find(Exits)
+    assert isinstance(exits, Exits)
+    depth = int(point.numbers()["depth"])
+    thresholds = (policy(model.net) * point.numbers()["exit"]).tolist()[: depth - 1]
+    with torch.no_grad():
+        whole = model(x, point)
+    paths, features = [], x
+    for number in range(depth):
+        stage = Stage(model, point, number)
+        with torch.no_grad():
+            expected = stage(features)
+        said = about | {"stage": number, "stages": depth, "thresholds": thresholds, "measure": exits.measure}
+        place = out if number == 0 else out.with_name(f"{out.stem}.stage-{number}{out.suffix}")
+        paths.append(_write(stage, (features,), ("features",), place, "onnx", said, list(expected)))
+        features = expected[0]
+    found = torch.from_numpy(Session(out)(x.numpy()))
+    _compare(found, whole, out)
+    return paths
+
+
+def _write(
+    module: nn.Module,
+    inputs: tuple[Tensor, ...],
+    names: Sequence[str],
+    out: Path,
+    to: str,
+    about: dict[str, Any],
+    expected: list[Tensor],
+) -> Path:
+    batch = torch.export.Dim("batch", min=1, max=65535)
+    shapes = tuple({0: batch} for _ in inputs)
+    text = json.dumps(about)
+    with tempfile.TemporaryDirectory() as folder, _quiet(), torch.no_grad():
+        temporary = Path(folder) / f"x{out.suffix}"
+        if to == "torch":
+            program = torch.export.export(module.eval(), inputs, dynamic_shapes=shapes)
+            torch.export.save(program, temporary, extra_files={f"{KEY}.json": text})
+            again = torch.export.load(temporary).module()(*inputs)
+            found = list(again) if isinstance(again, tuple) else [again]
+        else:
+            outputs = ["passed", "logits"] if len(expected) == 2 else ["logits"]
+            onnx = torch.onnx.export(
+                module.eval(),
+                inputs,
+                dynamo=True,
+                dynamic_shapes=shapes,
+                input_names=list(names),
+                output_names=outputs,
+                verbose=False,
+            )
+            assert onnx is not None
+            onnx.model.metadata_props[KEY] = text
+            onnx.save(temporary)
+            ran = Session.plain(temporary).run(
+                None, {n: np.ascontiguousarray(v.numpy()) for n, v in zip(names, inputs, strict=True)}
+            )
+            found = [torch.from_numpy(v) for v in ran]
+        for a, b in zip(found, expected, strict=True):
+            _compare(a, b, out)
+        write_bytes(out, temporary.read_bytes())
+    return out
+
+
+def _compare(found: Tensor, expected: Tensor, out: Path) -> None:
+    gap = float((found - expected).abs().max() / max(1.0, float(expected.abs().max())))
+    if not gap <= PARITY:
+        raise ValueError(f"{out.name} does not give what the model gives: off by {gap:.2g} of the largest output")
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """The exporter's progress and its notes on packages that are not needed."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)

@@ -1,0 +1,69 @@
+"""What a point costs on this machine, in every form it can be run in."""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from rheostat.deploy.exporting import export
+from rheostat.deploy.onnx_session import Session, SessionModule
+from rheostat.models.artifact import About
+from rheostat.models.costs import latency, observe
+from rheostat.models.folding import foldable
+from rheostat.models.tunable import Tunable
+from rheostat.points.point import Point
+
+
+@dataclass(frozen=True)
+class Cost:
+    """One form of one point: counts, and milliseconds of a pass at batch 1 and 32."""
+
+    point: Point
+    form: str
+    params: int
+    nonzeros: int
+    bytes: int
+    macs: int
+    p50: dict[int, float]
+    p99: dict[int, float]
+    images_per_second: float
+
+
+def bench(
+    model: Tunable, about: About, points: list[Point], *, seconds: float = 0.5, compiled: bool = False
+) -> list[Cost]:
+    """Costs of every point as eager, folded, ONNX Runtime and (asked for) compiled; measured in turn."""
+    found: list[Cost] = []
+    for point in points:
+        forms: dict[str, nn.Module] = {"eager": model.at(point)}
+        folded = foldable(model, point)
+        if folded is not None:
+            forms["folded"] = folded
+            if compiled:
+                forms["compiled"] = torch.compile(folded)  # type: ignore[assignment]
+        with tempfile.TemporaryDirectory() as folder:
+            if folded is not None or model.method.live(point):
+                file = Path(folder) / "x.onnx"
+                export(model, about, file, at=point)
+                forms["ONNX Runtime"] = SessionModule(Session(file, threads=torch.get_num_threads()))
+            times = {batch: latency(forms, model.net.image, batch=batch, seconds=seconds) for batch in (1, 32)}
+        cost = observe(model, model.net.image, point)
+        found += [
+            Cost(
+                point,
+                name,
+                cost.params,
+                cost.nonzeros,
+                cost.bytes,
+                cost.macs,
+                {b: t[name].median for b, t in times.items()},
+                {b: t[name].p99 for b, t in times.items()},
+                1000 * 32 / times[32][name].median,
+            )
+            for name in forms
+        ]
+    return found

@@ -1,0 +1,124 @@
+"""From a run's rows to a named operating point in its file: limits, latency, temperature, storing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from rheostat.calibration.temperature import calibrated
+from rheostat.deploy.choosing import SPLIT, Candidate, Choice, Need, choose
+from rheostat.evaluation.lookup import find_data, find_subject
+from rheostat.models import artifact
+from rheostat.models.costs import latency
+from rheostat.models.folding import foldable
+from rheostat.models.tunable import Tunable
+from rheostat.points.point import Point
+from rheostat.results.rows import Row, read_rows
+
+
+def rows_place(which: str, rows: Path | None = None) -> Path | None:
+    """The rows file that is named, or the one beside a run's model; None beside a lone file."""
+    return rows or (Path(which) / "rows.jsonl" if Path(which).is_dir() else None)
+
+
+def own_rows(place: Path | None, digest: str) -> list[Row]:
+    """The rows in a file that are of the model with this hash; none where there is no file."""
+    return [] if place is None else [r for r in read_rows(place) if r["artifact"] == digest]
+
+
+def rows_of(which: str, rows: Path | None) -> list[Row]:
+    """The rows of a run that are of the model in its file; ValueError says where they should be."""
+    place = rows_place(which, rows)
+    if place is None or not place.is_file():
+        raise ValueError(
+            f"no rows beside {which}; measure with `rheostat evaluate {which} --split {SPLIT}` (or say "
+            "where they are with --rows)"
+        )
+    own = artifact.digest(which)
+    found = own_rows(place, own)
+    if not found:
+        raise ValueError(f"{place} has no rows of the model in {which} (hash {own})")
+    return found
+
+
+def latencies(model: Tunable, points: list[Point], *, seconds: float = 0.3) -> dict[Point, float]:
+    """Median milliseconds of one image at each point, folded where it folds."""
+    found: dict[Point, float] = {}
+    for point in points:
+        module = foldable(model, point) or model.at(point)
+        found[point] = latency({"x": module}, model.net.image, seconds=seconds)["x"].median
+    return found
+
+
+def choose_point(
+    which: str, need: Need, *, maximise: str = "clean", confidence: float = 0.95, rows: Path | None = None
+) -> Choice:
+    """The point of a run that keeps every need; see `choose`. Latency is measured here if it matters."""
+    measured = rows_of(which, rows)
+    times = None
+    if need.max_latency is not None or maximise == "latency":
+        model = artifact.load(which)
+        every = {Point(**r["at"]) for r in measured if r["split"] == SPLIT and r["at"]}
+        times = latencies(model, sorted(every, key=lambda p: p.label()))
+    return choose(measured, need, maximise=maximise, confidence=confidence, latencies=times)
+
+
+def store(
+    which: str, name: str, found: Candidate, choice: Choice, *, data_dir: Path | None = None, verify: bool = True
+) -> dict[str, Any]:
+    """Name a chosen point in the model's file, with its numbers and a fitted temperature; the numbers."""
+    subject = find_subject(which, name=None, between=None)
+    assert isinstance(subject.model, Tunable)
+    halves = [
+        find_data(subject, None, split, data_dir=data_dir, examples=None, verify=verify)
+        for split in ("calibrate-fit", SPLIT)
+    ]
+    point = subject.model.checked(found.point)
+    numbers: dict[str, Any] = {
+        "clean_accuracy": found.clean,
+        "robust_accuracy": found.robust,
+        "clean_bound": found.clean_bound,
+        "robust_bound": found.robust_bound,
+        "confidence": choice.confidence,
+        "looked_at": choice.looked_at,
+        "measured_under": list(found.attacks),
+        "tier": found.tier,
+        "split": SPLIT,
+        "n": found.n,
+        "macs": found.macs,
+        "latency_ms": found.latency,
+        "flags": list(found.flags),
+        **calibrated(subject.model, point, *halves),
+    }
+    artifact.name_point(which, name, point, numbers)
+    return numbers
+
+
+def told(choice: Choice) -> list[str]:
+    """The answer in lines a person reads; a robust accuracy is measured, never guaranteed."""
+
+    def line(what: str, c: Candidate) -> str:
+        cost = f"{c.macs / 1e6:.2f} M MACs" + ("" if c.latency is None else f", {c.latency:.2f} ms")
+        raised = f"; raised: {', '.join(c.flags)}" if c.flags else ""
+        return (
+            f"{what}: {c.point.label()}: clean {100 * c.clean:.1f} % (≥ {100 * c.clean_bound:.1f}), robust "
+            f"{100 * c.robust:.1f} % (≥ {100 * c.robust_bound:.1f}) measured under {', '.join(c.attacks)}; "
+            f"{cost}{raised}"
+        )
+
+    lines = []
+    if choice.chosen is not None:
+        lines.append(line("chosen", choice.chosen))
+        if choice.runner_up is not None:
+            lines.append(line("runner-up", choice.runner_up))
+    elif choice.closest is not None:
+        lacks = choice.closest.lacks(choice.need)
+        missed = ", ".join(f"{k.replace('_', '-')} missed by {100 * v:.1f} %" for k, v in lacks.items())
+        lines += ["none of the measured points keeps every limit", f"{line('closest', choice.closest)}; {missed}"]
+    lines += [line("front", c) for c in choice.front]
+    lines.append(
+        f"Bounds (≥) hold together for all {choice.looked_at} points at {100 * choice.confidence:g} %: one-sided, "
+        "exact, corrected for their number. Robust accuracies are upper bounds under the attacks named: a "
+        "stronger attack can only lower them."
+    )
+    return lines

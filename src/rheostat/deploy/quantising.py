@@ -1,0 +1,104 @@
+"""int8 by ONNX Runtime's static quantisation, with clean *and* robust accuracy measured again.
+
+Quantisation hides gradients, it does not make robust: the float model's attack is transferred, and
+Square, which needs no gradient, attacks the quantised file itself.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rheostat.attacks import named
+from rheostat.data import Dataset, to_pixels
+from rheostat.deploy.onnx_session import KEY, Array, Session, SessionModule
+from rheostat.evaluation.attacked import aim_at, attack_chunk, chunks
+from rheostat.evaluation.evaluator import evaluate
+from rheostat.evaluation.target import Subject
+from rheostat.models.tunable import Tunable
+from rheostat.points.point import Point
+from rheostat.runtime.files import write_bytes
+
+
+def quantise(path: Path, out: Path, images: Tensor) -> Path:
+    """Quantise a folded file, ranges taken from calibration images (n, C, H, W); its metadata goes along."""
+    from onnx import load as load_onnx
+    from onnxruntime.quantization import (
+        CalibrationDataReader,
+        QuantFormat,
+        QuantType,
+        quant_pre_process,
+        quantize_static,
+    )
+
+    source = Session(path)
+    if "stages" in source.about or "live" in source.about:
+        raise ValueError(f"{path}: only a file folded at one point is quantised")
+
+    class Reader(CalibrationDataReader):  # type: ignore[misc]
+        def __init__(self) -> None:
+            self.parts = iter(images.split(64))
+
+        def get_next(self) -> dict[str, Array] | None:
+            part = next(self.parts, None)
+            return None if part is None else {"images": part.numpy()}
+
+    level = logging.getLogger().level
+    logging.getLogger().setLevel(logging.ERROR)
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            prepared, made = Path(folder) / "p.onnx", Path(folder) / "q.onnx"
+            quant_pre_process(str(path), str(prepared), skip_symbolic_shape=True)
+            quantize_static(
+                str(prepared),
+                str(made),
+                Reader(),
+                quant_format=QuantFormat.QDQ,
+                per_channel=True,
+                activation_type=QuantType.QUInt8,
+                weight_type=QuantType.QInt8,
+            )
+            found = load_onnx(str(made))
+            del found.metadata_props[:]
+            entry = found.metadata_props.add()
+            entry.key, entry.value = KEY, json.dumps({**source.about, "quantised": "int8"})
+            write_bytes(out, found.SerializeToString())
+    finally:
+        logging.getLogger().setLevel(level)
+    return out
+
+
+def measured_again(
+    model: Tunable, point: Point, path: Path, dataset: Dataset, *, eps: float, norm: str = "linf"
+) -> dict[str, Any]:
+    """SA and RA of a quantised file beside the float model's, on the same images.
+
+    RA of the file: it stands if neither the float model's PGD-20 images nor Square fool it.
+    """
+    quantised = SessionModule(Session(path))
+    aim = aim_at(model, point)
+    float_right, float_stands, right, stands = [], [], [], []
+    for number, part in enumerate(chunks(dataset)):
+        x, y = to_pixels(dataset.images[part]), dataset.labels[part]
+        found = attack_chunk(aim, x, y, named("pgd20", eps=eps, norm=norm), (0, "quantised", number))
+        float_right.append(found.clean)
+        float_stands.append(found.robust)
+        right.append(quantised(x).argmax(1) == y)
+        stands.append(right[-1] & (quantised(found.adversarial).argmax(1) == y))
+    square = evaluate(Subject(quantised, "int8"), [None], [named("square200", eps=eps, norm=norm)], dataset)
+    transfer = float(torch.cat(stands).double().mean())
+    return {
+        "n": len(dataset),
+        "float_clean_accuracy": float(torch.cat(float_right).double().mean()),
+        "float_robust_accuracy": float(torch.cat(float_stands).double().mean()),
+        "clean_accuracy": float(torch.cat(right).double().mean()),
+        "robust_accuracy_transfer": transfer,
+        "robust_accuracy_square": square[-1]["robust_accuracy"],
+        "robust_accuracy": min(transfer, square[-1]["robust_accuracy"]),
+    }

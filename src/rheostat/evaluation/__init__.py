@@ -1,0 +1,1 @@
+"""Points × attacks → rows: targets, chunks, checks, tiers, resumption."""

@@ -1,0 +1,196 @@
+"""Suspicion: what is wrong with a model, or with an attack on it, found by probing (EVALUATION.md, checks).
+
+Every check gives findings, a flag's name with the figures that raised it; `flags` says what each means.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor, nn
+
+from rheostat.attacks import Attack, Objective
+from rheostat.attacks.objective import gradient
+from rheostat.evaluation.attacked import Aim, aim_at, attack_chunk
+from rheostat.models.tunable import Tunable
+from rheostat.points.point import Point
+from rheostat.results.intervals import exact, paired
+from rheostat.runtime.seeding import stream
+
+LEAST_IMAGES = 4
+"""A gain of 3 images or fewer raises nothing."""
+LARGE = 0.5
+"""The L∞ radius at which every image can be made grey."""
+CURVE = (0.0, 0.25, 0.5, 1.0, 1.5, 2.0)
+"""The radii of the eps curve, as multiples of eps; LARGE comes last."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A raised flag and its figures."""
+
+    flag: str
+    figures: dict[str, float] = field(default_factory=dict)
+
+
+def gains(before: Tensor, after: Tensor, flag: str, *, points: float, name: str = "gain") -> list[Finding]:
+    """The flag, if `after` stands less often than `before` (N,) by points, images and interval."""
+    difference, low, high = paired(before, after)
+    if 100 * difference > points and difference * len(before) >= LEAST_IMAGES and low > 0:
+        return [Finding(flag, {name: difference, "low": low, "high": high})]
+    return []
+
+
+def of_model(model: nn.Module, point: Point | None, images: Tensor, labels: Tensor) -> list[Finding]:
+    """Cheap looks at the model itself, on a few images: randomness, probabilities, mode, gradients."""
+    found: list[Finding] = []
+    aim = aim_at(model, point)
+    if not isinstance(model, Tunable) and any(m.training for m in model.modules() if _has_mode(m)):
+        found.append(Finding("train-mode"))
+    state = {k: v.clone() for k, v in model.state_dict().items()}
+    with torch.no_grad():
+        # The streams of the two passes differ: only a declared noise may follow them.
+        passes = [_logits(aim, images, labels, number) for number in (0, 1)]
+    first, second = passes
+    scale = max(first.abs().max().item(), 1.0)
+    spread = (first - second).abs().max().item()
+    if not aim.randomised and spread > 1e-5 * scale:
+        found.append(Finding("random-output", {"largest difference": spread}))
+    flat = first.reshape(-1, first.shape[-1])
+    sums = (flat.sum(1) - 1).abs().max().item()
+    if flat.min().item() >= 0 and flat.max().item() <= 1 and sums < 1e-4:
+        found.append(Finding("probabilities"))
+    objective = aim.objective(labels, "ce", "direct", stream("checks"))
+    assert isinstance(objective, Objective)
+    try:
+        grad = gradient(objective, images)[0].flatten(1)
+    except RuntimeError:  # the graph is cut: no gradient at all
+        grad = torch.zeros(len(images), 1, device=images.device)
+    model.load_state_dict(state)
+    dead = ((grad == 0).all(1) | ~grad.isfinite().all(1)).sum().item()
+    if dead >= LEAST_IMAGES and dead > 0.01 * len(images):
+        found.append(Finding("zero-gradients", {"images": dead, "of": len(images)}))
+    return found
+
+
+def _has_mode(module: nn.Module) -> bool:
+    return isinstance(module, nn.modules.batchnorm._BatchNorm | nn.modules.dropout._DropoutNd)
+
+
+def _logits(aim: Aim, images: Tensor, labels: Tensor, number: int) -> Tensor:
+    objective = aim.objective(labels, "ce", "direct", stream("checks", number))
+    assert isinstance(objective, Objective)
+    return objective.forward(images, None).detach().float()
+
+
+def of_attacks(attacks: Sequence[Attack]) -> list[Finding]:
+    """Whether every attack's budget is too small to cross the ball."""
+    if all(a.rowwise and a.steps * a.size < 2 * a.eps * (1 - 1e-9) for a in attacks):
+        reach = max(a.steps * a.size for a in attacks)
+        return [Finding("weak-budget", {"steps · step size": reach, "2 · eps": 2 * attacks[0].eps})]
+    return []
+
+
+def of_ladder(names: Sequence[str], clean: Tensor, standing: Sequence[Tensor]) -> list[Finding]:
+    """From bits alone: what Square gained over the attacks before it, and what PGD-20 left."""
+    found: list[Finding] = []
+    for i, name in enumerate(names):
+        if name.startswith("square") and i:
+            found += gains(standing[i - 1], standing[i], "square-gain", points=0.2)
+    if len(names) > 1 and names[0] == "pgd20":
+        gap = float((standing[0].double() - standing[-1].double()).mean())
+        if gap > 0.03:
+            found.append(Finding("quick-too-weak", {"gap": gap}))
+    return found
+
+
+@dataclass(frozen=True)
+class Probe:
+    """Findings of probing with more attacks, and the curves that a report draws.
+
+    `eps_curve`: (eps, robust accuracy) pairs; `loss_curve`: the mean loss at each step.
+    """
+
+    findings: tuple[Finding, ...]
+    eps_curve: tuple[tuple[float, float], ...]
+    loss_curve: tuple[float, ...]
+
+
+def probe(
+    model: nn.Module,
+    point: Point | None,
+    images: Tensor,
+    labels: Tensor,
+    attack: Attack,
+    standing: Tensor,
+    *,
+    seed: int = 0,
+) -> Probe:
+    """More attacks on a sample: other radii, one step, twice the steps, more starts, the loss's course.
+
+    `attack` is a PGD attack of the row; `standing` (n,) who stands after the row's worst case.
+    """
+    aim = aim_at(model, point)
+
+    def bits(one: Attack, rows: Tensor | None = None) -> Tensor:
+        name = (seed, "probe", one.name, one.eps)
+        return attack_chunk(aim, images, labels, one, name, rows=rows).robust.cpu()
+
+    found: list[Finding] = []
+    wide = LARGE if attack.norm == "linf" else LARGE * math.sqrt(images[0].numel())
+    radii = [*(m * attack.eps for m in CURVE if m * attack.eps < wide), wide]
+    with_eps = [replace(attack, eps=e, step_size=None) for e in radii]
+    curve = [bits(one) for one in with_eps]
+    with torch.no_grad():
+        clean = ~aim.judge(labels, stream(seed, "probe", "clean")).judge(images)[1].cpu()
+    if not aim.randomised and not torch.equal(curve[0], clean):
+        change = float((clean.double() - curve[0].double()).mean())
+        found.append(Finding("eps-0-differs", {"clean - robust": change}))
+    for before, after, radius in zip(curve[:-1], curve[1:], radii[1:], strict=True):
+        rises = gains(after, before, "not-falling-in-eps", points=1.0, name="rise")
+        found += [replace(f, figures={**f.figures, "eps": radius}) for f in rises]
+    classes = _logits(aim, images[:1], labels[:1], 0).shape[-1]
+    low = exact(int(curve[-1].sum()), len(labels))[0]
+    if low > 1 / classes:
+        share = float(curve[-1].double().mean())
+        found.append(Finding("large-eps-survives", {"eps": wide, "accuracy": share}))
+    base = curve[radii.index(attack.eps)]
+    one_step = replace(attack, name="fgsm", steps=1, step_size=attack.eps, start=False, momentum=0.0)
+    found += gains(base, bits(one_step), "one-step-better", points=1.0)
+    alive = standing.to(labels.device).nonzero()[:, 0]
+    longer = replace(attack, name="longer", steps=2 * attack.steps, step_size=None)
+    found += gains(standing, bits(longer, alive), "steps-gain", points=1.0)
+    again = replace(attack, name="again", restarts=5)
+    found += gains(standing, bits(again, alive), "restarts-gain", points=1.0)
+    losses = climb(aim, images, labels, attack, seed)
+    tenth = max(1, math.ceil(attack.steps / 10))
+    whole, last = losses[-1] - losses[0], losses[-1] - losses[-1 - tenth]
+    if attack.steps >= 10 and whole > 0 and last > 0.05 * whole:
+        found.append(Finding("loss-still-moving", {"share": last / whole}))
+    shares = tuple((e, float(b.double().mean())) for e, b in zip(radii, curve, strict=True))
+    return Probe(tuple(found), shares, tuple(losses))
+
+
+def climb(aim: Aim, images: Tensor, labels: Tensor, attack: Attack, seed: int = 0) -> list[float]:
+    """The attack's mean loss at its start and after every step, no row dropped."""
+    objective = aim.objective(labels, attack.loss, "direct", stream(seed, "climb"))
+    assert isinstance(objective, Objective)
+    seen: list[float] = []
+
+    def noting(loss: Callable[[Tensor, Tensor], Tensor]) -> Callable[[Tensor, Tensor], Tensor]:
+        def noted(logits: Tensor, labels: Tensor) -> Tensor:
+            values = loss(logits, labels)
+            seen.append(values.detach().mean().item())
+            return values
+
+        return noted
+
+    watched = replace(objective, loss=noting(objective.loss), draws=1)
+    plain = replace(attack, drop=False, restarts=1, eot=1)
+    moved = plain(watched, images, stream(seed, "climb", "start"))
+    with torch.no_grad():
+        watched.judge(moved)
+    return seen

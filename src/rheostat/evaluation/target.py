@@ -1,0 +1,95 @@
+"""What is measured: a module of ours or anybody's, and what its rows say of it."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import sys
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import nn
+
+from rheostat.methods.base import settings_of
+from rheostat.models.artifact import About, tensor_bytes
+from rheostat.models.tunable import Tunable
+from rheostat.points.point import Point
+from rheostat.results.rows import Row
+from rheostat.runtime.choices import nearest
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What is measured: a module, and what its rows say of it."""
+
+    model: nn.Module
+    run: str
+    artifact: str | None = None
+    composition: str | None = None
+    about: About = field(default_factory=About)
+    rule: str | None = None
+    """How λ chooses norm sets where this is not the model's own dial: "at-0" and so on."""
+
+    def described(self) -> Row:
+        """The fields of a row that do not depend on point or attack."""
+        model = self.model
+        recipe = self.about.provenance.get("recipe", {})
+        net: Any = type(model).__name__
+        if isinstance(model, Tunable):
+            net = {
+                k: list(v) if isinstance(v, tuple) else v for k, v in model.net.spec.items() if k not in ("mean", "std")
+            }
+        return {
+            "run": self.run,
+            "artifact": self.hash,
+            "composition": self.composition or recipe.get("paper"),
+            "settings": settings_of(model.method) if isinstance(model, Tunable) else {},
+            "train": {
+                "epochs": recipe.get("train", {}).get("epochs"),
+                "images": recipe.get("data", {}).get("train_images"),
+                "attack": recipe.get("attack"),
+                "seed": recipe.get("train", {}).get("seed"),
+                "robustness": recipe.get("method", {}).get("robustness"),
+                "seconds": self.about.provenance.get("seconds"),
+            },
+            "net": net,
+        }
+
+    def at(self, point: Point | None) -> nn.Module:
+        """The module that maps images to logits at a point; anybody's own has none."""
+        return self.model.at(point) if isinstance(self.model, Tunable) else self.model
+
+    @property
+    def hash(self) -> str:
+        """What tells this model from another: the artifact's hash, or one of the module's tensors."""
+        return self.artifact or digest_of(self.model)
+
+
+def digest_of(model: nn.Module) -> str:
+    """A hash of a module's type, parameters and buffers."""
+    found = hashlib.sha256(type(model).__qualname__.encode())
+    for name, tensor in model.state_dict().items():
+        found.update(tensor_bytes(name, tensor))
+    return found.hexdigest()[:16]
+
+
+def from_factory(text: str) -> nn.Module:
+    """A user's own module from `package.module:factory`; ValueError says what is wrong with the name."""
+    module_name, _, factory_name = text.partition(":")
+    if "" not in sys.path:
+        sys.path.insert(0, "")
+    try:
+        module = importlib.import_module(module_name)
+    except ImportError as error:
+        raise ValueError(f"cannot import {module_name!r}: {error}") from None
+    factory = getattr(module, factory_name, None)
+    if not callable(factory):
+        allowed = [n for n in dir(module) if callable(getattr(module, n)) and n[0] != "_"]
+        raise ValueError(f"{module_name} has no callable {factory_name!r}; {nearest(factory_name, allowed)}")
+    try:
+        made = factory()
+    except Exception as error:  # the user's own code may raise anything
+        raise ValueError(f"{text}() raised {type(error).__name__}: {error}") from None
+    if not isinstance(made, nn.Module):
+        raise ValueError(f"{text} returned a {type(made).__name__}, expected a torch.nn.Module")
+    return made

@@ -1,0 +1,64 @@
+"""Logits mixed between two ends: (1-λ)·f₀ + λ·f₁, each row through only the passes that it needs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from rheostat.methods.base import Output
+from rheostat.points.point import Point
+from rheostat.points.resolved import Resolved
+
+End = Callable[[Tensor, Resolved, float], Output]
+"""The pass wholly at one end: images, the point (of these rows), and 0.0 or 1.0."""
+
+
+def mixture(x: Tensor, at: Resolved, end: End) -> Output:
+    """The pass at the point's `robustness`: one end, or both mixed; a mixed batch splits its rows.
+
+    Under export every row takes both passes, so that the graph is one for all settings.
+    """
+    if "robustness" in at.scalars:  # one setting for the batch
+        level = at.scalars["robustness"]
+        if level in (0.0, 1.0):
+            return end(x, at, level)
+        return _mixed(x, at, at.table["robustness"][:1], end)
+    levels = at.gather(at.table["robustness"]).expand(x.shape[0])
+    if torch.compiler.is_exporting():
+        return _mixed(x, at, levels, end)
+    return _split(x, at, levels, end)
+
+
+def mixture_passes(point: Point) -> int:
+    """How many passes a point costs: two between the ends."""
+    level = torch.as_tensor(point.get("robustness", 0.0))
+    return 1 + int(bool(((level > 0) & (level < 1)).any()))
+
+
+def _mixed(x: Tensor, at: Resolved, level: Tensor, end: End) -> Output:
+    first, last = (_stack(end(x, at, e)) for e in (0.0, 1.0))
+    return _unstack(torch.lerp(first, last, level[:, None, None]))
+
+
+def _split(x: Tensor, at: Resolved, levels: Tensor, end: End) -> Output:
+    total: Tensor | None = None
+    for e, share in ((0.0, 1 - levels), (1.0, levels)):
+        rows = share.nonzero()[:, 0]
+        found = _stack(end(x[rows], at.only(rows), e)) * share[rows, None, None]
+        if total is None:
+            total = found.new_zeros(len(x), *found.shape[1:])
+        total = total.index_add(0, rows, found)
+    assert total is not None
+    return _unstack(total)
+
+
+def _stack(output: Output) -> Tensor:
+    """(n, 1 + E, K): the logits that count and those of the exits."""
+    return torch.stack((output.logits, *output.exits), 1)
+
+
+def _unstack(logits: Tensor) -> Output:
+    first, *exits = logits.unbind(1)
+    return Output(first, tuple(exits))

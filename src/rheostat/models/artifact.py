@@ -1,0 +1,166 @@
+"""One file is the model: weights, composition, dials, named points, provenance. Nothing is unpickled."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+import re
+from dataclasses import asdict, dataclass, field
+from importlib import metadata, resources
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rheostat import nets
+from rheostat.methods.papers import parse_method
+from rheostat.models.tunable import Tunable
+from rheostat.points.dial_map import DialMap
+from rheostat.points.point import Point
+from rheostat.runtime.choices import nearest
+from rheostat.runtime.files import read_tensors, write_tensors
+
+FORMAT = 1
+KNOWN = {"artifact", "composition", "net", "dials", "dial_map", "points", "classes", "threat", "provenance", "measured"}
+
+
+@dataclass(frozen=True)
+class About:
+    """What an artifact says beside its weights.
+
+    `threat` holds norm and eps of training; `provenance` the recipe, data set, seconds, flags and
+    versions; `measured` the numbers of named points.
+    """
+
+    classes: tuple[str, ...] = ()
+    threat: dict[str, Any] = field(default_factory=dict)
+    provenance: dict[str, Any] = field(default_factory=dict)
+    measured: dict[str, Any] = field(default_factory=dict)
+
+
+def versions() -> dict[str, str]:
+    """Versions of what decides a number."""
+    out = {"python": platform.python_version(), "torch": torch.__version__}
+    for package in ("rheostat", "numpy"):
+        try:
+            out[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:  # run from a source tree
+            out[package] = "uninstalled"
+    return out
+
+
+def save(path: str | Path, model: Tunable, about: About | None = None) -> Path:
+    """Write a model as one safetensors file; returns its path."""
+    about = about or About()
+    if not getattr(model.net, "spec", None):
+        raise ValueError(
+            "this network was adopted from a module of your own and cannot be rebuilt from a file; "
+            "save its state_dict() and adopt the module again to load it"
+        )
+    dial_map = asdict(model.dial_map) if model.dial_map is not None else None
+    write_tensors(
+        Path(path),
+        model.stored(),
+        {
+            "artifact": FORMAT,
+            "composition": repr(model.method),
+            "net": model.net.spec,
+            "dials": [asdict(d) for d in model.method.dials()],
+            "dial_map": dial_map,
+            "points": {k: v.numbers() for k, v in model.points.items()},
+            **asdict(about),
+        },
+    )
+    return Path(path)
+
+
+def packaged() -> dict[str, Path]:
+    """The artifacts that come with the package, by name."""
+    folder = Path(str(resources.files("rheostat.models"))) / "artifacts"
+    return {p.stem: p for p in sorted(folder.glob("*.safetensors"))}
+
+
+def locate(which: str | Path) -> Path:
+    """An artifact's path: a file, a run's folder, or the name of a packaged one."""
+    path = Path(which)
+    if path.is_dir():
+        found = path / "model.safetensors"
+        if not found.is_file():
+            raise ValueError(f"{path} holds no model.safetensors; is its training finished?")
+        return found
+    if path.is_file():
+        return path
+    if str(which) in packaged():
+        return packaged()[str(which)]
+    raise ValueError(f"no file, run or packaged model {str(which)!r}; {nearest(str(which), packaged())}")
+
+
+def load_with(which: str | Path) -> tuple[Tunable, About]:
+    """The model and what its file says beside the weights."""
+    path = locate(which)
+    tensors, found = read_tensors(path)
+    if "artifact" not in found:
+        raise ValueError(f"{path}: not a model (a training checkpoint, perhaps)")
+    if found["artifact"] != FORMAT:
+        raise ValueError(f"{path}: artifact format {found['artifact']}, this version reads format {FORMAT}")
+    unknown = sorted(set(found) - KNOWN)
+    if unknown:
+        raise ValueError(f"{path}: holds {unknown[0]!r}, which this version does not know")
+    model = Tunable(nets.build(found["net"]), parse_method(found["composition"]))
+    declared = [asdict(d) for d in model.method.dials()]
+    if [d["name"] for d in declared] != [d["name"] for d in found["dials"]]:
+        raise ValueError(f"{path}: its dials are not those of its composition")
+    kept = model.stored()
+    try:
+        model.load_state_dict({k: tensors.get(k, v) for k, v in model.state_dict().items() if k not in kept} | tensors)
+    except RuntimeError as error:
+        first = str(error).splitlines()[-1].strip()
+        raise ValueError(f"{path}: weights do not fit the composition ({first})") from None
+    if found["dial_map"] is not None:
+        model.dial_map = DialMap(**{k: tuple(v) for k, v in found["dial_map"].items()})
+    model.points = {k: model.checked(Point(**v)) for k, v in found["points"].items()}
+    model.temperatures = {k: float(v["temperature"]) for k, v in found["measured"].items() if "temperature" in v}
+    model.requires_grad_(True).eval()
+    about = About(tuple(found["classes"]), found["threat"], found["provenance"], found["measured"])
+    return model, about
+
+
+def load(which: str | Path) -> Tunable:
+    """A model from a file, a run's folder, or a packaged name: `load("oat-digits")`. Eval by nature."""
+    return load_with(which)[0]
+
+
+def digest(which: str | Path) -> str:
+    """The hash that rows name an artifact by: of what decides its outputs, weights to dial map.
+
+    Names given to points and numbers written beside do not change it.
+    """
+    tensors, found = read_tensors(locate(which))
+    kept = {k: found.get(k) for k in ("composition", "net", "dials", "dial_map")}
+    sha = hashlib.sha256(json.dumps(kept, sort_keys=True).encode())
+    for name in sorted(tensors):
+        sha.update(tensor_bytes(name, tensors[name]))
+    return sha.hexdigest()[:16]
+
+
+def tensor_bytes(name: str, tensor: Tensor) -> bytes:
+    """What hashes take of a named tensor: its name, shape, type and values."""
+    plain = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+    head = f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode()
+    return head + plain.numpy().tobytes()
+
+
+def name_point(path: str | Path, name: str, point: Point, measured: dict[str, Any]) -> None:
+    """Store a point under a name in a model's file, with its measured numbers; the file is whole throughout."""
+    if not re.fullmatch(r"[a-z][a-z0-9_-]*", name):
+        raise ValueError(f"a point's name is of a-z, 0-9, - and _, and starts with a letter, given {name!r}")
+    file = locate(path)
+    if file in packaged().values():
+        raise ValueError(f"{path} comes with the package; copy it before you name points in it")
+    point = load(file).checked(point)
+    tensors, found = read_tensors(file)
+    found["points"] = {**found["points"], name: point.numbers()}
+    found["measured"] = {**found["measured"], name: measured}
+    write_tensors(file, tensors, found)

@@ -1,0 +1,184 @@
+"""What a point costs, observed on operators, never declared by a method."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from rheostat.models.tunable import Tunable
+from rheostat.nn.layers import Conv, Dense, kernel
+from rheostat.points.point import Point
+from rheostat.points.resolved import Resolved
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Cost of one image at a point.
+
+    `macs` counts convolutions and matrix products as dense kernels run them: zeros in weights save
+    none of it, and none of the time. `macs_nonzero` leaves products with a zero weight out;
+    `convolution_macs` is the part of convolutions in `macs`. `convolution_nonzeros` are the weights
+    that this point's path uses, of all `params`; `nonzeros` what is stored (of all paths).
+    """
+
+    params: int
+    nonzeros: int
+    bytes: int
+    macs: int
+    convolution_macs: int
+    convolution_nonzeros: int
+    macs_nonzero: int
+
+
+def observe(model: nn.Module, image: tuple[int, int, int], point: Point | None = None) -> Cost:
+    """The cost of one image (C, H, W) through a module, at a point if it is a Tunable."""
+    device = next((p.device for p in model.parameters()), torch.device("cpu"))
+    x = torch.zeros(1, *image, device=device)
+    # Gradients stay enabled: the counter misses operators on parameters otherwise.
+    with FlopCounterMode(display=False) as counter, _Used(model) as used:
+        model(x, point) if isinstance(model, Tunable) else model(x)
+    by_operator = counter.get_flop_counts().get("Global", {})
+    convolutions = sum(v for k, v in by_operator.items() if "convolution" in str(k))
+    parameters = list(model.parameters())
+    stored = model.stored() if isinstance(model, Tunable) else model.state_dict()
+    return Cost(
+        params=sum(p.numel() for p in parameters),
+        nonzeros=sum(int(p.count_nonzero()) for p in parameters),
+        bytes=sum(t.numel() * t.element_size() for t in stored.values()),
+        macs=sum(by_operator.values()) // 2,
+        convolution_macs=convolutions // 2,
+        convolution_nonzeros=used.convolution_nonzeros(),
+        macs_nonzero=sum(by_operator.values()) // 2 - used.saved,
+    )
+
+
+@dataclass(frozen=True)
+class ExitCosts:
+    """MACs of one image by the exit it leaves at (0-based, the network's end last).
+
+    `macs` is what was run: an exit that is passed has been paid for. `alone` counts the exit's own head
+    and no other, as the RDI-Nets paper does; the last is the static network. `convolutions` and
+    `convolutions_alone` are the parts of convolutions in them.
+    """
+
+    macs: tuple[int, ...]
+    alone: tuple[int, ...]
+    convolutions: tuple[int, ...]
+    convolutions_alone: tuple[int, ...]
+
+
+def exit_costs(model: Tunable, point: Point | None = None) -> ExitCosts:
+    """The cost of every exit of a multi-exit model at a point (its `exit` dial aside), observed."""
+    if "exit" not in model.dials:
+        raise ValueError("this model has no exits")
+    point = model.checked(point)
+    count = int(point.numbers()["depth"])
+    device = next(model.parameters()).device
+    x = torch.zeros(1, *model.net.image, device=device)
+
+    def counted(point: Point, **scalars: float) -> tuple[int, int]:
+        at = model.resolve(point, x)
+        at = replace(at, scalars={**at.scalars, **scalars})
+        with FlopCounterMode(display=False) as counter:
+            model.read(x, at)
+        found = counter.get_flop_counts().get("Global", {})
+        part = sum(v for k, v in found.items() if "convolution" in str(k))
+        return sum(found.values()) // 2, part // 2
+
+    run = [counted(point, leave=float(k)) for k in range(count)]
+    alone = [counted(point.replace(exit=0.0, depth=k + 1.0)) for k in range(count)]
+    return ExitCosts(
+        tuple(m for m, _ in run), tuple(m for m, _ in alone), tuple(c for _, c in run), tuple(c for _, c in alone)
+    )
+
+
+@dataclass(frozen=True)
+class Latency:
+    """Milliseconds of one forward pass of a batch: median, quartiles, 99th percentile, of n passes."""
+
+    batch: int
+    median: float
+    low: float
+    high: float
+    p99: float
+    n: int
+    threads: int
+
+
+def latency(
+    models: Mapping[str, nn.Module], image: tuple[int, int, int], *, batch: int = 1, seconds: float = 2.0
+) -> dict[str, Latency]:
+    """Latency of modules (images → logits), measured in turn, so that a ratio is of one time.
+
+    Every module gets about `seconds`, at least 10 passes, after three that do not count.
+    """
+    if batch < 1 or seconds <= 0:
+        raise ValueError(f"latency takes a batch of at least 1 and some seconds, given {batch}")
+    first = next(iter(models.values()))
+    device = next((p.device for p in first.parameters()), torch.device("cpu"))
+    x = torch.rand(batch, *image, device=device)
+    times: dict[str, list[float]] = {name: [] for name in models}
+    with torch.no_grad():
+        for model in models.values():
+            for _ in range(3):
+                model(x)
+        spent = 0.0
+        order = list(models.items())
+        while spent < seconds * len(models) or len(times[next(iter(models))]) < 10:
+            # There and back: none is always the one that follows another's warm or busy threads.
+            order.reverse()
+            for name, model in order:
+                times[name].append(_timed(model, x))
+                spent += times[name][-1]
+    return {name: _summary(batch, found) for name, found in times.items()}
+
+
+def _timed(model: nn.Module, x: Tensor) -> float:
+    started = time.perf_counter()
+    model(x)
+    if x.device.type == "cuda":
+        torch.cuda.synchronize(x.device)
+    return time.perf_counter() - started
+
+
+def _summary(batch: int, found: list[float]) -> Latency:
+    cuts = torch.tensor(found, dtype=torch.float64).mul(1000)
+    low, median, high, p99 = cuts.quantile(torch.tensor([0.25, 0.5, 0.75, 0.99], dtype=torch.float64)).tolist()
+    return Latency(batch, median, low, high, p99, len(found), torch.get_num_threads())
+
+
+class _Used:
+    """Watches the seats of a model during a pass: which weights were used, what zeros would save."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.seats = [m for m in model.modules() if isinstance(m, Conv | Dense)]
+        self.weights: dict[int, Tensor] = {}
+        self.saved = 0
+
+    def __enter__(self) -> _Used:
+        self.handles = [seat.register_forward_hook(self._note) for seat in self.seats]
+        return self
+
+    def __exit__(self, *problem: object) -> None:
+        for handle in self.handles:
+            handle.remove()
+
+    def _note(self, seat: nn.Module, inputs: tuple[Tensor, Resolved], out: Tensor) -> None:
+        assert isinstance(seat, Conv | Dense)
+        x, at = inputs
+        for weight, _ in kernel(seat, x, at):
+            used = weight.detach() != 0
+            positions = out.shape[2] * out.shape[3] if isinstance(seat, Conv) else 1
+            self.saved += int((~used).sum()) * positions
+            if isinstance(seat, Conv):
+                before = self.weights.get(id(seat))
+                self.weights[id(seat)] = used if before is None else used | before
+
+    def convolution_nonzeros(self) -> int:
+        """Weights of convolutions that any pass of the point used."""
+        return sum(int(w.sum()) for w in self.weights.values())

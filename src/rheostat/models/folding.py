@@ -1,0 +1,266 @@
+"""A point made a plain `nn.Module`: what conditioned the network is folded into its weights.
+
+Noise, masks and widths become the weights they amount to; norms and FiLM an affine map that goes into
+the convolution before it where that is exact, and stays one per-channel affine where it is not (norms
+before an activation, shifts before padding). Channels that nothing reads are cut out. The graph is
+traced (torch.fx), so what is folded is what the pass really does; the result is checked against it.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, fx, nn
+
+from rheostat.methods.base import Output
+from rheostat.models.tunable import Tunable
+from rheostat.nets.base import Net
+from rheostat.nn.layers import Conv, Dense, Dropout, Normalise, Seat, kernel
+from rheostat.nn.norms import Norm
+from rheostat.points.point import Point
+from rheostat.points.resolved import Resolved
+
+LEAVES = (Conv, Dense, Norm, Dropout, Normalise)
+
+
+class Affine(nn.Module):
+    """x·scale + shift per channel: (B, C, H, W) → the same."""
+
+    def __init__(self, scale: Tensor, shift: Tensor) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(scale.reshape(1, -1, 1, 1))
+        self.shift = nn.Parameter(shift.reshape(1, -1, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.addcmul(self.shift, x, self.scale)
+
+
+class _Tracer(fx.Tracer):
+    """Seats are leaves, and the operating point they are given is a constant of the trace.
+
+    `seen` holds, by a seat's name, the points it was called with.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: dict[str, list[Any]] = {}
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        return isinstance(m, LEAVES) or super().is_leaf_module(m, module_qualified_name)
+
+    def call_module(self, m: nn.Module, forward: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if isinstance(m, LEAVES):
+            self.seen.setdefault(self.path_of_module(m), []).append(args[1] if args[1:] else None)
+            return self.create_proxy("call_module", self.path_of_module(m), (args[0],), {})
+        return super().call_module(m, forward, args, kwargs)
+
+
+class _Pass(nn.Module):
+    """The pass of a model at a resolved point, as a module to trace."""
+
+    def __init__(self, model: Tunable, net: Net, at: Resolved) -> None:
+        super().__init__()
+        self.net = net
+        self._call = (model.method, at)
+
+    def forward(self, x: Tensor) -> Tensor:
+        method, at = self._call
+        return method.read(self.net, x, at, lambda y, a: Output(self.net(y, a))).logits
+
+
+def fold(model: Tunable, point: Point | None = None) -> fx.GraphModule:
+    """A plain module, images (B, C, H, W) in [0, 1] → logits (B, K), equal to `model.at(point)`.
+
+    Has no dials and needs none of this package's parts. Raises ValueError where the point is not one
+    fixed network: noise drawn in each pass, a mixture of two passes, or exits that are live.
+    """
+    point = model.checked(point)
+    point.numbers()
+    if model.method.randomised(point):
+        raise ValueError(f"{point} draws noise in each pass; it does not fold")
+    if model.method.live(point):
+        raise ValueError(f"{point} has live exits; it does not fold (fold a depth, with exit 0)")
+    if model.method.passes(point) != 1:
+        raise ValueError(f"{point} takes {model.method.passes(point)} passes of the network; it does not fold")
+    if not model.net.blocks and not hasattr(model.net, "graph"):
+        raise ValueError("this network has no blocks to fold")
+    net = copy.deepcopy(model.net)
+    net.to_layout(torch.contiguous_format)
+    device = next(net.parameters()).device
+    image = torch.rand(2, *net.image, device=device)
+    with torch.no_grad():
+        at = model.resolve(point, image)
+        tracer = _Tracer()
+        root = _Pass(model, net, at)
+        graph = tracer.trace(root)
+        _plain(root, graph, tracer.seen, image)
+        folded = fx.GraphModule(root, graph, class_name="Folded").eval()
+        _cut(folded)
+        folded.recompile()
+        _check(folded, model, point, image)
+    return folded
+
+
+def foldable(model: Tunable, point: Point) -> fx.GraphModule | None:
+    """The folded module, or None where a point is not one fixed network."""
+    point = model.checked(point)
+    method = model.method
+    if method.randomised(point) or method.live(point) or method.passes(point) != 1:
+        return None
+    return fold(model, point)
+
+
+def _check(folded: nn.Module, model: Tunable, point: Point, image: Tensor) -> None:
+    expected, found = model(image, point), folded(image)
+    gap, room = (expected - found).abs().max(), 1e-5 * expected.abs().max().clamp_min(1)
+    if not gap <= 10 * room:
+        raise ValueError(f"folding {point} changed the logits by {float(gap):.2g}; not folded")
+
+
+def _plain(root: nn.Module, graph: fx.Graph, seen: dict[str, list[Any]], image: Tensor) -> None:
+    """Exchange seats for plain layers, by a pass that shows what each seat's weight amounts to."""
+    values: dict[fx.Node, Any] = {}
+    for node in list(graph.nodes):
+        if node.op == "placeholder":
+            values[node] = image
+        elif node.op == "call_module" and node.target in seen:
+            name = str(node.target)
+            if len(seen[name]) != 1:
+                raise ValueError(f"layer {name!r} runs {len(seen[name])} times; it does not fold")
+            seat, at, x = root.get_submodule(name), seen[name][0], values[node.args[0]]
+            if isinstance(seat, Dropout):
+                node.replace_all_uses_with(node.args[0])
+                values[node] = x
+                graph.erase_node(node)
+                continue
+            values[node] = seat(x) if isinstance(seat, Normalise) else seat(x, at)
+            if isinstance(seat, Norm) and _into_convolution(root, node, seat, at):
+                node.replace_all_uses_with(node.args[0])
+                graph.erase_node(node)
+                values[node.args[0]] = values[node]
+                continue
+            if not isinstance(seat, Normalise):
+                _put(root, name, _layer(seat, x, at))
+        elif node.op != "output":
+            values[node] = _run(root, node, values)
+
+
+def _run(root: nn.Module, node: fx.Node, values: dict[fx.Node, Any]) -> Any:
+    arguments = fx.map_arg(node.args, lambda n: values[n])
+    options = fx.map_arg(node.kwargs, lambda n: values[n])
+    # An activation in place would change a value that is kept here.
+    arguments = tuple(a.clone() if isinstance(a, Tensor) else a for a in arguments)
+    if node.op == "call_function":
+        return node.target(*arguments, **options)  # type: ignore[operator]
+    if node.op == "call_method":
+        return getattr(arguments[0], str(node.target))(*arguments[1:], **options)
+    if node.op == "get_attr":
+        return root.get_parameter(str(node.target))
+    return root.get_submodule(str(node.target))(*arguments, **options)
+
+
+def _weight(seat: Seat, x: Tensor, at: Resolved) -> Tensor:
+    """A seat's kernel at a point as one tensor: the parts of its sum added."""
+    total: Tensor | None = None
+    for weight, amount in kernel(seat, x, at):
+        term = weight if amount is None else weight * amount[0]
+        total = term if total is None else total + term
+    assert total is not None
+    return total.detach().clone()
+
+
+def _layer(seat: nn.Module, x: Tensor, at: Resolved) -> nn.Module:
+    if isinstance(seat, Norm):
+        scale, shift = seat.table(at)
+        return Affine(scale[0], shift[0])
+    assert isinstance(seat, Conv | Dense)
+    weight = _weight(seat, x, at)
+    plain: nn.Module
+    if isinstance(seat, Dense):
+        plain = nn.Linear(weight.shape[1], weight.shape[0])
+    else:
+        groups = seat.groups if seat.groups == 1 else x.shape[1] * seat.groups // seat.in_channels
+        shape: dict[str, Any] = {name: getattr(seat, name) for name in ("kernel_size", "stride", "padding", "dilation")}
+        plain = nn.Conv2d(weight.shape[1] * groups, weight.shape[0], groups=groups, bias=seat.bias is not None, **shape)
+    plain.to(weight.device)
+    plain.weight = nn.Parameter(weight)
+    if seat.bias is not None:
+        plain.bias = nn.Parameter(seat.bias.detach()[: weight.shape[0]].clone())
+    return plain
+
+
+def _into_convolution(root: nn.Module, node: fx.Node, norm: Norm, at: Resolved) -> bool:
+    """Fold a norm's affine into the convolution that it follows, where nothing else reads that one."""
+    before = node.args[0]
+    if not isinstance(before, fx.Node) or before.op != "call_module" or len(before.users) != 1:
+        return False
+    conv = root.get_submodule(str(before.target))
+    if not isinstance(conv, nn.Conv2d) or isinstance(conv, Conv):
+        return False
+    scale, shift = norm.table(at)
+    conv.weight.mul_(scale[0][:, None, None, None])
+    bias = shift[0] if conv.bias is None else shift[0] + conv.bias * scale[0]
+    conv.bias = nn.Parameter(bias.detach().clone())
+    return True
+
+
+def _cut(folded: fx.GraphModule) -> None:
+    """Remove channels that a convolution's only reader has no weight for."""
+    for node in reversed(list(folded.graph.nodes)):
+        reader = _conv_of(folded, node)
+        if reader is None or reader.groups != 1:
+            continue
+        chain = _makers(folded, node)
+        keep = reader.weight.detach().abs().amax((0, 2, 3)) > 0
+        if not chain or bool(keep.all()) or not bool(keep.any()):
+            continue
+        reader.weight = nn.Parameter(reader.weight[:, keep].clone())
+        reader.in_channels = int(keep.sum())
+        for layer in chain:
+            for name, parameter in list(layer.named_parameters()):
+                dim = 1 if isinstance(layer, Affine) else 0
+                rows = keep.nonzero()[:, 0]
+                setattr(layer, name, nn.Parameter(parameter.index_select(dim, rows).clone()))
+            if isinstance(layer, nn.Conv2d):
+                layer.out_channels = int(keep.sum())
+                if layer.groups != 1:
+                    layer.groups = layer.in_channels = int(keep.sum())
+
+
+def _conv_of(folded: fx.GraphModule, node: fx.Node) -> nn.Conv2d | None:
+    if node.op != "call_module":
+        return None
+    layer = folded.get_submodule(str(node.target))
+    return layer if isinstance(layer, nn.Conv2d) else None
+
+
+def _makers(folded: fx.GraphModule, node: fx.Node) -> list[nn.Module]:
+    """The layers between a convolution and the one that makes its channels, it included, or none.
+
+    Only through layers that treat channels alone and that nothing else reads: ReLU, affine maps,
+    max-pooling, depthwise convolutions.
+    """
+    found: list[nn.Module] = []
+    place = node.args[0]
+    while isinstance(place, fx.Node) and len(place.users) == 1:
+        if place.op == "call_function" and place.target in (F.relu, F.relu_, F.max_pool2d):
+            place = place.args[0]
+            continue
+        if place.op != "call_module":
+            return []
+        layer = folded.get_submodule(str(place.target))
+        found.append(layer)
+        if isinstance(layer, nn.Conv2d) and (layer.groups == 1 or layer.groups != layer.in_channels):
+            return found if layer.groups == 1 else []
+        if not isinstance(layer, nn.Conv2d | Affine):
+            return []
+        place = place.args[0]
+    return []
+
+
+def _put(root: nn.Module, name: str, layer: nn.Module) -> None:
+    parent, _, last = name.rpartition(".")
+    setattr(root.get_submodule(parent), last, layer)

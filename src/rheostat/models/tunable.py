@@ -1,0 +1,217 @@
+"""Tunable: a network and a method, called with the operating point as an argument."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+
+from rheostat.attacks import Candidates, Objective, loss_named
+from rheostat.methods.base import Attacked, Method, Output, Stack
+from rheostat.methods.dual import Dual
+from rheostat.nets.base import Net
+from rheostat.points.dial import Dial
+from rheostat.points.dial_map import DialMap
+from rheostat.points.point import Point
+from rheostat.points.resolved import Resolved
+from rheostat.runtime.choices import nearest
+
+PHASES = ("eval", "attack", "train")
+
+
+class Tunable(nn.Module):
+    """One network whose trade-off is turned at inference: `model(x, Point(robustness=0.3))`.
+
+    The method is installed at construction. Whether a pass trains is the argument `phase`, never
+    module state; a call without it is an evaluation. `dial_map`, once fitted, makes `robustness` the
+    dial's position instead of the training λ. `points` are named operating points.
+    """
+
+    def __init__(self, net: Net, method: Method) -> None:
+        super().__init__()
+        stack = (method if isinstance(method, Stack) else Stack(method)).bound(net)
+        stack.install(net)
+        self.net = net
+        self.method = stack
+        self.dial_map: DialMap | None = None
+        self.points: dict[str, Point] = {}
+        self.temperatures: dict[str, float] = {}
+
+    def stored(self) -> dict[str, Tensor]:
+        """The tensors of the model's file: its state less what only a training that goes on needs."""
+        skipped = {
+            f"{name}.{buffer}"
+            for name, module in self.named_modules()
+            for buffer in getattr(module, "training_only", ())
+        }
+        return {k: v for k, v in self.state_dict().items() if k not in skipped}
+
+    def to_layout(self, layout: torch.memory_format) -> Tunable:
+        """Choose the memory layout of weights and activations: channels-last or contiguous."""
+        self.net.to_layout(layout)
+        return self
+
+    @property
+    def dials(self) -> dict[str, Dial]:
+        """The dials of this model by name."""
+        return {dial.name: dial for dial in self.method.dials()}
+
+    def checked(self, point: Point | None) -> Point:
+        """The point with every dial set: those it does not mention at rest. ValueError on others."""
+        dials = self.dials
+        given = point or Point()
+        for name, value in given.items():
+            if name not in dials:
+                raise ValueError(f"no dial {name!r}; {nearest(name, dials)}")
+            dials[name].check(value)
+        return Point(**{**{d.name: d.rest for d in dials.values()}, **dict(given)})
+
+    def resolve(
+        self,
+        point: Point | None,
+        x: Tensor,
+        *,
+        phase: str = "eval",
+        generator: torch.Generator | None = None,
+        across: bool = False,
+        memo: bool = False,
+    ) -> Resolved:
+        """The point as the layers of a pass over x (B, ...) see it: once per call.
+
+        Distinct per-example settings become a table and an index; under export the table is the
+        batch. `memo` keeps tables between the passes of one attack, without gradients to weights.
+        """
+        if phase not in PHASES:
+            raise ValueError(f"no phase {phase!r}; {nearest(phase, PHASES)}")
+        values = self.checked(point)
+        tensors = {k: v for k, v in values.items() if isinstance(v, Tensor)}
+        scalars = {k: v for k, v in values.items() if not isinstance(v, Tensor)}
+        rows: Tensor | None = None
+        table: dict[str, Tensor] = {}
+        size = 1
+        if tensors:
+            for name, value in tensors.items():
+                if value.shape[0] != x.shape[0]:
+                    raise ValueError(f"dial {name!r} has {value.shape[0]} values for {x.shape[0]} examples")
+            if torch.compiler.is_exporting():
+                table = {k: v.to(x.device, torch.float32) for k, v in tensors.items()}
+                size = x.shape[0]
+            else:
+                stacked = torch.stack([v.to(torch.float32) for v in tensors.values()])
+                self._in_range(tensors)
+                if len(stacked) == 1:  # the same, without the dear sorting of columns
+                    values, place = stacked[0].unique(return_inverse=True)
+                    distinct = values[None]
+                else:
+                    distinct, place = stacked.unique(dim=1, return_inverse=True)
+                size = distinct.shape[1]
+                table = {k: distinct[i].to(x.device) for i, k in enumerate(tensors)}
+                rows = place.to(x.device) if size > 1 else None
+        mapped = phase == "eval" and self.dial_map is not None
+        if mapped and self.dial_map is not None and "robustness" in scalars:
+            scalars["robustness"], blend = self.dial_map.number(scalars["robustness"])
+            table["blend"] = torch.full((size,), blend, device=x.device)
+        elif mapped and self.dial_map is not None:
+            table["robustness"], table["blend"] = self.dial_map(table["robustness"])
+        for name, number in scalars.items():
+            if not self.dials[name].structural:
+                table[name] = torch.full((size,), number, device=x.device)
+        at = Resolved(table, scalars, rows, phase, generator, across, memo={} if memo else None)
+        return self.method.derive(self.net, at)
+
+    def _in_range(self, tensors: dict[str, Tensor]) -> None:
+        for name, value in tensors.items():
+            dial = self.dials[name]
+            for bad in value[(value < dial.low) | (value > dial.high)][:1].tolist():
+                raise ValueError(f"dial {name!r} takes values from {dial.low:g} to {dial.high:g}, given {bad:g}")
+
+    def read(self, x: Tensor, at: Resolved) -> Output:
+        """One pass at a resolved point: logits, and side exits if the method has any."""
+        return self.method.read(self.net, x, at, self._plain)
+
+    def _plain(self, x: Tensor, at: Resolved) -> Output:
+        return Output(self.net(x, at))
+
+    def forward(self, x: Tensor, at: Point | None = None) -> Tensor:
+        """Images (B, C, H, W) in [0, 1] → logits (B, K) at the point, in eval."""
+        return self.read(x, self.resolve(at, x)).logits
+
+    def at(self, point: Point | str | None = None, **dials: float) -> AtPoint:
+        """This model at one point as a plain module, by dials or by the name of a stored point."""
+        temperature = 1.0
+        if isinstance(point, str):
+            temperature = self.temperatures.get(point, 1.0)
+            if point not in self.points:
+                raise ValueError(f"no point named {point!r}; {nearest(point, self.points)}")
+            point = self.points[point]
+        found = self.checked(Point(**{**dict(point or {}), **dials}))
+        return AtPoint(self, found, 1.0 if dials else temperature)
+
+    def between(self, rule: str) -> Tunable:
+        """A view of the same weights whose λ is the training λ, under one rule between the norm sets.
+
+        For comparison with dedicated models ("at-0"); the view has no dial map.
+        """
+        dual = self.method.find(Dual)
+        if not isinstance(dual, Dual):
+            raise ValueError("this model has no dual norm to choose between")
+        view = copy.copy(self)
+        view.method = self.method.replaced(dual, replace(dual, between=rule))
+        view.dial_map = None
+        return view
+
+    def objective(
+        self,
+        labels: Tensor,
+        at: Point | None = None,
+        *,
+        loss: str = "ce",
+        form: str = "direct",
+        phase: str = "eval",
+        generator: torch.Generator | None = None,
+    ) -> Objective | Candidates:
+        """What an attack maximises at a point: labels (B,), the point's tensors one per label.
+
+        `form` is "direct", the logits of the point, or one of the method's (`Method.forms`).
+        """
+        resolved = self.resolve(at, labels, phase=phase, generator=generator, memo=True)
+
+        attacked = Attacked(self.read, resolved, labels, loss_named(loss))
+        if form == "direct":
+            return attacked.objective(lambda output: output.logits)
+        forms = self.method.forms(self.net)
+        if form not in forms:
+            raise ValueError(f"no form of attack {form!r}; {nearest(form, ['direct', *forms])}")
+        return forms[form](attacked)
+
+
+class AtPoint(nn.Module):
+    """A model at one point: images (B, C, H, W) → logits, deterministic, always in eval.
+
+    AutoAttack, Foolbox, ART and RobustBench take it as it is; `train()` has no effect on it.
+    """
+
+    def __init__(self, model: Tunable, point: Point, temperature: float = 1.0) -> None:
+        super().__init__()
+        self.model = model
+        self.point = point
+        self.temperature = temperature
+        self.training = False
+
+    def train(self, mode: bool = True) -> AtPoint:
+        """No effect: a point is an evaluation."""
+        return self
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.model(x, self.point)
+        return logits
+
+    @torch.no_grad()
+    def probabilities(self, x: Tensor) -> Tensor:
+        """(B, K) softmax of the logits over the temperature that was fitted for a named point (else 1)."""
+        return (self(x) / self.temperature).softmax(1)
+
+    def extra_repr(self) -> str:
+        return repr(self.point)

@@ -1,0 +1,131 @@
+"""Residual networks: the CIFAR family (He et al. 2016, §4.2) and ResNet-18/34/50 with a 3×3 stem."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from rheostat.nets.base import Block, Classifier, ConvBlock, Inner, Net, check_image, normaliser, register
+from rheostat.nn.layers import Conv
+from rheostat.nn.norms import Norm
+from rheostat.points.resolved import Resolved
+
+CIFAR_DEPTHS = (8, 14, 20, 32, 38, 56, 74, 110)
+IMAGENET_BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3)}
+
+
+class Shortcut(nn.Module):
+    """1×1 convolution and norm where a block changes shape. FiLM does not go here."""
+
+    def __init__(self, inside: int, outside: int, stride: int) -> None:
+        super().__init__()
+        self.conv = Conv(inside, outside, kernel_size=1, stride=stride)
+        self.norm = Norm(outside, conditioned=False)
+
+    def forward(self, x: Tensor, at: Resolved) -> Tensor:
+        out: Tensor = self.norm(self.conv(x, at), at)
+        return out
+
+
+class BasicBlock(Block):
+    """Two 3×3 convolutions with norms, and a shortcut."""
+
+    def __init__(self, inside: int, outside: int, *, stride: int = 1) -> None:
+        super().__init__()
+        self.conv1 = Conv(inside, outside, stride=stride, padding=1)
+        self.norm1 = Norm(outside)
+        self.conv2 = Conv(outside, outside, padding=1)
+        self.norm2 = Norm(outside)
+        changes = stride != 1 or inside != outside
+        self.shortcut = Shortcut(inside, outside, stride) if changes else None
+
+    def forward(self, x: Tensor, at: Resolved) -> Tensor:
+        out = F.relu_(self.norm1(self.conv1(x, at), at))
+        out = self.norm2(self.conv2(out, at), at)
+        return F.relu_(out.add_(x if self.shortcut is None else self.shortcut(x, at)))
+
+    def inner(self) -> list[Inner]:
+        return [Inner((self.conv1,), (self.norm1,), self.conv2)]
+
+
+class Bottleneck(Block):
+    """1×1, 3×3, 1×1 convolutions with norms, and a shortcut; four times as wide outside."""
+
+    def __init__(self, inside: int, width: int, *, stride: int = 1) -> None:
+        super().__init__()
+        outside = 4 * width
+        self.conv1 = Conv(inside, width, kernel_size=1)
+        self.norm1 = Norm(width)
+        self.conv2 = Conv(width, width, stride=stride, padding=1)
+        self.norm2 = Norm(width)
+        self.conv3 = Conv(width, outside, kernel_size=1)
+        self.norm3 = Norm(outside)
+        changes = stride != 1 or inside != outside
+        self.shortcut = Shortcut(inside, outside, stride) if changes else None
+
+    def forward(self, x: Tensor, at: Resolved) -> Tensor:
+        out = F.relu_(self.norm1(self.conv1(x, at), at))
+        out = F.relu_(self.norm2(self.conv2(out, at), at))
+        out = self.norm3(self.conv3(out, at), at)
+        return F.relu_(out.add_(x if self.shortcut is None else self.shortcut(x, at)))
+
+    def inner(self) -> list[Inner]:
+        return [Inner((self.conv1,), (self.norm1,), self.conv2), Inner((self.conv2,), (self.norm2,), self.conv3)]
+
+
+@register
+def resnet(
+    *,
+    depth: int = 20,
+    base_width: int | None = None,
+    classes: int = 10,
+    image: tuple[int, int, int] = (3, 32, 32),
+    mean: tuple[float, ...] | None = None,
+    std: tuple[float, ...] | None = None,
+) -> Net:
+    """ResNet of depth 8, 14, 20, 32, 38, 56, 74, 110 (three stages, base width 16) or 18, 34, 50.
+
+    The latter have four stages, base width 64 and a 3×3 stride-1 stem without pooling. Any image of
+    at least 8×8 pixels.
+    """
+    channels, *_ = check_image("resnet", image, 8)
+    if depth in CIFAR_DEPTHS:
+        per_stage: tuple[int, ...] = ((depth - 2) // 6,) * 3
+        width = base_width or 16
+    elif depth in IMAGENET_BLOCKS:
+        per_stage = IMAGENET_BLOCKS[depth]
+        width = base_width or 64
+    else:
+        allowed = ", ".join(str(d) for d in sorted((*CIFAR_DEPTHS, *IMAGENET_BLOCKS)))
+        raise ValueError(f"resnet has no depth {depth}; allowed: {allowed}")
+    if width < 1:
+        raise ValueError(f"resnet: base_width must be at least 1, given {width}")
+    blocks: list[Block] = [ConvBlock(Conv(channels, width, padding=1, exact=True), Norm(width))]
+    inside = width
+    for stage, count in enumerate(per_stage):
+        for i in range(count):
+            stride = 2 if stage > 0 and i == 0 else 1
+            wide = width * 2**stage
+            if depth == 50:
+                blocks.append(Bottleneck(inside, wide, stride=stride))
+                inside = 4 * wide
+            else:
+                blocks.append(BasicBlock(inside, wide, stride=stride))
+                inside = wide
+    initialise(blocks)
+    return Net(
+        blocks,
+        Classifier(inside, classes),
+        image=(channels, *image[1:]),
+        classes=classes,
+        normalise=normaliser(channels, mean, std),
+        stages=(1, *per_stage),
+    )
+
+
+def initialise(blocks: list[Block]) -> None:
+    """He initialisation of the convolutions (fan out)."""
+    for block in blocks:
+        for module in block.modules():
+            if isinstance(module, Conv):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")

@@ -1,0 +1,44 @@
+"""SmallCNN of the RDI-Nets paper (Hu et al., ICLR 2020, appendix) and a padded variant with norms."""
+
+from __future__ import annotations
+
+from rheostat.nets.base import Block, ConvBlock, FlatClassifier, Net, check_image, normaliser, register
+from rheostat.nn.layers import Conv
+from rheostat.nn.norms import Norm
+
+
+@register
+def small_cnn(
+    *,
+    padded: bool = True,
+    base_width: int = 32,
+    dropout: float = 0.5,
+    classes: int = 10,
+    image: tuple[int, int, int] = (1, 28, 28),
+    mean: tuple[float, ...] | None = None,
+    std: tuple[float, ...] | None = None,
+) -> Net:
+    """Four 3×3 convolutions (32, 32, pool, 64, 64, pool) and FC 200-200-classes.
+
+    `padded=False` is the paper's net: no padding, bias, no norms, at least 16×16 pixels. `padded=True`
+    pads and has a norm after every convolution, for conditioned methods; at least 8×8.
+    """
+    channels, height, width = check_image("small_cnn", image, 8 if padded else 16)
+    widths = (channels, base_width, base_width, 2 * base_width, 2 * base_width)
+    blocks: list[Block] = []
+    for i in range(4):
+        conv = Conv(widths[i], widths[i + 1], padding=int(padded), bias=not padded, exact=i == 0)
+        norm = Norm(widths[i + 1]) if padded else None
+        blocks.append(ConvBlock(conv, norm, pool=i % 2 == 1))
+        if not padded:
+            height, width = height - 2, width - 2
+        if i % 2 == 1:
+            height, width = height // 2, width // 2
+    return Net(
+        blocks,
+        FlatClassifier(widths[-1] * height * width, (200, 200), classes, dropout=dropout),
+        image=(channels, *image[1:]),
+        classes=classes,
+        normalise=normaliser(channels, mean, std),
+        stages=(1, 1, 1, 1),
+    )

@@ -1,0 +1,74 @@
+"""Wide residual networks (Zagoruyko & Komodakis 2016): pre-activation blocks, dropout inside."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from rheostat.nets.base import Block, Classifier, ConvBlock, Inner, Net, check_image, normaliser, register
+from rheostat.nets.residual import initialise
+from rheostat.nn.layers import Conv, Dropout
+from rheostat.nn.norms import Norm
+from rheostat.points.resolved import Resolved
+
+
+class WideBlock(Block):
+    """Norm, ReLU, conv, norm, ReLU, dropout, conv, and a shortcut: 1×1 where the width changes."""
+
+    def __init__(self, inside: int, outside: int, *, stride: int, dropout: float) -> None:
+        super().__init__()
+        self.norm1 = Norm(inside)
+        self.conv1 = Conv(inside, outside, stride=stride, padding=1)
+        self.norm2 = Norm(outside)
+        self.dropout = Dropout(dropout)
+        self.conv2 = Conv(outside, outside, padding=1)
+        changes = stride != 1 or inside != outside
+        self.shortcut = Conv(inside, outside, kernel_size=1, stride=stride) if changes else None
+
+    def forward(self, x: Tensor, at: Resolved) -> Tensor:
+        active = F.relu_(self.norm1(x, at))
+        out = F.relu_(self.norm2(self.conv1(active, at), at))
+        out = self.conv2(self.dropout(out, at), at)
+        # Where the shape changes the shortcut, too, starts from the activated input.
+        return out + (x if self.shortcut is None else self.shortcut(active, at))
+
+    def inner(self) -> list[Inner]:
+        return [Inner((self.conv1,), (self.norm2,), self.conv2)]
+
+
+@register
+def wide_resnet(
+    *,
+    depth: int = 16,
+    widen: int = 8,
+    base_width: int = 16,
+    dropout: float = 0.0,
+    classes: int = 10,
+    image: tuple[int, int, int] = (3, 32, 32),
+    mean: tuple[float, ...] | None = None,
+    std: tuple[float, ...] | None = None,
+) -> Net:
+    """WRN-depth-widen, depth = 6n + 4 (16-8, 40-2, 28-10 in the papers); images of at least 8×8."""
+    channels, *_ = check_image("wide_resnet", image, 8)
+    if depth < 10 or (depth - 4) % 6:
+        raise ValueError(f"wide_resnet: depth is 6n + 4 (10, 16, 22, 28, 34, 40), given {depth}")
+    if widen < 1 or base_width < 1:
+        raise ValueError(f"wide_resnet: widen and base_width are at least 1, given {widen}, {base_width}")
+    count = (depth - 4) // 6
+    blocks: list[Block] = [ConvBlock(Conv(channels, base_width, padding=1, exact=True), None, relu=False)]
+    inside = base_width
+    for stage in range(3):
+        outside = base_width * widen * 2**stage
+        for i in range(count):
+            stride = 2 if stage > 0 and i == 0 else 1
+            blocks.append(WideBlock(inside, outside, stride=stride, dropout=dropout))
+            inside = outside
+    initialise(blocks)
+    return Net(
+        blocks,
+        Classifier(inside, classes, norm=Norm(inside, conditioned=False)),
+        image=(channels, *image[1:]),
+        classes=classes,
+        normalise=normaliser(channels, mean, std),
+        stages=(1, count, count, count),
+    )

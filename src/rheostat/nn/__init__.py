@@ -1,0 +1,1 @@
+"""Seats (convolution, dense, norm) and the parts that methods give them."""

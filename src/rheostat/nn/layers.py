@@ -1,0 +1,186 @@
+"""Seats with weights: Conv and Dense; and the layers without a seat: Normalise, Dropout.
+
+A seat is called as `seat(x, at)` with `at` a `Resolved` point. Methods never subclass a seat: they
+give it parts. A `Conv` or `Dense` holds a chain of weight transforms. The Norm seat is in `norms`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import TypeVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from rheostat.points.resolved import Resolved
+
+Size = int | tuple[int, int]
+Parts = tuple[tuple[Tensor, Tensor | None], ...]
+"""A kernel as a sum: weights, each with a per-setting amount (S,), or None for the amount 1."""
+
+
+class Transform(nn.Module):
+    """A part of a Conv or Dense seat: maps the seat's kernel before the product is taken.
+
+    `order` places it in the chain, whatever the order of installation: noise 10, masks 20, slices 30.
+    """
+
+    order: int = 0
+
+    def forward(self, parts: Parts, seat: Seat, x: Tensor, at: Resolved) -> Parts:
+        raise TypeError(f"{type(self).__name__} does not say how it transforms a kernel")
+
+    def draws(self, at: Resolved) -> bool:
+        """Whether the kernel is drawn anew in each pass at this point."""
+        return False
+
+    def mask(self, at: Resolved) -> Tensor | None:
+        """0/1 over the seat's weight (or broadcastable to it): what this pass uses; None: all."""
+        return None
+
+
+def append(seat: Seat, transform: Transform) -> None:
+    """Put a transform into a seat's chain, at the place its order gives it."""
+    chain = sorted([*seat.transforms, transform], key=lambda t: getattr(t, "order", 0))
+    seat.transforms = nn.ModuleList(chain)
+
+
+def kernel(seat: Seat, x: Tensor, at: Resolved) -> Parts:
+    """The kernel of a seat after its chain of transforms; once per attack unless it is drawn."""
+
+    def compute() -> Parts:
+        parts: Parts = ((seat.weight, None),)
+        for transform in seat.transforms:
+            parts = transform(parts, seat, x, at)
+        return parts
+
+    if any(isinstance(t, Transform) and t.draws(at) for t in seat.transforms):
+        return compute()
+    return at.once(seat, compute)
+
+
+def _summed(parts: Parts, product: Callable[[Tensor], Tensor], at: Resolved) -> Tensor:
+    total: Tensor | None = None
+    for weight, amount in parts:
+        term = product(weight)
+        if amount is not None:
+            rows = at.gather(amount)
+            term = term * rows.reshape(-1, *[1] * (term.ndim - 1)).to(term.dtype)
+        total = term if total is None else total + term
+    assert total is not None
+    return total
+
+
+class Conv(nn.Conv2d):
+    """Convolution seat. `exact` keeps it in fp32 under autocast (the first layer, which sees δ)."""
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        *,
+        kernel_size: Size = 3,
+        stride: Size = 1,
+        padding: Size = 0,
+        dilation: Size = 1,
+        groups: int = 1,
+        bias: bool = False,
+        exact: bool = False,
+    ) -> None:
+        super().__init__(in_channels, out_channels, kernel_size, stride, padding, dilation, groups=groups, bias=bias)
+        self.exact = exact
+        self.transforms = nn.ModuleList()
+
+    def forward(self, x: Tensor, at: Resolved) -> Tensor:  # type: ignore[override]
+        """(B, C, H, W) → (B, C', H', W'). Fewer channels may come in than the seat has (slimming)."""
+        if self.exact and torch.is_autocast_enabled(x.device.type):
+            with torch.autocast(x.device.type, enabled=False):
+                return self._product(x.float(), at)
+        return self._product(x, at)
+
+    def _product(self, x: Tensor, at: Resolved) -> Tensor:
+        parts: Parts = kernel(self, x, at) if self.transforms else ((self.weight, None),)
+        groups = self.groups if self.groups == 1 else x.shape[1] * self.groups // self.in_channels
+
+        stride = self.stride
+        if self._overruns(x):
+            x, stride = x[:, :, :: stride[0], :: stride[1]], (1, 1)
+
+        def product(weight: Tensor, bias: Tensor | None = None) -> Tensor:
+            return F.conv2d(x, weight, bias, stride, self.padding, self.dilation, groups)
+
+        first, amount = parts[0]
+        bias = None if self.bias is None else self.bias[: first.shape[0]]
+        if len(parts) == 1 and amount is None:
+            return product(first, bias)
+        out = _summed(parts, product, at)
+        return out if bias is None else out + bias[:, None, None]
+
+    def _overruns(self, x: Tensor) -> bool:
+        """Whether the CPU's gradient of this kernel would write past its workspace.
+
+        oneDNN issue 6035: 1×1, strided, channels-last, fewer than 16 channels in; several threads then
+        corrupt memory or hang. Striding by slices gives the same numbers with a stride of 1.
+        """
+        return (
+            self.kernel_size == (1, 1)
+            and self.stride != (1, 1)
+            and self.padding == (0, 0)
+            and x.shape[1] < 16
+            and x.device.type == "cpu"
+            and torch.is_grad_enabled()
+        )
+
+
+class Dense(nn.Linear):
+    """Fully connected seat; `head` marks the last one, whose outputs are the classes."""
+
+    def __init__(self, in_features: int, out_features: int, *, head: bool = False) -> None:
+        super().__init__(in_features, out_features)
+        self.head = head
+        self.transforms = nn.ModuleList()
+
+    def forward(self, x: Tensor, at: Resolved) -> Tensor:  # type: ignore[override]
+        """(B, F) → (B, F')."""
+        if not self.transforms:
+            return F.linear(x, self.weight, self.bias)
+        out = _summed(kernel(self, x, at), lambda w: F.linear(x, w), at)
+        return out + self.bias[: out.shape[1]]
+
+
+class Normalise(nn.Module):
+    """Pixels in [0, 1] → zero mean, unit deviation per channel; inside the network, fp32."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.tensor(mean).reshape(1, -1, 1, 1))
+        self.register_buffer("std", torch.tensor(std).reshape(1, -1, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (x - self.mean) / self.std
+
+
+class Dropout(nn.Module):
+    """Dropout that follows the pass (`at.training`), not module state. Draws from torch's generator."""
+
+    def __init__(self, rate: float) -> None:
+        super().__init__()
+        if not 0 <= rate < 1:
+            raise ValueError(f"dropout rate must be in [0, 1), given {rate}")
+        self.rate = rate
+
+    def forward(self, x: Tensor, at: Resolved) -> Tensor:
+        return F.dropout(x, self.rate, at.training) if self.rate else x
+
+
+Seat = Conv | Dense
+S = TypeVar("S", bound=nn.Module)
+
+
+def seats(net: nn.Module, kind: type[S]) -> Iterator[S]:
+    """The seats of one kind, in the order of the network."""
+    return (module for module in net.modules() if isinstance(module, kind))

@@ -1,0 +1,184 @@
+"""The Norm seat: a source of statistics (one set, or a bank of sets) and modulations of its affine.
+
+In eval a whole seat, whatever its parts, is one affine map per channel with a row per setting; in
+training it is one normalisation and one affine map.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+from rheostat.points.resolved import Resolved
+
+
+class Modulation(nn.Module):
+    """A part of a Norm seat: maps its (S, C) scale and shift tables."""
+
+    def forward(self, scale: Tensor, shift: Tensor, at: Resolved) -> tuple[Tensor, Tensor]:
+        raise TypeError(f"{type(self).__name__} does not say how it modulates a norm")
+
+
+class Source(nn.Module):
+    """Where a Norm takes its statistics and affine from: one set, or a bank that chooses sets."""
+
+    def pick(self, at: Resolved) -> NormSet:
+        """Training: the one set this group of rows is normalised by and updates."""
+        raise TypeError(f"{type(self).__name__} does not choose a norm set")
+
+    def table(self, at: Resolved) -> tuple[Tensor, Tensor]:
+        """Eval: (S, C) scale and shift of the affine map that the norm is."""
+        raise TypeError(f"{type(self).__name__} has no table")
+
+    def resized(self, channels: int) -> Source:
+        """A fresh source of the same kind for the leading channels."""
+        raise TypeError(f"{type(self).__name__} cannot be resized")
+
+
+class NormSet(Source):
+    """One set of batch-norm statistics and affine parameters (C channels)."""
+
+    running_mean: Tensor
+    running_var: Tensor
+
+    def __init__(self, channels: int, *, eps: float = 1e-5, momentum: float = 0.1) -> None:
+        super().__init__()
+        self.channels, self.eps, self.momentum = channels, eps, momentum
+        self.weight = nn.Parameter(torch.ones(channels))
+        self.bias = nn.Parameter(torch.zeros(channels))
+        self.register_buffer("running_mean", torch.zeros(channels))
+        self.register_buffer("running_var", torch.ones(channels))
+
+    def copy(self) -> NormSet:
+        """A new set that starts with the same values."""
+        twin = NormSet(self.channels, eps=self.eps, momentum=self.momentum)
+        twin.load_state_dict(self.state_dict())
+        return twin
+
+    def resized(self, channels: int) -> NormSet:
+        return NormSet(channels, eps=self.eps, momentum=self.momentum)
+
+    def pick(self, at: Resolved) -> NormSet:
+        return self
+
+    def table(self, at: Resolved) -> tuple[Tensor, Tensor]:
+        scale = self.weight * torch.rsqrt(self.running_var + self.eps)
+        return scale[None], (self.bias - self.running_mean * scale)[None]
+
+    def normalise(self, x: Tensor, scale: Tensor, shift: Tensor, at: Resolved) -> Tensor:
+        """Normalise by the statistics of these rows (of all ranks), update the running ones, and map.
+
+        scale and shift are (1, C) or (B, C).
+        """
+        if at.across:
+            return affine_map(self._normalise_across(x), scale, shift)
+        buffers = self.running_mean, self.running_var
+        if x.shape[0] == 0:
+            return x
+        if scale.shape[0] == 1:
+            return F.batch_norm(x, *buffers, scale[0], shift[0], True, self.momentum, self.eps)
+        return row_norm(x, scale, shift, *buffers, self.momentum, self.eps)
+
+    def _normalise_across(self, x: Tensor) -> Tensor:
+        from torch.distributed.nn.functional import all_reduce  # differentiable sum over ranks
+
+        count = torch.full((1,), x.numel() / max(x.shape[1], 1), device=x.device, dtype=x.dtype)
+        dist.all_reduce(count)
+        total = float(count)
+        if total == 0:
+            return x
+        mean = all_reduce(x.sum((0, 2, 3))) / total
+        centred = x - mean[:, None, None]
+        var = all_reduce(centred.square().sum((0, 2, 3))) / total
+        with torch.no_grad():
+            unbiased = var * (total / max(total - 1, 1))
+            self.running_mean.lerp_(mean, self.momentum)
+            self.running_var.lerp_(unbiased, self.momentum)
+        return centred * torch.rsqrt(var + self.eps)[:, None, None]
+
+
+def affine_map(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+    """x·scale + shift per channel; scale and shift (1, C) or (B, C). One operator."""
+    return torch.addcmul(shift[:, :, None, None], x, scale[:, :, None, None])
+
+
+class RowNorm(torch.autograd.Function):
+    """Batch normalisation followed by an affine map with one scale and shift per row and channel.
+
+    The same mathematics as `batch_norm(x) * scale + shift` in about half the passes over memory:
+    everything the backward pass needs of a row are two sums over its pixels, Σg and Σg·x̂.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        scale: Tensor,
+        shift: Tensor,
+        running_mean: Tensor,
+        running_var: Tensor,
+        momentum: float,
+        eps: float,
+    ) -> Tensor:
+        normal, _, inverse = torch.native_batch_norm(x, None, None, running_mean, running_var, True, momentum, eps)
+        ctx.save_for_backward(normal, scale, inverse)
+        return affine_map(normal, scale, shift)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        normal, scale, inverse = ctx.saved_tensors
+        n = grad.numel() / grad.shape[1]
+        total = grad.sum((2, 3))
+        along = (grad * normal).sum((2, 3))
+        # d/dx of the normalisation: subtract the mean of the gradient and its part along x̂.
+        mean = -(scale * total).sum(0, keepdim=True) / n * inverse
+        slope = -(scale * along).sum(0, keepdim=True) / n * inverse
+        out = affine_map(normal, slope, mean)
+        out.addcmul_(grad, (scale * inverse)[:, :, None, None])
+        return out, along, total, None, None, None, None
+
+
+row_norm: Callable[..., Tensor] = RowNorm.apply
+
+
+class Norm(nn.Module):
+    """Normalisation seat. `conditioned` is False where FiLM does not go (shortcuts, last WRN norm)."""
+
+    def __init__(self, channels: int, *, conditioned: bool = True) -> None:
+        super().__init__()
+        self.channels = channels
+        self.conditioned = conditioned
+        self.source: Source = NormSet(channels)
+        self.modulations = nn.ModuleList()
+
+    def modulated(self, scale: Tensor, shift: Tensor, at: Resolved) -> tuple[Tensor, Tensor]:
+        """The affine after the seat's modulations."""
+        for modulation in self.modulations:
+            scale, shift = modulation(scale, shift, at)
+        return scale, shift
+
+    def table(self, at: Resolved) -> tuple[Tensor, Tensor]:
+        """Eval: the whole seat as (S, C) scale and shift."""
+        scale, shift = self.source.table(at)
+        return self.modulated(scale, shift, at)
+
+    def forward(self, x: Tensor, at: Resolved) -> Tensor:
+        """(B, C, H, W) → the same shape; computed in fp32, returned in the dtype that came in."""
+        wide = x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
+        if at.training:
+            chosen = self.source.pick(at)
+            scale, shift = self.modulated(chosen.weight[None], chosen.bias[None], at)
+        else:
+            scale, shift = at.once(self, lambda: self.table(at))
+        if scale.shape[0] > 1:
+            scale, shift = at.gather(scale), at.gather(shift)
+        if at.training:
+            return chosen.normalise(wide, scale, shift, at).to(x.dtype)
+        return affine_map(wide, scale, shift).to(x.dtype)

@@ -1,0 +1,1 @@
+"""Dials, operating points, grids of points as text, and the resolved point of one pass."""

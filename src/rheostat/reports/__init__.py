@@ -1,0 +1,1 @@
+"""Pages, plots, model cards and leaderboard entries, made from rows."""

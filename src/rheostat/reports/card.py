@@ -1,0 +1,86 @@
+"""A model card (Mitchell et al. 2019) written from a model's file and its rows; nothing is typed in."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rheostat.models.artifact import About
+from rheostat.models.tunable import Tunable
+from rheostat.results.flags import NAMES
+from rheostat.results.labels import attacker_lines, percent, point_label, worst_rows
+from rheostat.results.rows import Row
+
+
+def card(model: Tunable, about: About, rows: list[Row], *, name: str, digest: str) -> str:
+    """The card as Markdown. `rows` are those of this very model; with none it says that none is measured."""
+    recipe: dict[str, Any] = about.provenance.get("recipe", {})
+    data, train, attack = (recipe.get(k, {}) for k in ("data", "train", "attack"))
+    count = sum(p.numel() for p in model.parameters())
+    parts = [
+        f"# {name}\n",
+        f"A classifier of {len(about.classes)} classes ({', '.join(about.classes[:12])}"
+        f"{', …' if len(about.classes) > 12 else ''}) for images of {' × '.join(map(str, model.net.image))}, pixels "
+        f"in [0, 1]. {count:,} parameters. Hash `{digest}`.\n",
+        f"- Composition: `{model.method!r}`",
+        f"- Network: `{model.net.spec}`",
+        *(f"- Dial `{d.name}`: {_positions(d.values, d.low, d.high)}" for d in model.dials.values()),
+        "",
+        "## Training\n",
+        f"Data `{data.get('name', 'unknown')}`, {data.get('train_images') or 'all'} images, "
+        f"{train.get('epochs', '?')} epochs; attacked in training with {attack.get('kind', '?')} of "
+        f"{attack.get('steps', '?')} steps, {about.threat.get('norm', '?')} eps {about.threat.get('eps', '?')}.\n",
+        "## Measured\n",
+    ]
+    worst = worst_rows(rows)
+    if not worst:
+        parts.append("Nothing has been measured: run `rheostat evaluate`.\n")
+    else:
+        parts += [
+            "Robust accuracy is measured under the attacks named, at the point scored; a stronger attack can only "
+            "lower it. Brackets are exact 95 % intervals.\n",
+            "| point | split | clean % | robust % | attacks | n | M MACs | raised |",
+            "|---|---|---|---|---|---|---|---|",
+        ]
+        parts += [
+            f"| {point_label(r)} | {r['split']} | {percent(r['clean_accuracy'], r['interval']['clean'])} | "
+            f"{percent(r['robust_accuracy'], r['interval']['robust'])} | {', '.join(r['attack']['of'])} "
+            f"({r['attack']['norm']} {r['attack']['eps']:.4g}) | {r['n']} | {r['macs']['mean'] / 1e6:.2f} | "
+            f"{', '.join(r['flags']) or 'none'} |"
+            for r in worst
+        ]
+        parts.append("")
+        parts += [f"- {line}" for line in attacker_lines(rows)]
+        raised = sorted({f for r in worst for f in r["flags"]})
+        parts += [f"- `{f}`: {NAMES[f].why}." for f in raised if f in NAMES]
+        parts.append("")
+    if model.points:
+        parts += [
+            "## Named points\n",
+            "| name | point | clean % (bound) | robust % (bound) | measured under | ECE % |",
+            "|---|---|---|---|---|---|",
+        ]
+        parts += [_named(k, p.label(), about.measured.get(k, {})) for k, p in model.points.items()]
+        parts.append("")
+    parts += [
+        "## Limits\n",
+        "- Nothing is guaranteed: no accuracy here is a certificate.",
+        f"- The threat is {about.threat.get('norm', '?')} of {about.threat.get('eps', '?')}; other norms, larger radii, "
+        "patches, rotations and shifts of the data were not attacked.",
+        "- Who may turn the dial chooses the weakest point: keep it policy, not a field of a request.",
+        "",
+    ]
+    return "\n".join(parts)
+
+
+def _positions(values: tuple[float, ...] | None, low: float, high: float) -> str:
+    return ", ".join(f"{v:g}" for v in values) if values else f"{low:g} … {high:g}"
+
+
+def _named(name: str, label: str, m: dict[str, Any]) -> str:
+    if not m:
+        return f"| `{name}` | {label} | | | not measured | |"
+    return (
+        f"| `{name}` | {label} | {100 * m['clean_accuracy']:.1f} (≥ {100 * m['clean_bound']:.1f}) | "
+        f"{100 * m['robust_accuracy']:.1f} (≥ {100 * m['robust_bound']:.1f}) | {', '.join(m['measured_under'])} on "
+        f"{m['split']} | {100 * m['ece_before']:.1f} → {100 * m['ece_after']:.1f} |"
+    )

@@ -1,0 +1,182 @@
+"""Plots of what an evaluation found beside accuracies, from rows alone: what a reader would check first."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rheostat.results.labels import point_label, worst_rows
+from rheostat.results.rows import Row
+from rheostat.runtime.files import read_tensors
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+MOST = 6
+"""Curves in one plot, at most: ends and evenly spaced points between."""
+
+
+def some(rows: list[Row]) -> list[Row]:
+    """At most MOST rows, evenly spaced, ends included."""
+    if len(rows) <= MOST:
+        return rows
+    return [rows[round(i * (len(rows) - 1) / (MOST - 1))] for i in range(MOST)]
+
+
+def named(row: Row, rows: list[Row]) -> str:
+    """The point's label, with the run's name where there are several."""
+    several = len({r["run"] for r in rows}) > 1
+    return f"{row['run']}: {point_label(row)}" if several else point_label(row)
+
+
+def colours(count: int) -> list[tuple[float, ...]]:
+    """Colours in order that colour-blind readers tell apart by lightness."""
+    from matplotlib import colormaps
+
+    return [colormaps["viridis"](0.9 * i / max(count - 1, 1)) for i in range(count)]
+
+
+def _axes(height: float = 3.6) -> tuple[Figure, Any]:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6.4, height), layout="constrained")
+    return figure, figure.add_subplot()
+
+
+def transfer_map(rows: list[Row]) -> Figure | None:
+    """RA at each point (columns) on images made at each (rows), in per cent; the diagonal is *known*."""
+    crossed = [r for r in rows if r["knowledge"] == "transfer"]
+    if not crossed:
+        return None
+    crossed = [r for r in crossed if r["run"] == crossed[0]["run"]]
+    made, at = [], []
+    for r in crossed:
+        if r["attack"]["made_at"] not in made:
+            made.append(r["attack"]["made_at"])
+        if r["at"] not in at:
+            at.append(r["at"])
+    grid = [[float("nan")] * len(at) for _ in made]
+    for r in crossed:
+        grid[made.index(r["attack"]["made_at"])][at.index(r["at"])] = 100 * r["robust_accuracy"]
+    figure, axes = _axes(1.6 + 0.34 * len(made))
+    shown = axes.imshow(grid, cmap="viridis", vmin=0, vmax=100, aspect="auto")
+    for i, j in itertools.product(range(len(made)), range(len(at))):
+        dark, weight = grid[i][j] < 55, "bold" if made[i] == at[j] else "normal"
+        axes.text(
+            j,
+            i,
+            f"{grid[i][j]:.0f}",
+            ha="center",
+            va="center",
+            fontsize=8,
+            weight=weight,
+            color="white" if dark else "black",
+        )
+    labels = [[point_label({**crossed[0], "at": p}) for p in found] for found in (at, made)]
+    axes.set_xticks(range(len(at)), labels[0], rotation=45, ha="right", fontsize=8)
+    axes.set_yticks(range(len(made)), labels[1], fontsize=8)
+    axes.set_xlabel("scored at")
+    axes.set_ylabel("images made at")
+    figure.colorbar(shown, label="robust accuracy, %")
+    return figure
+
+
+def ladder(rows: list[Row]) -> Figure | None:
+    """RA after each attack of a worst case, one line a point."""
+    found = some([r for r in worst_rows(rows) if len(r["attack"]["of"]) > 1])
+    if not found:
+        return None
+    figure, axes = _axes()
+    for row, colour in zip(found, colours(len(found)), strict=True):
+        same = ("run", "at", "rule", "tier", "split", "n", "seed")
+        steps = {r["attack"]["name"]: r for r in rows if all(r[k] == row[k] for k in same)}
+        names = [n for n in row["attack"]["of"] if n in steps]
+        values = [100 * steps[n]["robust_accuracy"] for n in names]
+        axes.plot(names, values, "o-", color=colour, markersize=4, label=named(row, found))
+    axes.set_ylabel("robust accuracy left, %")
+    axes.tick_params(axis="x", rotation=30, labelsize=8)
+    _finish(axes)
+    return figure
+
+
+def eps_curves(rows: list[Row]) -> Figure | None:
+    """RA against the radius, on the probed sample; it must fall, and reach chance."""
+    found = some([r for r in worst_rows(rows) if r.get("eps_curve")])
+    if not found:
+        return None
+    figure, axes = _axes()
+    for row, colour in zip(found, colours(len(found)), strict=True):
+        x, y = zip(*row["eps_curve"], strict=True)
+        axes.plot(x, [100 * v for v in y], "o-", color=colour, markersize=4, label=named(row, found))
+    axes.axvline(found[0]["attack"]["eps"], color="#888888", linewidth=0.8)
+    axes.set_xlabel(f"eps ({found[0]['attack']['norm']}; the line: the radius of the rows)")
+    axes.set_ylabel("robust accuracy, %")
+    _finish(axes)
+    return figure
+
+
+def loss_curves(rows: list[Row]) -> Figure | None:
+    """The attack's mean loss at every step: it should have stopped rising."""
+    found = some([r for r in worst_rows(rows) if r.get("loss_curve")])
+    if not found:
+        return None
+    figure, axes = _axes()
+    for row, colour in zip(found, colours(len(found)), strict=True):
+        axes.plot(row["loss_curve"], color=colour, label=named(row, found))
+    axes.set_xlabel("attack step")
+    axes.set_ylabel("mean loss")
+    _finish(axes)
+    return figure
+
+
+def reliability(rows: list[Row]) -> Figure | None:
+    """Accuracy against confidence on clean images, in bins; the diagonal is right."""
+    found = some([r for r in worst_rows(rows) if r.get("calibration")])
+    if not found:
+        return None
+    figure, axes = _axes()
+    axes.plot([0, 1], [0, 1], color="#888888", linewidth=0.8)
+    for row, colour in zip(found, colours(len(found)), strict=True):
+        sure, right, _ = zip(*row["calibration"]["bins"], strict=True)
+        label = f"{named(row, found)}: ECE {100 * row['calibration']['ece']:.1f} %"
+        axes.plot(sure, right, "o-", color=colour, markersize=4, label=label)
+    axes.set_xlabel("confidence")
+    axes.set_ylabel("accuracy")
+    _finish(axes)
+    return figure
+
+
+def examples(rows: list[Row]) -> Figure | None:
+    """The worst successful perturbations of a few points: clean, ten times the change, adversarial."""
+    from matplotlib.figure import Figure
+
+    found = [r for r in some(worst_rows(rows)) if r.get("examples") and Path(r["examples"]).is_file()][:4]
+    if not found:
+        return None
+    files = [read_tensors(Path(r["examples"]))[0] for r in found]
+    most = min(4, max(len(t["labels"]) for t in files))
+    figure = Figure(figsize=(0.2 + 2.4 * most, 1.2 * len(found) + 0.2), layout="constrained")
+    grid = figure.subplots(len(found), 3 * most, squeeze=False)
+    for line, row, tensors in zip(grid, found, files, strict=True):
+        classes = row["per_class"]["classes"]
+        clean, moved = tensors["clean"], tensors["adversarial"]
+        change = ((moved - clean) * 10 * 0.5 + 0.5).clamp(0, 1)
+        for cell in line:
+            cell.axis("off")
+        for i in range(min(most, len(clean))):
+            labels = (classes[int(tensors["labels"][i])], "δ × 10", classes[int(tensors["said"][i])])
+            for cell, image, text in zip(line[3 * i :], (clean[i], change[i], moved[i]), labels, strict=False):
+                shown = image.permute(1, 2, 0).numpy()
+                cell.imshow(shown.squeeze(-1) if shown.shape[-1] == 1 else shown, cmap="gray", vmin=0, vmax=1)
+                cell.set_title(text, fontsize=6)
+        line[0].axis("on")
+        line[0].set_xticks([])
+        line[0].set_yticks([])
+        line[0].set_ylabel(point_label(row), fontsize=7)
+    return figure
+
+
+def _finish(axes: Any) -> None:
+    axes.grid(alpha=0.25)
+    axes.legend(fontsize=7)

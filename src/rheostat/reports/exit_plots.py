@@ -1,0 +1,82 @@
+"""Plots of multi-exit points, from rows alone: what early exit saves, and who leaves where."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from rheostat.results.rows import Row
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+
+
+def live(rows: list[Row]) -> list[Row]:
+    """The worst-case rows of points with live exits."""
+    return [r for r in rows if r["attack"]["name"] == "worst" and r.get("exit_shares")]
+
+
+def accuracy_against_macs(rows: list[Row]) -> Figure:
+    """SA and RA against mean MACs an image, as the `exit` dial moves the thresholds; a colour a run."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6.4, 3.8), layout="constrained")
+    axes = figure.add_subplot()
+    worst = [r for r in rows if r["attack"]["name"] == "worst" and "exit" in r["at"]]
+    for i, run in enumerate(dict.fromkeys(r["run"] for r in worst)):
+        mine = sorted((r for r in worst if r["run"] == run), key=lambda r: r["macs"]["mean"])
+        for kind, style in (("clean", "o-"), ("robust", "s--")):
+            axes.plot(
+                [r["macs"]["mean"] / 1e6 for r in mine],
+                [100 * r[f"{kind}_accuracy"] for r in mine],
+                style,
+                color=COLOURS[i % len(COLOURS)],
+                markersize=5,
+                label=f"{run}, {kind}",
+            )
+        attacked = [r for r in mine if "macs_attacked" in r]
+        axes.plot(
+            [r["macs_attacked"]["mean"] / 1e6 for r in attacked],
+            [100 * r["robust_accuracy"] for r in attacked],
+            "x",
+            color=COLOURS[i % len(COLOURS)],
+            label=f"{run}, robust at the attacked cost",
+        )
+        for row in mine[-1:]:
+            if "macs_static" in row:
+                axes.axvline(row["macs_static"] / 1e6, color="#888888", linewidth=0.8)
+    axes.set_xlabel("mean MACs an image, millions (the line: the static network)")
+    axes.set_ylabel("accuracy, %")
+    axes.grid(alpha=0.25)
+    axes.legend(fontsize=7)
+    return figure
+
+
+def shares_per_exit(rows: list[Row]) -> Figure:
+    """The share of images that leave by each exit, clean and attacked; one pair of bars a row."""
+    from matplotlib.figure import Figure
+
+    found = live(rows)
+    figure = Figure(figsize=(6.4, 1.0 + 0.45 * max(2 * len(found), 2)), layout="constrained")
+    axes = figure.add_subplot()
+    names: list[str] = []
+    for row in found:
+        label = ", ".join(f"{k} = {v:g}" for k, v in row["at"].items() if k in ("exit", "width"))
+        for kind, shares in row["exit_shares"].items():
+            left = 0.0
+            for exit_, share in enumerate(shares):
+                axes.barh(
+                    len(names),
+                    100 * share,
+                    left=left,
+                    color=COLOURS[exit_ % len(COLOURS)],
+                    label=f"exit {exit_ + 1}" if not names else None,
+                )
+                left += 100 * share
+            names.append(f"{row['run']}, {label}, {kind}")
+    axes.set_yticks(range(len(names)), names, fontsize=7)
+    axes.invert_yaxis()
+    axes.set_xlabel("share of images, %")
+    axes.legend(fontsize=7, ncols=4, loc="upper center", bbox_to_anchor=(0.4, -0.25))
+    return figure

@@ -1,0 +1,58 @@
+"""A row under RobustBench's JSON keys (Croce et al., NeurIPS 2021), the dial's fields beside."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+
+from rheostat.results.labels import point_label
+from rheostat.results.rows import Row
+
+
+def entry(row: Row) -> Row:
+    """A `worst` row as a RobustBench entry: accuracies are texts in per cent, eps a fraction of 255.
+
+    `autoattack_acc` is None unless AutoAttack was among the attacks: a weaker worst case is under
+    `rheostat` alone, with the attacks it was taken over, n and interval.
+    """
+    attack = row["attack"]
+    robust = f"{100 * row['robust_accuracy']:.2f}"
+    net = row["net"]
+    reported = row.get("reported")
+    return {
+        "link": None,
+        "name": f"{row['run']}, {point_label(row)}",
+        "authors": None,
+        "additional_data": False,
+        "number_forward_passes": 1,
+        "dataset": row["dataset"],
+        "venue": None,
+        "architecture": net.get("name", "") if isinstance(net, dict) else net,
+        "threat_model": {"linf": "Linf", "l2": "L2"}[attack["norm"]],
+        "eps": _eps(attack["eps"], attack["norm"]),
+        "clean_acc": f"{100 * row['clean_accuracy']:.2f}",
+        "reported": None if reported is None else f"{100 * reported:.2f}",
+        "autoattack_acc": robust if "autoattack" in attack["of"] else None,
+        "unreliable": bool(row["flags"]),
+        "rheostat": {
+            "at": row["at"],
+            "rule": row["rule"],
+            "robust_acc": robust,
+            "attacks": attack["of"],
+            "tier": row["tier"],
+            "knowledge": row["knowledge"],
+            "n": row["n"],
+            "interval": row["interval"],
+            "flags": row["flags"],
+            "macs": row["macs"],
+            "params": row["params"],
+            "artifact": row["artifact"],
+        },
+    }
+
+
+def _eps(eps: float, norm: str) -> str:
+    """8/255 where eps is a whole number of 255ths, as RobustBench writes it; else the number."""
+    share = Fraction(eps * 255).limit_denominator(100)
+    if norm == "linf" and share.denominator == 1 and abs(float(share) / 255 - eps) < 1e-9:
+        return f"{share.numerator}/255"
+    return f"{eps:g}"

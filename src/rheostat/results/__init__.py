@@ -1,0 +1,1 @@
+"""Result rows: their files, intervals, areas and paired comparison."""

@@ -1,0 +1,86 @@
+"""One number for a whole dial: the area that its points dominate, against a reference.
+
+Hypervolume indicator (Zitzler & Thiele 1999) in two dimensions, SA and RA; normalised by that of the
+dedicated models, so that 1 is as good as a training for every point.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+Bits = Sequence[tuple[Tensor, Tensor]]
+"""(clean, robust) bits (N,) of every point of a run, on the same images."""
+Points = list[tuple[float, float]]
+
+
+def hypervolume(points: Sequence[tuple[float, float]], reference: tuple[float, float]) -> float:
+    """Area dominated by (SA, RA) points above the reference (SA, RA); 0 where none lies above it."""
+    total, best = 0.0, reference[1]
+    for clean, robust in sorted(points, reverse=True):
+        if clean > reference[0] and robust > best:
+            total += (clean - reference[0]) * (robust - best)
+            best = robust
+    return total
+
+
+def normalised(
+    run: Bits, dedicated: Bits, *, margin: float = 0.02, draws: int = 1000, seed: int = 0
+) -> tuple[float, float, float]:
+    """(value, low, high) of a run's hypervolume over the dedicated models', 95 % by bootstrap.
+
+    The reference is the SA of the last dedicated model (the most robust one) less `margin`, and RA 0.
+    Images are drawn anew for each of the two, the same for all points of one.
+    """
+    sizes = len(run[0][0]), len(dedicated[0][0])
+    mine, theirs = _resampled((run, dedicated), sizes, draws, seed)
+
+    def ratio(mine: Points, base: Points) -> float:
+        reference = (base[-1][0] - margin, 0.0)
+        return hypervolume(mine, reference) / hypervolume(base, reference)
+
+    value, *found = (ratio(a, b) for a, b in zip(mine, theirs, strict=True))
+    return value, *_interval(found)
+
+
+def compared(
+    run: Bits, other: Bits, reference: tuple[float, float], *, draws: int = 1000, seed: int = 0
+) -> tuple[float, float, float]:
+    """(difference, low, high) of two runs' hypervolumes on the same images, 95 % by paired bootstrap.
+
+    In units of points of SA × RA in [0, 1]; each draw takes the same images for both runs. ValueError
+    where the runs were measured on different numbers of images.
+    """
+    n = len(run[0][0])
+    if n != len(other[0][0]):
+        raise ValueError(f"runs of {n} and {len(other[0][0])} images are not paired")
+
+    mine, theirs = _resampled((run, other), (n,), draws, seed)
+    value, *found = (hypervolume(a, reference) - hypervolume(b, reference) for a, b in zip(mine, theirs, strict=True))
+    return value, *_interval(found)
+
+
+def _resampled(runs: tuple[Bits, Bits], sizes: tuple[int, ...], draws: int, seed: int) -> list[list[Points]]:
+    """Each run's (SA, RA) points: on its images as they are, then on `draws` samples of them.
+
+    One size: the runs share each sample. Two: each has its own.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    counts = [torch.ones(1 + draws, n, dtype=torch.float64) for n in sizes]
+    for draw in range(1, 1 + draws):
+        for n, count in zip(sizes, counts, strict=True):
+            count[draw] = torch.randint(n, (n,), generator=generator).bincount(minlength=n)
+    out = []
+    for bits, count in zip(runs, (counts[0], counts[-1]), strict=True):
+        # Both bits of all points, weighted by how often each image was drawn: one product.
+        table = torch.stack([bit for pair in bits for bit in pair]).double()
+        means = (count @ table.T / count.shape[1]).unflatten(1, (-1, 2))
+        out.append([[(a, b) for a, b in points] for points in means.tolist()])
+    return out
+
+
+def _interval(found: list[float]) -> tuple[float, float]:
+    low, high = torch.tensor(found, dtype=torch.float64).quantile(torch.tensor([0.025, 0.975], dtype=torch.float64))
+    return float(low), float(high)

@@ -1,0 +1,184 @@
+"""Two runs on the same images: paired differences point by point, and of the areas under their dials."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from rheostat.results.areas import compared
+from rheostat.results.intervals import paired
+from rheostat.results.labels import point_label, worst_rows
+from rheostat.results.rows import Row, read_bits, read_rows, rows_file
+from rheostat.runtime.choices import nearest
+
+MARGIN = 0.02
+Key = frozenset[tuple[str, float]]
+"""The positions of the dials that both runs have."""
+
+
+@dataclass(frozen=True)
+class Difference:
+    """The first less the second, with its 95 % interval; as fractions."""
+
+    value: float
+    low: float
+    high: float
+
+    @property
+    def verdict(self) -> str:
+        """What the interval says: "better", "worse", or "not told apart"."""
+        return "better" if self.low > 0 else "worse" if self.high < 0 else "not told apart"
+
+    def text(self, scale: float = 100, digits: int = 1) -> str:
+        """+2.5 [+1.5, +3.4], in points."""
+        values = (scale * v for v in (self.value, self.low, self.high))
+        return "{:+.{d}f} [{:+.{d}f}, {:+.{d}f}]".format(*values, d=digits)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What `compare` found."""
+
+    names: tuple[str, str]
+    n: int
+    """Images, the same for both."""
+    under: str
+    """Attacks, norm and radius, data and split."""
+    points: tuple[tuple[str, Difference, Difference], ...]
+    """(label, SA, RA) of every point that both were measured at."""
+    area: Difference | None
+    """Of the areas dominated in (SA, RA); None with fewer than three points."""
+    above: float
+    """The SA above which areas are taken."""
+
+
+@dataclass(frozen=True)
+class Side:
+    """The rows of one run and the folder that their bits lie in."""
+
+    name: str
+    rows: tuple[Row, ...]
+    folder: Path
+
+
+def sides(rows: list[Row], folder: Path) -> list[Side]:
+    """Every run that has rows in a file; `folder` is the file's."""
+    kept = [r for r in worst_rows(rows) if r["knowledge"] == "known"]
+    names = dict.fromkeys(str(r["run"]) for r in kept)
+    return [Side(n, tuple(r for r in kept if r["run"] == n), folder) for n in names]
+
+
+def side(given: str) -> Side:
+    """The run of a folder, of a rows file, or of FILE:NAME where a file holds several."""
+    path, name = Path(given), ""
+    if not path.exists() and ":" in given:
+        text, _, name = given.rpartition(":")
+        path = Path(text)
+    file = rows_file(path)
+    found = {s.name: s for s in sides(read_rows(file), file.parent)}
+    if not found:
+        raise ValueError(f"no rows in {given}; run `rheostat evaluate {given}` first")
+    if not name and len(found) > 1:
+        raise ValueError(f"{path} holds {len(found)} runs; name one: {path}:{next(iter(found))}")
+    name = name or next(iter(found))
+    if name not in found:
+        raise ValueError(f"{path} has no run {name!r}; {nearest(name, found)}")
+    return found[name]
+
+
+def compare(
+    first: Side,
+    second: Side,
+    *,
+    tier: str = "quick",
+    between: str | None = None,
+    at: dict[str, float] | None = None,
+    above: float | None = None,
+) -> Comparison:
+    """The first run less the second at every point that both were measured at on the same images.
+
+    Rows pair by tier, rule between norm sets, attacks, norm, radius, data, split and number of images
+    (the most that both have), and by the dials that both runs have; `at` fixes dials, where one run has
+    more of them than the other. Areas lie above `above` (SA), by default the lowest SA less 2 points.
+    ValueError where nothing pairs, or a point does so twice.
+    """
+    a, b = _matched(first, second, tier, between, at or {})
+    both = [key for key in a if key in b]
+    if not both:
+        told = "; ".join(
+            f"{s.name} has {', '.join(point_label(r) for r in found.values())}"
+            for s, found in ((first, a), (second, b))
+        )
+        raise ValueError(f"no point in common: {told}")
+    mine = [read_bits(first.folder, a[key]) for key in both]
+    theirs = [read_bits(second.folder, b[key]) for key in both]
+    if above is None:
+        above = min(float(r["clean_accuracy"]) for r in (*a.values(), *b.values())) - MARGIN
+    area = Difference(*compared(mine, theirs, (above, 0.0))) if len(both) > 2 else None
+    points = []
+    for key, x, y in zip(both, mine, theirs, strict=True):
+        label = point_label({**a[key], "at": dict(key)} if key else a[key])
+        clean, robust = (Difference(*paired(x[i], y[i])) for i in (0, 1))
+        points.append((label, clean, robust))
+    row = a[both[0]]
+    attack = row["attack"]
+    under = f"{', '.join(attack['of'])}, {attack['norm']}, eps {attack['eps']:g}; {row['dataset']}, {row['split']}"
+    return Comparison((first.name, second.name), row["n"], under, tuple(points), area, above)
+
+
+def _matched(
+    first: Side, second: Side, tier: str, between: str | None, fixed: dict[str, float]
+) -> list[dict[Key, Row]]:
+    """Each run's rows on the images and under the attacks that both have, by point."""
+    sides = first, second
+    asked = [
+        [
+            r
+            for r in s.rows
+            if (r["tier"], r["rule"]) == (tier, between) and all(r["at"].get(k, v) == v for k, v in fixed.items())
+        ]
+        for s in sides
+    ]
+    shared = set.intersection(*({_images(r) for r in rows} for rows in asked))
+    if not shared:
+        told = " and ".join(f"{s.name} has {_have(s.rows)}" for s in sides)
+        rule = f", rule {between!r}" if between else ""
+        raise ValueError(f"nothing pairs by tier {tier!r}{rule}: {told}")
+    chosen = max(shared, key=lambda key: (json.loads(key)["n"], key))
+    kept = [[r for r in rows if _images(r) == chosen] for rows in asked]
+    hashes = [{r["dataset_hash"] for r in rows if "dataset_hash" in r} for rows in kept]
+    if all(hashes) and hashes[0] != hashes[1]:
+        raise ValueError(f"{first.name} and {second.name} were measured on different images")
+    dials = set.intersection(*(set(r["at"]) for rows in kept for r in rows))
+    return [_by_point(s, rows, dials) for s, rows in zip(sides, kept, strict=True)]
+
+
+def _images(row: Row) -> str:
+    """What two rows must share to be paired: the images and the attacks."""
+    keys = ("dataset", "split", "n", "attack")
+    return json.dumps({k: row[k] for k in keys}, sort_keys=True)
+
+
+def _by_point(of: Side, rows: list[Row], dials: set[str]) -> dict[Key, Row]:
+    out: dict[Key, Row] = {}
+    for row in rows:
+        key = frozenset((k, v) for k, v in row["at"].items() if k in dials)
+        if key in out and out[key]["at"] != row["at"]:
+            more = sorted(set(row["at"]) - dials)
+            raise ValueError(
+                f"{of.name} was measured at several positions of {', '.join(more)}, a dial that the other "
+                f"run does not have; fix it: --at {more[0]}={row['at'][more[0]]:g}"
+            )
+        out[key] = row  # the last one written, where a model was trained again
+    return out
+
+
+def _have(rows: tuple[Row, ...]) -> str:
+    """A run's rows in a few words."""
+    found = dict.fromkeys(
+        f"{r['tier']}{'' if r['rule'] is None else ' by ' + r['rule']} on {r['n']} of {r['dataset']} "
+        f"{r['split']} under {', '.join(r['attack']['of'])} at {r['attack']['eps']:g}"
+        for r in rows
+    )
+    return "; ".join(found) or "no rows"

@@ -1,0 +1,192 @@
+"""What can be raised beside a number: each flag's condition, why it matters and what to do, as data."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Flag:
+    """A flag of a result row; `docs/evaluation.md` is made of these."""
+
+    name: str
+    group: str
+    raised_if: str
+    why: str
+    what: str
+
+
+GROUPS = {
+    "model": "The model is not what the attack takes it for",
+    "attack": "The attack is not what its row says",
+    "masking": "Gradients lead nowhere",
+    "strength": "A stronger attack was at hand",
+    "training": "Training went wrong",
+}
+
+ALL = (
+    Flag(
+        "random-output",
+        "model",
+        "two passes over the same images give different logits and the point declares no noise",
+        "an attack that follows one draw of a random gradient looks weaker than it is",
+        "remove the noise, or declare it (`sampled`) and attack with `-eot20`",
+    ),
+    Flag(
+        "randomised-without-eot",
+        "model",
+        "the point draws noise and a gradient was averaged over fewer than 20 draws",
+        "noise that an attacker can average away is not robustness (Athalye et al. 2018)",
+        "attack with `pgd20-eot20`; report the mean over fresh draws",
+    ),
+    Flag(
+        "probabilities",
+        "model",
+        "outputs lie in [0, 1] and sum to 1",
+        "the softmax of a softmax flattens the loss, and margins are bounded",
+        "return logits",
+    ),
+    Flag(
+        "train-mode",
+        "model",
+        "a module that behaves differently in training was left in train mode",
+        "batch statistics let the images of a batch change each other's prediction",
+        "call `.eval()` before measuring",
+    ),
+    Flag(
+        "untargeted-set",
+        "model",
+        "the data have fewer than 4 classes, so that targeted DLR losses are not defined",
+        "the tier runs APGD-CE, PGD on the margin and Square instead",
+        "read the number as one of that set",
+    ),
+    Flag(
+        "outside-threat-model",
+        "attack",
+        "an attack returned an image outside the ball or outside [0, 1]",
+        "such an image proves nothing; it is not counted",
+        "report it: an attack must project",
+    ),
+    Flag(
+        "success-not-verified",
+        "attack",
+        "an image that fooled the model did not do so when it was shown again among others",
+        "the model depends on its batch or on what it saw before",
+        "look for state, batch statistics or silent noise",
+    ),
+    Flag(
+        "weak-budget",
+        "attack",
+        "steps · step size is below 2 · eps for every attack of the row",
+        "the attack cannot cross the ball",
+        "leave `--step-size` at its default, or take more steps",
+    ),
+    Flag(
+        "eps-0-differs",
+        "attack",
+        "robust accuracy at eps 0 is not the clean accuracy",
+        "the attack changes images that it must not, or the model is random",
+        "look at the attack's projection, and at random-output",
+    ),
+    Flag(
+        "zero-gradients",
+        "masking",
+        "the loss has a gradient of exactly 0, or NaN, on more than 3 images and 1 % of the sample",
+        "a gradient attack cannot start: rounding, saturation or a detached graph hides the way",
+        "attack with `pgd50-margin` and `square5000`; attack a smooth stand-in for the layer",
+    ),
+    Flag(
+        "not-falling-in-eps",
+        "masking",
+        "robust accuracy rises with eps by more than its paired interval",
+        "a larger ball contains the smaller: the attack is stuck",
+        "more steps, restarts, another loss; look at zero-gradients",
+    ),
+    Flag(
+        "large-eps-survives",
+        "masking",
+        "accuracy stays above chance at an eps where every image can be made grey",
+        "nothing can be robust there, so the attack fails for other reasons",
+        "as for zero-gradients",
+    ),
+    Flag(
+        "one-step-better",
+        "masking",
+        "one step (FGSM) finds more than many by more than 1 point, 3 images and the paired interval",
+        "a curved or masked loss misleads the many",
+        "restarts and smaller steps; `mi-fgsm`; look for masking",
+    ),
+    Flag(
+        "loss-still-moving",
+        "strength",
+        "the last tenth of the steps brings more than 5 % of the loss's whole rise",
+        "the attack was stopped before it arrived (Pintor et al. 2022)",
+        "more steps",
+    ),
+    Flag(
+        "steps-gain",
+        "strength",
+        "twice the steps gain more than 1 point, 3 images and the paired interval",
+        "the reported accuracy is an upper bound that is not tight",
+        "`standard`, or more steps",
+    ),
+    Flag(
+        "restarts-gain",
+        "strength",
+        "five more starts gain more than 1 point, 3 images and the paired interval",
+        "the reported accuracy depends on luck",
+        "`standard`, or `pgd50x5`",
+    ),
+    Flag(
+        "square-gain",
+        "strength",
+        "Square gains more than 0.2 point, 3 images and the paired interval over white-box attacks",
+        "random search beats gradients only where gradients are masked",
+        "`full`; an attack made for this model",
+    ),
+    Flag(
+        "quick-too-weak",
+        "strength",
+        "PGD-20 alone reports more than 3 points above the whole tier",
+        "curves drawn with `quick` flatter this model",
+        "draw its curves with `standard`",
+    ),
+    Flag(
+        "transfer-beats-known",
+        "strength",
+        "images made at another point of the dial do more harm than those made at the scored one, by "
+        "more than 1 point, 3 images and the paired interval",
+        "the point masks its own gradients: the dial's own detector",
+        "score the worst case over points (`chosen`); look for masking at that point",
+    ),
+    Flag(
+        "fast-attack-collapse",
+        "training",
+        "single-step robust accuracy rises while PGD's falls",
+        "the network learned to fool the weak attack it was trained with",
+        "more steps in training, or N-FGSM with smaller eps",
+    ),
+    Flag(
+        "robust-overfitting",
+        "training",
+        "robust accuracy falls on the calibrate split while it rises on the training images",
+        "the last weights are worse than earlier ones",
+        "keep the selected epoch (the default); fewer epochs, weight decay",
+    ),
+)
+
+NAMES = {flag.name: flag for flag in ALL}
+
+
+def page() -> str:
+    """The groups of flags as Markdown: raised if, why, what to do."""
+    parts = []
+    for group, title in GROUPS.items():
+        parts.append(f"## {title}\n")
+        parts += [
+            f"### `{flag.name}`\n\n- **Raised if** {flag.raised_if}.\n- **Why it matters**: {flag.why}.\n"
+            f"- **What to do**: {flag.what}.\n"
+            for flag in ALL
+            if flag.group == group
+        ]
+    return "\n".join(parts)

@@ -1,0 +1,51 @@
+"""Intervals for shares of examples, and for paired differences on the same examples."""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import torch
+from scipy.stats import beta, norm
+from torch import Tensor
+
+
+def exact(successes: int, n: int, *, level: float = 0.95) -> tuple[float, float]:
+    """Clopper–Pearson interval of a share (two-sided)."""
+    if not 0 <= successes <= n or n < 1:
+        raise ValueError(f"{successes} successes of {n}")
+    tail = (1 - level) / 2
+    low = 0.0 if successes == 0 else float(beta.ppf(tail, successes, n - successes + 1))
+    high = 1.0 if successes == n else float(beta.ppf(1 - tail, successes + 1, n - successes))
+    return low, high
+
+
+def paired(a: Tensor, b: Tensor, *, level: float = 0.95) -> tuple[float, float, float]:
+    """(difference, low, high) of mean(a) - mean(b) on the same examples; bits (N,).
+
+    Agresti & Min (2005): the Wald interval of the discordant pairs after adding 1/2 to each cell.
+    """
+    if a.shape != b.shape or a.ndim != 1 or not len(a):
+        raise ValueError(f"paired bits of shapes {tuple(a.shape)} and {tuple(b.shape)}")
+    a, b = a.bool(), b.bool()
+    only_a, only_b, n = int((a & ~b).sum()), int((b & ~a).sum()), len(a)
+    up, down, size = only_a + 0.5, only_b + 0.5, n + 2.0
+    centre = (up - down) / size
+    spread = math.sqrt(max(up + down - (up - down) ** 2 / size, 0.0)) / size
+    z = float(norm.ppf(0.5 + level / 2))
+    return (only_a - only_b) / n, centre - z * spread, centre + z * spread
+
+
+def not_lower(a: Tensor, b: Tensor, *, margin: float = 0.015, level: float = 0.95) -> bool:
+    """Whether a is not lower than b: the lower bound of the paired difference is at least -margin."""
+    return paired(a, b, level=level)[1] >= -margin
+
+
+def reversals(bits: list[Tensor], *, level: float = 0.95) -> list[int]:
+    """Places i where bits[i + 1] lies below bits[i] with a paired interval that excludes 0."""
+    return [i for i, (a, b) in enumerate(itertools.pairwise(bits)) if paired(b, a, level=level)[2] < 0]
+
+
+def share(bits: Tensor) -> float:
+    """The mean of bits as a fraction."""
+    return float(bits.to(torch.float64).mean())

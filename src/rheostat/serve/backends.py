@@ -1,0 +1,82 @@
+"""A model's file made a service: one pass per named point, by ONNX Runtime or torch."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from rheostat.deploy.exporting import export
+from rheostat.deploy.onnx_session import Array, Session
+from rheostat.models import artifact
+from rheostat.models.folding import foldable
+from rheostat.models.tunable import Tunable
+from rheostat.points.point import Point
+from rheostat.runtime.choices import nearest
+from rheostat.serve.app import Service
+from rheostat.serve.engine import Run
+
+BACKENDS = ("onnx", "torch")
+
+
+def service(which: str, *, backend: str = "onnx", threads: int | None = None, every: bool = False) -> Service:
+    """The service of a model file, folder or packaged name.
+
+    Serves the points stored in the file by name (`rheostat choose … --name safe`). `every` adds the ends
+    and the middle of the robustness dial, for a look at a model that has none; they have no measured
+    numbers, so no floor of robustness admits them.
+    """
+    if backend not in BACKENDS:
+        raise ValueError(f"no backend {backend!r}; {nearest(backend, BACKENDS)}")
+    model, about = artifact.load_with(which)
+    points = dict(model.points)
+    if every and "robustness" in model.dials:
+        points |= {f"t-{v:g}": model.checked(Point(robustness=v)) for v in (0.0, 0.5, 1.0)}
+    if not points:
+        raise ValueError(
+            f"{which} has no named points to serve; store some: rheostat choose RUN --min-robust … --name "
+            "safe (or --unmeasured-points to look around)"
+        )
+    runs: dict[str, Run] = {}
+    for name, point in points.items():
+        temperature = model.temperatures.get(name, 1.0)
+        runs[name] = (
+            _onnx(model, about, point, temperature, threads) if backend == "onnx" else _torch(model, point, temperature)
+        )
+    return Service(
+        runs,
+        {n: p.numbers() for n, p in points.items()},
+        {n: about.measured.get(n, {}) for n in points},
+        about.classes or tuple(str(i) for i in range(model.net.classes)),
+        model.net.image,
+        artifact.digest(which),
+    )
+
+
+def _softmax(logits: Array, temperature: float) -> Array:
+    scaled = logits / temperature
+    scaled -= scaled.max(1, keepdims=True)
+    raised = np.exp(scaled)
+    found: Array = raised / raised.sum(1, keepdims=True)
+    return found
+
+
+def _onnx(model: Tunable, about: artifact.About, point: Point, temperature: float, threads: int | None) -> Run:
+    with tempfile.TemporaryDirectory() as folder:
+        export(model, about, Path(folder) / "point.onnx", at=point)
+        session = Session(Path(folder) / "point.onnx", threads=threads, spin=False)
+    return lambda images: _softmax(session(images), temperature)
+
+
+def _torch(model: Tunable, point: Point, temperature: float) -> Run:
+    module: nn.Module = foldable(model, point) or model.at(point)
+
+    def run(images: Array) -> Array:
+        with torch.no_grad():
+            logits: Array = module(torch.from_numpy(images)).numpy()
+        return _softmax(logits, temperature)
+
+    return run

@@ -1,0 +1,97 @@
+"""The state of a training run: everything that the next step depends on, in one atomic file.
+
+Random streams are functions of (seed, step), so no generator state is kept.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from rheostat.runtime.files import read_tensors, write_tensors
+
+FORMAT = 1
+
+
+@dataclass
+class Progress:
+    """Where a run stands; plain values only."""
+
+    step: int = 0
+    seconds: float = 0.0
+    best_score: float = -1.0
+    best_epoch: int = -1
+    running: dict[str, float] = field(default_factory=dict)
+    epochs: list[dict[str, Any]] = field(default_factory=list)
+    flags: list[str] = field(default_factory=list)
+
+
+@dataclass
+class State:
+    """A run's live objects: the model, its optimiser, and kept copies of its weights."""
+
+    model: nn.Module
+    optimiser: torch.optim.SGD
+    progress: Progress
+    average: dict[str, Tensor] | None = None
+    best: dict[str, Tensor] | None = None
+
+    def momentum(self) -> dict[str, Tensor]:
+        """The optimiser's buffers by parameter name."""
+        names = {id(p): n for n, p in self.model.named_parameters()}
+        found = {}
+        for parameter, state in self.optimiser.state.items():
+            buffer = state.get("momentum_buffer")
+            if buffer is not None:
+                found[names[id(parameter)]] = buffer
+        return found
+
+
+def save(path: Path, state: State, fingerprint: str) -> None:
+    """Write the whole state; a reader sees the old file or the new one."""
+    groups = {
+        "model": state.model.state_dict(),
+        "momentum": state.momentum(),
+        "average": state.average or {},
+        "best": state.best or {},
+    }
+    tensors = {f"{group}/{k}": v for group, found in groups.items() for k, v in found.items()}
+    about = {
+        "checkpoint": FORMAT,
+        "fingerprint": fingerprint,
+        "progress": asdict(state.progress),
+        "channels_last": [k for k, v in tensors.items() if _channels_last(v)],
+    }
+    write_tensors(path, tensors, about)
+
+
+def _channels_last(tensor: Tensor) -> bool:
+    return tensor.ndim == 4 and not tensor.is_contiguous()
+
+
+def restore(path: Path, state: State, fingerprint: str) -> None:
+    """Continue from a checkpoint; ValueError when it belongs to another recipe or format."""
+    tensors, about = read_tensors(path)
+    if about.get("checkpoint") != FORMAT:
+        raise ValueError(f"{path}: checkpoint format {about.get('checkpoint')}, expected {FORMAT}")
+    if about["fingerprint"] != fingerprint:
+        raise ValueError(f"{path} belongs to another recipe; choose another --out, or --fresh to start over")
+    for key in about["channels_last"]:
+        tensors[key] = tensors[key].contiguous(memory_format=torch.channels_last)
+    groups: dict[str, dict[str, Tensor]] = {}
+    for key, value in tensors.items():
+        group, _, name = key.partition("/")
+        groups.setdefault(group, {})[name] = value
+    state.model.load_state_dict(groups["model"])
+    device = next(state.model.parameters()).device
+    parameters = dict(state.model.named_parameters())
+    for name, buffer in groups.get("momentum", {}).items():
+        state.optimiser.state[parameters[name]]["momentum_buffer"] = buffer.to(device)
+    for kept in ("average", "best"):
+        if kept in groups:
+            setattr(state, kept, {k: v.to(device) for k, v in groups[kept].items()})
+    state.progress = Progress(**about["progress"])

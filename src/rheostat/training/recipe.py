@@ -1,0 +1,243 @@
+"""A recipe: one complete run as a value. TOML or Python, validated; nothing hidden in flags."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from rheostat import data, nets
+from rheostat.data.augmentation import AUGMENTATIONS
+from rheostat.methods import Exits
+from rheostat.methods.base import Stack
+from rheostat.methods.papers import PAPERS, compose
+from rheostat.runtime.choices import nearest
+from rheostat.runtime.quantities import Fraction
+
+
+class Section(BaseModel):
+    """A part of a recipe: frozen, and an unknown key is an error."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class DataSection(Section):
+    """Which images: `train_images` None takes all that is not held out for calibration."""
+
+    name: str
+    calibrate: int = Field(default=2000, ge=2)
+    train_images: int | None = Field(default=None, ge=1)
+    augment: Literal[AUGMENTATIONS] = "none"  # type: ignore[valid-type]
+    padding: int = Field(default=4, ge=1)
+    verify: bool = True
+    split_seed: int = 0
+
+
+class AttackSection(Section):
+    """The training attack; `step_size` None takes the papers' rule."""
+
+    kind: Literal["pgd", "n-fgsm"] = "pgd"
+    norm: Literal["linf", "l2"] = "linf"
+    eps: Fraction = Field(ge=0)
+    steps: int = Field(default=7, ge=1)
+    step_size: Fraction | None = Field(default=None, gt=0)
+    restarts: int = Field(default=1, ge=1)
+    """Starts of each attack, of which the one of the highest loss trains, row by row."""
+    loss: Literal["ce", "margin", "dlr"] = "ce"
+    warmup: float = Field(default=0.0, ge=0, lt=1)
+    """The share of training over which eps and step rise linearly from 0."""
+
+    @model_validator(mode="after")
+    def _possible(self) -> AttackSection:
+        if self.kind == "n-fgsm" and self.norm != "linf":
+            raise ValueError("n-fgsm is an L∞ attack; norm must be 'linf'")
+        return self
+
+
+class TrainSection(Section):
+    """The optimiser and the loop. `schedule` cosine falls to 0; one-cycle rises for 30 %, then falls."""
+
+    epochs: int = Field(ge=1)
+    batch: int = Field(default=128, ge=2)
+    lr: float = Field(default=0.1, gt=0)
+    momentum: float = Field(default=0.9, ge=0, lt=1)
+    weight_decay: float = Field(default=5e-4, ge=0)
+    schedule: Literal["cosine", "one-cycle", "constant"] = "cosine"
+    label_smoothing: float = Field(default=0.0, ge=0, lt=1)
+    attacked_smoothing: float | None = Field(default=None, ge=0, lt=1)
+    """Label smoothing of attacked rows; None: as of all rows."""
+    ema: float | None = Field(default=None, gt=0, lt=1)
+    """Decay of a running average of the weights, which is what is scored and kept."""
+    trades: float | None = Field(default=None, gt=0)
+    """β of TRADES on adversarial rows, 6 in its paper; None trains them by cross-entropy."""
+    awp: float = Field(default=0.0, ge=0, lt=1)
+    """γ of adversarial weight perturbation, 0.005 in its paper; 0 is off."""
+    awp_from: float = Field(default=0.1, ge=0, lt=1)
+    """The share of training after which weights are perturbed."""
+    clip: float | None = Field(default=None, gt=0)
+    seed: int = 0
+    max_steps: int | None = Field(default=None, ge=1)
+    checkpoint_seconds: float = Field(default=60.0, ge=0)
+
+
+class PolicySection(Section):
+    """How the exit policy of a multi-exit model is fitted after training, on calibrate-fit."""
+
+    rule: Literal["equal-shares", "budget", "accuracy"] = "equal-shares"
+    macs: float | None = Field(default=None, gt=0)
+    accuracy: float | None = Field(default=None, gt=0, le=1)
+
+
+class DeviceSection(Section):
+    """Where and how: `bf16` autocasts all but normalisation and the first convolution."""
+
+    name: str = "auto"
+    precision: Literal["fp32", "bf16"] = "fp32"
+    channels_last: bool = True
+    compile: bool = False
+    threads: int | None = Field(default=None, ge=1)
+
+
+class SelectSection(Section):
+    """Selection by one score on calibrate-fit: the mean over dial settings λ of (1-λ)·SA + λ·RA.
+
+    Scored every `every` epochs in the last `tail` share of training; the best weights are kept, one
+    checkpoint for all λ.
+    """
+
+    images: int = Field(default=300, ge=1)
+    steps: int = Field(default=5, ge=1)
+    every: int = Field(default=1, ge=1)
+    tail: float = Field(default=0.34, ge=0, le=1)
+    robustness: tuple[float, ...] = (0.0, 0.2, 1.0)
+
+
+class Recipe(Section):
+    """One complete training run."""
+
+    name: str
+    paper: str
+    about: str = ""
+    method: dict[str, Any] = Field(default_factory=dict)
+    net: dict[str, Any]
+    data: DataSection
+    attack: AttackSection
+    train: TrainSection
+    device: DeviceSection = Field(default_factory=DeviceSection)
+    select: SelectSection = Field(default_factory=SelectSection)
+    policy: PolicySection = Field(default_factory=PolicySection)
+    calibrate_dial: bool = False
+
+    @model_validator(mode="after")
+    def _known(self) -> Recipe:
+        if not self.data.name.startswith("folder:") and self.data.name not in data.READERS:
+            raise ValueError(f"no data set {self.data.name!r}; {nearest(self.data.name, data.READERS)}")
+        if self.paper not in PAPERS:
+            raise ValueError(f"no composition {self.paper!r}; {nearest(self.paper, PAPERS)}")
+        for key in ("classes", "image", "mean", "std"):
+            if key in self.net:
+                raise ValueError(f"net.{key} comes from the data set; leave it out")
+        if self.train.trades is not None:
+            if isinstance(self.stack().find(Exits), Exits):
+                raise ValueError("train.trades is for one head; this composition has exits")
+            if self.attack.loss != "ce":
+                raise ValueError("train.trades attacks by its own divergence; leave attack.loss at 'ce'")
+        self.stack()
+        name = str(self.net.get("name", ""))
+        if name not in nets.NETS:
+            raise ValueError(f"net: no network {name!r}; {nearest(name, nets.NETS)}")
+        return self
+
+    def stack(self) -> Stack:
+        """The composition this recipe trains."""
+        return compose(self.paper, **self.method)
+
+    def changed(self, **sections: Any) -> Recipe:
+        """This recipe with some fields set otherwise: `recipe.changed(train={"epochs": 5})`."""
+        merged = self.model_dump()
+        for key, value in sections.items():
+            merged[key] = {**merged[key], **value} if isinstance(value, dict) else value
+        return parse(merged)
+
+
+def _message(error: ValidationError) -> str:
+    parts = []
+    for problem in error.errors()[:3]:
+        place = ".".join(str(p) for p in problem["loc"])
+        if problem["type"] == "extra_forbidden":
+            parts.append(f"unknown key {place!r}; {nearest(place.split('.')[-1], _fields(place))}")
+        elif problem["type"] == "missing":
+            parts.append(f"missing key {place!r}")
+        else:
+            given = problem.get("input")
+            shown = f" (given {given!r})" if isinstance(given, str | int | float) else ""
+            text = str(problem["msg"]).removeprefix("Value error, ")
+            if problem["type"] == "literal_error" and isinstance(given, str):
+                allowed = [w.strip(" '") for w in text.split("be")[-1].replace("or", ",").split(",")]
+                text = nearest(given, [w for w in allowed if w])
+            parts.append(f"{place or 'recipe'}: {text}{shown}")
+    return "; ".join(parts)
+
+
+def _fields(place: str) -> list[str]:
+    model: type[BaseModel] = Recipe
+    for part in place.split(".")[:-1]:
+        kind = model.model_fields[part].annotation
+        if isinstance(kind, type) and issubclass(kind, BaseModel):
+            model = kind
+    return list(model.model_fields)
+
+
+def parse(values: dict[str, Any]) -> Recipe:
+    """A recipe from plain values; ValueError in one line, with the nearest valid name."""
+    try:
+        return Recipe.model_validate(values)
+    except ValidationError as error:
+        raise ValueError(_message(error)) from None
+
+
+def names() -> list[str]:
+    """The recipes that come with the package."""
+    folder = resources.files("rheostat.training") / "recipes"
+    return sorted(p.name.removesuffix(".toml") for p in folder.iterdir() if p.name.endswith(".toml"))
+
+
+def load_recipe(which: str | Path, *, changes: list[str] | None = None) -> Recipe:
+    """A recipe by its name or file, with changes such as `train.epochs=5` applied before validation."""
+    path = Path(which)
+    if path.suffix == ".toml" or path.is_file():
+        if not path.is_file():
+            raise ValueError(f"no recipe file {path}")
+        text = path.read_text()
+    elif str(which) in names():
+        text = (resources.files("rheostat.training") / "recipes" / f"{which}.toml").read_text()
+    else:
+        raise ValueError(f"no recipe {str(which)!r}; {nearest(str(which), names())}")
+    try:
+        values = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ValueError(f"{path}: not TOML ({error})") from None
+    for change in changes or []:
+        _apply(values, change)
+    return parse(values)
+
+
+def _apply(values: dict[str, Any], change: str) -> None:
+    key, sign, given = change.partition("=")
+    if not sign or not key.strip():
+        raise ValueError(f"cannot read --set {change!r}; write section.key=value")
+    *sections, last = key.strip().split(".")
+    place = values
+    for section in sections:
+        inner = place.setdefault(section, {})
+        if not isinstance(inner, dict):
+            raise ValueError(f"--set {change!r}: {section!r} is not a section")
+        place = inner
+    try:
+        place[last] = json.loads(given)
+    except json.JSONDecodeError:
+        place[last] = given

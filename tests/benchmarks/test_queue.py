@@ -1,0 +1,171 @@
+"""The queue of runs: a finished run is not repeated, an edited entry is another run, mistakes are named."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+FILE = Path(__file__).parents[2] / "benchmarks" / "queues" / "run_queue.py"
+spec = importlib.util.spec_from_file_location("run_queue", FILE)
+assert spec is not None
+assert spec.loader is not None
+queue = importlib.util.module_from_spec(spec)
+sys.modules["run_queue"] = queue
+spec.loader.exec_module(queue)
+
+TEXT = """
+rows = "x.jsonl"
+[evaluate]
+default = [{ at = "robustness=0,1", attack = ["pgd2", "fgsm"] }]
+[[run]]
+name = "a"
+recipe = "oat-digits"
+set = ["train.epochs=1"]
+"""
+
+
+def test_what_a_queue_file_says(tmp_path: Path) -> None:
+    (tmp_path / "q.toml").write_text(TEXT)
+    (run,) = queue.read_queue(tmp_path / "q.toml")
+    assert run.rows.name == "x.jsonl"
+    train, evaluate = queue.commands(run, Path("runs"), 1)
+    assert train[3:5] == ["train", "oat-digits"]
+    assert train[-2:] == ["--set", "train.epochs=1"]
+    assert evaluate[-4:] == ["--attack", "pgd2", "--attack", "fgsm"]
+    assert not queue.finished(run, tmp_path)
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "done.json").write_text(json.dumps({"marks": [run.mark]}))
+    assert queue.finished(run, tmp_path)
+    (tmp_path / "q.toml").write_text(TEXT.replace("epochs=1", "epochs=2"))
+    (edited,) = queue.read_queue(tmp_path / "q.toml")
+    assert not queue.finished(edited, tmp_path)
+    for bad, message in (("nmae = 1\n", "unknown key"), (TEXT[TEXT.index("[[run") :], "two runs named")):
+        (tmp_path / "q.toml").write_text(TEXT + bad)
+        with pytest.raises(ValueError, match=message):
+            queue.read_queue(tmp_path / "q.toml")
+
+
+def test_rows_that_are_in_are_known(tmp_path: Path) -> None:
+    """Every point of every entry: a part of them, another tier or another rule is not all."""
+    text = TEXT.replace("x.jsonl", str(tmp_path / "x.jsonl"))
+    text = text.replace("attack = [", 'between = "at-0", examples = 9, attack = [')
+    (tmp_path / "q.toml").write_text(text)
+    (run,) = queue.read_queue(tmp_path / "q.toml")
+    whole = [
+        {
+            "run": "a",
+            "tier": "quick",
+            "rule": "at-0",
+            "n": 9,
+            "at": {"robustness": v},
+            "attack": {"of": ["pgd2", "fgsm"]},
+        }
+        for v in (0.0, 1.0)
+    ]
+
+    def known(rows: list[dict[str, object]]) -> bool:
+        run.rows.write_text("".join(json.dumps(r) + "\n" for r in rows))
+        return bool(queue.recorded(run))
+
+    assert not queue.recorded(run)
+    assert known(whole)
+    assert not known(whole[:1])
+    others = {"run": "b", "tier": "full", "rule": None, "n": 8, "attack": {"of": ["pgd2"]}}
+    for key, other in others.items():
+        assert not known([whole[0], {**whole[1], key: other}])
+
+
+def test_the_packaged_queues_name_real_recipes() -> None:
+    from rheostat.training.recipe import load_recipe
+
+    for file in FILE.parent.rglob("*.toml"):
+        for run in queue.read_queue(file):
+            assert load_recipe(run.recipe, changes=list(run.changes))
+
+
+INCLUDING = """
+include = ["q.toml"]
+rows = "y.jsonl"
+set = ["data.verify=false"]
+[evaluate]
+default = [{ tier = "quick" }]
+[[run]]
+name = "b"
+recipe = "oat-digits"
+set = ["train.epochs=2"]
+"""
+
+
+def test_a_file_that_includes_another(tmp_path: Path) -> None:
+    (tmp_path / "q.toml").write_text(TEXT)
+    (tmp_path / "all.toml").write_text(INCLUDING)
+    first, second = queue.read_queue(tmp_path / "all.toml")
+    assert (first.name, first.rows.name) == ("a", "x.jsonl")
+    assert (second.name, second.rows.name) == ("b", "y.jsonl")
+    assert second.changes == ("data.verify=false", "train.epochs=2")
+    # The same run measured by two files is trained once; another run of the same name is a mistake.
+    same = INCLUDING.replace('name = "b"', 'name = "a"').replace("epochs=2", "epochs=1")
+    (tmp_path / "all.toml").write_text(same.replace('set = ["data.verify=false"]\n', ""))
+    first, again = queue.read_queue(tmp_path / "all.toml")
+    assert (first.recipe, first.changes) == (again.recipe, again.changes)
+    assert first.mark != again.mark
+    (tmp_path / "all.toml").write_text(same)
+    with pytest.raises(ValueError, match="another run in an included file"):
+        queue.read_queue(tmp_path / "all.toml")
+
+
+def test_a_stretch_ends_and_continues(tmp_path: Path) -> None:
+    """Interrupted in training and in evaluation, the queue goes on to the rows of one that was not."""
+    text = TEXT.replace("x.jsonl", str(tmp_path / "x.jsonl")).replace("epochs=1", 'epochs=3", "calibrate_dial=false')
+    (tmp_path / "q.toml").write_text(text)
+    line = [sys.executable, str(FILE), str(tmp_path / "q.toml"), "--runs", str(tmp_path)]
+    line += ["--threads", "1"]
+    first = subprocess.run([*line, "--stretch", "0.05"], capture_output=True, text=True, check=True)
+    assert "the same command continues" in first.stdout
+    second = subprocess.run([*line, "--stretch", "9"], capture_output=True, text=True, check=True)
+    assert "the same command continues" not in second.stdout
+    listed = subprocess.run([*line, "--list"], capture_output=True, text=True, check=True)
+    assert listed.stdout.split() == ["done", "a"]
+    # Elsewhere, where the rows came along and the run's folder did not.
+    line[line.index("--runs") + 1] = str(tmp_path / "elsewhere")
+    listed = subprocess.run([*line, "--list"], capture_output=True, text=True, check=True)
+    assert listed.stdout.split() == ["rows", "a"]
+    rows = [json.loads(r) for r in (tmp_path / "x.jsonl").read_text().splitlines()]
+    assert sorted(r["at"]["robustness"] for r in rows if r["attack"]["name"] == "worst") == [0, 1]
+
+
+def test_a_run_that_fails_does_not_stop_the_others(tmp_path: Path) -> None:
+    text = TEXT.replace("x.jsonl", str(tmp_path / "x.jsonl")).replace('"a"', '"impossible"')
+    text = text.replace('set = ["train.epochs=1"]', 'set = ["train.batch=100000"]')
+    text += '[[run]]\nname = "b"\nrecipe = "oat-digits"\n'
+    text += 'set = ["train.max_steps=2", "calibrate_dial=false", "select.images=20"]\n'
+    (tmp_path / "q.toml").write_text(text)
+    line = [sys.executable, str(FILE), str(tmp_path / "q.toml"), "--runs", str(tmp_path), "--threads", "1"]
+    found = subprocess.run(line, capture_output=True, text=True)
+    assert found.returncode == 1
+    assert "failed: impossible" in found.stderr
+    assert (tmp_path / "b" / "done.json").is_file()
+    assert not (tmp_path / "impossible" / "done.json").exists()
+
+
+def test_every_row_can_be_made_again() -> None:
+    """Each row of an evaluation is asked for by an entry of a queue: no measurement by hand."""
+    entries: dict[tuple[str, str], list[dict[str, object]]] = {}
+    for file in FILE.parent.rglob("*.toml"):
+        for run in queue.read_queue(file):
+            entries.setdefault((run.rows.name, run.name), []).extend(run.evaluate)
+    missed = set()
+    for file in (FILE.parents[1] / "results").glob("*.jsonl"):
+        for row in queue.read_rows(file):
+            if "tier" not in row:
+                continue
+            asked = [e for e in entries.get((file.name, row["run"]), []) if queue.matches(row, e)]
+            grids = [p.numbers() for e in asked for p in queue.parse_grid(e.get("at", ""))]
+            if not any(grid.items() <= row["at"].items() for grid in grids):
+                missed.add((file.name, row["run"], row["tier"], row["rule"], row["n"]))
+    assert not missed

@@ -1,0 +1,88 @@
+"""A CUDA device gives what the CPU gives: logits, training in bf16, robust accuracy. Skipped without one.
+
+`RHEOSTAT_TEST_DEVICE=cpu` runs the same checks with the CPU in its place.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from conftest import images_for
+from rheostat import data
+from rheostat.attacks import Attack
+from rheostat.evaluation.attacked import outcome
+from rheostat.models import artifact
+from rheostat.models.tunable import Tunable
+from rheostat.points.point import Point
+from rheostat.results.intervals import share
+from rheostat.training.loop import train
+from rheostat.training.recipe import load_recipe
+
+NAME = os.environ.get("RHEOSTAT_TEST_DEVICE", "cuda" if torch.cuda.is_available() else "")
+pytestmark = pytest.mark.skipif(not NAME, reason="no CUDA device")
+
+
+@pytest.fixture
+def device() -> Iterator[torch.device]:
+    """The device, in full precision: TF32 would round products to 10 bits."""
+    switches = (torch.backends.cuda.matmul, torch.backends.cudnn)
+    before = [s.allow_tf32 for s in switches]
+    for switch in switches:
+        switch.allow_tf32 = False
+    yield torch.device(NAME)
+    for switch, was in zip(switches, before, strict=True):
+        switch.allow_tf32 = was
+
+
+def test_logits_agree_at_every_end(model: Tunable, device: torch.device) -> None:
+    x = images_for(model)
+    points = [Point()]
+    points += [Point(**{d.name: v}) for d in model.dials.values() for v in d.positions(3)]
+    with torch.no_grad():
+        expected = [model(x, p) for p in points]
+        model.to(device)
+        model.to_layout(torch.channels_last)
+        for point, logits in zip(points, expected, strict=True):
+            found = model(x.to(device), point).cpu()
+            assert torch.allclose(found, logits, atol=1e-3 * float(logits.abs().max())), point
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize("paper", ["oat", "float", "smart", "rdi"])
+def test_bf16_trains_like_fp32(paper: str, compiled: bool, device: torch.device, tmp_path: Path) -> None:
+    losses = {}
+    for precision in ("fp32", "bf16"):
+        recipe = load_recipe(
+            "oat-digits",
+            changes=[
+                f"paper={paper}",
+                "method={}",
+                "train.max_steps=20",
+                "calibrate_dial=false",
+                "select.images=50",
+                "select.steps=2",
+                f"device.name={device}",
+                f"device.precision={precision}",
+                f"device.compile={str(compiled).lower()}",
+            ],
+        )
+        done = train(recipe, out=tmp_path / precision)
+        losses[precision] = done.progress.epochs[-1]["loss"]
+    assert losses["bf16"] == pytest.approx(losses["fp32"], rel=0.02)
+
+
+def test_robust_accuracy_agrees_within_half_a_point(device: torch.device) -> None:
+    model, about = artifact.load_with("oat-digits")
+    _, test = data.load("digits")
+    attack = Attack("pgd20", about.threat["eps"], 20)
+    found = []
+    for place in (torch.device("cpu"), device):
+        there = model.to(place)
+        here = test.to(place)
+        found.append([share(outcome(there, Point(robustness=t), here, attack).robust) for t in (0.0, 0.5, 1.0)])
+    assert found[1] == pytest.approx(found[0], abs=0.005)

@@ -1,0 +1,56 @@
+"""Every file of examples/ runs as it stands, and RobustBench's keys hold what the row says."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import rheostat
+from rheostat.attacks import named
+from rheostat.data import subset
+from rheostat.evaluation.evaluator import evaluate
+from rheostat.evaluation.target import Subject
+from rheostat.points.point import Point
+from rheostat.reports.leaderboard import entry
+
+EXAMPLES = sorted((Path(__file__).parents[2] / "examples").glob("*.py"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("file", EXAMPLES, ids=lambda f: f.stem)
+def test_an_example_runs(file: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, str(file)], env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert any(c.isdigit() for c in done.stdout)
+
+
+def test_an_entry_has_robustbenchs_keys(digits) -> None:
+    subject, few = Subject(rheostat.load("oat-digits"), "x"), subset(digits[1], 50)
+    rows = evaluate(subject, [Point(robustness=1.0)], [named("fgsm", eps=8 / 255)], few)
+    found = entry(rows[-1])
+    assert {
+        "name",
+        "dataset",
+        "eps",
+        "clean_acc",
+        "reported",
+        "autoattack_acc",
+        "architecture",
+        "additional_data",
+        "number_forward_passes",
+        "venue",
+        "authors",
+        "link",
+    } <= set(found)
+    assert found["eps"] == "8/255"
+    assert found["clean_acc"] == f"{100 * rows[-1]['clean_accuracy']:.2f}"
+    # FGSM alone is not AutoAttack, and does not stand under its key.
+    assert found["autoattack_acc"] is None
+    assert found["rheostat"]["robust_acc"] == f"{100 * rows[-1]['robust_accuracy']:.2f}"
+    assert entry({**rows[-1], "attack": {**rows[-1]["attack"], "eps": 0.1, "of": ["autoattack"]}})["eps"] == "0.1"

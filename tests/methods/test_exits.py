@@ -1,0 +1,301 @@
+"""Exits: METHODS.md §6. Goldens, real early exit against simulated, honest costs, the attacks, the policy."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from conftest import images_for, make
+from rheostat import data, nets
+from rheostat.attacks import Attack, named
+from rheostat.attacks import multi_exit as forms
+from rheostat.calibration.exit_policy import anytime, fit_policy, stacked
+from rheostat.evaluation.attacked import aim_at, attack_chunk
+from rheostat.methods import Dual, Exits, Film, Slim
+from rheostat.methods.base import Stack, everything
+from rheostat.methods.papers import compose
+from rheostat.models.costs import exit_costs, observe
+from rheostat.models.tunable import Tunable
+from rheostat.points.point import Point
+
+LIVE = Point(exit=1.0)
+
+
+def varied(net: str = "resnet-8", paper: str = "rdi", count: int = 64) -> tuple[Tunable, data.Dataset]:
+    """A model with moved weights, its thresholds fitted by equal shares, and the images they fit."""
+    model = make(paper, net)
+    images = torch.randint(0, 256, (count, *model.net.image), dtype=torch.uint8)
+    fit = data.Dataset("made", images, torch.arange(count) % 10, tuple("0123456789"), "calibrate-fit")
+    fit_policy(model, fit)
+    return model, fit
+
+
+@pytest.mark.parametrize(
+    ("net", "parameters", "honest", "papers"),
+    [
+        (
+            lambda: nets.resnet(depth=38),
+            0.692,
+            (16.8, 37.7, 51.3, 65.9, 78.4, 91.9, 96.4),
+            (16.8, 30.3, 36.5, 50.0, 61.4, 74.9, 79.4),
+        ),
+        (lambda: nets.small_cnn(padded=False), 0.837, (0.818, 7.639, 9.889), (0.818, 7.006, 9.256)),
+    ],
+)
+def test_paper_heads_have_the_papers_counts(net, parameters, honest, papers) -> None:
+    model = Tunable(net(), compose("rdi", heads="paper"))
+    assert sum(p.numel() for p in model.parameters()) / 1e6 == pytest.approx(parameters, abs=0.0006)
+    costs = exit_costs(model)
+    digits = 3 if honest[0] < 1 else 1
+    assert [round(c / 2**20, digits) for c in costs.convolutions] == list(honest)
+    assert [round(c / 2**20, digits) for c in costs.convolutions_alone] == list(papers)
+
+
+def test_light_heads_are_cheaper_than_the_papers() -> None:
+    light, paper = (exit_costs(Tunable(nets.resnet(depth=38), compose("rdi", heads=h))) for h in ("light", "paper"))
+    assert all(a <= b for a, b in zip(light.macs, paper.macs, strict=True))
+    assert light.macs[-1] < 1.02 * light.alone[-1]
+    assert paper.macs[-1] > 1.2 * paper.alone[-1]
+
+
+def test_leaving_at_k_has_paid_for_heads_1_to_k() -> None:
+    model = make("rdi", "resnet-18")
+    costs = exit_costs(model)
+    plain = [observe(model, model.net.image, Point(depth=k + 1.0)).macs for k in range(len(costs.macs))]
+    assert list(costs.alone) == plain
+    gap = [run - alone for run, alone in zip(costs.macs, costs.alone, strict=True)]
+    assert gap[0] == 0
+    assert gap == sorted(gap)
+    assert gap[-1] > gap[1] > 0
+
+
+@pytest.mark.parametrize("net", ["small_cnn", "resnet-8", "resnet-18", "wide_resnet", "mobilenet_v2"])
+@pytest.mark.parametrize("measure", forms.MEASURES)
+def test_real_early_exit_is_the_simulated_policy_row_by_row(net: str, measure: str) -> None:
+    model, fit = varied(net)
+    method = replace(model.method.methods[0], measure=measure)
+    model.method = model.method.replaced(model.method.methods[0], method)
+    fit_policy(model, fit)
+    x = data.to_pixels(fit.images)
+    stack = stacked(model, fit, Point())
+    thresholds = model.net.get_buffer("thresholds")
+    exits = forms.taken(forms.uncertainty(stack[:, :-1], measure), thresholds)
+    assert len(exits.unique()) == stack.shape[1]
+    found = model.read(x, model.resolve(LIVE, x))
+    assert torch.equal(found.taken, exits)
+    assert torch.allclose(found.logits, stack[torch.arange(len(x)), exits], atol=1e-4)
+
+
+def test_the_dial_runs_from_the_last_exit_to_the_fitted_policy() -> None:
+    model, fit = varied()
+    x = data.to_pixels(fit.images)
+    last = len(model.net.exits)
+    means = []
+    for scale in (0.2, 0.6, 0.8, 1.0):
+        taken = model.read(x, model.resolve(Point(exit=scale), x)).taken
+        means.append(float(taken.double().mean()))
+    assert means == sorted(means, reverse=True)
+    assert means[0] == last
+    assert torch.equal(model(x, Point(exit=0.0)), model(x))
+    assert model.read(x, model.resolve(Point(exit=1.0, depth=2.0), x)).taken.max() == 1
+
+
+def test_depth_is_a_static_prefix() -> None:
+    model, fit = varied()
+    x = data.to_pixels(fit.images)
+    stack = stacked(model, fit, Point())
+    for k in range(stack.shape[1]):
+        assert torch.allclose(model(x, Point(depth=k + 1.0)), stack[:, k], atol=1e-5)
+    with pytest.raises(ValueError, match="no position 9"):
+        model(x, Point(depth=9.0))
+
+
+def test_anytime_yields_every_exit_and_nothing_runs_ahead() -> None:
+    model, fit = varied()
+    x = data.to_pixels(fit.images)
+    assert torch.allclose(torch.stack(list(anytime(model, x)), 1), stacked(model, fit, Point()), atol=1e-5)
+    calls: list[int] = []
+    for number, block in enumerate(model.net.blocks):
+        block.register_forward_hook(lambda *_, number=number: calls.append(number))
+    next(anytime(model, x))
+    assert calls == list(range(model.method.methods[0].positions[0] + 1))
+
+
+def test_max_average_is_never_below_its_candidates() -> None:
+    model, fit = varied()
+    x, y = data.to_pixels(fit.images), fit.labels
+    attack = Attack("pgd5", 0.05, 5)
+    score = model.objective(y, LIVE, form="average")
+    found = model.objective(y, LIVE, form="max-average")
+    assert isinstance(found, forms.Candidates)
+    generator = torch.Generator().manual_seed(3)
+    each = [attack(o, x, generator) for o in found.objectives]
+    best = attack(found, x, torch.Generator().manual_seed(3))
+    with torch.no_grad():
+        scores = torch.stack([score(images) for images in each])
+        assert torch.allclose(score(best), scores.amax(0), atol=1e-5)
+    assert len({int(v) for v in scores.argmax(0)}) > 1
+    starts = [attack(replace(o), x, torch.Generator().manual_seed(i)) for i, o in enumerate(found.objectives)]
+    assert not torch.equal(starts[0], starts[1])
+
+
+def test_max_average_runs_prefixes_alone() -> None:
+    model = Tunable(nets.resnet(depth=38), compose("rdi", heads="paper"))
+    x, y = torch.rand(2, 3, 32, 32), torch.tensor([1, 2])
+
+    def passed(objective: object) -> int:
+        # Forward alone: a backward pass for images costs as much again, prefix by prefix.
+        with FlopCounterMode(display=False) as counter:
+            objective(x)
+        return int(counter.get_total_flops())
+
+    found = model.objective(y, form="max-average")
+    assert isinstance(found, forms.Candidates)
+    prefixes = sum(passed(o) for o in found.objectives)
+    whole = passed(model.objective(y, form="average"))
+    share = prefixes / (len(found.objectives) * whole)
+    assert share <= 0.55
+    # Scoring, apart: one forward pass of all exits per candidate.
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        found.score(x)
+    assert counter.get_total_flops() == whole
+
+
+def test_attacks_on_exits_do_what_they_say() -> None:
+    model, fit = varied(count=200)
+    x, y = data.to_pixels(fit.images), fit.labels
+    attack = Attack("pgd10", 0.05, 10)
+
+    def attacked(form: str) -> torch.Tensor:
+        objective = model.objective(y, LIVE, form=form)
+        return attack(objective, x, torch.Generator().manual_seed(0))
+
+    def losses(images: torch.Tensor) -> torch.Tensor:
+        stack = stacked(model, fit, Point())
+        at = model.resolve(Point(), images)
+        at.scalars["all"] = 1.0
+        with torch.no_grad():
+            stack = torch.stack(model.read(images, at).exits, 1)
+        return torch.stack([torch.nn.functional.cross_entropy(stack[:, k], y) for k in range(stack.shape[1])])
+
+    clean = losses(x)
+    for k in range(len(clean)):
+        assert losses(attacked(f"exit-{k + 1}"))[k] > clean[k] + 0.01
+    assert losses(attacked("average")).mean() > clean.mean() + 0.01
+    slow = model.read(attacked("slowdown"), model.resolve(LIVE, x)).taken
+    before = model.read(x, model.resolve(LIVE, x)).taken
+    assert slow.double().mean() > before.double().mean()
+    right = (model(x, LIVE).argmax(1) == y).double().mean()
+    under = (model(attacked("routed"), LIVE).argmax(1) == y).double().mean()
+    assert under <= right
+
+
+def test_a_stacked_decision_is_the_policys() -> None:
+    model, fit = varied()
+    x, y = data.to_pixels(fit.images), fit.labels
+    objective = model.objective(y, LIVE, form="routed")
+    with torch.no_grad():
+        _, fallen = objective.judge(x)
+    assert torch.equal(fallen, model(x, LIVE).argmax(1) != y)
+    single = model.objective(y, LIVE, form="exit-1")
+    assert not single.decisive
+    assert model.objective(y, Point(depth=1.0), form="exit-1").decisive
+
+
+def test_equal_shares_and_the_other_rules() -> None:
+    model, fit = varied("resnet-18", count=210)
+    count = len(model.net.exits) + 1
+    found = fit_policy(model, fit)
+    assert all(share == pytest.approx(1 / count, abs=0.02) for share in found.shares)
+    costs = exit_costs(model).macs
+    budget = fit_policy(model, fit, rule="budget", macs=0.6 * costs[-1])
+    assert budget.macs <= 0.6 * costs[-1]
+    floor = fit_policy(model, fit, rule="accuracy", accuracy=budget.accuracy)
+    assert floor.accuracy >= budget.accuracy
+    assert floor.macs <= budget.macs + 1e-6
+    exits = model.read(x := data.to_pixels(fit.images), model.resolve(LIVE, x)).taken
+    hits = (model(x, LIVE).argmax(1) == fit.labels).double().mean()
+    assert float(hits) == pytest.approx(floor.accuracy)
+    assert torch.tensor(costs, dtype=torch.float64)[exits].mean() == pytest.approx(floor.macs)
+    with pytest.raises(ValueError, match="the least is"):
+        fit_policy(model, fit, rule="budget", macs=1.0)
+    with pytest.raises(ValueError, match="the best is"):
+        fit_policy(model, fit, rule="accuracy", accuracy=0.999)
+    with pytest.raises(ValueError, match="needs macs"):
+        fit_policy(model, fit, rule="budget")
+    with pytest.raises(ValueError, match="did you mean 'budget'"):
+        fit_policy(model, fit, rule="buget")
+
+
+def test_nothing_is_fitted_on_test(digits) -> None:
+    model = Tunable(nets.small_cnn(image=(1, 8, 8)), compose("rdi"))
+    with pytest.raises(ValueError, match="nothing is fitted or chosen on test"):
+        fit_policy(model, digits[1])
+    with pytest.raises(ValueError, match="not fitted yet"):
+        model(images_for(model), LIVE)
+
+
+def test_a_chunk_says_which_exit_every_image_took() -> None:
+    model, fit = varied(count=100)
+    x, y = data.to_pixels(fit.images), fit.labels
+    found = attack_chunk(aim_at(model, LIVE), x, y, named("pgd5@slowdown", eps=0.1), (0,))
+    assert torch.equal(found.exits[0], model.read(x, model.resolve(LIVE, x)).taken)
+    moved = model.read(found.adversarial, model.resolve(LIVE, x)).taken
+    assert torch.equal(found.exits[1], moved)
+    assert attack_chunk(aim_at(model, Point()), x, y, named("fgsm", eps=0.1), (0,)).exits is None
+
+
+def test_plans_of_defences() -> None:
+    net = nets.resnet(depth=20, image=(3, 8, 8))
+    for defence, form in (("main", "exit-6"), ("average", "average"), ("routed", "routed")):
+        model = Tunable(nets.build(net.spec), compose("rdi", defence=defence))
+        terms = model.method.plan(everything(8), 8, torch.Generator())
+        assert [(t.images, t.weight) for t in terms] == [("clean", 0.5), ("adversarial", 0.5)]
+        assert terms[1].objective == form
+    none = Tunable(nets.build(net.spec), compose("rdi", defence="none"))
+    assert [t.images for t in none.method.plan(everything(8), 8, torch.Generator())] == ["clean"]
+    mixed = Tunable(nets.build(net.spec), compose("rdi-slim-dual"))
+    terms = mixed.method.plan(everything(8), 8, torch.Generator())
+    assert len(terms) == 6
+    assert {t.objective for t in terms if t.images == "adversarial"} == {"average"}
+
+
+def test_three_dials_at_once() -> None:
+    torch.manual_seed(0)
+    net = nets.resnet(depth=14, base_width=8, image=(1, 12, 12))
+    model = Tunable(net, compose("rdi-slim-dual"))
+    model.net.thresholds.fill_(1.5)
+    costs = {
+        (w, d): observe(model, net.image, Point(width=w, depth=d)).macs
+        for w in (0.5, 0.75, 1.0)
+        for d in model.dials["depth"].values
+    }
+    for w in (0.5, 0.75, 1.0):
+        along = [costs[w, d] for d in model.dials["depth"].values]
+        assert along == sorted(along)
+    for d in model.dials["depth"].values:
+        along = [costs[w, d] for w in (0.5, 0.75, 1.0)]
+        assert along == sorted(along)
+    x = torch.rand(5, 1, 12, 12)
+    point = Point(width=0.5, exit=1.0, robustness=torch.tensor([0.0, 1.0, 0.5, 0.0, 1.0]))
+    mixed = model(x, point)
+    for row, level in enumerate((0.0, 1.0, 0.5, 0.0, 1.0)):
+        alone = model(x[row : row + 1], Point(width=0.5, exit=1.0, robustness=level))[0]
+        assert torch.allclose(mixed[row], alone, atol=1e-4)
+
+
+def test_exits_combine_in_every_order_and_are_refused_by_name() -> None:
+    spec = {"name": "resnet", "depth": 8, "base_width": 4, "image": (3, 8, 8)}
+    parts = [Exits(), Dual(), Film(), Slim()]
+    first, second = (Tunable(nets.build(spec), Stack(*o)) for o in (parts, parts[::-1]))
+    assert list(first.state_dict()) == list(second.state_dict())
+    with pytest.raises(ValueError, match="no block 9 before the last"):
+        Tunable(nets.build(spec), compose("rdi", positions=(9,)))
+    with pytest.raises(ValueError, match="did you mean 'average'"):
+        compose("rdi", defence="averge")
+    model = Tunable(nets.build(spec), compose("rdi"))
+    with pytest.raises(ValueError, match="did you mean 'max-average'"):
+        model.objective(torch.tensor([0]), form="max-avrage")

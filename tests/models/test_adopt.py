@@ -1,0 +1,130 @@
+"""A user's own module, written without our seats: adopted, conditioned, fine-tuned; or refused by name."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+import rheostat
+from conftest import images_for
+from rheostat import data
+from rheostat.attacks import Attack
+from rheostat.methods.base import everything
+from rheostat.methods.papers import compose
+from rheostat.points.point import Point
+from rheostat.runtime.distributed import Ranks
+from rheostat.runtime.seeding import stream
+from rheostat.training.step import Step
+
+
+class Own(nn.Module):
+    """A small residual network in plain PyTorch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(nn.Conv2d(1, 8, 3, padding=1, bias=False), nn.BatchNorm2d(8))
+        self.left = nn.Conv2d(8, 16, 3, stride=2, padding=1, bias=False)
+        self.norm = nn.BatchNorm2d(16)
+        self.right = nn.Conv2d(8, 16, (1, 1), stride=(2, 2))
+        self.drop = nn.Dropout(0.2)
+        self.head = nn.Linear(16, 10)
+
+    def forward(self, x):
+        x = F.relu(self.stem(x), inplace=True)
+        x = F.relu(self.norm(self.left(x)) + self.right(x))
+        x = F.adaptive_avg_pool2d(x, 1)
+        return self.head(self.drop(x.view(x.size(0), -1)))
+
+
+def trained_clean(train: data.Dataset) -> Own:
+    torch.manual_seed(0)
+    net = Own()
+    optimiser = torch.optim.Adam(net.parameters(), 0.01)
+    for i in range(120):
+        rows = torch.randint(0, len(train), (128,), generator=torch.Generator().manual_seed(i))
+        loss = F.cross_entropy(net(train.images[rows] / 255), train.labels[rows])
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+    return net.eval()
+
+
+@pytest.mark.parametrize("paper", ["pgd-at", "dual", "oat"])
+def test_weights_are_kept_and_the_forward_is_unchanged(paper: str, digits) -> None:
+    own = trained_clean(digits[0])
+    before = {k: v.clone() for k, v in own.state_dict().items()}
+    model = rheostat.adopt(own, compose(paper), image=(1, 8, 8))
+    x = images_for(model)
+    assert torch.allclose(model(x), own(x), atol=1e-5)
+    assert model.net.classes == 10
+    assert all(torch.equal(v, before[k]) for k, v in own.state_dict().items())
+    normalised = rheostat.adopt(own, compose(paper), image=(1, 8, 8), mean=(0.3,), std=(0.5,))
+    assert torch.allclose(normalised(x), own((x - 0.3) / 0.5), atol=1e-5)
+
+
+def test_an_adopted_net_is_fine_tuned_from_its_clean_weights(digits) -> None:
+    train, test = digits
+    model = rheostat.adopt(trained_clean(train), compose("oat"), image=(1, 8, 8))
+    attack = Attack("pgd3", 0.15, 3, 0.07, drop=False)
+    step = Step(model, attack, Ranks())
+    optimiser = torch.optim.SGD(model.parameters(), 0.05, momentum=0.9)
+    for i in range(120):
+        rows = torch.randperm(len(train), generator=stream(i))[:128]
+        optimiser.zero_grad()
+        terms = model.method.plan(everything(128), 128, stream("plan", i))
+        step.backward(terms, train.images[rows] / 255, train.labels[rows], batch=128, seed=("t", i))
+        optimiser.step()
+    from rheostat.evaluation.attacked import outcome
+    from rheostat.results.intervals import share
+
+    view = model.between("at-0")
+    found = [outcome(view, Point(robustness=v), test, Attack("pgd10", 0.15, 10)) for v in (0.0, 1.0)]
+    assert share(found[0].clean) > 0.8
+    robust = [share(f.robust) for f in found]
+    assert robust[1] > robust[0] + 0.1, robust
+
+
+def test_what_cannot_be_taken_is_named() -> None:
+    class Branching(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(1, 4, 3)
+
+        def forward(self, x):
+            return self.conv(x) if x.mean() > 0 else x
+
+    class Functional(Branching):
+        def forward(self, x):
+            return F.dropout(self.conv(x).mean((2, 3)), training=self.training)
+
+    class Two(Branching):
+        def forward(self, x, y):
+            return self.conv(x) + y
+
+    def wrapped(layer: nn.Module) -> nn.Module:
+        return nn.Sequential(nn.Conv2d(1, 4, 3), layer, nn.Flatten(), nn.LazyLinear(10))
+
+    cases = [
+        (Branching(), "cannot be traced"),
+        (Functional(), "forward calls dropout"),
+        (Two(), "takes 2 arguments"),
+        (wrapped(nn.InstanceNorm2d(4, track_running_stats=True)), r"'1' \(InstanceNorm2d\)"),
+        (wrapped(nn.Dropout2d(0.1)), r"'1' \(Dropout2d\)"),
+        (wrapped(nn.Conv2d(4, 4, 3, padding_mode="circular")), "'1': padding"),
+        (wrapped(nn.BatchNorm2d(4, affine=False)), "'1': a BatchNorm2d needs"),
+    ]
+    for module, message in cases:
+        with pytest.raises(ValueError, match=message):
+            rheostat.adopt(module, compose("pgd-at"), image=(1, 8, 8))
+    flat = nn.Sequential(nn.Conv2d(1, 4, 3), nn.Flatten(), nn.Linear(144, 10))
+    with pytest.raises(ValueError, match="norms; this one has none"):
+        rheostat.adopt(flat, compose("dual"), image=(1, 8, 8))
+
+
+def test_saving_an_adopted_net_says_what_to_do(tmp_path) -> None:
+    model = rheostat.adopt(Own(), compose("dual"), image=(1, 8, 8))
+    with pytest.raises(ValueError, match="adopt the module again"):
+        rheostat.save(tmp_path / "x.safetensors", model)
+    assert not list(tmp_path.iterdir())

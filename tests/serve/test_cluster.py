@@ -1,0 +1,59 @@
+"""The service on Ray Serve: two replicas on a local cluster, one policy."""
+
+from __future__ import annotations
+
+import shutil
+import socket
+import time
+from pathlib import Path
+
+import httpx
+import numpy as np
+import pytest
+from test_serve import BEARER, IMAGE, MEASURED, NPY, TOKEN, npy
+
+from rheostat.models import artifact
+from rheostat.points.point import Point
+from rheostat.serve.app import Options
+from rheostat.serve.ladder import Policy
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_two_replicas_share_a_policy(tmp_path: Path) -> None:
+    import ray
+    from ray import serve
+
+    from rheostat.serve.cluster import application
+
+    file = tmp_path / "model.safetensors"
+    shutil.copy(artifact.packaged()["oat-digits"], file)
+    for name, t in (("safe", 1.0), ("fast", 0.0)):
+        artifact.name_point(file, name, Point(robustness=t), MEASURED[name])
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    ray.init(num_cpus=4, include_dashboard=False, log_to_driver=False, configure_logging=False)
+    try:
+        serve.start(http_options={"host": "127.0.0.1", "port": port})
+        serve.run(application(str(file), Policy(("safe",)), Options(token=TOKEN), backend="torch"), name="rheostat")
+        url = f"http://127.0.0.1:{port}"
+        body = npy(np.zeros((2, *IMAGE), np.float32))
+
+        def points(count: int) -> set[str]:
+            found = [httpx.post(f"{url}/v1/predict", content=body, headers=NPY, timeout=30) for _ in range(count)]
+            assert all(a.status_code == 200 for a in found)
+            return {a.json()["point"] for a in found}
+
+        assert points(20) == {"safe"}
+        assert httpx.put(f"{url}/v1/policy", json={"ladder": ["fast"]}).status_code == 401
+        answer = httpx.put(f"{url}/v1/policy", json={"ladder": ["fast"]}, headers=BEARER, timeout=30)
+        assert answer.status_code == 200
+        time.sleep(1.5)
+        # Whichever replica answers, it stands at the one policy.
+        assert points(40) == {"fast"}
+        status = serve.status().applications["rheostat"]
+        assert sum(d.replica_states.get("RUNNING", 0) for d in status.deployments.values()) == 2
+    finally:
+        serve.shutdown()
+        ray.shutdown()
