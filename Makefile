@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 RUN := env OMP_NUM_THREADS=$(or $(OMP_NUM_THREADS),2) MPLBACKEND=Agg
 
-.PHONY: demo test quick check bench wheel clean
+.PHONY: demo test quick check bench pages wheel clean
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -30,6 +30,10 @@ check: $(VENV)/.installed
 bench: $(VENV)/.installed
 	$(RUN) $(BIN)/python benchmarks/measure/speed.py
 	$(RUN) $(BIN)/python benchmarks/measure/costs.py
+
+# README's table, docs/results.md and docs/which.md from the rows; into another folder by `make pages OUT=DIR`.
+pages: $(VENV)/.installed
+	$(RUN) $(BIN)/python benchmarks/pages/build.py --out $(or $(OUT),.)
 
 wheel: $(VENV)/.installed
 	$(BIN)/python -m pip wheel -q --no-deps -w dist .

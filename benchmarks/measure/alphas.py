@@ -1,4 +1,7 @@
-"""FLOAT's learned noise strengths α, one per convolution: `python benchmarks/measure/alphas.py RUN...` → results/alphas.jsonl."""
+"""FLOAT's learned noise strengths α, one per convolution → results/alphas.jsonl.
+
+`python benchmarks/measure/alphas.py RUN...`
+"""
 
 from __future__ import annotations
 

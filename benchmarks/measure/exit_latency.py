@@ -84,9 +84,8 @@ def main() -> None:
                 "seed": 0,
             }
         )
-        print(
-            f"{options.name}, batch {batch}: {quartiles[1]:.3f} [{quartiles[0]:.3f}, {quartiles[2]:.3f}], sums {total:.3f}"
-        )
+        low, middle, high = quartiles
+        print(f"{options.name}, batch {batch}: {middle:.3f} [{low:.3f}, {high:.3f}], sums {total:.3f}")
     write_rows(RESULTS, rows)
 
 

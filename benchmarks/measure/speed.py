@@ -264,19 +264,8 @@ def show(found: dict[str, object]) -> None:
     """One line of the table."""
     ratio = found["ratio"]
     assert isinstance(ratio, dict)
-    more = {
-        k: found[k]
-        for k in (
-            "bar",
-            "predicted",
-            "bar_at_least",
-            "images_per_second",
-            "outside_share",
-            "peak_mebibytes",
-            "robust_accuracy_gap",
-        )
-        if found.get(k)
-    }
+    common = ("name", "a", "b", "ratio", "n", "seed", "hardware", "versions")
+    more = {k: v for k, v in found.items() if v and k not in common}
     text = ", ".join(f"{k} {v:.3g}" if isinstance(v, float) else f"{k} {v}" for k, v in more.items())
     print(
         f"{found['name']:<44} {found['a']:>8}  {ratio['median']:.3f} "

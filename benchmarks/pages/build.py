@@ -1,16 +1,24 @@
-"""Re-makes docs/results.md and README's table from the rows alone: `python benchmarks/pages/build.py`."""
+"""Makes docs/results.md, docs/which.md, their pictures and README's table from the rows alone.
+
+`python benchmarks/pages/build.py` renews the repository's own; `--out DIR` writes DIR/README.md and DIR/docs/ instead.
+"""
 
 from __future__ import annotations
 
+import argparse
 from pathlib import Path
 
 import believing
 import claims
 import conditioning
+import masks
 import multi_exit
 import needs
+import pictures
+import progress
 import study
 import surprises
+import timings
 from dedicated import against_dedicated, along
 from markdown import contents, find, table
 
@@ -24,112 +32,6 @@ RESULTS = ROOT / "benchmarks" / "results"
 OTHERS = ("speed", "costs", "believe", "serve", "exit-latency", "exports", "alphas", "l2", "margin")
 """Files of rows that are not evaluations along a dial."""
 SHOWN = ("pgd-at-0", "pgd-at-0.2", "pgd-at-1", "oat-fashion", "dual-fashion")
-
-
-def speed(rows: list[Row]) -> str:
-    """The rows of `make bench`."""
-    body = []
-    for r in rows:
-        q = r["ratio"]
-        bar, holds = claims.bar(r)
-        body.append(
-            [
-                r["name"],
-                r["a"],
-                r["b"],
-                f"{q['median']:.3f} [{q['low']:.3f}, {q['high']:.3f}]",
-                f"{r['predicted']:.2f}" if r.get("predicted") else "",
-                str(r["n"]),
-                bar,
-                holds,
-                f"{r['images_per_second']:.0f}" if r.get("images_per_second") else "",
-                f"{100 * r['outside_share']:.1f} %" if "outside_share" in r else "",
-                f"{r['peak_mebibytes']:.0f}" if "peak_mebibytes" in r else "",
-            ]
-        )
-    head = [
-        "what",
-        "a",
-        "b",
-        "ratio, median [quartiles]",
-        "passes predict",
-        "n",
-        "bar",
-        "",
-        "images/s",
-        "outside forward and backward",
-        "peak MiB (process)",
-    ]
-    return table(head, body)
-
-
-def costs(found: list[Row]) -> str:
-    """The rows of `benchmarks/measure/costs.py`."""
-    counts = [[r["of"], f"{r['value'] / 1e6:.3f} M"] for r in found if "value" in r]
-    body = [
-        [
-            r["name"],
-            str(r["batch"]),
-            f"{r['ratio']['median']:.3f} [{r['ratio']['low']:.3f}, {r['ratio']['high']:.3f}]",
-            f"{r['milliseconds'][r['a']][1]:.2f}",
-            f"{r['milliseconds'][r['b']][1]:.2f}",
-            *claims.bar(r),
-        ]
-        for r in found
-        if "ratio" in r
-    ]
-    head = ["folded latency", "batch", "ratio of medians [of quartiles]", "ms", "of ms", "bar", ""]
-    return (
-        "## Costs (`python benchmarks/measure/costs.py`)\n\n"
-        + table(["parameters, ResNet-34", ""], counts)
-        + "\n"
-        + table(head, body)
-    )
-
-
-def exports(rows: list[Row]) -> tuple[str, list[list[str]]]:
-    """Every composition × network: parity of fold and file, and what folding costs."""
-    if not rows:
-        return "", []
-    body = [
-        [
-            r["net"],
-            r["composition"],
-            *(f"{r['ratio'][b]:.3f}" for b in ("1", "32")),
-            *(f"{r['milliseconds']['32'][k]:.1f}" for k in ("eager", "folded", "plain", "ONNX Runtime")),
-            f"{r['folded_gap']:.0e}",
-            f"{r['onnx_gap']:.0e}",
-        ]
-        for r in rows
-    ]
-    ratios = sorted(r["ratio"]["32"] for r in rows)
-    over = sum(v > 1.02 for v in ratios)
-    worst = max(r["onnx_gap"] for r in rows)
-    found = [
-        [
-            f"folded ÷ plain ≤ 1.02, {len(rows)} compositions × networks, batch 32",
-            f"median {ratios[len(ratios) // 2]:.3f}, {over} above, most {ratios[-1]:.3f}",
-            "met" if not over else "not met",
-        ],
-        ["ONNX Runtime within 1e-4 of the model, the same", f"{worst:.1e}", "met" if worst <= 1e-4 else "not met"],
-    ]
-    head = [
-        "network",
-        "composition",
-        "folded ÷ plain, batch 1",
-        "batch 32",
-        "ms of 32: eager",
-        "folded",
-        "plain",
-        "ONNX Runtime",
-        "folded gap",
-        "ONNX gap",
-    ]
-    text = (
-        "## Folded and exported (`python benchmarks/measure/exports.py`)\n\nThe robust end, the last exit, width 1; the plain "
-        "backbone is folded the same way. Gaps are of the largest logit.\n\n"
-    )
-    return text + table(head, body), found
 
 
 def load() -> list[Row]:
@@ -157,6 +59,13 @@ def filled(page: str, name: str, content: str) -> str:
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, default=ROOT, help="folder of README.md and docs/; default this repository")
+    build(parser.parse_args().out)
+
+
+def build(out: Path) -> None:
+    """Write README.md and docs/ into a folder."""
     rows = load()
     read = {n: read_rows(RESULTS / f"{n}.jsonl") for n in OTHERS}
     comparison, met = against_dedicated(rows, RESULTS, "oat-fashion")
@@ -174,7 +83,7 @@ def main() -> None:
     # The reference is an SA: that of the dedicated networks' own rows.
     margin = [r for r in rows if "pgd-at" in r["run"]] + [r for r in read["margin"] if "pgd-at" not in r["run"]]
     later = study.alternatives(margin, RESULTS)[1] + study.equal_attacks(margin, RESULTS, read["speed"])[1]
-    exported, export_claims = exports(read["exports"])
+    exported, export_claims = timings.exports(read["exports"])
     cifar_table, _ = against_dedicated(rows, RESULTS, "c10-oat", dedicated="c10-pgd-at-{}")
     seconds = {r["run"]: r["train"]["seconds"] for r in rows if r["train"]["seconds"]}
     volume_claims = [
@@ -234,7 +143,9 @@ def main() -> None:
     parts = [
         claims.page(sections),
         surprised,
-        "## Every dial of the study\n\nA curve is one network; dotted ones had twice the epochs. An interval is about ± 3 points (± 2 at 2 000 images), and paired differences are far sharper: the tables below have them.\n\n![dials](study.png)\n",
+        "## Every dial of the study\n\nA curve is one network; dotted ones had twice the epochs. An interval is about "
+        "± 3 points (± 2 at 2 000 images), and paired differences are far sharper: the tables below have them.\n\n"
+        "![dials](study.png)\n",
         others,
         equal,
         study.orders(other_claims + equal_claims, later),
@@ -263,8 +174,8 @@ def main() -> None:
         training.options(rows, RESULTS),
         dials,
         smart,
-        conditioning.ablation(rows),
-        conditioning.densities(rows, read["costs"]),
+        masks.ablation(rows),
+        masks.densities(rows, read["costs"]),
         widths,
         conditioning.noise(rows, RESULTS, read["alphas"]),
         static,
@@ -275,13 +186,13 @@ def main() -> None:
         believing.l2(read["l2"]),
         serving,
         exported,
-        study.state(),
-        study.papers(rows),
-        costs(read["costs"]),
+        progress.state(),
+        progress.papers(rows),
+        timings.costs(read["costs"]),
         "## Training seconds, one thread (machine shared by other runs)\n",
         table(["run", "seconds"], [[k, f"{v:.0f}"] for k, v in seconds.items()]),
         "## Speed (`make bench`)\n",
-        speed(read["speed"]),
+        timings.speed(read["speed"]),
     ]
     head = (
         "# Results\n\nWritten by `python benchmarks/pages/build.py` from the rows in "
@@ -289,19 +200,19 @@ def main() -> None:
         "differences are paired on the same images. [Which method for which need](which.md) is the short way in.\n"
     )
     parts = [head, contents(parts), *parts]
-    write_text(ROOT / "docs" / "results.md", "\n".join(parts))
-    write_text(ROOT / "docs" / "which.md", needs.page(rows, RESULTS))
+    write_text(out / "docs" / "results.md", "\n".join(parts))
+    write_text(out / "docs" / "which.md", needs.page(rows, RESULTS))
     readme = (ROOT / "README.md").read_text()
     readme = filled(readme, "results", comparison)
     readme = filled(readme, "finding", surprises.time(equal_claims) + "\n")
-    write_text(ROOT / "README.md", readme)
+    write_text(out / "README.md", readme)
     shown = [r for r in rows if r["rule"] is None and r["run"] in SHOWN]
-    write_bytes(ROOT / "docs" / "trade_off.png", as_bytes(trade_off(shown), "png"))
+    write_bytes(out / "docs" / "trade_off.png", as_bytes(trade_off(shown), "png"))
     if shown_widths := [r for r in rows if r["run"] in ("oats-fashion", "float-slim-fashion") and r["rule"] == "at-0"]:
-        write_bytes(ROOT / "docs" / "widths.png", as_bytes(conditioning.pareto(shown_widths), "png"))
-    if (every := study.picture(rows)) is not None:
-        write_bytes(ROOT / "docs" / "study.png", as_bytes(every, "png"))
-    print("wrote docs/results.md, docs/which.md, the pictures beside them and the table in README.md")
+        write_bytes(out / "docs" / "widths.png", as_bytes(pictures.widths(shown_widths), "png"))
+    if (every := pictures.dials(rows)) is not None:
+        write_bytes(out / "docs" / "study.png", as_bytes(every, "png"))
+    print(f"wrote README.md, docs/results.md, docs/which.md and the pictures beside them into {out}")
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import conditioning
+import masks
 import multi_exit
 from dedicated import against_dedicated
 from groups import GROUPS, Group, curves
@@ -136,7 +136,7 @@ def smart(rows: list[Row]) -> tuple[str, Lines]:
     groups = {
         g.name: (g.runs["smart"], g.runs["oat"], g.at("1")) for g in (*GROUPS, *PAPERS_GROUPS) if "smart" in g.runs
     }
-    text, found = conditioning.smart(rows, groups)
+    text, found = masks.smart(rows, groups)
     return text, [
         [f"≥ 2.72× fewer non-zeros a path, ends within 1.5 points of OAT's ({name})", *(found.get(name) or NOT_RUN)]
         for name in groups

@@ -1,21 +1,15 @@
-"""The sections of docs/results.md on every way to condition: claims, dials, widths, masks, noise."""
+"""The sections of docs/results.md on every way to condition: seeds, dials, widths, noise."""
 
 from __future__ import annotations
 
 import itertools
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from markdown import cell, dial, find, per_cent, table
 
-from rheostat.reports.page import COLOURS
 from rheostat.results.areas import normalised
 from rheostat.results.intervals import paired
-from rheostat.results.labels import worst_rows
 from rheostat.results.rows import Row, read_bits
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 FIVE = {"oat": "oat-s1", "dual": "dual-s1", "float": "float-s1", "floats": "floats-0.3", "smart": "smart-fashion-e10"}
 RULES = (None, "at-0", "at-0.5", "blend")
@@ -220,157 +214,6 @@ def widths(rows: list[Row]) -> tuple[str, bool]:
     return text + table(head, body) + "\n![λ × width](widths.png)\n", met
 
 
-def densities(rows: list[Row], costs: list[Row]) -> str:
-    """FLOATS: density, structure, accuracy, non-zeros, MACs, time."""
-    body = []
-    speed = {str(r["name"]): r for r in costs if str(r["name"]).startswith("FLOATS")}
-    for structure, prefix in (("unstructured", "floats-"), ("channel", "floats-channel-")):
-        for density in (0.5, 0.3, 0.1):
-            run = f"{prefix}{density}"
-            found = dial(rows, run) or find(rows, run, "at-0")
-            if not found:
-                continue
-            a, b = found[0], found[-1]
-            took = speed.get(f"FLOATS {structure} {density} ÷ dense FLOAT, ResNet-20")
-            body.append(
-                [
-                    structure,
-                    f"{density:g}",
-                    cell(a)[0],
-                    cell(b)[0],
-                    cell(b)[1],
-                    f"{b['convolution_nonzeros']:,}",
-                    f"{b['macs']['mean'] / 1e6:.2f} M",
-                    f"{b['macs_nonzero'] / 1e6:.2f} M",
-                    f"{took['ratio']['median']:.2f}" if took else "",
-                ]
-            )
-    head = [
-        "structure",
-        "density",
-        "SA, λ = 0",
-        "SA, λ = 1",
-        "RA, λ = 1",
-        "convolution non-zeros",
-        "MACs, dense kernels",
-        "MACs without zeros",
-        "folded latency ÷ dense (ResNet-20, batch 32)",
-    ]
-    text = (
-        "## FLOATS\n\nUnstructured zeros save storage and counted MACs and no time. Channels inside blocks "
-        "(`density` is the share of them that stays; stem, shortcuts and residual stream are whole) are "
-        "cut out by `fold`.\n\n"
-    )
-    return text + table(head, body)
-
-
-def smart(rows: list[Row], groups: dict[str, tuple[str, str, str]]) -> tuple[str, dict[str, tuple[str, str]]]:
-    """SMART against OAT: non-zeros and the ends. `groups`: its run, OAT's, and the dense plain one's."""
-    body, claims = [], {}
-    for name, (run, other, plain) in groups.items():
-        mine, theirs = dial(rows, run), dial(rows, other)
-        # OAT's convolutions are the plain net's; rows made before they were counted apart lack them.
-        counted = [
-            r["convolution_nonzeros"]
-            for r in (*find(rows, plain, None), *find(rows, other, None))
-            if "convolution_nonzeros" in r
-        ]
-        if not mine or not theirs or not counted:
-            continue
-        dense, path = counted[0], mine[-1]["convolution_nonzeros"]
-        gaps = [
-            100 * (mine[0]["clean_accuracy"] - theirs[0]["clean_accuracy"]),
-            100 * (mine[-1]["robust_accuracy"] - theirs[-1]["robust_accuracy"]),
-        ]
-        body.append(
-            [
-                name,
-                f"{dense:,}",
-                f"{path:,}",
-                f"{dense / path:.2f}",
-                f"{theirs[-1]['nonzeros'] / path:.2f}",
-                f"{mine[5]['convolution_nonzeros']:,}",
-                f"{mine[-1]['macs_nonzero'] / 1e6:.2f} M",
-                cell(mine[0])[0],
-                cell(mine[-1])[1],
-                f"{gaps[0]:+.1f}",
-                f"{gaps[1]:+.1f}",
-            ]
-        )
-        holds = dense / path >= 2.72 and min(gaps) >= -1.5
-        said = f"{dense / path:.2f}× fewer; SA(0) {gaps[0]:+.1f}, RA(1) {gaps[1]:+.1f}"
-        claims[name] = (said, "met" if holds else "not met")
-    head = [
-        "",
-        "non-zeros, dense plain net",
-        "per path",
-        "dense plain ÷ path",
-        "all of OAT's ÷ path",
-        "union",
-        "MACs per path without zeros",
-        "SA(0)",
-        "RA(1)",
-        "SA(0) less OAT's",
-        "RA(1) less OAT's",
-    ]
-    text = (
-        "## SMART\n\n10 epochs in halves see as many attacked images as OAT's 6. Non-zeros are those of "
-        "convolutions.\n\n"
-    )
-    return text + table(head, body), claims
-
-
-def ablation(rows: list[Row]) -> str:
-    """Mask design: learned or random, free or disjoint, shared stages, two densities."""
-    body = []
-    values: dict[tuple[str, str, int, float], tuple[float, float]] = {}
-    for density, masks, overlap, shared in itertools.product(
-        (0.35, 0.15), ("learned", "random"), ("free", "disjoint"), (0, 2)
-    ):
-        found = find(rows, f"mask-{masks}-{overlap}-{shared}-{density}", "at-0")
-        if not found:
-            continue
-        a, b = found[0], found[-1]
-        values[masks, overlap, shared, density] = (a["clean_accuracy"], b["robust_accuracy"])
-        body.append(
-            [
-                f"{density:g}",
-                masks,
-                overlap,
-                str(shared),
-                cell(a)[0],
-                cell(b)[0],
-                cell(b)[1],
-                f"{b['convolution_nonzeros']:,}",
-            ]
-        )
-    if not body:
-        return ""
-
-    def mean_gap(place: int, one: object, other: object) -> tuple[float, float, int]:
-        gaps = []
-        for key, value in values.items():
-            twin = tuple(other if i == place else k for i, k in enumerate(key))
-            if key[place] == one and twin in values:
-                gaps.append([100 * (x - y) for x, y in zip(value, values[twin], strict=True)])  # type: ignore[index]
-        n = len(gaps)
-        return sum(g[0] for g in gaps) / max(n, 1), sum(g[1] for g in gaps) / max(n, 1), n
-
-    sentences = []
-    for place, one, other, text in (
-        (0, "learned", "random", "Learned masks against random ones"),
-        (1, "free", "disjoint", "Paths that may overlap against disjoint ones"),
-        (2, 2, 0, "The stem and the first stage dense and shared against no sharing"),
-    ):
-        clean, robust, n = mean_gap(place, one, other)
-        sentences.append(
-            f"{text}: SA(0) {clean:+.1f} and RA(1) {robust:+.1f} points on average over {n} pairs "
-            "that differ in this alone (one seed; a pair's interval is about ± 3 points)."
-        )
-    head = ["density", "masks", "overlap", "shared stages", "SA(0)", "SA(1)", "RA(1)", "non-zeros per path"]
-    return "## SMART's masks\n\n" + "\n".join(f"- {s}" for s in sentences) + "\n\n" + table(head, body)
-
-
 def noise(rows: list[Row], results: Path, alphas: list[Row]) -> str:
     """Sampled noise: PGD-20 against PGD-20 with gradients averaged over 20 draws."""
     found = find(rows, "float-sampled", "at-0")
@@ -389,30 +232,3 @@ def noise(rows: list[Row], results: Path, alphas: list[Row]) -> str:
             f"Flags on the first: {', '.join(plain['flags']) or 'none'}. "
         )
     return text + "A frozen point gives equal bits twice (tested).\n"
-
-
-def pareto(rows: list[Row]) -> Figure:
-    """λ × width: MACs against SA (hollow) and RA (filled), a colour per composition."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(6.4, 4.0), layout="constrained")
-    axes = figure.add_subplot()
-    for i, run in enumerate(dict.fromkeys(r["run"] for r in rows)):
-        for level, kind, style in ((0.0, "clean", "o--"), (1.0, "clean", "s:"), (1.0, "robust", "D-")):
-            found = [r for r in worst_rows(rows) if r["run"] == run and r["at"]["robustness"] == level]
-            found.sort(key=lambda r: r["macs"]["mean"])
-            name = f"{run}, {'SA' if kind == 'clean' else 'RA'} at λ = {level:g}"
-            axes.plot(
-                [r["macs"]["mean"] / 1e6 for r in found],
-                [100 * r[f"{kind}_accuracy"] for r in found],
-                style,
-                color=COLOURS[i],
-                markersize=5,
-                label=name,
-                markerfacecolor=COLOURS[i] if kind == "robust" else "white",
-            )
-    axes.set_xlabel("MACs an image, millions (width 0.5, 0.75, 1)")
-    axes.set_ylabel("accuracy, %")
-    axes.grid(alpha=0.25)
-    axes.legend(fontsize=7)
-    return figure

@@ -106,12 +106,13 @@ def page(rows: list[Row], results: Path) -> str:
     return "\n".join(
         [
             "# Which method for which need\n",
-            "Written by `python benchmarks/pages/build.py`; every figure is from the rows behind [results](results.md).\n",
+            "Written by `python benchmarks/pages/build.py`; every figure is from the rows behind "
+            "[results](results.md).\n",
             table(["you need", "take", "epochs", "training time ÷ PGD-AT's", "parameters ÷ plain"], costs),
             "Epochs are those of the runs below: a method that trains in halves ("
             + ", ".join(f"`{m}`" for m in HALVES)
-            + f") attacks half of each batch, and has twice `oat`'s {EPOCHS}, so that all saw as many attacked images; `oat` "
-            "has batches of half the size, so that they took as many steps. "
+            + f") attacks half of each batch, and has twice `oat`'s {EPOCHS}, so that all saw as many attacked images; "
+            "`oat` has batches of half the size, so that they took as many steps. "
             "Time is the step that `make bench` measures on a narrow ResNet-8 (`rdi`: without the deeper net of its "
             "run), times epochs.\n",
             table(measured_head, measured),

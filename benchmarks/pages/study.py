@@ -2,32 +2,15 @@
 
 from __future__ import annotations
 
-import functools
-import sys
-import tomllib
-from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from groups import GROUPS, METHODS, TWICE, Group, curve, curves, dedicated, reference, steps
 from markdown import cell, find, per_cent, table
 
-from rheostat.reports.page import COLOURS, MARKS
 from rheostat.results.areas import compared
 from rheostat.results.comparison import Difference
 from rheostat.results.labels import worst_rows
-from rheostat.results.rows import Row, read_bits, read_rows
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
-HERE = Path(__file__).parents[1] / "queues"
-sys.path.append(str(HERE))
-
-from run_queue import read_queue, recorded  # noqa: E402
-
-SHOWN = ("oat", "dual", "float", "floats-0.3", "smart", "mixing")
-"""The methods that the study's picture shows."""
+from rheostat.results.rows import Row, read_bits
 
 
 class Areas:
@@ -257,71 +240,3 @@ def stronger(rows: list[Row]) -> tuple[str, list[list[str]]]:
     )
     head = ["run", "n", "SA", "RA by PGD-20 (`quick`)", "`standard`", "and AutoAttack (`full`)", "flags"]
     return text + table(head, body), claims
-
-
-def picture(rows: list[Row]) -> Figure | None:
-    """Every dial of the study: SA against RA, a panel per data set and seed, dedicated networks as crosses."""
-    from matplotlib.figure import Figure
-
-    shown = [g for g in GROUPS if any(curve(rows, run) for run in g.runs.values())]
-    if not shown:
-        return None
-    figure = Figure(figsize=(11.0, 4.2 * -(-len(shown) // 2)), layout="constrained")
-    for place, group in enumerate(shown):
-        axes = figure.add_subplot(-(-len(shown) // 2), 2, place + 1)
-        for i, method in enumerate(SHOWN):
-            for run, style in ((group.runs.get(method), "-"), (group.twice.get(method), ":")):
-                line = curve(rows, run) if run else []
-                if not line:
-                    continue
-                axes.plot(
-                    *_places(line),
-                    style,
-                    color=COLOURS[i],
-                    marker=MARKS[i] if style == "-" else None,
-                    markersize=4,
-                    linewidth=1.4,
-                    label=METHODS[method] if style == "-" else TWICE[method],
-                )
-        axes.plot(
-            *_places(r for _, r in dedicated(rows, group)), "kx", markersize=8, label="dedicated network at one λ"
-        )
-        axes.set_title(group.name, fontsize=10)
-        axes.set_xlabel("robust accuracy by PGD-20, %")
-        axes.set_ylabel("standard accuracy, %")
-        axes.grid(alpha=0.25)
-    named = [a.get_legend_handles_labels() for a in figure.axes]
-    marks = {name: mark for marks, names in named for mark, name in zip(marks, names, strict=True)}
-    figure.legend(marks.values(), marks.keys(), loc="outside lower center", ncols=4, fontsize=8)
-    return figure
-
-
-def _places(line: Iterable[Row]) -> tuple[list[float], list[float]]:
-    found = list(line)
-    return tuple([100 * r[f"{k}_accuracy"] for r in found] for k in ("robust", "clean"))  # type: ignore[return-value]
-
-
-def state() -> str:
-    """How far the study's queue is, from the rows."""
-    runs = read_queue(HERE / "study.toml")
-    read = functools.cache(read_rows)
-    left = [r.name for r in runs if not recorded(r, read)]
-    return (
-        "## The study's queue\n\n`python benchmarks/queues/run_queue.py benchmarks/queues/study.toml --list` says the same. "
-        f"{len(runs) - len(left)} of {len(runs)} entries have all their rows"
-        + (f"; open: {', '.join(left)}.\n" if left else ".\n")
-    )
-
-
-def papers(rows: list[Row]) -> str:
-    """What of the papers' own settings has run."""
-    body = []
-    for file in sorted((HERE / "paper").glob("*.toml")):
-        for run in tomllib.loads(file.read_text())["run"]:
-            found = [r for r in worst_rows(rows) if r["run"] == run["name"]]
-            where = f"{len(found)} points" if found else "not yet run"
-            body.append([f"`benchmarks/queues/paper/{file.name}`", run["name"], run["recipe"], where])
-    return (
-        "## The papers' own settings\n\nEach needs a CUDA machine; one command continues where the last ended.\n\n"
-        + table(["queue", "run", "recipe", ""], body)
-    )

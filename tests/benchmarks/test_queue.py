@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import subprocess
 import sys
@@ -10,13 +9,16 @@ from pathlib import Path
 
 import pytest
 
-FILE = Path(__file__).parents[2] / "benchmarks" / "queues" / "run_queue.py"
-spec = importlib.util.spec_from_file_location("run_queue", FILE)
-assert spec is not None
-assert spec.loader is not None
-queue = importlib.util.module_from_spec(spec)
-sys.modules["run_queue"] = queue
-spec.loader.exec_module(queue)
+from rheostat.cli import main
+from rheostat.points.grid import parse_grid
+from rheostat.results.rows import read_rows
+from rheostat.training.queue import finished, matches, read_queue, recorded, select
+from rheostat.training.queue_runner import commands, states
+from rheostat.training.recipe import load_recipe
+
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+QUEUES = sorted((BENCHMARKS / "queues").rglob("*.toml"))
+COMMAND = [sys.executable, "-m", "rheostat", "queue"]
 
 TEXT = """
 rows = "x.jsonl"
@@ -31,23 +33,23 @@ set = ["train.epochs=1"]
 
 def test_what_a_queue_file_says(tmp_path: Path) -> None:
     (tmp_path / "q.toml").write_text(TEXT)
-    (run,) = queue.read_queue(tmp_path / "q.toml")
-    assert run.rows.name == "x.jsonl"
-    train, evaluate = queue.commands(run, Path("runs"), 1)
+    (run,) = read_queue(tmp_path / "q.toml")
+    assert run.rows == tmp_path / "x.jsonl"
+    train, evaluate = commands(run, Path("runs"), 1)
     assert train[3:5] == ["train", "oat-digits"]
     assert train[-2:] == ["--set", "train.epochs=1"]
     assert evaluate[-4:] == ["--attack", "pgd2", "--attack", "fgsm"]
-    assert not queue.finished(run, tmp_path)
+    assert not finished(run, tmp_path)
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / "done.json").write_text(json.dumps({"marks": [run.mark]}))
-    assert queue.finished(run, tmp_path)
+    assert finished(run, tmp_path)
     (tmp_path / "q.toml").write_text(TEXT.replace("epochs=1", "epochs=2"))
-    (edited,) = queue.read_queue(tmp_path / "q.toml")
-    assert not queue.finished(edited, tmp_path)
+    (edited,) = read_queue(tmp_path / "q.toml")
+    assert not finished(edited, tmp_path)
     for bad, message in (("nmae = 1\n", "unknown key"), (TEXT[TEXT.index("[[run") :], "two runs named")):
         (tmp_path / "q.toml").write_text(TEXT + bad)
         with pytest.raises(ValueError, match=message):
-            queue.read_queue(tmp_path / "q.toml")
+            read_queue(tmp_path / "q.toml")
 
 
 def test_rows_that_are_in_are_known(tmp_path: Path) -> None:
@@ -55,7 +57,7 @@ def test_rows_that_are_in_are_known(tmp_path: Path) -> None:
     text = TEXT.replace("x.jsonl", str(tmp_path / "x.jsonl"))
     text = text.replace("attack = [", 'between = "at-0", examples = 9, attack = [')
     (tmp_path / "q.toml").write_text(text)
-    (run,) = queue.read_queue(tmp_path / "q.toml")
+    (run,) = read_queue(tmp_path / "q.toml")
     whole = [
         {
             "run": "a",
@@ -70,9 +72,9 @@ def test_rows_that_are_in_are_known(tmp_path: Path) -> None:
 
     def known(rows: list[dict[str, object]]) -> bool:
         run.rows.write_text("".join(json.dumps(r) + "\n" for r in rows))
-        return bool(queue.recorded(run))
+        return bool(recorded(run))
 
-    assert not queue.recorded(run)
+    assert not recorded(run)
     assert known(whole)
     assert not known(whole[:1])
     others = {"run": "b", "tier": "full", "rule": None, "n": 8, "attack": {"of": ["pgd2"]}}
@@ -80,12 +82,69 @@ def test_rows_that_are_in_are_known(tmp_path: Path) -> None:
         assert not known([whole[0], {**whole[1], key: other}])
 
 
-def test_the_packaged_queues_name_real_recipes() -> None:
-    from rheostat.training.recipe import load_recipe
+def test_the_benchmarks_queues_name_real_recipes_and_the_folder_of_results() -> None:
+    assert QUEUES
+    for file in QUEUES:
+        for run in read_queue(file):
+            assert load_recipe(run.source, changes=list(run.changes))
+            assert run.rows.parent == BENCHMARKS / "results"
 
-    for file in FILE.parent.rglob("*.toml"):
-        for run in queue.read_queue(file):
-            assert load_recipe(run.recipe, changes=list(run.changes))
+
+def test_paths_are_relative_to_the_queue_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "queues" / "more").mkdir(parents=True)
+    text = TEXT.replace('"x.jsonl"', '"../../rows/x.jsonl"').replace('"oat-digits"', '"own.toml"')
+    (tmp_path / "queues" / "more" / "q.toml").write_text(text)
+    (tmp_path / "queues" / "all.toml").write_text('include = ["more/q.toml"]\n')
+    monkeypatch.chdir(tmp_path)
+    (run,) = read_queue("queues/all.toml")
+    assert run.rows == tmp_path / "rows" / "x.jsonl"
+    train, evaluate = commands(run, Path("runs"), 1)
+    assert train[3:7] == ["train", "queues/more/own.toml", "--out", "runs/a"]
+    assert evaluate[4:7] == ["runs/a", "--out", str(run.rows)]
+    # The same entry is the same run wherever it is read from.
+    monkeypatch.chdir(tmp_path / "queues")
+    assert read_queue("all.toml")[0].mark == run.mark
+
+
+def test_measurements_are_options_of_evaluate(tmp_path: Path) -> None:
+    text = TEXT.replace('attack = ["pgd2", "fgsm"]', "examples = 9, transfer = true, probe = false")
+    (tmp_path / "q.toml").write_text(text)
+    evaluate = commands(*read_queue(tmp_path / "q.toml"), Path("runs"), 1, verify=False)[1]
+    assert evaluate[-7:] == ["--no-verify", "--at", "robustness=0,1", "--examples", "9", "--transfer", "--no-probe"]
+
+
+def test_one_run_or_all_whose_names_contain_a_word(tmp_path: Path) -> None:
+    text = TEXT + "".join(f'[[run]]\nname = "{n}"\nrecipe = "oat-digits"\n' for n in ("oat", "oat-2"))
+    (tmp_path / "q.toml").write_text(text)
+    runs = read_queue(tmp_path / "q.toml")
+    for word, names in (("", ["a", "oat", "oat-2"]), ("oat", ["oat"]), ("oat-", ["oat-2"]), ("a", ["a"])):
+        assert [r.name for r in select(runs, word)] == names
+    assert [s for s, _ in states(runs, tmp_path)] == ["open"] * 3
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("rows = ", "not TOML"),
+        ("row = 'x.jsonl'", "unknown key 'row'; did you mean 'rows'?"),
+        (TEXT.replace("[[run]]", "[[run]]\nrecpie = 1"), "unknown key 'run.0.recpie'; did you mean 'recipe'?"),
+        (TEXT.replace('recipe = "oat-digits"', ""), "missing key 'run.0.recipe'"),
+        (TEXT.replace('rows = "x.jsonl"', ""), "missing key 'rows'"),
+        (TEXT.replace('rows = "x.jsonl"', "rows = 3"), "rows: Input should be a valid string (given 3)"),
+        (TEXT + 'evaluate = "defualt"\n', "no list under [evaluate] named 'defualt'; did you mean 'default'?"),
+        ('include = ["q.toml"]', "a queue file cannot include itself"),
+        ('include = ["absent.toml"]', "absent.toml: No such file or directory"),
+        (TEXT + "\n", "no run's name contains 'b'; allowed: a"),
+    ],
+)
+def test_mistakes_are_one_line_and_exit_2(text: str, message: str, tmp_path: Path, capsys) -> None:
+    (tmp_path / "q.toml").write_text(text)
+    with pytest.raises(SystemExit) as stop:
+        main(["queue", str(tmp_path / "q.toml"), "--only", "b"])
+    assert stop.value.code == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert message in error
 
 
 INCLUDING = """
@@ -104,26 +163,26 @@ set = ["train.epochs=2"]
 def test_a_file_that_includes_another(tmp_path: Path) -> None:
     (tmp_path / "q.toml").write_text(TEXT)
     (tmp_path / "all.toml").write_text(INCLUDING)
-    first, second = queue.read_queue(tmp_path / "all.toml")
+    first, second = read_queue(tmp_path / "all.toml")
     assert (first.name, first.rows.name) == ("a", "x.jsonl")
     assert (second.name, second.rows.name) == ("b", "y.jsonl")
     assert second.changes == ("data.verify=false", "train.epochs=2")
     # The same run measured by two files is trained once; another run of the same name is a mistake.
     same = INCLUDING.replace('name = "b"', 'name = "a"').replace("epochs=2", "epochs=1")
     (tmp_path / "all.toml").write_text(same.replace('set = ["data.verify=false"]\n', ""))
-    first, again = queue.read_queue(tmp_path / "all.toml")
+    first, again = read_queue(tmp_path / "all.toml")
     assert (first.recipe, first.changes) == (again.recipe, again.changes)
     assert first.mark != again.mark
     (tmp_path / "all.toml").write_text(same)
     with pytest.raises(ValueError, match="another run in an included file"):
-        queue.read_queue(tmp_path / "all.toml")
+        read_queue(tmp_path / "all.toml")
 
 
 def test_a_stretch_ends_and_continues(tmp_path: Path) -> None:
     """Interrupted in training and in evaluation, the queue goes on to the rows of one that was not."""
     text = TEXT.replace("x.jsonl", str(tmp_path / "x.jsonl")).replace("epochs=1", 'epochs=3", "calibrate_dial=false')
     (tmp_path / "q.toml").write_text(text)
-    line = [sys.executable, str(FILE), str(tmp_path / "q.toml"), "--runs", str(tmp_path)]
+    line = [*COMMAND, str(tmp_path / "q.toml"), "--runs", str(tmp_path)]
     line += ["--threads", "1"]
     first = subprocess.run([*line, "--stretch", "0.05"], capture_output=True, text=True, check=True)
     assert "the same command continues" in first.stdout
@@ -145,7 +204,7 @@ def test_a_run_that_fails_does_not_stop_the_others(tmp_path: Path) -> None:
     text += '[[run]]\nname = "b"\nrecipe = "oat-digits"\n'
     text += 'set = ["train.max_steps=2", "calibrate_dial=false", "select.images=20"]\n'
     (tmp_path / "q.toml").write_text(text)
-    line = [sys.executable, str(FILE), str(tmp_path / "q.toml"), "--runs", str(tmp_path), "--threads", "1"]
+    line = [*COMMAND, str(tmp_path / "q.toml"), "--runs", str(tmp_path), "--threads", "1"]
     found = subprocess.run(line, capture_output=True, text=True)
     assert found.returncode == 1
     assert "failed: impossible" in found.stderr
@@ -156,16 +215,16 @@ def test_a_run_that_fails_does_not_stop_the_others(tmp_path: Path) -> None:
 def test_every_row_can_be_made_again() -> None:
     """Each row of an evaluation is asked for by an entry of a queue: no measurement by hand."""
     entries: dict[tuple[str, str], list[dict[str, object]]] = {}
-    for file in FILE.parent.rglob("*.toml"):
-        for run in queue.read_queue(file):
+    for file in QUEUES:
+        for run in read_queue(file):
             entries.setdefault((run.rows.name, run.name), []).extend(run.evaluate)
     missed = set()
-    for file in (FILE.parents[1] / "results").glob("*.jsonl"):
-        for row in queue.read_rows(file):
+    for file in (BENCHMARKS / "results").glob("*.jsonl"):
+        for row in read_rows(file):
             if "tier" not in row:
                 continue
-            asked = [e for e in entries.get((file.name, row["run"]), []) if queue.matches(row, e)]
-            grids = [p.numbers() for e in asked for p in queue.parse_grid(e.get("at", ""))]
+            asked = [e for e in entries.get((file.name, row["run"]), []) if matches(row, e)]
+            grids = [p.numbers() for e in asked for p in parse_grid(e.get("at", ""))]
             if not any(grid.items() <= row["at"].items() for grid in grids):
                 missed.add((file.name, row["run"], row["tier"], row["rule"], row["n"]))
     assert not missed

@@ -64,8 +64,8 @@ def card(model: Tunable, about: About, rows: list[Row], *, name: str, digest: st
     parts += [
         "## Limits\n",
         "- Nothing is guaranteed: no accuracy here is a certificate.",
-        f"- The threat is {about.threat.get('norm', '?')} of {about.threat.get('eps', '?')}; other norms, larger radii, "
-        "patches, rotations and shifts of the data were not attacked.",
+        f"- The threat is {about.threat.get('norm', '?')} of {about.threat.get('eps', '?')}; other norms, larger "
+        "radii, patches, rotations and shifts of the data were not attacked.",
         "- Who may turn the dial chooses the weakest point: keep it policy, not a field of a request.",
         "",
     ]

@@ -1,0 +1,50 @@
+"""The command line on many runs: queue."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from rheostat.cli.deploy import Verify
+
+app = typer.Typer()
+
+
+@app.command()
+def queue(
+    file: Annotated[Path, typer.Argument(help="A queue file: recipes with changes, and what to measure of each.")],
+    runs: Annotated[Path, typer.Option(help="Folder of the runs.")] = Path("runs"),
+    only: Annotated[str, typer.Option(help="The run of this name, or all whose names contain it.")] = "",
+    minutes: Annotated[float | None, typer.Option(help="Begin no further run after so many minutes.")] = None,
+    stretch: Annotated[
+        float | None, typer.Option(help="Stop after so many minutes, anywhere; the same command continues.")
+    ] = None,
+    list_: Annotated[bool, typer.Option("--list", help="Say what has run, and stop.")] = False,
+    threads: Annotated[int, typer.Option(help="CPU threads of a run.", min=1)] = 2,
+    verify: Verify = True,
+) -> None:
+    """Train and measure every run of a queue file. Finished runs are not repeated; a killed one continues.
+
+    A file may hold `set`, changes for all its runs, and `include`, queue files whose runs come first and fill
+    their own rows files. `rows` is relative to the queue file. --list prints "done" where the run's folder is
+    finished, "rows" where only its rows are there, else "open". Exits with 1 where a run failed.
+    """
+    from rheostat.training.queue import read_queue, select
+    from rheostat.training.queue_runner import states, work
+
+    chosen = select(read_queue(file), only)
+    if list_:
+        for state, run in states(chosen, runs):
+            print(f"{state:>5}  {run.name}")
+        return
+    failed = []
+    for event in work(chosen, runs, threads=threads, minutes=minutes, stretch=stretch, verify=verify):
+        note = f" ({event.note})" if event.note else ""
+        print(f"{event.state:>5}  {event.run.name}{note}", flush=True)
+        failed += [event.run.name] if event.state == "failed" else []
+    if failed:
+        print(f"rheostat: failed: {', '.join(failed)}", file=sys.stderr)
+        raise typer.Exit(1)

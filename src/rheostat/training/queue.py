@@ -1,0 +1,176 @@
+"""A queue: a TOML file that names recipes with changes, and what to measure of each; which of it has run.
+
+`rows` is the file that the measurements go to, relative to the queue file. `set` holds changes for every run of
+the file. `include` names queue files whose runs come first and fill rows files of their own. `[evaluate]` holds
+named lists of measurements, each a table of options of `rheostat evaluate`; a `[[run]]` takes the list that its
+key `evaluate` names, or `default`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tomllib
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from rheostat.points.grid import parse_grid
+from rheostat.results.rows import Row, read_rows
+from rheostat.runtime.choices import check_choice, nearest
+
+
+@dataclass(frozen=True)
+class Run:
+    """One entry of a queue file: a recipe with changes, what to measure of it, and the file of its rows."""
+
+    name: str
+    recipe: str
+    changes: tuple[str, ...]
+    evaluate: tuple[dict[str, Any], ...]
+    rows: Path
+    folder: Path = Path()
+
+    @property
+    def source(self) -> str:
+        """The recipe as `rheostat train` takes it: a packaged name, or a file, relative to the queue file."""
+        return str(self.folder / self.recipe) if self.recipe.endswith(".toml") else self.recipe
+
+    @property
+    def mark(self) -> str:
+        """12 hex digits that change when the entry does: an edited entry is another run."""
+        text = json.dumps([self.recipe, self.changes, self.evaluate], sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+class _Entry(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    name: str = Field(pattern=r"^[^/]+$")
+    recipe: str
+    changes: list[str] = Field(default_factory=list, alias="set")
+    evaluate: str = "default"
+
+
+class _File(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    rows: str = ""
+    include: list[str] = Field(default_factory=list)
+    changes: list[str] = Field(default_factory=list, alias="set")
+    evaluate: dict[str, list[dict[str, Any]]] = Field(default_factory=dict)
+    run: list[_Entry] = Field(default_factory=list)
+
+
+def read_queue(path: str | Path) -> list[Run]:
+    """The runs of a file in order, those of included files first.
+
+    ValueError in one line on a file that is not TOML, an unknown key, two runs of one name, a file that includes
+    itself, and an included run of the same name that is another run.
+    """
+    return _read(Path(path), ())
+
+
+def _read(path: Path, outer: tuple[Path, ...]) -> list[Run]:
+    if path.resolve() in outer:
+        raise ValueError(f"{path}: a queue file cannot include itself")
+    found = _parsed(path)
+    outer = (*outer, path.resolve())
+    included = [run for file in found.include for run in _read(path.parent / file, outer)]
+    runs = [_run(entry, found, path) for entry in found.run]
+    names = [r.name for r in runs]
+    twice = [n for n in dict.fromkeys(names) if names.count(n) > 1]
+    if twice:
+        raise ValueError(f"{path}: two runs named {twice[0]!r}")
+    before = {r.name: r for r in included}
+    for run in runs:
+        other = before.get(run.name)
+        if other is not None and (other.source, other.changes) != (run.source, run.changes):
+            raise ValueError(f"{path}: {run.name!r} is another run in an included file")
+    return included + runs
+
+
+def _parsed(path: Path) -> _File:
+    try:
+        found = _File.model_validate(tomllib.loads(path.read_text()))
+    except tomllib.TOMLDecodeError as error:
+        raise ValueError(f"{path}: not TOML ({error})") from None
+    except ValidationError as error:
+        raise ValueError(f"{path}: {_message(error)}") from None
+    if found.run and not found.rows:
+        raise ValueError(f"{path}: missing key 'rows', the file that the rows of its runs go to")
+    return found
+
+
+def _run(entry: _Entry, file: _File, path: Path) -> Run:
+    check_choice(f"{path}: run {entry.name!r}", "list under [evaluate] named", entry.evaluate, file.evaluate)
+    measured = tuple(file.evaluate[entry.evaluate])
+    changes = (*file.changes, *entry.changes)
+    # One path for one file, so that files read once for many runs are found again.
+    rows = (path.parent / file.rows).resolve()
+    return Run(entry.name, entry.recipe, changes, measured, rows, path.parent)
+
+
+def _message(error: ValidationError) -> str:
+    problem = error.errors()[0]
+    *_, last = problem["loc"]
+    where = ".".join(str(p) for p in problem["loc"])
+    if problem["type"] == "extra_forbidden":
+        kind = _File if len(problem["loc"]) == 1 else _Entry
+        keys = [field.alias or name for name, field in kind.model_fields.items()]
+        return f"unknown key {where!r}; {nearest(str(last), keys)}"
+    if problem["type"] == "missing":
+        return f"missing key {where!r}"
+    return f"{where}: {problem['msg']} (given {problem['input']!r})"
+
+
+def select(runs: Iterable[Run], word: str) -> list[Run]:
+    """The run of this name, or all whose names contain the word; ValueError where there is none."""
+    every = list(runs)
+    exact = [r for r in every if r.name == word]
+    found = exact or [r for r in every if word in r.name]
+    if every and not found:
+        raise ValueError(f"no run's name contains {word!r}; {nearest(word, {r.name for r in every})}")
+    return found
+
+
+def marks(run: Run, folder: Path) -> list[str]:
+    """The marks of the entries that have run to their end in this run's folder: several files may measure one run."""
+    done = folder / run.name / "done.json"
+    return list(json.loads(done.read_text())["marks"]) if done.is_file() else []
+
+
+def finished(run: Run, folder: Path) -> bool:
+    """Whether this very entry has run to its end, with the runs' folders in `folder`."""
+    return run.mark in marks(run, folder)
+
+
+def recorded(run: Run, read: Callable[[Path], list[Row]] = read_rows) -> bool:
+    """Whether every point of every measurement of this run has a row in its rows file.
+
+    Whoever asks for many runs passes a `read` that keeps what it has read, such as `functools.cache(read_rows)`.
+    """
+    rows = [r for r in read(run.rows) if r["run"] == run.name]
+    for entry in run.evaluate:
+        found = [r["at"].items() for r in rows if matches(r, entry)]
+        # A row also names the dials that the entry left at rest.
+        asked = [p.numbers().items() for p in parse_grid(entry.get("at", ""))]
+        if not all(any(point <= at for at in found) for point in asked):
+            return False
+    return True
+
+
+def matches(row: Row, entry: dict[str, Any]) -> bool:
+    """Whether a row is of this measurement: its tier, rule between norm sets, number of images and attacks."""
+    asked = entry.get("tier", "quick"), entry.get("between"), entry.get("examples", row["n"])
+    if (row["tier"], row["rule"], row["n"]) != asked:
+        return False
+    made = row["attack"].get("of")
+    if "attack" not in entry or made is None:
+        return True
+    # Every form of attack on a multi-exit net goes by one name: pgd20@all.
+    whole = [name.partition("@")[0] for name in entry["attack"] if name.endswith("@all")]
+    return made == entry["attack"] or (len(made) > 1 and [made[0].partition("@")[0]] == whole)

@@ -1,0 +1,107 @@
+"""Works through a queue: each run is trained and measured by command lines that anyone can type.
+
+A finished run is never repeated; a killed one continues, in training from its checkpoint, in evaluation from its
+last finished point.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from rheostat.results.rows import read_rows
+from rheostat.runtime.files import write_text
+from rheostat.training.queue import Run, finished, marks, recorded
+
+
+@dataclass(frozen=True)
+class Event:
+    """What became of a run: "done", "now", "open" or "failed", and why."""
+
+    state: str
+    run: Run
+    note: str = ""
+
+
+def states(runs: Iterable[Run], folder: Path) -> Iterator[tuple[str, Run]]:
+    """How far each run is: "done" in this folder, "rows" where all its rows are there but its folder is not, "open"."""
+    read = functools.cache(read_rows)
+    for run in runs:
+        yield "done" if finished(run, folder) else "rows" if recorded(run, read) else "open", run
+
+
+def commands(run: Run, folder: Path, threads: int, *, verify: bool = True) -> list[list[str]]:
+    """What a run is, as command lines: train, then each of its measurements."""
+    base = [sys.executable, "-m", "rheostat"]
+    target = str(folder / run.name)
+    common = ["--threads", str(threads), *([] if verify else ["--no-verify"])]
+    changes = [part for change in run.changes for part in ("--set", change)]
+    out = [[*base, "train", run.source, "--out", target, *common, *changes]]
+    for options in run.evaluate:
+        line = [*base, "evaluate", target, "--out", str(run.rows), "--name", run.name, *common]
+        for key, value in options.items():
+            if isinstance(value, bool):
+                line.append(f"--{key}" if value else f"--no-{key}")
+                continue
+            for one in value if isinstance(value, list) else [value]:
+                line += [f"--{key}", str(one)]
+        out.append(line)
+    return out
+
+
+def call(line: list[str], until: float | None = None) -> int | None:
+    """Run a command and return its exit code; None where it was interrupted at the time `until` (monotonic seconds).
+
+    An interrupted command keeps what it has, and is waited for.
+    """
+    process = subprocess.Popen(line)
+    try:
+        return process.wait(timeout=None if until is None else max(until - time.monotonic(), 0.0))
+    except subprocess.TimeoutExpired:
+        process.send_signal(signal.SIGINT)
+        process.wait()
+        return None
+
+
+def work(
+    runs: Iterable[Run],
+    folder: Path,
+    *,
+    threads: int = 2,
+    minutes: float | None = None,
+    stretch: float | None = None,
+    verify: bool = True,
+) -> Iterator[Event]:
+    """Train and measure what is not finished, one run after the other, and say what became of each.
+
+    After `minutes` no further run is begun; after `stretch` minutes the run under way is interrupted, and the same
+    call continues it. A run that fails does not stop the others.
+    """
+    started = time.monotonic()
+    until = None if stretch is None else started + 60 * stretch
+    for run in runs:
+        if finished(run, folder):
+            yield Event("done", run)
+            continue
+        if minutes is not None and (time.monotonic() - started) / 60 > minutes:
+            yield Event("open", run, "no time left")
+            continue
+        yield Event("now", run)
+        for line in commands(run, folder, threads, verify=verify):
+            code = call(line, until)
+            if code is None:
+                yield Event("open", run, "the same command continues")
+                return
+            if code:
+                yield Event("failed", run, " ".join(line))
+                break
+        else:
+            kept = [*marks(run, folder), run.mark]
+            write_text(folder / run.name / "done.json", json.dumps({"marks": kept}))
