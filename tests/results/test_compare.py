@@ -148,14 +148,14 @@ def test_as_a_person_sees_it(two, capsys) -> None:
 
 
 def test_a_report_of_two_runs_compares_them(two, tmp_path: Path) -> None:
-    from rheostat.reports.page import _compared
+    from rheostat.reports.page import compared_html
 
-    text = _compared(found(two))
+    text = compared_html(found(two))
     assert "<h2>one less two</h2>" in text
     assert text.count("<tr>") == 1 + 3
     assert "Area under the dial" in text
     alone = found(two, at={"robustness": 1.0})
-    assert "Area" not in _compared(alone)
+    assert "Area" not in compared_html(alone)
 
 
 def test_a_report_of_no_rows_says_so(tmp_path: Path, capsys) -> None:

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import base64
-import html
 import io
 import json
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from rheostat.reports import evaluation_plots as plots
 from rheostat.reports.exit_plots import accuracy_against_macs, live, shares_per_exit
 from rheostat.reports.leaderboard import entry
+from rheostat.reports.templating import render
 from rheostat.results.comparison import Comparison
 from rheostat.results.flags import NAMES
 from rheostat.results.labels import attacker_lines, gap_lines, percent, point_label, worst_rows
@@ -21,6 +20,7 @@ from rheostat.results.rows import Row
 from rheostat.runtime.files import write_bytes, write_text
 
 if TYPE_CHECKING:
+    from markupsafe import Markup
     from matplotlib.figure import Figure
 
 # Okabe and Ito's colours: told apart by colour-blind readers.
@@ -116,43 +116,6 @@ def as_bytes(figure: Figure, kind: str) -> bytes:
     return buffer.getvalue()
 
 
-def _embedded(figure: Figure, alt: str) -> str:
-    data = base64.b64encode(as_bytes(figure, "svg")).decode()
-    return f'<img alt="{html.escape(alt)}" src="data:image/svg+xml;base64,{data}">'
-
-
-def _table(rows: list[Row]) -> str:
-    head = ("run", "point", "SA % [95 %]", "RA % [95 %]", "attacks", "eps", "n", "MACs", "seconds", "flags")
-    body = []
-    for row in worst_rows(rows):
-        attack = row["attack"]
-        cells = (
-            row["run"],
-            point_label(row),
-            percent(row["clean_accuracy"], row["interval"]["clean"]),
-            percent(row["robust_accuracy"], row["interval"]["robust"]),
-            ", ".join(attack["of"]),
-            f"{attack['norm']} {attack['eps']:.4g}",
-            str(row["n"]),
-            f"{row['macs']['mean'] / 1e6:.2f} M",
-            f"{row['seconds']:.1f}",
-            ", ".join(row["flags"]) or "none",
-        )
-        body.append("<tr>" + "".join(f"<td>{html.escape(c)}</td>" for c in cells) + "</tr>")
-    header = "".join(f"<th>{html.escape(h)}</th>" for h in head)
-    return f"<div class=wide><table><tr>{header}</tr>{''.join(body)}</table></div>"
-
-
-STYLE = """
-body{font:16px/1.5 system-ui,sans-serif;margin:0 auto;max-width:60rem;padding:1rem;color:#1a1a1a}
-h1{font-size:1.5rem}h2{font-size:1.15rem;margin-top:2rem}img{max-width:100%;height:auto}
-.wide{overflow-x:auto}table{border-collapse:collapse;font-size:.85rem;white-space:nowrap}
-td,th{padding:.3rem .6rem;border-bottom:1px solid #ddd;text-align:left}th{background:#f5f5f5}
-pre{background:#f5f5f5;padding:.7rem;overflow-x:auto;font-size:.8rem}
-.flag{color:#b00020;font-weight:600}
-"""
-
-
 def page(
     rows: list[Row], *, title: str, recipe: dict[str, Any] | None = None, comparisons: Sequence[Comparison] = ()
 ) -> str:
@@ -160,75 +123,29 @@ def page(
     worst = worst_rows(rows)
     if not worst:
         raise ValueError("there are no rows to report; run `rheostat evaluate` first")
-    parts = [
-        f"<h1>{html.escape(title)}</h1>",
-        "<p>Robust accuracy is measured under the attacks named, white-box at the very point that is "
-        "scored; a stronger attack can only lower it. Brackets are exact 95 % intervals.</p>",
-        _flags(worst),
-        "<h2>The trade-off</h2>",
-        _embedded(trade_off(rows), "clean against robust accuracy"),
-    ]
-    if any("robustness" in r["at"] for r in worst):
-        parts += ["<h2>Along the dial</h2>", _embedded(along_dial(rows), "accuracy along the robustness dial")]
-    if live(rows):
-        parts += [
-            "<h2>Exits</h2>",
-            "<p>An exit that is passed has been paid for: the cost of a row counts every head before "
-            "the one it leaves by.</p>",
-            _embedded(accuracy_against_macs(rows), "accuracy against mean MACs"),
-            _embedded(shares_per_exit(rows), "share of images per exit, clean and attacked"),
-        ]
-    parts += ["<h2>Every point</h2>", _table(rows)]
-    notes = [*gap_lines(rows), *attacker_lines(rows)]
-    if notes:
-        parts.append("<ul>" + "".join(f"<li>{html.escape(n)}</li>" for n in notes) + "</ul>")
-    parts += [_compared(c) for c in comparisons]
-    for title_, about_, draw in SECTIONS:
-        figure = draw(rows)
-        if figure is not None:
-            parts += [f"<h2>{title_}</h2>", f"<p>{about_}</p>", _embedded(figure, title_)]
-    if any(r.get("per_class") for r in worst):
-        parts += ["<h2>Per class</h2>", _per_class(worst)]
-    if recipe:
-        parts += ["<h2>Recipe</h2>", f"<pre>{html.escape(json.dumps(recipe, indent=1))}</pre>"]
-    about = {"versions": worst[0]["versions"], "hardware": worst[0]["hardware"]}
-    parts += ["<h2>Where</h2>", f"<pre>{html.escape(json.dumps(about, indent=1))}</pre>"]
-    return (
-        "<!doctype html><html lang=en><meta charset=utf-8>"
-        '<meta name=viewport content="width=device-width,initial-scale=1">'
-        f"<title>{html.escape(title)}</title><style>{STYLE}</style>{''.join(parts)}</html>\n"
+    measured_on = {"versions": worst[0]["versions"], "hardware": worst[0]["hardware"]}
+    return render(
+        "report.html.j2",
+        title=title,
+        flags=_flags(worst),
+        curves=_curves(rows),
+        points=_points(worst),
+        notes=[*gap_lines(rows), *attacker_lines(rows)],
+        comparisons=[compared_html(c) for c in comparisons],
+        checks=[_section(name, about, figure) for name, about, draw in CHECKS if (figure := draw(rows)) is not None],
+        classes=_per_class(worst),
+        recipe=json.dumps(recipe, indent=1) if recipe else None,
+        measured_on=json.dumps(measured_on, indent=1),
     )
 
 
-def _compared(found: Comparison) -> str:
-    """Paired differences of two runs, and what they come to."""
-    first, second = found.names
-    rows = ""
-    for label, clean, robust in found.points:
-        cells = (label, clean.text(), clean.verdict, robust.text(), robust.verdict)
-        rows += "<tr>" + "".join(f"<td>{html.escape(c)}</td>" for c in cells) + "</tr>"
-    area = (
-        ""
-        if found.area is None
-        else (
-            f"<p>Area under the dial, above SA {100 * found.above:.1f} %: {found.area.text(1e4, 0)} square points, "
-            f"<b>{found.area.verdict}</b>.</p>"
-        )
-    )
-    return (
-        f"<h2>{html.escape(first)} less {html.escape(second)}</h2><p>On the same {found.n} images, paired 95 % "
-        f"intervals, each by itself: {html.escape(found.under)}.</p><div class=wide><table><tr><th>point</th>"
-        f"<th>SA, points</th><th></th><th>RA, points</th><th></th></tr>{rows}</table></div>{area}"
-    )
-
-
-SECTIONS = (
+CHECKS = (
     (
         "What the attacker knows",
         "Images made at one point, scored at another. Off the diagonal nothing should lie below it in its column.",
         plots.transfer_map,
     ),
-    ("Attack by attack", "Each attack runs on what the ones before left standing.", plots.ladder),
+    ("Attack by attack", "Each attack runs on the images that the attacks before it did not break.", plots.ladder),
     ("Against the radius", "Must fall, and reach chance.", plots.eps_curves),
     ("The attack's loss", "Should have stopped rising at the last step.", plots.loss_curves),
     (
@@ -243,37 +160,97 @@ SECTIONS = (
         plots.examples,
     ),
 )
+"""(title, what to look for, plot) of what a reader would check; a plot is None where the rows lack what it shows."""
 
 
-def _flags(worst: list[Row]) -> str:
-    """Which flags are raised where, why it matters and what to do."""
-    raised = sorted({f for r in worst for f in r["flags"]})
-    if not raised:
-        return "<p>No flag was raised in training or evaluation.</p>"
-    items = []
-    for name in raised:
-        where = dict.fromkeys(f"{r['run']}, {point_label(r)}" for r in worst if name in r["flags"])
-        known = NAMES.get(name)
-        text = f"<b class=flag>{html.escape(name)}</b> at {html.escape('; '.join(where))}."
-        if known is not None:
-            text += f" Raised if {known.raised_if}. <i>{known.why}.</i> What to do: {known.what}."
-        items.append(f"<li>{text}</li>")
-    items = [re.sub(r"`([^`]*)`", r"<code>\1</code>", item) for item in items]
-    return f"<p class=flag>Raised: {html.escape(', '.join(raised))}</p><ul>{''.join(items)}</ul>"
+def _section(title: str, about: str, *figures: Figure, alts: Sequence[str] = ()) -> dict[str, Any]:
+    """A heading, a sentence and figures, each with a text for those who cannot see it (default: the heading)."""
+    return {
+        "title": title,
+        "about": about,
+        "figures": [
+            {"alt": alt, "data": base64.b64encode(as_bytes(figure, "svg")).decode()}
+            for figure, alt in zip(figures, alts or [title] * len(figures), strict=True)
+        ],
+    }
 
 
-def _per_class(worst: list[Row]) -> str:
-    """SA and RA of every class at a few points."""
-    found = plots.some([r for r in worst if r.get("per_class")])
+def _curves(rows: list[Row]) -> list[dict[str, Any]]:
+    """The trade-off, accuracy along the dial, and exits where there are any."""
+    out = [_section("The trade-off", "", trade_off(rows), alts=["clean against robust accuracy"])]
+    if any("robustness" in r["at"] for r in worst_rows(rows)):
+        out.append(_section("Along the dial", "", along_dial(rows), alts=["accuracy along the robustness dial"]))
+    if live(rows):
+        about = (
+            "An exit that is passed has been paid for: the cost of a row counts every head before the one it leaves by."
+        )
+        alts = ["accuracy against mean MACs", "share of images per exit, clean and attacked"]
+        out.append(_section("Exits", about, accuracy_against_macs(rows), shares_per_exit(rows), alts=alts))
+    return out
+
+
+def _flags(worst: list[Row]) -> list[dict[str, Any]]:
+    """Which flags are raised at which points, and what is known of each."""
+    return [
+        {
+            "name": name,
+            "points": list(dict.fromkeys(f"{r['run']}, {point_label(r)}" for r in worst if name in r["flags"])),
+            "known": NAMES.get(name),
+        }
+        for name in sorted({f for r in worst for f in r["flags"]})
+    ]
+
+
+def _points(worst: list[Row]) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+    """(head, body) of the table of all points."""
+    head = ("run", "point", "SA % [95 %]", "RA % [95 %]", "attacks", "eps", "n", "MACs", "seconds", "flags")
+    body = []
+    for row in worst:
+        attack = row["attack"]
+        body.append(
+            (
+                row["run"],
+                point_label(row),
+                percent(row["clean_accuracy"], row["interval"]["clean"]),
+                percent(row["robust_accuracy"], row["interval"]["robust"]),
+                ", ".join(attack["of"]),
+                f"{attack['norm']} {attack['eps']:.4g}",
+                str(row["n"]),
+                f"{row['macs']['mean'] / 1e6:.2f} M",
+                f"{row['seconds']:.1f}",
+                ", ".join(row["flags"]) or "none",
+            )
+        )
+    return head, body
+
+
+def compared_html(found: Comparison) -> Markup:
+    """Paired differences of two runs, and what they come to, as HTML."""
+    return render(
+        "comparison.html.j2",
+        names=found.names,
+        n=found.n,
+        under=found.under,
+        head=("point", "SA, points", "", "RA, points", ""),
+        points=[(label, sa.text(), sa.verdict, ra.text(), ra.verdict) for label, sa, ra in found.points],
+        area=found.area,
+        above=f"{100 * found.above:.1f}",
+    )
+
+
+def _per_class(worst: list[Row]) -> tuple[list[str], list[list[str]]] | None:
+    """(head, body) of SA and RA of every class at a few points; None where the rows lack them."""
+    counted = [r for r in worst if r.get("per_class")]
+    if not counted:
+        return None
+    found = plots.some(counted)
     classes = found[0]["per_class"]["classes"]
     found = [r for r in found if r["per_class"]["classes"] == classes]
-    head = "<th>point</th>" + "".join(f"<th>{html.escape(c)}</th>" for c in classes)
     body = []
     for row in found:
         values = zip(row["per_class"]["clean"], row["per_class"]["robust"], strict=True)
-        cells = "".join(f"<td>{_whole(a)} / {_whole(b)}</td>" for a, b in values)
-        body.append(f"<tr><td>{html.escape(plots.named(row, found))}</td>{cells}</tr>")
-    return "<p>SA / RA in per cent.</p><div class=wide><table><tr>" + head + "</tr>" + "".join(body) + "</table></div>"
+        body.append([plots.named(row, found), *(f"{_whole(a)} / {_whole(b)}" for a, b in values)])
+    return ["point", *classes], body
 
 
 def _whole(value: float | None) -> str:

@@ -1,0 +1,43 @@
+"""HTML from the templates of this room: everything that is put in is escaped."""
+
+from __future__ import annotations
+
+import functools
+import re
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
+    from markupsafe import Markup
+
+
+def render(template: str, **values: Any) -> Markup:
+    """A template of `rheostat/reports/templates`, filled; a value that it lacks is an error.
+
+    The result may be put into another template as it is.
+    """
+    from markupsafe import Markup
+
+    return Markup(_environment().get_template(template).render(**values))
+
+
+@functools.cache
+def _environment() -> Environment:
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    found = Environment(
+        loader=PackageLoader("rheostat.reports"),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=StrictUndefined,
+    )
+    found.filters["code"] = code
+    return found
+
+
+def code(text: str) -> Markup:
+    """Escaped text in which `these` are <code>."""
+    from markupsafe import Markup, escape
+
+    return Markup(re.sub(r"`([^`]*)`", r"<code>\1</code>", str(escape(text))))
