@@ -13,7 +13,7 @@ import torch
 
 from rheostat import data
 from rheostat.data import DataError, cifar, idx, make_splits, others, stratified, subset
-from rheostat.data import augmentation as augment
+from rheostat.data import augment
 from rheostat.data.downloads import REMOTES
 
 RNG = np.random.default_rng(0)

@@ -9,7 +9,7 @@ from torch import nn
 from conftest import images_for, make
 from rheostat import nets
 from rheostat.methods.papers import compose
-from rheostat.models import adoption as adopt
+from rheostat.models.adoption import adopt
 from rheostat.models.costs import latency, observe
 from rheostat.models.folding import fold
 from rheostat.models.tunable import Tunable
