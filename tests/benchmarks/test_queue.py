@@ -90,6 +90,13 @@ def test_the_benchmarks_queues_name_real_recipes_and_the_folder_of_results() -> 
             assert run.rows.parent == BENCHMARKS / "results"
 
 
+def test_the_queue_in_the_docs_is_one(tmp_path: Path) -> None:
+    page = (BENCHMARKS.parent / "docs" / "training.md").read_text()
+    (tmp_path / "q.toml").write_text(page.partition("```toml\n")[2].partition("```")[0])
+    runs = read_queue(tmp_path / "q.toml")
+    assert [load_recipe(r.source, changes=list(r.changes)).net["base_width"] for r in runs] == [8, 16]
+
+
 def test_paths_are_relative_to_the_queue_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "queues" / "more").mkdir(parents=True)
     text = TEXT.replace('"x.jsonl"', '"../../rows/x.jsonl"').replace('"oat-digits"', '"own.toml"')

@@ -47,4 +47,4 @@ def queue(
         failed += [event.run.name] if event.state == "failed" else []
     if failed:
         print(f"rheostat: failed: {', '.join(failed)}", file=sys.stderr)
-        raise typer.Exit(1)
+        sys.exit(1)

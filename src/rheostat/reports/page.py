@@ -204,7 +204,7 @@ def _flags(worst: list[Row]) -> list[dict[str, Any]]:
 def _points(worst: list[Row]) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
     """(head, body) of the table of all points."""
     head = ("run", "point", "SA % [95 %]", "RA % [95 %]", "attacks", "eps", "n", "MACs", "seconds", "flags")
-    body = []
+    body: list[tuple[str, ...]] = []
     for row in worst:
         attack = row["attack"]
         body.append(
