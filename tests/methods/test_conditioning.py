@@ -16,6 +16,7 @@ from rheostat.models.tunable import Tunable
 from rheostat.nn.layers import seats
 from rheostat.nn.norms import Norm, NormSet, row_norm
 from rheostat.points.dial_map import DialMap
+from rheostat.points.phase import Phase
 from rheostat.points.point import Point
 
 
@@ -28,7 +29,7 @@ def test_the_plain_norm_seat_is_batch_norm() -> None:
     model = Tunable(nets.resnet(depth=8, base_width=4), compose("pgd-at"))
     x = torch.randn(8, 5, 6, 6)
     for _ in range(3):
-        at = model.resolve(None, x, phase="train")
+        at = model.resolve(None, x, phase=Phase.TRAIN)
         assert torch.allclose(seat(x, at), reference(x), atol=1e-5)
         x = x * 1.3 + 0.2
     reference.eval()
@@ -68,19 +69,19 @@ def test_training_updates_only_the_set_of_its_group() -> None:
     x = images_for(model)
     pair = next(m for m in model.modules() if isinstance(m, Pair))
     clean, robust = pair.clean.running_mean.clone(), pair.adversarial.running_mean.clone()
-    model.read(x, model.resolve(Point(robustness=0.3), x, phase="train"))
+    model.read(x, model.resolve(Point(robustness=0.3), x, phase=Phase.TRAIN))
     assert torch.equal(pair.clean.running_mean, clean)
     assert not torch.equal(pair.adversarial.running_mean, robust)
     with pytest.raises(ValueError, match="mixes rows"):
-        model.resolve(Point(robustness=torch.tensor([0.0, 1.0])), x[:2], phase="train")
+        model.resolve(Point(robustness=torch.tensor([0.0, 1.0])), x[:2], phase=Phase.TRAIN)
 
 
 def test_the_training_attack_switches_whatever_the_dial_does_between() -> None:
     model = make("dual", "resnet-8")
     y = torch.zeros(6, dtype=torch.long)
     x = images_for(model)
-    loss = model.objective(y, Point(robustness=0.2), phase="attack")(x)
-    full = model.objective(y, Point(robustness=1.0), phase="eval")(x)
+    loss = model.objective(y, Point(robustness=0.2), phase=Phase.ATTACK)(x)
+    full = model.objective(y, Point(robustness=1.0), phase=Phase.EVAL)(x)
     assert torch.allclose(loss, full, atol=1e-5)
 
 
@@ -230,10 +231,10 @@ def test_the_dial_map_runs_through_its_knots_and_applies_in_eval_only() -> None:
     model = make("oat", "resnet-8")
     x = images_for(model)
     before = model.between("at-0")(x, Point(robustness=0.1))
-    train = model.resolve(Point(robustness=0.25), x, phase="train").table["robustness"]
+    train = model.resolve(Point(robustness=0.25), x, phase=Phase.TRAIN).table["robustness"]
     model.dial_map = fitted
     assert torch.allclose(model(x, Point(robustness=0.25)), before, atol=1e-5)
-    assert torch.equal(model.resolve(Point(robustness=0.25), x, phase="train").table["robustness"], train)
+    assert torch.equal(model.resolve(Point(robustness=0.25), x, phase=Phase.TRAIN).table["robustness"], train)
     for bad in (((0, 1), (0, 1), (1, 0)), ((0, 0.5), (0, 1), (0, 1)), ((0, 0, 1), (0, 0, 1), (0, 0, 1))):
         with pytest.raises(ValueError, match="dial map"):
             DialMap(*bad)

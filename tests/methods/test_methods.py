@@ -27,6 +27,7 @@ from rheostat.models.costs import observe
 from rheostat.models.tunable import Tunable
 from rheostat.nn.layers import Conv, seats
 from rheostat.nn.masking import Masking, Path, random_mask, rewire, shares
+from rheostat.points.phase import Phase
 from rheostat.points.point import Point
 from rheostat.points.resolved import Resolved
 
@@ -42,7 +43,7 @@ def train_step(model: Tunable, seed: int = 0, lr: float = 0.05) -> None:
     generator = torch.Generator().manual_seed(seed)
     model.zero_grad()
     for term in model.method.plan(everything(12), 12, generator):
-        at = model.resolve(term.at, x[term.rows], phase="train", generator=generator)
+        at = model.resolve(term.at, x[term.rows], phase=Phase.TRAIN, generator=generator)
         loss = row_loss(model.read(x[term.rows], at), y[term.rows])
         (loss * term.weight).sum().div(12).backward()
     with torch.no_grad():
@@ -177,9 +178,11 @@ def test_training_samples_noise_and_an_attack_draws_anew_each_pass() -> None:
     model = make("float", "resnet-8")
     x = images_for(model)
     y = torch.zeros(6, dtype=torch.long)
-    objective = model.objective(y, Point(robustness=1.0), phase="attack", generator=torch.Generator().manual_seed(0))
+    objective = model.objective(
+        y, Point(robustness=1.0), phase=Phase.ATTACK, generator=torch.Generator().manual_seed(0)
+    )
     assert not torch.equal(objective(x), objective(x))
-    clean = model.objective(y, Point(robustness=0.0), phase="attack")
+    clean = model.objective(y, Point(robustness=0.0), phase=Phase.ATTACK)
     assert torch.equal(clean(x), clean(x))
 
 
@@ -240,7 +243,7 @@ def test_the_average_is_dense_and_only_training_feeds_it() -> None:
     model = make("floats", "resnet-8")
     x = images_for(model)
     y = torch.zeros(6, dtype=torch.long)
-    for phase in ("attack", "eval"):
+    for phase in (Phase.ATTACK, Phase.EVAL):
         objective = model.objective(y, Point(robustness=1.0), phase=phase)
         leaf = x.clone().requires_grad_(True)
         torch.autograd.grad(objective(leaf).sum(), leaf)
@@ -314,7 +317,7 @@ def test_between_the_ends_logits_are_mixed_at_two_passes() -> None:
 def test_each_path_learns_from_its_own_gradients() -> None:
     model = make("smart", "resnet-8")
     x, y = images_for(model), torch.zeros(6, dtype=torch.long)
-    at = model.resolve(Point(robustness=1.0), x, phase="train")
+    at = model.resolve(Point(robustness=1.0), x, phase=Phase.TRAIN)
     row_loss(model.read(x, at), y).sum().backward()
     for masking in (m for m in model.modules() if isinstance(m, Masking)):
         assert not masking.paths[0].pending.any()
@@ -540,6 +543,8 @@ torch.set_num_threads(2)
 from rheostat import nets
 from rheostat.methods.papers import compose
 from rheostat.models.tunable import Tunable
+from rheostat.points.phase import Phase
+from rheostat.points.phase import Phase
 from rheostat.points.point import Point
 
 torch.manual_seed(0)
@@ -548,7 +553,7 @@ model = Tunable(net, compose("oats")).to_layout(torch.channels_last)
 for _ in range(20):
     for width in (0.5, 0.75):
         x = torch.rand(107, 1, 28, 28)
-        at = model.resolve(Point(width=width, robustness=1.0), x, phase="train")
+        at = model.resolve(Point(width=width, robustness=1.0), x, phase=Phase.TRAIN)
         model.read(x, at).logits.square().sum().backward()
 """
 

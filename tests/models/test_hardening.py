@@ -15,6 +15,7 @@ from rheostat.methods.papers import compose
 from rheostat.models.tunable import Tunable
 from rheostat.nn.masking import Path as MaskPath
 from rheostat.nn.norms import NormSet
+from rheostat.points.phase import Phase
 from rheostat.points.point import Point
 from rheostat.runtime.distributed import join
 from rheostat.runtime.seeding import stream
@@ -51,7 +52,7 @@ def test_divergence_is_kullback_leibler() -> None:
 def test_the_attack_of_trades_climbs_away_from_the_clean_prediction() -> None:
     step, x, y = prepared("oat")
     level = torch.linspace(0.1, 1, len(x))
-    objective = step.model.objective(y, Point(robustness=level), phase="attack")
+    objective = step.model.objective(y, Point(robustness=level), phase=Phase.ATTACK)
     away = away_from(objective, x)
     assert torch.allclose(away(x), torch.zeros(len(x)), atol=1e-6)
     moved = (x + 0.1 * torch.rand_like(x).sign()).clamp(0, 1)
@@ -71,7 +72,7 @@ def test_what_a_row_costs_under_trades() -> None:
     moved = step.perturbed(term, x, y, ("test", 0), (torch.arange(8), 8))
     sums = run(step, x, y)
     both = torch.cat((x, moved))
-    logits = step.model.read(both, step.model.resolve(Point(), both, phase="train")).logits
+    logits = step.model.read(both, step.model.resolve(Point(), both, phase=Phase.TRAIN)).logits
     clean, robust = logits.chunk(2)
     expected = F.cross_entropy(clean, y) + 6 * divergence(robust, clean).mean()
     assert sums["loss"] == pytest.approx(float(expected.detach()), rel=1e-5)

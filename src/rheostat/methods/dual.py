@@ -17,6 +17,7 @@ from rheostat.nets.base import Net
 from rheostat.nn.layers import seats
 from rheostat.nn.norms import Norm, NormSet, Source
 from rheostat.points.dial import Dial
+from rheostat.points.phase import Phase
 from rheostat.points.point import Point
 from rheostat.points.resolved import Resolved
 from rheostat.runtime.choices import check_choice
@@ -83,7 +84,7 @@ class Dual(Method):
         if self.sets == 1:
             return at
         level = at.table["robustness"]
-        if at.phase != "eval":
+        if at.phase is not Phase.EVAL:
             robust = level > 0
             if bool(robust.any()) != bool(robust.all()):
                 raise ValueError("dual: a training term mixes rows with λ = 0 and λ > 0")

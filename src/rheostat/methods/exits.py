@@ -20,6 +20,7 @@ from rheostat.methods.base import Attacked, Form, Method, Output, Read, Term
 from rheostat.nets.base import Net
 from rheostat.nets.heads import HEADS, default_positions, exits_of
 from rheostat.points.dial import Dial
+from rheostat.points.phase import Phase
 from rheostat.points.point import Point
 from rheostat.points.resolved import Resolved
 from rheostat.runtime.choices import check_choice
@@ -221,7 +222,7 @@ class Exits(Method):
     def _thresholds(self, net: Net, at: Resolved) -> Tensor:
         """Thresholds of the side exits within the depth, as this point scales them; NaN: not fitted."""
         found = net.get_buffer("thresholds")[: int(at.scalars["depth"]) - 1]
-        return found if at.phase == "attack" else found.nan_to_num(0.0) * at.scalars["exit"]
+        return found if at.phase is Phase.ATTACK else found.nan_to_num(0.0) * at.scalars["exit"]
 
     def live(self, point: Point) -> bool:
         return bool(point.get("exit", 0.0) != 0.0)

@@ -20,6 +20,7 @@ from rheostat.methods.mixture import mixture, mixture_passes
 from rheostat.nets.base import Net
 from rheostat.nn.layers import Conv, append, seats
 from rheostat.nn.masking import Masking, Path, prune_rate, random_mask, rewire
+from rheostat.points.phase import Phase
 from rheostat.points.point import Point
 from rheostat.points.resolved import Resolved
 from rheostat.runtime.choices import check_choice
@@ -88,7 +89,7 @@ class Experts(Method):
 
     def derive(self, net: Net, at: Resolved) -> Resolved:
         level = at.table["robustness"]
-        if at.phase != "eval":
+        if at.phase is not Phase.EVAL:
             return replace(at, scalars={**at.scalars, "path": float(bool((level > 0).any()))})
         return at
 

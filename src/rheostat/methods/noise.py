@@ -17,6 +17,7 @@ from rheostat.methods.base import Method, Term
 from rheostat.nets.base import Net
 from rheostat.nn.layers import Conv, Parts, Seat, Transform, append, seats
 from rheostat.nn.masking import active
+from rheostat.points.phase import Phase
 from rheostat.points.point import Point
 from rheostat.points.resolved import Resolved
 from rheostat.runtime.choices import check_choice
@@ -46,13 +47,13 @@ class WeightNoise(Transform):
         return F.softplus(self.alpha) if self.kind == "softplus" else self.alpha
 
     def draws(self, at: Resolved) -> bool:
-        return self.draw == "sampled" or at.phase != "eval"
+        return self.draw == "sampled" or at.phase is not Phase.EVAL
 
     def _noise(self, at: Resolved) -> Tensor:
         if not self.draws(at):
             return self.eta
         if self.eta.device.type == "cpu":
-            if at.phase == "eval":
+            if at.phase is Phase.EVAL:
                 return torch.randn(self.eta.shape, generator=at.generator)
             return window(self.eta.shape, at.generator)
         if at.generator is None:

@@ -14,11 +14,10 @@ from rheostat.methods.dual import Dual
 from rheostat.nets.base import Net
 from rheostat.points.dial import Dial
 from rheostat.points.dial_map import DialMap
+from rheostat.points.phase import Phase
 from rheostat.points.point import Point
 from rheostat.points.resolved import Resolved
 from rheostat.runtime.choices import nearest
-
-PHASES = ("eval", "attack", "train")
 
 
 class Tunable(nn.Module):
@@ -73,7 +72,7 @@ class Tunable(nn.Module):
         point: Point | None,
         x: Tensor,
         *,
-        phase: str = "eval",
+        phase: Phase = Phase.EVAL,
         generator: torch.Generator | None = None,
         across: bool = False,
         memo: bool = False,
@@ -83,8 +82,8 @@ class Tunable(nn.Module):
         Distinct per-example settings become a table and an index; under export the table is the
         batch. `memo` keeps tables between the passes of one attack, without gradients to weights.
         """
-        if phase not in PHASES:
-            raise ValueError(f"no phase {phase!r}; {nearest(phase, PHASES)}")
+        if not isinstance(phase, Phase):  # a string would quietly be an evaluation
+            raise ValueError(f"a phase is one of {', '.join(map(str, Phase))}, given {phase!r}")
         values = self.checked(point)
         tensors = {k: v for k, v in values.items() if isinstance(v, Tensor)}
         scalars = {k: v for k, v in values.items() if not isinstance(v, Tensor)}
@@ -109,7 +108,7 @@ class Tunable(nn.Module):
                 size = distinct.shape[1]
                 table = {k: distinct[i].to(x.device) for i, k in enumerate(tensors)}
                 rows = place.to(x.device) if size > 1 else None
-        mapped = phase == "eval" and self.dial_map is not None
+        mapped = phase is Phase.EVAL and self.dial_map is not None
         if mapped and self.dial_map is not None and "robustness" in scalars:
             scalars["robustness"], blend = self.dial_map.number(scalars["robustness"])
             table["blend"] = torch.full((size,), blend, device=x.device)
@@ -169,7 +168,7 @@ class Tunable(nn.Module):
         *,
         loss: str = "ce",
         form: str = "direct",
-        phase: str = "eval",
+        phase: Phase = Phase.EVAL,
         generator: torch.Generator | None = None,
     ) -> Objective | Candidates:
         """What an attack maximises at a point: labels (B,), the point's tensors one per label.

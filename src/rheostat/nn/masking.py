@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from rheostat.nn.layers import Parts, Seat, Transform
+from rheostat.points.phase import Phase
 from rheostat.points.resolved import Resolved
 
 BETA = 0.9
@@ -57,7 +58,7 @@ class Path(nn.Module):
 
     def apply(self, weight: Tensor, at: Resolved) -> Tensor:  # type: ignore[override]
         """The masked weight. Only training passes feed the average: attacks add nothing to it."""
-        if at.phase != "train" or not torch.is_grad_enabled():
+        if at.phase is not Phase.TRAIN or not torch.is_grad_enabled():
             return weight * self.mask
         return _Masked.apply(weight, self)  # type: ignore[no-untyped-call]
 

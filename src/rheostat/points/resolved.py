@@ -12,6 +12,8 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
+from rheostat.points.phase import Phase
+
 T = TypeVar("T")
 
 
@@ -22,8 +24,7 @@ class Resolved:
     `table` maps a dial, or a quantity a method derives from dials, to an (S, ...) tensor over the S
     distinct settings of the batch. `rows` is the (B,) place of each row's setting, or None where the
     table broadcasts as it is (S = 1, or S = B). `scalars` holds what is one number for the whole
-    batch. `phase` is "eval", "train" (batch statistics) or "attack" (running statistics, but the
-    norm set that training takes): what kind of pass this is is an argument, not module state.
+    batch. `phase` is what kind of pass this is: an argument, not module state.
     `across` sums statistics over all ranks. `memo`, where present, keeps what only depends on the
     point and the weights between the passes of one attack, without gradients to the weights.
     """
@@ -31,7 +32,7 @@ class Resolved:
     table: Mapping[str, Tensor]
     scalars: Mapping[str, float]
     rows: Tensor | None = None
-    phase: str = "eval"
+    phase: Phase = Phase.EVAL
     generator: torch.Generator | None = None
     across: bool = False
     memo: dict[int, object] | None = field(default=None, repr=False)
@@ -39,7 +40,7 @@ class Resolved:
     @property
     def training(self) -> bool:
         """Whether this pass normalises by the statistics of its own rows."""
-        return self.phase == "train"
+        return self.phase is Phase.TRAIN
 
     def gather(self, values: Tensor) -> Tensor:
         """(S, ...) values of the settings → (B, ...) values of the rows (or a broadcastable (1, ...))."""
