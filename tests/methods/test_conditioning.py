@@ -231,10 +231,10 @@ def test_the_dial_map_runs_through_its_knots_and_applies_in_eval_only() -> None:
     model = make("oat", "resnet-8")
     x = images_for(model)
     before = model.between("at-0")(x, Point(robustness=0.1))
-    train = model.resolve(Point(robustness=0.25), x, phase=Phase.TRAIN).table["robustness"]
+    train = model.resolve(Point(robustness=0.25), x, phase=Phase.TRAIN).robustness.table
     model.dial_map = fitted
     assert torch.allclose(model(x, Point(robustness=0.25)), before, atol=1e-5)
-    assert torch.equal(model.resolve(Point(robustness=0.25), x, phase=Phase.TRAIN).table["robustness"], train)
+    assert torch.equal(model.resolve(Point(robustness=0.25), x, phase=Phase.TRAIN).robustness.table, train)
     for bad in (((0, 1), (0, 1), (1, 0)), ((0, 0.5), (0, 1), (0, 1)), ((0, 0, 1), (0, 0, 1), (0, 0, 1))):
         with pytest.raises(ValueError, match="dial map"):
             DialMap(*bad)

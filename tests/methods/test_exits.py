@@ -16,6 +16,7 @@ from rheostat.calibration.exit_policy import anytime, fit_policy, stacked
 from rheostat.evaluation.attacked import aim_at, attack_chunk
 from rheostat.methods import Dual, Exits, Film, Slim
 from rheostat.methods.base import Stack, everything
+from rheostat.methods.exits import ExitCommand
 from rheostat.methods.papers import compose
 from rheostat.models.costs import exit_costs, observe
 from rheostat.models.tunable import Tunable
@@ -175,8 +176,7 @@ def test_attacks_on_exits_do_what_they_say() -> None:
 
     def losses(images: torch.Tensor) -> torch.Tensor:
         stack = stacked(model, fit, Point())
-        at = model.resolve(Point(), images)
-        at.scalars["all"] = 1.0
+        at = model.resolve(Point(), images).with_(ExitCommand())
         with torch.no_grad():
             stack = torch.stack(model.read(images, at).exits, 1)
         return torch.stack([torch.nn.functional.cross_entropy(stack[:, k], y) for k in range(stack.shape[1])])

@@ -21,7 +21,7 @@ from rheostat.evaluation.evaluator import evaluate
 from rheostat.evaluation.target import Subject
 from rheostat.methods import Dual, Exits, Experts, Film, Masks, Noise, Slim
 from rheostat.methods.base import Stack, everything, row_loss
-from rheostat.methods.noise import WeightNoise, deviation, strengths, window
+from rheostat.methods.noise import NoiseLevel, WeightNoise, deviation, strengths, window
 from rheostat.methods.papers import compose
 from rheostat.models.costs import observe
 from rheostat.models.tunable import Tunable
@@ -193,7 +193,7 @@ def test_options_of_noise() -> None:
     assert not any(p.requires_grad for p in fixed.method.undecayed(fixed.net))
     x = torch.rand(2, 3, 32, 32)
     two = Tunable(nets.resnet(depth=8, base_width=4), compose("float", scale="two-sided"))
-    amounts = [float(two.resolve(Point(robustness=v), x).table["noise"]) for v in (0, 0.25, 0.5, 0.75, 1)]
+    amounts = [float(two.resolve(Point(robustness=v), x).of(NoiseLevel).table) for v in (0, 0.25, 0.5, 0.75, 1)]
     assert amounts == [0.0, 0.5, 0.0, 0.5, 1.0]
     through = compose("float", clean_through_adversarial_norm=True)
     terms = through.plan(everything(8), 8, torch.Generator())
@@ -567,7 +567,7 @@ def test_narrow_strided_shortcuts_train_on_two_threads() -> None:
 def test_striding_by_slices_changes_no_number() -> None:
     conv = Conv(8, 6, kernel_size=1, stride=2)
     x = torch.rand(3, 8, 7, 9, requires_grad=True)
-    at = Resolved({}, {})
+    at = Resolved()
     plain = torch.nn.functional.conv2d(x, conv.weight, stride=2)
     assert torch.equal(conv(x, at), plain)
     (expected,) = torch.autograd.grad(plain.square().sum(), conv.weight)

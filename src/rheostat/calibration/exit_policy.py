@@ -13,7 +13,7 @@ from torch import Tensor
 
 from rheostat.attacks.multi_exit import equal_shares, most, taken, uncertainty
 from rheostat.data import Dataset, to_pixels
-from rheostat.methods import Exits
+from rheostat.methods.exits import ExitCommand, Exits
 from rheostat.models.costs import exit_costs
 from rheostat.models.tunable import Tunable
 from rheostat.points.point import Point
@@ -45,8 +45,7 @@ def stacked(model: Tunable, data: Dataset, point: Point, *, batch: int = 500) ->
     out = []
     for first in range(0, len(data), batch):
         x = to_pixels(data.images[first : first + batch])
-        at = model.resolve(point.replace(exit=0.0), x)
-        at.scalars["all"] = 1.0  # type: ignore[index]
+        at = model.resolve(point.replace(exit=0.0), x).with_(ExitCommand())
         out.append(torch.stack(model.read(x, at).exits, 1))
     return torch.cat(out)
 

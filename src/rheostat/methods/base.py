@@ -46,9 +46,9 @@ class Attacked:
     labels: Tensor
     loss: Loss
 
-    def objective(self, view: Callable[[Output], Tensor], **scalars: float) -> Objective:
-        """The objective on a view of the pass's output, at the point with some scalars set otherwise."""
-        at = replace(self.at, scalars={**self.at.scalars, **scalars})
+    def objective(self, view: Callable[[Output], Tensor], *, at: Resolved | None = None) -> Objective:
+        """The objective on a view of the pass's output, at the point of the attack (or another)."""
+        at = at or self.at
 
         def forward(images: Tensor, rows: Tensor | None) -> Tensor:
             return view(self.read(images, at if rows is None else at.only(rows)))

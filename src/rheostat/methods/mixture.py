@@ -20,12 +20,12 @@ def mixture(x: Tensor, at: Resolved, end: End) -> Output:
 
     Under export every row takes both passes, so that the graph is one for all settings.
     """
-    if "robustness" in at.scalars:  # one setting for the batch
-        level = at.scalars["robustness"]
-        if level in (0.0, 1.0):
-            return end(x, at, level)
-        return _mixed(x, at, at.table["robustness"][:1], end)
-    levels = at.gather(at.table["robustness"]).expand(x.shape[0])
+    level = at.robustness
+    if level.number is not None:
+        if level.number in (0.0, 1.0):
+            return end(x, at, level.number)
+        return _mixed(x, at, level.table[:1], end)
+    levels = at.gather(level.table).expand(x.shape[0])
     if torch.compiler.is_exporting():
         return _mixed(x, at, levels, end)
     return _split(x, at, levels, end)

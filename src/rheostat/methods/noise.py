@@ -29,6 +29,14 @@ POOL_SEED = 0
 LEAST_POOL = 1 << 20
 
 
+@dataclass(frozen=True)
+class NoiseLevel:
+    """How much of its noise each setting takes, (S,); `none` where it is known that none takes any."""
+
+    table: Tensor
+    none: bool = False
+
+
 class WeightNoise(Transform):
     """Adds λ·α·σ·η; σ is the deviation of the whole tensor's (active) weights, without gradient."""
 
@@ -63,9 +71,10 @@ class WeightNoise(Transform):
         return torch.randn(self.eta.shape, generator=own, device=self.eta.device)
 
     def forward(self, parts: Parts, seat: Seat, x: Tensor, at: Resolved) -> Parts:
-        amount = at.table["noise"]
-        if at.scalars.get("noise") == 0.0:
+        level = at.of(NoiseLevel)
+        if level.none:
             return parts
+        amount = level.table
         sigma = at.once(self, lambda: deviation(seat.weight.detach(), active(seat, at)))
         size = self.strength() * sigma
         eta = self._noise(at)
@@ -142,13 +151,11 @@ class Noise(Method):
             append(conv, WeightNoise(conv.weight, alpha=self.alpha, initial=self.initial, draw=self.draw))
 
     def derive(self, net: Net, at: Resolved) -> Resolved:
-        level = at.table["robustness"]
+        level = at.robustness.table
         if self.scale == "two-sided":
             level = torch.where(level < 0.5, 2 * level, 2 * level - 1)
-        scalars = dict(at.scalars)
-        if at.scalars.get("robustness") == 0.0:
-            scalars["noise"] = 0.0  # known without waiting for a device: no noise at all
-        return replace(at, table={**at.table, "noise": level}, scalars=scalars)
+        # A number is known without waiting for a device.
+        return at.with_(NoiseLevel(level, none=at.robustness.number == 0.0))
 
     def plan(self, terms: list[Term], batch: int, generator: torch.Generator) -> list[Term]:
         if not self.clean_through_adversarial_norm:
