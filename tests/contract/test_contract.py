@@ -9,7 +9,7 @@ import torch
 
 from conftest import images_for, make
 from rheostat.attacks import Attack
-from rheostat.methods.base import everything, row_loss
+from rheostat.methods.base import row_loss
 from rheostat.methods.papers import PAPERS, parse_method
 from rheostat.models import artifact
 from rheostat.models.costs import observe
@@ -44,7 +44,7 @@ def test_every_parameter_gets_a_gradient(model: Tunable) -> None:
     y = torch.arange(12) % 10
     generator = torch.Generator().manual_seed(0)
     model.zero_grad()
-    for term in model.method.plan(everything(12), 12, generator):
+    for term in model.method.plan(12, generator):
         rows = term.rows
         at = model.resolve(term.at, x[rows], phase=Phase.TRAIN, generator=generator)
         row_loss(model.read(x[rows], at), y[rows]).sum().backward()

@@ -7,7 +7,7 @@ import torch
 
 from conftest import NETS, images_for
 from rheostat import nets
-from rheostat.methods.base import everything, row_loss
+from rheostat.methods.base import row_loss
 from rheostat.methods.papers import compose
 from rheostat.models import artifact
 from rheostat.models.costs import observe
@@ -38,7 +38,7 @@ def trained(paper: str, net: str, epochs: int = 3, **options: object) -> Tunable
     for epoch in range(epochs):
         generator = torch.Generator().manual_seed(epoch)
         optimiser.zero_grad()
-        for term in model.method.plan(everything(12), 12, generator):
+        for term in model.method.plan(12, generator):
             at = model.resolve(term.at, x[term.rows], phase=Phase.TRAIN, generator=generator)
             row_loss(model.read(x[term.rows], at), y[term.rows]).sum().backward()
         optimiser.step()

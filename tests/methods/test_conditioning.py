@@ -9,7 +9,7 @@ from torch import nn
 from conftest import images_for, make
 from rheostat import nets
 from rheostat.methods import Dedicated, Dual, Film
-from rheostat.methods.base import Stack, everything
+from rheostat.methods.base import Stack
 from rheostat.methods.dual import Pair
 from rheostat.methods.papers import compose, parse_method
 from rheostat.models.tunable import Tunable
@@ -146,7 +146,7 @@ def test_oat_plan_is_the_papers() -> None:
     method = compose("oat")
     counts = torch.zeros(3)
     for seed in range(20):
-        clean, mixed, robust = method.plan(everything(128), 128, torch.Generator().manual_seed(seed))
+        clean, mixed, robust = method.plan(128, torch.Generator().manual_seed(seed))
         assert len(clean.rows) == 22  # ceil(128 / 6), every batch
         assert float(clean.at["robustness"]) == 0
         level = robust.at["robustness"]
@@ -164,12 +164,12 @@ def test_oat_plan_is_the_papers() -> None:
 
 def test_dual_and_dedicated_plans() -> None:
     generator = torch.Generator().manual_seed(0)
-    clean, robust = compose("dual").plan(everything(9), 9, generator)
+    clean, robust = compose("dual").plan(9, generator)
     assert (len(clean.rows), len(robust.rows)) == (5, 4)
     assert clean.images == "clean"
     assert robust.images == "adversarial"
     for level, kinds in ((0.0, ["clean"]), (0.3, ["clean", "adversarial"]), (1.0, ["adversarial"])):
-        terms = compose("pgd-at", robustness=level).plan(everything(4), 4, generator)
+        terms = compose("pgd-at", robustness=level).plan(4, generator)
         assert [t.images for t in terms] == kinds
         assert sum(t.weight for t in terms) == 1
 

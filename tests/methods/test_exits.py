@@ -15,7 +15,7 @@ from rheostat.attacks import multi_exit as forms
 from rheostat.calibration.exit_policy import anytime, fit_policy, stacked
 from rheostat.evaluation.attacked import aim_at, attack_chunk
 from rheostat.methods import Dual, Exits, Film, Slim
-from rheostat.methods.base import Stack, everything
+from rheostat.methods.base import Stack
 from rheostat.methods.exits import ExitCommand
 from rheostat.methods.papers import compose
 from rheostat.models.costs import exit_costs, observe
@@ -252,13 +252,13 @@ def test_plans_of_defences() -> None:
     net = nets.resnet(depth=20, image=(3, 8, 8))
     for defence, form in (("main", "exit-6"), ("average", "average"), ("routed", "routed")):
         model = Tunable(nets.build(net.spec), compose("rdi", defence=defence))
-        terms = model.method.plan(everything(8), 8, torch.Generator())
+        terms = model.method.plan(8, torch.Generator())
         assert [(t.images, t.weight) for t in terms] == [("clean", 0.5), ("adversarial", 0.5)]
         assert terms[1].objective == form
     none = Tunable(nets.build(net.spec), compose("rdi", defence="none"))
-    assert [t.images for t in none.method.plan(everything(8), 8, torch.Generator())] == ["clean"]
+    assert [t.images for t in none.method.plan(8, torch.Generator())] == ["clean"]
     mixed = Tunable(nets.build(net.spec), compose("rdi-slim-dual"))
-    terms = mixed.method.plan(everything(8), 8, torch.Generator())
+    terms = mixed.method.plan(8, torch.Generator())
     assert len(terms) == 6
     assert {t.objective for t in terms if t.images == "adversarial"} == {"average"}
 

@@ -20,7 +20,7 @@ from rheostat.data import to_pixels
 from rheostat.evaluation.evaluator import evaluate
 from rheostat.evaluation.target import Subject
 from rheostat.methods import Dual, Exits, Experts, Film, Masks, Noise, Slim
-from rheostat.methods.base import Stack, everything, row_loss
+from rheostat.methods.base import Stack, row_loss
 from rheostat.methods.noise import NoiseLevel, WeightNoise, deviation, strengths, window
 from rheostat.methods.papers import compose
 from rheostat.models.costs import observe
@@ -42,7 +42,7 @@ def train_step(model: Tunable, seed: int = 0, lr: float = 0.05) -> None:
     y = torch.arange(12) % 10
     generator = torch.Generator().manual_seed(seed)
     model.zero_grad()
-    for term in model.method.plan(everything(12), 12, generator):
+    for term in model.method.plan(12, generator):
         at = model.resolve(term.at, x[term.rows], phase=Phase.TRAIN, generator=generator)
         loss = row_loss(model.read(x[term.rows], at), y[term.rows])
         (loss * term.weight).sum().div(12).backward()
@@ -109,7 +109,7 @@ def test_widths_are_checked() -> None:
 
 
 def test_all_widths_train_alike_and_heads_may_differ() -> None:
-    terms = compose("oats").plan(everything(30), 30, torch.Generator().manual_seed(0))
+    terms = compose("oats").plan(30, torch.Generator().manual_seed(0))
     assert [t.at["width"] for t in terms] == [0.5] * 3 + [0.75] * 3 + [1.0] * 3
     weight = sum(float(torch.as_tensor(t.weight).expand(len(t.rows)).sum()) for t in terms)
     assert weight == pytest.approx(30, abs=1e-4)
@@ -196,7 +196,7 @@ def test_options_of_noise() -> None:
     amounts = [float(two.resolve(Point(robustness=v), x).of(NoiseLevel).table) for v in (0, 0.25, 0.5, 0.75, 1)]
     assert amounts == [0.0, 0.5, 0.0, 0.5, 1.0]
     through = compose("float", clean_through_adversarial_norm=True)
-    terms = through.plan(everything(8), 8, torch.Generator())
+    terms = through.plan(8, torch.Generator())
     assert [(t.images, t.weight) for t in terms] == [("clean", 1.0), ("adversarial", 1.0), ("clean", 0.0)]
 
 

@@ -10,7 +10,6 @@ from torch import Tensor
 from rheostat import nets
 from rheostat.attacks import Attack
 from rheostat.attacks.objective import gradient
-from rheostat.methods.base import everything
 from rheostat.methods.papers import compose
 from rheostat.models.tunable import Tunable
 from rheostat.nn.masking import Path as MaskPath
@@ -38,7 +37,7 @@ def prepared(paper: str, **options: float) -> tuple[Step, Tensor, Tensor]:
 
 
 def run(step: Step, x: Tensor, y: Tensor) -> dict[str, float]:
-    terms = step.model.method.plan(everything(len(x)), len(x), stream("plan"))
+    terms = step.model.method.plan(len(x), stream("plan"))
     return step.backward(terms, x, y, batch=len(x), seed=("test",))
 
 
@@ -68,7 +67,7 @@ def test_the_attack_of_trades_climbs_away_from_the_clean_prediction() -> None:
 
 def test_what_a_row_costs_under_trades() -> None:
     step, x, y = prepared("pgd-at", trades=6.0)
-    (term,) = step.model.method.plan(everything(8), 8, stream("plan"))
+    (term,) = step.model.method.plan(8, stream("plan"))
     moved = step.perturbed(term, x, y, ("test", 0), (torch.arange(8), 8))
     sums = run(step, x, y)
     both = torch.cat((x, moved))

@@ -62,6 +62,7 @@ class Dual(Method):
 
     seam = 10
     claims = "norm bank"
+    gives_way = True
 
     def __post_init__(self) -> None:
         if self.sets not in (1, 2):
@@ -98,7 +99,7 @@ class Dual(Method):
             at = replace(at, blend=blend)
         return at
 
-    def plan(self, terms: list[Term], batch: int, generator: torch.Generator) -> list[Term]:
+    def plan(self, batch: int, generator: torch.Generator) -> list[Term]:
         return [
             Term(torch.arange(0, batch, 2), Point(robustness=0.0)),
             Term(torch.arange(1, batch, 2), Point(robustness=1.0), images="adversarial"),

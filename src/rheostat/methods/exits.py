@@ -172,7 +172,7 @@ class Exits(Method):
         order = torch.cat(rows).argsort()
         return Output(torch.cat(logits)[order], taken=torch.cat(ends)[order])
 
-    def plan(self, terms: list[Term], batch: int, generator: torch.Generator) -> list[Term]:
+    def extend(self, terms: list[Term]) -> list[Term]:
         """Alone: all rows clean and all attacked, half the loss each. With others: their terms, attacked
         in the form of the defence."""
         form = self._form()

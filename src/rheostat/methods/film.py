@@ -151,7 +151,7 @@ class Film(Method):
         least = PAPER_SUPPORT[1]
         return (2 * u * least, 2 * u) if u < 0.5 else (least + (2 * u - 1) * (1 - least), 1.0)
 
-    def plan(self, terms: list[Term], batch: int, generator: torch.Generator) -> list[Term]:
+    def plan(self, batch: int, generator: torch.Generator) -> list[Term]:
         """OAT's loss, λ per example: clean rows weigh 1-λ, adversarial ones λ; zero weights are skipped."""
         zeros = -(-batch // 6)
         order = torch.randperm(batch, generator=generator)

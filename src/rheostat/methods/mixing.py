@@ -48,7 +48,7 @@ class Mixing(Method):
         twin.to_layout(net.layout)
         net.add_module("twin", twin)
 
-    def plan(self, terms: list[Term], batch: int, generator: torch.Generator) -> list[Term]:
+    def plan(self, batch: int, generator: torch.Generator) -> list[Term]:
         rows = torch.arange(batch)
         return [Term(rows, Point(robustness=0.0)), Term(rows, Point(robustness=1.0), images="adversarial")]
 

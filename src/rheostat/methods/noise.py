@@ -157,7 +157,7 @@ class Noise(Method):
         # A number is known without waiting for a device.
         return at.with_(NoiseLevel(level, none=at.robustness.number == 0.0))
 
-    def plan(self, terms: list[Term], batch: int, generator: torch.Generator) -> list[Term]:
+    def extend(self, terms: list[Term]) -> list[Term]:
         if not self.clean_through_adversarial_norm:
             return terms
         return [*terms, *(replace(t, images="clean", weight=0.0) for t in terms if t.images == "adversarial")]

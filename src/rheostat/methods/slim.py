@@ -122,7 +122,7 @@ class Slim(Method):
             heads.append(head)
         return HeadBank([*heads, full], self.widths)
 
-    def plan(self, terms: list[Term], batch: int, generator: object) -> list[Term]:
+    def extend(self, terms: list[Term]) -> list[Term]:
         """Every term at every width: the mean over widths of the loss, each attacked at its own."""
         share = 1 / len(self.widths)
         return [
