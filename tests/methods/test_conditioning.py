@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import pytest
 import torch
 from torch import nn
 
 from conftest import images_for, make
 from rheostat import nets
-from rheostat.methods import Dedicated, Dual, Film
-from rheostat.methods.base import Stack
+from rheostat.methods import Dedicated, Dual, Film, Slim
+from rheostat.methods.base import Method, Stack, Term
 from rheostat.methods.dual import Pair
 from rheostat.methods.papers import compose, parse_method
 from rheostat.models.tunable import Tunable
@@ -190,6 +192,40 @@ def test_stacks_combine_in_every_order_and_refuse_by_name() -> None:
     for method in (Dual(), Stack(Dual(), Film())):
         with pytest.raises(ValueError, match="norms; this one has none"):
             Tunable(nets.small_cnn(padded=False), method)
+
+
+@dataclass(frozen=True)
+class Quarters(Method):
+    """A stranger's plan: a quarter of the rows, clean."""
+
+    def dials(self) -> tuple[()]:
+        return ()
+
+    def install(self, net: nets.Net) -> None:
+        return
+
+    def plan(self, batch: int, generator: torch.Generator) -> list[Term]:
+        return [Term(torch.arange(batch // 4))]
+
+
+@dataclass(frozen=True)
+class Halves(Quarters):
+    """Another."""
+
+
+def test_a_plan_has_one_owner() -> None:
+    generator = torch.Generator().manual_seed(0)
+    with pytest.raises(ValueError, match=r"(film and quarters|quarters and film) both lay out the terms"):
+        Stack(Dual(), Film(), Quarters())
+    with pytest.raises(ValueError, match="halves and quarters both lay out the terms"):
+        Stack(Quarters(), Halves())
+    with pytest.raises(ValueError, match="both lay out"):
+        Stack(Dedicated(), Quarters())
+    # Dual's halves are a default: the owner's plan takes their place, and what multiplies terms comes after.
+    assert [len(t.rows) for t in Stack(Dual(), Quarters()).plan(8, generator)] == [2]
+    assert [len(t.rows) for t in Stack(Dual(), Quarters(), Slim()).plan(8, generator)] == [2, 2, 2]
+    assert [len(t.rows) for t in Stack(Dual(), Slim()).plan(8, generator)] == [4, 4] * 3
+    assert [len(t.rows) for t in Stack(Slim(widths=(1.0,))).plan(8, generator)] == [8]
 
 
 @pytest.mark.parametrize(

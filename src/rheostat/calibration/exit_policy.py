@@ -34,7 +34,7 @@ class Fitted:
 
 def _method(model: Tunable) -> Exits:
     found = model.method.find(Exits)
-    if not isinstance(found, Exits):
+    if found is None:
         raise ValueError("this model has no exits")
     return found
 
@@ -64,7 +64,8 @@ def fit_policy(
     `rule` "equal-shares": every exit takes as many rows. "budget": the mean MACs per image, earlier
     heads included, are at most `macs`. "accuracy": the cheapest policy whose accuracy is at least
     `accuracy`. The latter two search thresholds by which every side exit demands one accuracy of
-    those it lets go. Raises ValueError on the test split, or where no policy does what is asked.
+    those it lets go. At a point of less `depth` only the exits within it are fitted; the thresholds of
+    the others stay. Raises ValueError on the test split, or where no policy does what is asked.
     """
     method = _method(model)
     check_choice("exits", "rule", rule, RULES)
@@ -95,8 +96,8 @@ def fit_policy(
         wanted = {"macs": macs} if rule == "budget" else {"accuracy": accuracy}
         top = most(method.measure, stack.shape[-1])
         found = _searched(unsure, right, outcome, top, **{"macs": None, "accuracy": None, **wanted})
-    device = model.net.get_buffer("thresholds").device
-    model.net.get_buffer("thresholds").copy_(torch.tensor(found.thresholds, device=device))
+    stored = model.net.get_buffer("thresholds")
+    stored[: len(found.thresholds)] = torch.tensor(found.thresholds, device=stored.device)
     return found
 
 
@@ -144,7 +145,7 @@ def _demanding(unsure: Tensor, right: Tensor, level: float, top: float) -> Tenso
             threshold = (sorted_unsure[last] + after) / 2
         found.append(threshold)
         rows = rows & ~(unsure[:, k] < threshold)
-    return torch.stack(found)
+    return torch.stack(found) if found else unsure.new_zeros(0)
 
 
 @torch.no_grad()

@@ -161,7 +161,7 @@ def _stages(model: Tunable, point: Point, out: Path, about: dict[str, Any], x: T
     exits = model.method.find(Exits)
     assert isinstance(exits, Exits)
     depth = int(point.numbers()["depth"])
-    thresholds = (policy(model.net) * point.numbers()["exit"]).tolist()[: depth - 1]
+    thresholds = (policy(model.net, depth) * point.numbers()["exit"]).tolist()
     with torch.no_grad():
         whole = model(x, point)
     paths, features = [], x

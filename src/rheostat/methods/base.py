@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +22,8 @@ from rheostat.points.point import Point
 from rheostat.points.resolved import Resolved
 
 __all__ = ["Attacked", "Form", "Method", "Output", "Read", "Stack", "Term", "everything", "row_loss", "settings_of"]
+
+M = TypeVar("M", bound="Method")
 
 
 class Method:
@@ -240,7 +242,7 @@ class Stack(Method):
     def bound(self, net: Net) -> Stack:
         return Stack(*(method.bound(net) for method in self.methods))
 
-    def find(self, kind: type[Method]) -> Method | None:
+    def find(self, kind: type[M]) -> M | None:
         """The method of one kind in this stack, or None."""
         return next((m for m in self.methods if isinstance(m, kind)), None)
 

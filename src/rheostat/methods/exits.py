@@ -17,6 +17,7 @@ from rheostat.attacks import Candidates, Objective
 from rheostat.attacks import multi_exit as forms
 from rheostat.attacks.objective import Loss
 from rheostat.methods.base import Attacked, Form, Method, Output, Read, Term
+from rheostat.methods.compaction import compacted, rounded
 from rheostat.nets.base import Net
 from rheostat.nets.heads import HEADS, default_positions, exits_of
 from rheostat.points.dial import Dial
@@ -130,7 +131,7 @@ class Exits(Method):
         To a rounded size, with rows that have left as filling: an operator is prepared anew for each
         batch size it meets, which on a CPU takes longer than the rows that a tight fit would save.
         """
-        thresholds = policy(net) * at.settings["exit"]
+        thresholds = policy(net, depth) * at.settings["exit"]
         heads = side_exits(net)
         place = torch.arange(len(x), device=x.device)
         live = torch.ones_like(place, dtype=torch.bool)
@@ -151,10 +152,10 @@ class Exits(Method):
             if number is None or number >= depth:
                 continue
             found = heads[number](x, at)
-            leaves = forms.uncertainty(found.detach(), self.measure) < thresholds[number]
             if number == depth - 1:
-                leaves = torch.ones_like(leaves)
-            leaves &= live
+                leaves = live
+            else:
+                leaves = live & (forms.uncertainty(found.detach(), self.measure) < thresholds[number])
             count = int(leaves.sum())
             if not count:
                 continue
@@ -253,43 +254,9 @@ def depth_of(at: Resolved) -> int:
     return int(at.settings["depth"])
 
 
-def compacted(x: Tensor, live: Tensor, size: int) -> tuple[Tensor, Tensor]:
-    """(features of `size` rows with all live ones among them, which rows they are).
-
-    Rows keep their place but for live ones behind `size`, which fill holes before it. Without
-    gradients that happens in the features' own memory: of a batch that shrinks by a quarter less
-    than a quarter is copied, and copying is what early exit costs.
-    """
-    kept = torch.arange(size, device=x.device)
-    movers = live[size:].nonzero()[:, 0] + size
-    holes = (~live[:size]).nonzero()[: len(movers), 0]
-    kept[holes] = movers
-    nhwc = x.is_contiguous(memory_format=torch.channels_last)
-    flat = x.permute(0, 2, 3, 1) if nhwc else x
-    shape = flat.shape[1:]
-    flat = flat.reshape(len(x), -1)
-    if x.requires_grad:
-        flat = flat.index_select(0, kept)
-    else:
-        flat = flat.index_copy_(0, holes, flat.index_select(0, movers))[:size]
-    found = flat.reshape(size, *shape)
-    return (found.permute(0, 3, 1, 2) if nhwc else found), kept
-
-
-def rounded(count: int) -> int:
-    """The batch size that so many rows run at: the next multiple of an eighth of its power of two.
-
-    At most an eighth more, and eight sizes for every doubling; up to 16 as it is.
-    """
-    if count <= 16:
-        return count
-    unit = 1 << ((count - 1).bit_length() - 4)
-    return -(-count // unit) * unit
-
-
-def policy(net: Net) -> Tensor:
-    """The fitted thresholds (K,); ValueError while there are none."""
-    found = net.get_buffer("thresholds")
+def policy(net: Net, depth: int) -> Tensor:
+    """The fitted thresholds of the side exits before the last one of a depth; ValueError while there are none."""
+    found = net.get_buffer("thresholds")[: depth - 1]
     if bool(found.isnan().any()):
         raise ValueError(
             "the exit policy is not fitted yet: call fit_policy(model, calibrate_fit), or leave the dial exit at 0"

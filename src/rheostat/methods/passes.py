@@ -38,7 +38,7 @@ class Attacked:
 
     def objective(self, view: Callable[[Output], Tensor], *, at: Resolved | None = None) -> Objective:
         """The objective on a view of the pass's output, at the point of the attack (or another)."""
-        at = at or self.at
+        at = self.at if at is None else at
 
         def forward(images: Tensor, rows: Tensor | None) -> Tensor:
             return view(self.read(images, at if rows is None else at.only(rows)))

@@ -134,7 +134,7 @@ class Tunable(nn.Module):
         For comparison with dedicated models ("at-0"); the view has no dial map.
         """
         dual = self.method.find(Dual)
-        if not isinstance(dual, Dual):
+        if dual is None:
             raise ValueError("this model has no dual norm to choose between")
         view = copy.copy(self)
         view.method = self.method.replaced(dual, replace(dual, between=rule))

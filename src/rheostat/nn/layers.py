@@ -78,7 +78,7 @@ class Conv(nn.Module):
     `exact` keeps it in fp32 under autocast (the first layer, which sees δ).
     """
 
-    bias: nn.Parameter | None
+    bias: Tensor | None
 
     def __init__(
         self,
@@ -98,8 +98,7 @@ class Conv(nn.Module):
         self.in_channels, self.out_channels, self.groups = in_channels, out_channels, groups
         self.kernel_size, self.stride = _pair(kernel_size), _pair(stride)
         self.padding, self.dilation = _pair(padding), _pair(dilation)
-        self.weight = plain.weight
-        self.register_parameter("bias", plain.bias)
+        self.weight, self.bias = plain.weight, plain.bias
         self.exact = exact
         self.transforms = nn.ModuleList()
 
