@@ -25,7 +25,6 @@ from rheostat import data, nets
 from rheostat.attacks import Attack, training_step_size
 from rheostat.evaluation.attacked import chunks
 from rheostat.evaluation.chunks import Task, measured
-from rheostat.methods.base import everything
 from rheostat.methods.papers import PAPERS, compose
 from rheostat.models.artifact import load_with, versions
 from rheostat.models.costs import observe
@@ -67,7 +66,7 @@ def stepper(net: nets.Net, paper: str, batch: int, steps: int, eps: float) -> Ca
         start = time.perf_counter()
         rows = torch.randperm(1024, generator=stream("rows", number))[:batch]
         x, y = data.to_pixels(pool[rows]), labels[rows]
-        terms = model.method.plan(everything(batch), batch, stream("plan", number))
+        terms = model.method.plan(batch, stream("plan", number))
         optimiser.zero_grad(set_to_none=False)
         outside += time.perf_counter() - start
         step.backward(terms, x, y, batch=batch, seed=("bench", number))
@@ -155,7 +154,7 @@ def passes(model: Tunable, batch: int, steps: int, number: int) -> float:
     widths = model.dials["width"].values if "width" in model.dials else None
     share = {w: observe(model, model.net.image, Point(width=w)).macs for w in widths or ()}
     total = 0.0
-    for term in model.method.plan(everything(batch), batch, stream("plan", number)):
+    for term in model.method.plan(batch, stream("plan", number)):
         size = share[float(term.at["width"])] / share[1.0] if share else 1.0
         total += len(term.rows) * size * (3 + 2 * steps * (term.images != "clean"))
     return total / (batch * (3 + 2 * steps))

@@ -9,11 +9,12 @@ import torch
 
 from conftest import images_for, make
 from rheostat.attacks import Attack
-from rheostat.methods.base import everything, row_loss
+from rheostat.methods.base import row_loss
 from rheostat.methods.papers import PAPERS, parse_method
 from rheostat.models import artifact
 from rheostat.models.costs import observe
 from rheostat.models.tunable import Tunable
+from rheostat.points.phase import Phase
 from rheostat.points.point import Point
 
 LEVELS = (0.0, 0.3, 1.0)
@@ -43,9 +44,9 @@ def test_every_parameter_gets_a_gradient(model: Tunable) -> None:
     y = torch.arange(12) % 10
     generator = torch.Generator().manual_seed(0)
     model.zero_grad()
-    for term in model.method.plan(everything(12), 12, generator):
+    for term in model.method.plan(12, generator):
         rows = term.rows
-        at = model.resolve(term.at, x[rows], phase="train", generator=generator)
+        at = model.resolve(term.at, x[rows], phase=Phase.TRAIN, generator=generator)
         row_loss(model.read(x[rows], at), y[rows]).sum().backward()
     without = [n for n, p in model.named_parameters() if p.grad is None or not p.grad.any()]
     assert without == []
@@ -108,7 +109,7 @@ def test_an_attack_leaves_no_trace_and_stays_in_bounds(model: Tunable, norm: str
     before = {k: v.clone() for k, v in model.state_dict().items()}
     modes = {n: m.training for n, m in model.named_modules()}
     model.zero_grad()
-    for phase in ("eval", "attack"):
+    for phase in (Phase.EVAL, Phase.ATTACK):
         for point in grid(model):
             attack = Attack("pgd3", 0.1, 3, norm=norm, restarts=2)
             objective = model.objective(y, point, phase=phase)

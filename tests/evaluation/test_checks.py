@@ -218,7 +218,7 @@ def test_the_dials_own_masking(sample, monkeypatch) -> None:
     plain = Tunable.read
 
     def masked(self, x, at):
-        hidden = at.gather(at.table["robustness"]).reshape(-1, 1, 1, 1) > 0.9
+        hidden = at.gather(at.robustness.table).reshape(-1, 1, 1, 1) > 0.9
         return plain(self, torch.where(hidden, (x * 8).round() / 8, x), at)
 
     model = rheostat.load("oat-digits").between("at-0")

@@ -7,13 +7,14 @@ import torch
 
 from conftest import NETS, images_for
 from rheostat import nets
-from rheostat.methods.base import everything, row_loss
+from rheostat.methods.base import row_loss
 from rheostat.methods.papers import compose
 from rheostat.models import artifact
 from rheostat.models.costs import observe
 from rheostat.models.folding import fold
 from rheostat.models.tunable import Tunable
 from rheostat.nn.masking import Masking
+from rheostat.points.phase import Phase
 from rheostat.points.point import Point
 
 BLOCKS = ["resnet-8", "resnet-50", "wide_resnet", "mobilenet_v2"]
@@ -37,8 +38,8 @@ def trained(paper: str, net: str, epochs: int = 3, **options: object) -> Tunable
     for epoch in range(epochs):
         generator = torch.Generator().manual_seed(epoch)
         optimiser.zero_grad()
-        for term in model.method.plan(everything(12), 12, generator):
-            at = model.resolve(term.at, x[term.rows], phase="train", generator=generator)
+        for term in model.method.plan(12, generator):
+            at = model.resolve(term.at, x[term.rows], phase=Phase.TRAIN, generator=generator)
             row_loss(model.read(x[term.rows], at), y[term.rows]).sum().backward()
         optimiser.step()
         model.method.after_step(model.net, epoch / epochs)
@@ -105,7 +106,7 @@ def test_paths_are_cut_apart_and_disjoint_when_asked() -> None:
 def test_attack_and_evaluation_see_the_same_network() -> None:
     model = trained("floats", "resnet-8")
     x, y = images_for(model), torch.arange(6)
-    losses = [model.objective(y, Point(robustness=0.0), phase=phase)(x) for phase in ("eval", "attack")]
+    losses = [model.objective(y, Point(robustness=0.0), phase=phase)(x) for phase in (Phase.EVAL, Phase.ATTACK)]
     assert torch.allclose(*losses, atol=1e-6)
 
 

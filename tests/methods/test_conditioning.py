@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import pytest
 import torch
 from torch import nn
 
 from conftest import images_for, make
 from rheostat import nets
-from rheostat.methods import Dedicated, Dual, Film
-from rheostat.methods.base import Stack, everything
+from rheostat.methods import Dedicated, Dual, Film, Slim
+from rheostat.methods.base import Method, Stack, Term
 from rheostat.methods.dual import Pair
 from rheostat.methods.papers import compose, parse_method
 from rheostat.models.tunable import Tunable
 from rheostat.nn.layers import seats
 from rheostat.nn.norms import Norm, NormSet, row_norm
 from rheostat.points.dial_map import DialMap
+from rheostat.points.phase import Phase
 from rheostat.points.point import Point
 
 
@@ -28,7 +31,7 @@ def test_the_plain_norm_seat_is_batch_norm() -> None:
     model = Tunable(nets.resnet(depth=8, base_width=4), compose("pgd-at"))
     x = torch.randn(8, 5, 6, 6)
     for _ in range(3):
-        at = model.resolve(None, x, phase="train")
+        at = model.resolve(None, x, phase=Phase.TRAIN)
         assert torch.allclose(seat(x, at), reference(x), atol=1e-5)
         x = x * 1.3 + 0.2
     reference.eval()
@@ -68,19 +71,19 @@ def test_training_updates_only_the_set_of_its_group() -> None:
     x = images_for(model)
     pair = next(m for m in model.modules() if isinstance(m, Pair))
     clean, robust = pair.clean.running_mean.clone(), pair.adversarial.running_mean.clone()
-    model.read(x, model.resolve(Point(robustness=0.3), x, phase="train"))
+    model.read(x, model.resolve(Point(robustness=0.3), x, phase=Phase.TRAIN))
     assert torch.equal(pair.clean.running_mean, clean)
     assert not torch.equal(pair.adversarial.running_mean, robust)
     with pytest.raises(ValueError, match="mixes rows"):
-        model.resolve(Point(robustness=torch.tensor([0.0, 1.0])), x[:2], phase="train")
+        model.resolve(Point(robustness=torch.tensor([0.0, 1.0])), x[:2], phase=Phase.TRAIN)
 
 
 def test_the_training_attack_switches_whatever_the_dial_does_between() -> None:
     model = make("dual", "resnet-8")
     y = torch.zeros(6, dtype=torch.long)
     x = images_for(model)
-    loss = model.objective(y, Point(robustness=0.2), phase="attack")(x)
-    full = model.objective(y, Point(robustness=1.0), phase="eval")(x)
+    loss = model.objective(y, Point(robustness=0.2), phase=Phase.ATTACK)(x)
+    full = model.objective(y, Point(robustness=1.0), phase=Phase.EVAL)(x)
     assert torch.allclose(loss, full, atol=1e-5)
 
 
@@ -145,7 +148,7 @@ def test_oat_plan_is_the_papers() -> None:
     method = compose("oat")
     counts = torch.zeros(3)
     for seed in range(20):
-        clean, mixed, robust = method.plan(everything(128), 128, torch.Generator().manual_seed(seed))
+        clean, mixed, robust = method.plan(128, torch.Generator().manual_seed(seed))
         assert len(clean.rows) == 22  # ceil(128 / 6), every batch
         assert float(clean.at["robustness"]) == 0
         level = robust.at["robustness"]
@@ -163,12 +166,12 @@ def test_oat_plan_is_the_papers() -> None:
 
 def test_dual_and_dedicated_plans() -> None:
     generator = torch.Generator().manual_seed(0)
-    clean, robust = compose("dual").plan(everything(9), 9, generator)
+    clean, robust = compose("dual").plan(9, generator)
     assert (len(clean.rows), len(robust.rows)) == (5, 4)
     assert clean.images == "clean"
     assert robust.images == "adversarial"
     for level, kinds in ((0.0, ["clean"]), (0.3, ["clean", "adversarial"]), (1.0, ["adversarial"])):
-        terms = compose("pgd-at", robustness=level).plan(everything(4), 4, generator)
+        terms = compose("pgd-at", robustness=level).plan(4, generator)
         assert [t.images for t in terms] == kinds
         assert sum(t.weight for t in terms) == 1
 
@@ -189,6 +192,40 @@ def test_stacks_combine_in_every_order_and_refuse_by_name() -> None:
     for method in (Dual(), Stack(Dual(), Film())):
         with pytest.raises(ValueError, match="norms; this one has none"):
             Tunable(nets.small_cnn(padded=False), method)
+
+
+@dataclass(frozen=True)
+class Quarters(Method):
+    """A stranger's plan: a quarter of the rows, clean."""
+
+    def dials(self) -> tuple[()]:
+        return ()
+
+    def install(self, net: nets.Net) -> None:
+        return
+
+    def plan(self, batch: int, generator: torch.Generator) -> list[Term]:
+        return [Term(torch.arange(batch // 4))]
+
+
+@dataclass(frozen=True)
+class Halves(Quarters):
+    """Another."""
+
+
+def test_a_plan_has_one_owner() -> None:
+    generator = torch.Generator().manual_seed(0)
+    with pytest.raises(ValueError, match=r"(film and quarters|quarters and film) both lay out the terms"):
+        Stack(Dual(), Film(), Quarters())
+    with pytest.raises(ValueError, match="halves and quarters both lay out the terms"):
+        Stack(Quarters(), Halves())
+    with pytest.raises(ValueError, match="both lay out"):
+        Stack(Dedicated(), Quarters())
+    # Dual's halves are a default: the owner's plan takes their place, and what multiplies terms comes after.
+    assert [len(t.rows) for t in Stack(Dual(), Quarters()).plan(8, generator)] == [2]
+    assert [len(t.rows) for t in Stack(Dual(), Quarters(), Slim()).plan(8, generator)] == [2, 2, 2]
+    assert [len(t.rows) for t in Stack(Dual(), Slim()).plan(8, generator)] == [4, 4] * 3
+    assert [len(t.rows) for t in Stack(Slim(widths=(1.0,))).plan(8, generator)] == [8]
 
 
 @pytest.mark.parametrize(
@@ -230,10 +267,10 @@ def test_the_dial_map_runs_through_its_knots_and_applies_in_eval_only() -> None:
     model = make("oat", "resnet-8")
     x = images_for(model)
     before = model.between("at-0")(x, Point(robustness=0.1))
-    train = model.resolve(Point(robustness=0.25), x, phase="train").table["robustness"]
+    train = model.resolve(Point(robustness=0.25), x, phase=Phase.TRAIN).robustness.table
     model.dial_map = fitted
     assert torch.allclose(model(x, Point(robustness=0.25)), before, atol=1e-5)
-    assert torch.equal(model.resolve(Point(robustness=0.25), x, phase="train").table["robustness"], train)
+    assert torch.equal(model.resolve(Point(robustness=0.25), x, phase=Phase.TRAIN).robustness.table, train)
     for bad in (((0, 1), (0, 1), (1, 0)), ((0, 0.5), (0, 1), (0, 1)), ((0, 0, 1), (0, 0, 1), (0, 0, 1))):
         with pytest.raises(ValueError, match="dial map"):
             DialMap(*bad)

@@ -14,8 +14,9 @@ from rheostat.attacks import Attack, named
 from rheostat.attacks import multi_exit as forms
 from rheostat.calibration.exit_policy import anytime, fit_policy, stacked
 from rheostat.evaluation.attacked import aim_at, attack_chunk
-from rheostat.methods import Dual, Exits, Film, Slim
-from rheostat.methods.base import Stack, everything
+from rheostat.methods import Dual, Exits, Experts, Film, Slim
+from rheostat.methods.base import Stack
+from rheostat.methods.exits import ExitCommand
 from rheostat.methods.papers import compose
 from rheostat.models.costs import exit_costs, observe
 from rheostat.models.tunable import Tunable
@@ -175,8 +176,7 @@ def test_attacks_on_exits_do_what_they_say() -> None:
 
     def losses(images: torch.Tensor) -> torch.Tensor:
         stack = stacked(model, fit, Point())
-        at = model.resolve(Point(), images)
-        at.scalars["all"] = 1.0
+        at = model.resolve(Point(), images).with_(ExitCommand())
         with torch.no_grad():
             stack = torch.stack(model.read(images, at).exits, 1)
         return torch.stack([torch.nn.functional.cross_entropy(stack[:, k], y) for k in range(stack.shape[1])])
@@ -230,6 +230,42 @@ def test_equal_shares_and_the_other_rules() -> None:
         fit_policy(model, fit, rule="buget")
 
 
+def test_a_fit_within_a_depth_leaves_the_other_thresholds() -> None:
+    model, fit = varied("resnet-18")
+    before = model.net.get_buffer("thresholds").clone()
+    found = fit_policy(model, fit, rule="budget", macs=exit_costs(model).macs[1], at=Point(depth=3.0))
+    after = model.net.get_buffer("thresholds")
+    assert len(found.thresholds) == 2
+    assert torch.equal(after[:2], torch.tensor(found.thresholds))
+    assert torch.equal(after[2:], before[2:])
+    # A model fitted within a depth alone runs there, and asks for a fit beyond it.
+    model.net.thresholds.fill_(float("nan"))
+    fit_policy(model, fit, at=Point(depth=3.0))
+    x = data.to_pixels(fit.images)
+    taken = model.read(x, model.resolve(Point(exit=1.0, depth=3.0), x)).taken
+    assert taken.unique().tolist() == [0, 1, 2]
+    with pytest.raises(ValueError, match="not fitted yet"):
+        model(x, LIVE)
+
+
+def test_experts_and_live_exits_meet_at_the_ends_alone() -> None:
+    torch.manual_seed(0)
+    spec = {"name": "resnet", "depth": 8, "base_width": 4, "image": (3, 8, 8)}
+    model = Tunable(nets.build(spec), Stack(Dual(), Exits(), Experts()))
+    model.net.thresholds.fill_(float(torch.tensor(10.0).log()))
+    x = torch.rand(4, 3, 8, 8)
+    ends = torch.tensor([0.0, 1.0, 1.0, 0.0])
+    for level in (0.3, torch.tensor([0.0, 0.3, 1.0, 1.0])):
+        with pytest.raises(ValueError, match=r"at robustness 0\.3 two paths are mixed"):
+            model(x, Point(robustness=level, exit=1.0))
+    found = model.read(x, model.resolve(Point(robustness=ends, exit=1.0), x))
+    for row, level in enumerate(ends.tolist()):
+        one = x[row : row + 1]
+        alone = model.read(one, model.resolve(Point(robustness=level, exit=1.0), one))
+        assert torch.allclose(found.logits[row], alone.logits[0], atol=1e-5)
+        assert found.taken[row] == alone.taken[0]
+
+
 def test_nothing_is_fitted_on_test(digits) -> None:
     model = Tunable(nets.small_cnn(image=(1, 8, 8)), compose("rdi"))
     with pytest.raises(ValueError, match="nothing is fitted or chosen on test"):
@@ -252,13 +288,13 @@ def test_plans_of_defences() -> None:
     net = nets.resnet(depth=20, image=(3, 8, 8))
     for defence, form in (("main", "exit-6"), ("average", "average"), ("routed", "routed")):
         model = Tunable(nets.build(net.spec), compose("rdi", defence=defence))
-        terms = model.method.plan(everything(8), 8, torch.Generator())
+        terms = model.method.plan(8, torch.Generator())
         assert [(t.images, t.weight) for t in terms] == [("clean", 0.5), ("adversarial", 0.5)]
         assert terms[1].objective == form
     none = Tunable(nets.build(net.spec), compose("rdi", defence="none"))
-    assert [t.images for t in none.method.plan(everything(8), 8, torch.Generator())] == ["clean"]
+    assert [t.images for t in none.method.plan(8, torch.Generator())] == ["clean"]
     mixed = Tunable(nets.build(net.spec), compose("rdi-slim-dual"))
-    terms = mixed.method.plan(everything(8), 8, torch.Generator())
+    terms = mixed.method.plan(8, torch.Generator())
     assert len(terms) == 6
     assert {t.objective for t in terms if t.images == "adversarial"} == {"average"}
 

@@ -20,13 +20,14 @@ from rheostat.data import to_pixels
 from rheostat.evaluation.evaluator import evaluate
 from rheostat.evaluation.target import Subject
 from rheostat.methods import Dual, Exits, Experts, Film, Masks, Noise, Slim
-from rheostat.methods.base import Stack, everything, row_loss
-from rheostat.methods.noise import WeightNoise, deviation, strengths, window
+from rheostat.methods.base import Stack, row_loss
+from rheostat.methods.noise import NoiseLevel, WeightNoise, deviation, strengths, window
 from rheostat.methods.papers import compose
 from rheostat.models.costs import observe
 from rheostat.models.tunable import Tunable
 from rheostat.nn.layers import Conv, seats
 from rheostat.nn.masking import Masking, Path, random_mask, rewire, shares
+from rheostat.points.phase import Phase
 from rheostat.points.point import Point
 from rheostat.points.resolved import Resolved
 
@@ -41,8 +42,8 @@ def train_step(model: Tunable, seed: int = 0, lr: float = 0.05) -> None:
     y = torch.arange(12) % 10
     generator = torch.Generator().manual_seed(seed)
     model.zero_grad()
-    for term in model.method.plan(everything(12), 12, generator):
-        at = model.resolve(term.at, x[term.rows], phase="train", generator=generator)
+    for term in model.method.plan(12, generator):
+        at = model.resolve(term.at, x[term.rows], phase=Phase.TRAIN, generator=generator)
         loss = row_loss(model.read(x[term.rows], at), y[term.rows])
         (loss * term.weight).sum().div(12).backward()
     with torch.no_grad():
@@ -108,7 +109,7 @@ def test_widths_are_checked() -> None:
 
 
 def test_all_widths_train_alike_and_heads_may_differ() -> None:
-    terms = compose("oats").plan(everything(30), 30, torch.Generator().manual_seed(0))
+    terms = compose("oats").plan(30, torch.Generator().manual_seed(0))
     assert [t.at["width"] for t in terms] == [0.5] * 3 + [0.75] * 3 + [1.0] * 3
     weight = sum(float(torch.as_tensor(t.weight).expand(len(t.rows)).sum()) for t in terms)
     assert weight == pytest.approx(30, abs=1e-4)
@@ -177,9 +178,11 @@ def test_training_samples_noise_and_an_attack_draws_anew_each_pass() -> None:
     model = make("float", "resnet-8")
     x = images_for(model)
     y = torch.zeros(6, dtype=torch.long)
-    objective = model.objective(y, Point(robustness=1.0), phase="attack", generator=torch.Generator().manual_seed(0))
+    objective = model.objective(
+        y, Point(robustness=1.0), phase=Phase.ATTACK, generator=torch.Generator().manual_seed(0)
+    )
     assert not torch.equal(objective(x), objective(x))
-    clean = model.objective(y, Point(robustness=0.0), phase="attack")
+    clean = model.objective(y, Point(robustness=0.0), phase=Phase.ATTACK)
     assert torch.equal(clean(x), clean(x))
 
 
@@ -190,10 +193,10 @@ def test_options_of_noise() -> None:
     assert not any(p.requires_grad for p in fixed.method.undecayed(fixed.net))
     x = torch.rand(2, 3, 32, 32)
     two = Tunable(nets.resnet(depth=8, base_width=4), compose("float", scale="two-sided"))
-    amounts = [float(two.resolve(Point(robustness=v), x).table["noise"]) for v in (0, 0.25, 0.5, 0.75, 1)]
+    amounts = [float(two.resolve(Point(robustness=v), x).of(NoiseLevel).table) for v in (0, 0.25, 0.5, 0.75, 1)]
     assert amounts == [0.0, 0.5, 0.0, 0.5, 1.0]
     through = compose("float", clean_through_adversarial_norm=True)
-    terms = through.plan(everything(8), 8, torch.Generator())
+    terms = through.plan(8, torch.Generator())
     assert [(t.images, t.weight) for t in terms] == [("clean", 1.0), ("adversarial", 1.0), ("clean", 0.0)]
 
 
@@ -240,7 +243,7 @@ def test_the_average_is_dense_and_only_training_feeds_it() -> None:
     model = make("floats", "resnet-8")
     x = images_for(model)
     y = torch.zeros(6, dtype=torch.long)
-    for phase in ("attack", "eval"):
+    for phase in (Phase.ATTACK, Phase.EVAL):
         objective = model.objective(y, Point(robustness=1.0), phase=phase)
         leaf = x.clone().requires_grad_(True)
         torch.autograd.grad(objective(leaf).sum(), leaf)
@@ -314,7 +317,7 @@ def test_between_the_ends_logits_are_mixed_at_two_passes() -> None:
 def test_each_path_learns_from_its_own_gradients() -> None:
     model = make("smart", "resnet-8")
     x, y = images_for(model), torch.zeros(6, dtype=torch.long)
-    at = model.resolve(Point(robustness=1.0), x, phase="train")
+    at = model.resolve(Point(robustness=1.0), x, phase=Phase.TRAIN)
     row_loss(model.read(x, at), y).sum().backward()
     for masking in (m for m in model.modules() if isinstance(m, Masking)):
         assert not masking.paths[0].pending.any()
@@ -540,6 +543,8 @@ torch.set_num_threads(2)
 from rheostat import nets
 from rheostat.methods.papers import compose
 from rheostat.models.tunable import Tunable
+from rheostat.points.phase import Phase
+from rheostat.points.phase import Phase
 from rheostat.points.point import Point
 
 torch.manual_seed(0)
@@ -548,7 +553,7 @@ model = Tunable(net, compose("oats")).to_layout(torch.channels_last)
 for _ in range(20):
     for width in (0.5, 0.75):
         x = torch.rand(107, 1, 28, 28)
-        at = model.resolve(Point(width=width, robustness=1.0), x, phase="train")
+        at = model.resolve(Point(width=width, robustness=1.0), x, phase=Phase.TRAIN)
         model.read(x, at).logits.square().sum().backward()
 """
 
@@ -562,7 +567,7 @@ def test_narrow_strided_shortcuts_train_on_two_threads() -> None:
 def test_striding_by_slices_changes_no_number() -> None:
     conv = Conv(8, 6, kernel_size=1, stride=2)
     x = torch.rand(3, 8, 7, 9, requires_grad=True)
-    at = Resolved({}, {})
+    at = Resolved()
     plain = torch.nn.functional.conv2d(x, conv.weight, stride=2)
     assert torch.equal(conv(x, at), plain)
     (expected,) = torch.autograd.grad(plain.square().sum(), conv.weight)

@@ -11,7 +11,6 @@ import rheostat
 from conftest import images_for
 from rheostat import data
 from rheostat.attacks import Attack
-from rheostat.methods.base import everything
 from rheostat.methods.papers import compose
 from rheostat.points.point import Point
 from rheostat.runtime.distributed import Ranks
@@ -73,7 +72,7 @@ def test_an_adopted_net_is_fine_tuned_from_its_clean_weights(digits) -> None:
     for i in range(120):
         rows = torch.randperm(len(train), generator=stream(i))[:128]
         optimiser.zero_grad()
-        terms = model.method.plan(everything(128), 128, stream("plan", i))
+        terms = model.method.plan(128, stream("plan", i))
         step.backward(terms, train.images[rows] / 255, train.labels[rows], batch=128, seed=("t", i))
         optimiser.step()
     from rheostat.evaluation.attacked import outcome

@@ -10,11 +10,11 @@ from torch import Tensor
 from rheostat import nets
 from rheostat.attacks import Attack
 from rheostat.attacks.objective import gradient
-from rheostat.methods.base import everything
 from rheostat.methods.papers import compose
 from rheostat.models.tunable import Tunable
 from rheostat.nn.masking import Path as MaskPath
 from rheostat.nn.norms import NormSet
+from rheostat.points.phase import Phase
 from rheostat.points.point import Point
 from rheostat.runtime.distributed import join
 from rheostat.runtime.seeding import stream
@@ -37,7 +37,7 @@ def prepared(paper: str, **options: float) -> tuple[Step, Tensor, Tensor]:
 
 
 def run(step: Step, x: Tensor, y: Tensor) -> dict[str, float]:
-    terms = step.model.method.plan(everything(len(x)), len(x), stream("plan"))
+    terms = step.model.method.plan(len(x), stream("plan"))
     return step.backward(terms, x, y, batch=len(x), seed=("test",))
 
 
@@ -51,7 +51,7 @@ def test_divergence_is_kullback_leibler() -> None:
 def test_the_attack_of_trades_climbs_away_from_the_clean_prediction() -> None:
     step, x, y = prepared("oat")
     level = torch.linspace(0.1, 1, len(x))
-    objective = step.model.objective(y, Point(robustness=level), phase="attack")
+    objective = step.model.objective(y, Point(robustness=level), phase=Phase.ATTACK)
     away = away_from(objective, x)
     assert torch.allclose(away(x), torch.zeros(len(x)), atol=1e-6)
     moved = (x + 0.1 * torch.rand_like(x).sign()).clamp(0, 1)
@@ -67,11 +67,11 @@ def test_the_attack_of_trades_climbs_away_from_the_clean_prediction() -> None:
 
 def test_what_a_row_costs_under_trades() -> None:
     step, x, y = prepared("pgd-at", trades=6.0)
-    (term,) = step.model.method.plan(everything(8), 8, stream("plan"))
+    (term,) = step.model.method.plan(8, stream("plan"))
     moved = step.perturbed(term, x, y, ("test", 0), (torch.arange(8), 8))
     sums = run(step, x, y)
     both = torch.cat((x, moved))
-    logits = step.model.read(both, step.model.resolve(Point(), both, phase="train")).logits
+    logits = step.model.read(both, step.model.resolve(Point(), both, phase=Phase.TRAIN)).logits
     clean, robust = logits.chunk(2)
     expected = F.cross_entropy(clean, y) + 6 * divergence(robust, clean).mean()
     assert sums["loss"] == pytest.approx(float(expected.detach()), rel=1e-5)

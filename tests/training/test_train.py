@@ -15,7 +15,6 @@ import pytest
 import torch
 
 from rheostat import data
-from rheostat.methods.base import everything
 from rheostat.runtime.distributed import Ranks
 from rheostat.runtime.files import read_tensors
 from rheostat.runtime.seeding import stream
@@ -44,7 +43,7 @@ def losses(paper: str, steps: int = 20) -> list[float]:
         x, y = batches(train_set, chosen, i, len(train_set) // 64, Ranks())
         optimiser.param_groups[0]["lr"] = learning_rate(chosen, i, 200)
         optimiser.zero_grad(set_to_none=False)
-        terms = model.method.plan(everything(64), 64, stream(0, "plan", i))
+        terms = model.method.plan(64, stream(0, "plan", i))
         out.append(step.backward(terms, x, y, batch=64, seed=(0, "step", i))["loss"])
         optimiser.step()
     return out
@@ -237,7 +236,7 @@ def test_clean_rows_of_training_see_their_own_statistics() -> None:
     sgd(model, chosen)
     x, y = batches(train_set, chosen, 0, 5, Ranks())
     step = Step(model, training_attack(chosen), Ranks())
-    step.backward(model.method.plan(everything(128), 128, stream(0)), x, y, batch=128, seed=(0,))
+    step.backward(model.method.plan(128, stream(0)), x, y, batch=128, seed=(0,))
     pair = model.net.blocks[0].norm.source
     features = model.net.blocks[0].conv(model.net.normalise(x[::2]), model.resolve(None, x[::2]))
     expected = 0.1 * features.mean((0, 2, 3))

@@ -15,6 +15,7 @@ from rheostat.methods import Dual
 from rheostat.models.tunable import Tunable
 from rheostat.nn.norms import NormSet
 from rheostat.points.dial_map import DialMap
+from rheostat.points.phase import Phase
 from rheostat.points.point import Point
 from rheostat.results.intervals import share
 from rheostat.runtime.seeding import stream
@@ -130,12 +131,12 @@ def calibrate_norms(
                 y = data.labels[first : first + batch]
                 noise = stream(seed, "calibrate-norms", point.label(), number)
                 if attack is not None and point.get("robustness") == 1.0:
-                    goal = model.objective(y, point, phase="attack", generator=noise)
+                    goal = model.objective(y, point, phase=Phase.ATTACK, generator=noise)
                     x = attack(goal, x, noise)
                 for norm in sets:
                     norm.momentum = 1 / (number + 1)
                 with torch.no_grad():
-                    model.read(x, model.resolve(point, x, phase="train", generator=noise))
+                    model.read(x, model.resolve(point, x, phase=Phase.TRAIN, generator=noise))
     finally:
         for norm, momentum in zip(sets, before, strict=True):
             norm.momentum = momentum

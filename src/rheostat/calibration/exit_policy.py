@@ -13,7 +13,7 @@ from torch import Tensor
 
 from rheostat.attacks.multi_exit import equal_shares, most, taken, uncertainty
 from rheostat.data import Dataset, to_pixels
-from rheostat.methods import Exits
+from rheostat.methods.exits import ExitCommand, Exits
 from rheostat.models.costs import exit_costs
 from rheostat.models.tunable import Tunable
 from rheostat.points.point import Point
@@ -34,7 +34,7 @@ class Fitted:
 
 def _method(model: Tunable) -> Exits:
     found = model.method.find(Exits)
-    if not isinstance(found, Exits):
+    if found is None:
         raise ValueError("this model has no exits")
     return found
 
@@ -45,8 +45,7 @@ def stacked(model: Tunable, data: Dataset, point: Point, *, batch: int = 500) ->
     out = []
     for first in range(0, len(data), batch):
         x = to_pixels(data.images[first : first + batch])
-        at = model.resolve(point.replace(exit=0.0), x)
-        at.scalars["all"] = 1.0  # type: ignore[index]
+        at = model.resolve(point.replace(exit=0.0), x).with_(ExitCommand())
         out.append(torch.stack(model.read(x, at).exits, 1))
     return torch.cat(out)
 
@@ -65,7 +64,8 @@ def fit_policy(
     `rule` "equal-shares": every exit takes as many rows. "budget": the mean MACs per image, earlier
     heads included, are at most `macs`. "accuracy": the cheapest policy whose accuracy is at least
     `accuracy`. The latter two search thresholds by which every side exit demands one accuracy of
-    those it lets go. Raises ValueError on the test split, or where no policy does what is asked.
+    those it lets go. At a point of less `depth` only the exits within it are fitted; the thresholds of
+    the others stay. Raises ValueError on the test split, or where no policy does what is asked.
     """
     method = _method(model)
     check_choice("exits", "rule", rule, RULES)
@@ -96,8 +96,8 @@ def fit_policy(
         wanted = {"macs": macs} if rule == "budget" else {"accuracy": accuracy}
         top = most(method.measure, stack.shape[-1])
         found = _searched(unsure, right, outcome, top, **{"macs": None, "accuracy": None, **wanted})
-    device = model.net.get_buffer("thresholds").device
-    model.net.get_buffer("thresholds").copy_(torch.tensor(found.thresholds, device=device))
+    stored = model.net.get_buffer("thresholds")
+    stored[: len(found.thresholds)] = torch.tensor(found.thresholds, device=stored.device)
     return found
 
 
@@ -145,7 +145,7 @@ def _demanding(unsure: Tensor, right: Tensor, level: float, top: float) -> Tenso
             threshold = (sorted_unsure[last] + after) / 2
         found.append(threshold)
         rows = rows & ~(unsure[:, k] < threshold)
-    return torch.stack(found)
+    return torch.stack(found) if found else unsure.new_zeros(0)
 
 
 @torch.no_grad()

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from rheostat.deploy.onnx_session import KEY, Session
-from rheostat.methods.exits import Exits, policy
+from rheostat.methods.exits import Exits, policy, side_exits
 from rheostat.models.artifact import About, versions
 from rheostat.models.folding import foldable
 from rheostat.models.tunable import Tunable
@@ -65,7 +65,7 @@ class Stage(nn.Module):
             x = net.enter(x)
         for block in range(self.first, self.last + 1):
             x = net.blocks[block](x, at)
-        logits = net.classifier(x, at) if self.final else net.exits[self.number](x, at)  # type: ignore[index,operator]
+        logits = net.classifier(x, at) if self.final else side_exits(net)[self.number](x, at)
         return x, logits.float()
 
 
@@ -161,7 +161,7 @@ def _stages(model: Tunable, point: Point, out: Path, about: dict[str, Any], x: T
     exits = model.method.find(Exits)
     assert isinstance(exits, Exits)
     depth = int(point.numbers()["depth"])
-    thresholds = (policy(model.net) * point.numbers()["exit"]).tolist()[: depth - 1]
+    thresholds = (policy(model.net, depth) * point.numbers()["exit"]).tolist()
     with torch.no_grad():
         whole = model(x, point)
     paths, features = [], x

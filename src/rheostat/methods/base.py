@@ -8,81 +8,22 @@ methods, ordered by seam, so that every order of writing builds the same network
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar
+from dataclasses import dataclass
+from typing import Any, ClassVar, TypeVar
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from rheostat.attacks import Candidates, Objective
-from rheostat.attacks.objective import Loss
+from rheostat.methods.passes import Attacked, Form, Output, Read, row_loss
+from rheostat.methods.terms import Term, everything
 from rheostat.nets.base import Net
 from rheostat.points.dial import Dial
 from rheostat.points.point import Point
 from rheostat.points.resolved import Resolved
 
+__all__ = ["Attacked", "Form", "Method", "Output", "Read", "Stack", "Term", "everything", "row_loss", "settings_of"]
 
-@dataclass(frozen=True)
-class Output:
-    """What one pass gives: the logits (B, K) that count, and those of side exits, if any."""
-
-    logits: Tensor
-    exits: tuple[Tensor, ...] = ()
-    taken: Tensor | None = None
-    """(B,) which exit each row left by, where exits are live."""
-
-
-Read = Callable[[Tensor, Resolved], Output]
-
-
-@dataclass(frozen=True)
-class Attacked:
-    """What a form of attack is made of: the pass of the whole model, a point, labels (B,), a loss."""
-
-    read: Read
-    at: Resolved
-    labels: Tensor
-    loss: Loss
-
-    def objective(self, view: Callable[[Output], Tensor], **scalars: float) -> Objective:
-        """The objective on a view of the pass's output, at the point with some scalars set otherwise."""
-        at = replace(self.at, scalars={**self.at.scalars, **scalars})
-
-        def forward(images: Tensor, rows: Tensor | None) -> Tensor:
-            return view(self.read(images, at if rows is None else at.only(rows)))
-
-        return Objective(forward, self.labels, self.loss)
-
-
-Form = Callable[[Attacked], Objective | Candidates]
-
-
-@dataclass(frozen=True)
-class Term:
-    """One group of rows of a training step: which rows, at which point, on which images.
-
-    `rows` is a long index into the global batch. The loss of the step is the sum over terms of
-    Σ weight·loss / B_global; a term is its own normalisation group. `weight` is a number or one per
-    row of the term. `objective` names what the attack of an adversarial term maximises.
-    """
-
-    rows: Tensor
-    at: Point = field(default_factory=Point)
-    images: str = "clean"
-    objective: str = "direct"
-    weight: float | Tensor = 1.0
-
-    def mine(self, first: int, last: int) -> Tensor:
-        """(n,) which of this term's rows lie in [first, last)."""
-        return (self.rows >= first) & (self.rows < last)
-
-    def local(self, first: int, last: int) -> Term:
-        """The part of this term in rows [first, last), renumbered from 0 (one rank's share)."""
-        mine = self.mine(first, last)
-        weight = self.weight[mine] if isinstance(self.weight, Tensor) else self.weight
-        return replace(self, rows=self.rows[mine] - first, at=self.at.only(mine), weight=weight)
+M = TypeVar("M", bound="Method")
 
 
 class Method:
@@ -94,8 +35,10 @@ class Method:
     seam: ClassVar[int] = 50
     """Where in the order of installation: networks 3, exits 5 (they add seats, which all others then
     treat), norm banks 10, widths 20, modulations 30, noise 40, masks 50, experts 60."""
+    gives_way: ClassVar[bool] = False
+    """Whether `plan` is a default, which the plan of another method of the stack replaces."""
     multiplies: ClassVar[bool] = False
-    """Whether `plan` repeats the terms of others: then it comes after all that make terms."""
+    """Whether `extend` repeats the terms it is given: then it comes after those that only add some."""
     claims: ClassVar[str] = ""
     """A seam that only one method of a stack may claim."""
     alone: ClassVar[str] = ""
@@ -120,9 +63,18 @@ class Method:
         """Add to a resolved point what layers need beside the dials themselves."""
         return at
 
-    def plan(self, terms: list[Term], batch: int, generator: torch.Generator) -> list[Term]:
-        """The terms of a training step over `batch` rows, from those of the methods before."""
+    def plan(self, batch: int, generator: torch.Generator) -> list[Term]:
+        """The terms of a training step over `batch` rows. One method of a stack lays them out."""
+        return everything(batch)
+
+    def extend(self, terms: list[Term]) -> list[Term]:
+        """The terms of a step with those that this method adds, or in its own way."""
         return terms
+
+    @property
+    def plans(self) -> bool:
+        """Whether this method lays out the terms of a step, and does not merely extend them."""
+        return type(self).plan is not Method.plan
 
     def read(self, net: Net, x: Tensor, at: Resolved, then: Read) -> Output:
         """The pass itself; `then` is the pass of the methods before."""
@@ -172,8 +124,8 @@ class Method:
 
 @dataclass(frozen=True)
 class Stack(Method):
-    """Methods composed. Raises ValueError where two claim one seam or declare one dial, or where a
-    dial that a method reads is declared by none."""
+    """Methods composed. Raises ValueError where two claim one seam, declare one dial or lay out
+    the terms of a step, or where a dial that a method reads is declared by none."""
 
     methods: tuple[Method, ...]
 
@@ -205,6 +157,13 @@ class Stack(Method):
                 first = declared.setdefault(dial.name, method)
                 if first is not method:
                     raise ValueError(f"{first.name} and {method.name} both declare the dial {dial.name!r}")
+        for gives_way in (False, True):
+            planning = [m for m in self.methods if m.plans and m.gives_way == gives_way]
+            if len(planning) > 1:
+                raise ValueError(
+                    f"{planning[0].name} and {planning[1].name} both lay out the terms of a training step; "
+                    "a stack has one plan (a method that adds terms to it does so in `extend`)"
+                )
         for method in self.methods:
             for read in method.reads:
                 if read not in declared:
@@ -224,10 +183,20 @@ class Stack(Method):
             at = method.derive(net, at)
         return at
 
-    def plan(self, terms: list[Term], batch: int, generator: torch.Generator) -> list[Term]:
+    def plan(self, batch: int, generator: torch.Generator) -> list[Term]:
+        owner = self.owner
+        return self.extend(everything(batch) if owner is None else owner.plan(batch, generator))
+
+    def extend(self, terms: list[Term]) -> list[Term]:
         for method in sorted(self.methods, key=lambda m: m.multiplies):
-            terms = method.plan(terms, batch, generator)
+            terms = method.extend(terms)
         return terms
+
+    @property
+    def owner(self) -> Method | None:
+        """The one method that lays out the terms of a step, or None: every row, clean, at rest."""
+        planning = [m for m in self.methods if m.plans]
+        return next((m for m in planning if not m.gives_way), planning[0] if planning else None)
 
     def read(self, net: Net, x: Tensor, at: Resolved, then: Read) -> Output:
         for method in self.methods:
@@ -273,7 +242,7 @@ class Stack(Method):
     def bound(self, net: Net) -> Stack:
         return Stack(*(method.bound(net) for method in self.methods))
 
-    def find(self, kind: type[Method]) -> Method | None:
+    def find(self, kind: type[M]) -> M | None:
         """The method of one kind in this stack, or None."""
         return next((m for m in self.methods if isinstance(m, kind)), None)
 
@@ -286,18 +255,6 @@ def _wrapped(method: Method, net: Net, then: Read) -> Read:
     if type(method).read is Method.read:
         return then
     return lambda x, at: method.read(net, x, at, then)
-
-
-def everything(batch: int) -> list[Term]:
-    """The plan before any method: every row, clean, at the rest point."""
-    return [Term(torch.arange(batch))]
-
-
-def row_loss(output: Output, labels: Tensor, *, smoothing: float = 0.0) -> Tensor:
-    """Training loss per row (B,): cross-entropy, summed over the exits where there are any."""
-    heads: Sequence[Tensor] = output.exits or (output.logits,)
-    losses = [F.cross_entropy(h, labels, reduction="none", label_smoothing=smoothing) for h in heads]
-    return torch.stack(losses).sum(0)
 
 
 def settings_of(stack: Stack) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
-from rheostat.nets.base import Inner, Net
+from rheostat.nets.base import Block, Inner, Net
 from rheostat.nn.layers import Parts, Seat, Transform, append
 from rheostat.nn.masking import ChannelPath, Masking
 from rheostat.nn.norms import Modulation
@@ -59,7 +59,7 @@ class Gate(Modulation):
 def groups_of(net: Net, who: str, blocks: Iterable[nn.Module] | None = None) -> list[Inner]:
     """The channels inside the blocks of a network (or some of them); ValueError if it has none."""
     chosen = net.blocks if blocks is None else blocks
-    found = [group for block in chosen for group in block.inner()]  # type: ignore[operator]
+    found = [group for block in chosen if isinstance(block, Block) for group in block.inner()]
     if not found:
         raise ValueError(
             f"{who}: structure 'channel' needs blocks with channels of their own, off the residual "

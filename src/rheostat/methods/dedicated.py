@@ -33,7 +33,7 @@ class Dedicated(Method):
     def install(self, net: Net) -> None:
         return
 
-    def plan(self, terms: list[Term], batch: int, generator: torch.Generator) -> list[Term]:
+    def plan(self, batch: int, generator: torch.Generator) -> list[Term]:
         rows = torch.arange(batch)
         terms = [Term(rows, weight=1 - self.robustness), Term(rows, images="adversarial", weight=self.robustness)]
         return [term for term in terms if term.weight]

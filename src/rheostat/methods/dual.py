@@ -15,8 +15,9 @@ from torch import Tensor
 from rheostat.methods.base import Method, Term
 from rheostat.nets.base import Net
 from rheostat.nn.layers import seats
-from rheostat.nn.norms import Norm, NormSet, Source
+from rheostat.nn.norms import Norm, NormChoice, NormSet, Source
 from rheostat.points.dial import Dial
+from rheostat.points.phase import Phase
 from rheostat.points.point import Point
 from rheostat.points.resolved import Resolved
 from rheostat.runtime.choices import check_choice
@@ -35,13 +36,14 @@ class Pair(Source):
         return Pair(self.clean.resized(channels), self.adversarial.resized(channels))
 
     def pick(self, at: Resolved) -> NormSet:
-        return self.adversarial if at.scalars["adversarial"] else self.clean
+        return self.adversarial if at.of(NormChoice).adversarial else self.clean
 
     def table(self, at: Resolved) -> tuple[Tensor, Tensor]:
-        if "adversarial" in at.scalars:
+        if at.get(NormChoice) is not None:
             return self.pick(at).table(at)
+        assert at.blend is not None
         (scale_c, shift_c), (scale_a, shift_a) = self.clean.table(at), self.adversarial.table(at)
-        blend = at.table["blend"][:, None]
+        blend = at.blend[:, None]
         return torch.lerp(scale_c, scale_a, blend), torch.lerp(shift_c, shift_a, blend)
 
 
@@ -60,6 +62,7 @@ class Dual(Method):
 
     seam = 10
     claims = "norm bank"
+    gives_way = True
 
     def __post_init__(self) -> None:
         if self.sets not in (1, 2):
@@ -82,21 +85,21 @@ class Dual(Method):
     def derive(self, net: Net, at: Resolved) -> Resolved:
         if self.sets == 1:
             return at
-        level = at.table["robustness"]
-        if at.phase != "eval":
+        level = at.robustness.table
+        if at.phase is not Phase.EVAL:
             robust = level > 0
             if bool(robust.any()) != bool(robust.all()):
                 raise ValueError("dual: a training term mixes rows with λ = 0 and λ > 0")
-            return replace(at, scalars={**at.scalars, "adversarial": float(robust.any())})
-        if "blend" not in at.table:
+            return at.with_(NormChoice(adversarial=bool(robust.any())))
+        if at.blend is None:
             if self.between == "blend":
                 blend = level
             else:
                 blend = (level > 0 if self.between == "at-0" else level >= 0.5).to(level.dtype)
-            at = replace(at, table={**at.table, "blend": blend})
+            at = replace(at, blend=blend)
         return at
 
-    def plan(self, terms: list[Term], batch: int, generator: torch.Generator) -> list[Term]:
+    def plan(self, batch: int, generator: torch.Generator) -> list[Term]:
         return [
             Term(torch.arange(0, batch, 2), Point(robustness=0.0)),
             Term(torch.arange(1, batch, 2), Point(robustness=1.0), images="adversarial"),

@@ -7,7 +7,7 @@ cost of leaving at k counts the heads 1..k.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 import torch
@@ -17,14 +17,27 @@ from rheostat.attacks import Candidates, Objective
 from rheostat.attacks import multi_exit as forms
 from rheostat.attacks.objective import Loss
 from rheostat.methods.base import Attacked, Form, Method, Output, Read, Term
+from rheostat.methods.compaction import compacted, rounded
 from rheostat.nets.base import Net
 from rheostat.nets.heads import HEADS, default_positions, exits_of
 from rheostat.points.dial import Dial
+from rheostat.points.phase import Phase
 from rheostat.points.point import Point
 from rheostat.points.resolved import Resolved
 from rheostat.runtime.choices import check_choice
 
 DEFENCES = ("none", "main", "average", "max-average", "routed")
+
+
+@dataclass(frozen=True)
+class ExitCommand:
+    """What a pass does at its exits in place of the policy.
+
+    Every exit within the depth answers (`Output.exits`); or, with `leave`, all rows leave by that one
+    (0-based), the heads before it run and paid for: what costs are read from.
+    """
+
+    leave: int | None = None
 
 
 @dataclass(frozen=True)
@@ -69,30 +82,31 @@ class Exits(Method):
 
     def install(self, net: Net) -> None:
         heads = exits_of(net, self.positions, self.heads)
-        net.exits = nn.ModuleList(heads)
+        net.add_module("exits", nn.ModuleList(heads))
         net.register_buffer("thresholds", torch.full((len(heads),), float("nan")))
 
     def read(self, net: Net, x: Tensor, at: Resolved, then: Read) -> Output:
-        depth = int(at.scalars["depth"])
-        if at.training or "all" in at.scalars:
+        depth = depth_of(at)
+        command = at.get(ExitCommand)
+        if command is not None and command.leave is not None:
+            return Output(next(out for k, out in self.progressive(net, x, at, depth) if k == command.leave))
+        if at.training or command is not None:
             found = tuple(logits for _, logits in self.progressive(net, x, at, depth))
             return Output(found[-1], found)
-        if "leave" in at.scalars:  # all rows at one exit, heads before it paid: what costs are read from
-            last = int(at.scalars["leave"])
-            return Output(next(out for k, out in self.progressive(net, x, at, depth) if k == last))
-        if at.scalars["exit"] == 0.0:
+        if at.settings["exit"] == 0.0:
             return Output(self._static(net, x, at, depth))
         return self._early(net, x, at, depth)
 
     def progressive(self, net: Net, x: Tensor, at: Resolved, depth: int | None = None) -> Iterator[tuple[int, Tensor]]:
         """(number, logits) of exits 0.. up to the depth (the point's), lazily: what is not asked for
         does not run."""
-        depth = int(at.scalars["depth"]) if depth is None else depth
+        depth = depth_of(at) if depth is None else depth
+        heads = side_exits(net)
         number = 0
         for block, features in enumerate(net.features(x, at)):
             x = features
             if number < len(self.positions) and block == self.positions[number]:
-                yield number, net.exits[number](features, at)  # type: ignore[index,operator]
+                yield number, heads[number](features, at)
                 number += 1
                 if number == depth:
                     return
@@ -106,7 +120,7 @@ class Exits(Method):
             if block == last:
                 break
         if depth <= len(self.positions):
-            side: Tensor = net.exits[depth - 1](x, at)  # type: ignore[index,operator]
+            side: Tensor = side_exits(net)[depth - 1](x, at)
             return side
         logits: Tensor = net.classifier(x, at).float()
         return logits
@@ -117,7 +131,8 @@ class Exits(Method):
         To a rounded size, with rows that have left as filling: an operator is prepared anew for each
         batch size it meets, which on a CPU takes longer than the rows that a tight fit would save.
         """
-        thresholds = policy(net) * at.scalars["exit"]
+        thresholds = policy(net, depth) * at.settings["exit"]
+        heads = side_exits(net)
         place = torch.arange(len(x), device=x.device)
         live = torch.ones_like(place, dtype=torch.bool)
         left = len(x)
@@ -136,11 +151,11 @@ class Exits(Method):
             number = self.positions.index(block) if block in self.positions else None
             if number is None or number >= depth:
                 continue
-            found = net.exits[number](x, at)  # type: ignore[index,operator]
-            leaves = forms.uncertainty(found.detach(), self.measure) < thresholds[number]
+            found = heads[number](x, at)
             if number == depth - 1:
-                leaves = torch.ones_like(leaves)
-            leaves &= live
+                leaves = live
+            else:
+                leaves = live & (forms.uncertainty(found.detach(), self.measure) < thresholds[number])
             count = int(leaves.sum())
             if not count:
                 continue
@@ -158,7 +173,7 @@ class Exits(Method):
         order = torch.cat(rows).argsort()
         return Output(torch.cat(logits)[order], taken=torch.cat(ends)[order])
 
-    def plan(self, terms: list[Term], batch: int, generator: torch.Generator) -> list[Term]:
+    def extend(self, terms: list[Term]) -> list[Term]:
         """Alone: all rows clean and all attacked, half the loss each. With others: their terms, attacked
         in the form of the defence."""
         form = self._form()
@@ -190,23 +205,23 @@ class Exits(Method):
         """single: exit-1 .. exit-K+1, each by its own prefix; average, max-average, routed, slowdown."""
         measure = self.measure
 
-        def single(number: int) -> Form:
+        def single(number: int) -> Callable[[Attacked], Objective]:
             def make(a: Attacked) -> Objective:
-                found = a.objective(lambda o: o.logits, exit=0.0, depth=float(number))
-                live = a.at.scalars["exit"] != 0.0
-                return replace(found, decisive=not live and number == a.at.scalars["depth"])
+                found = a.objective(lambda o: o.logits, at=a.at.turned(exit=0.0, depth=float(number)))
+                live = a.at.settings["exit"] != 0.0
+                return replace(found, decisive=not live and number == depth_of(a.at))
 
             return make
 
         def stacked(loss: Loss, a: Attacked) -> Objective:
-            found = a.objective(lambda o: torch.stack(o.exits, 1), all=1.0)
+            found = a.objective(lambda o: torch.stack(o.exits, 1), at=a.at.with_(ExitCommand()))
             decide = forms.decision(self._thresholds(net, a.at), measure)
             return replace(found, loss=loss, decide=decide)
 
         def max_average(a: Attacked) -> Candidates:
-            depth = int(a.at.scalars["depth"])
+            depth = depth_of(a.at)
             score = stacked(forms.over_exits(a.loss), a)
-            return Candidates(tuple(single(k + 1)(a) for k in range(depth)), score)  # type: ignore[misc]
+            return Candidates(tuple(single(k + 1)(a) for k in range(depth)), score)
 
         found: dict[str, Form] = {f"exit-{k + 1}": single(k + 1) for k in range(len(self.positions) + 1)}
         return found | {
@@ -220,50 +235,28 @@ class Exits(Method):
 
     def _thresholds(self, net: Net, at: Resolved) -> Tensor:
         """Thresholds of the side exits within the depth, as this point scales them; NaN: not fitted."""
-        found = net.get_buffer("thresholds")[: int(at.scalars["depth"]) - 1]
-        return found if at.phase == "attack" else found.nan_to_num(0.0) * at.scalars["exit"]
+        found = net.get_buffer("thresholds")[: depth_of(at) - 1]
+        return found if at.phase is Phase.ATTACK else found.nan_to_num(0.0) * at.settings["exit"]
 
     def live(self, point: Point) -> bool:
         return bool(point.get("exit", 0.0) != 0.0)
 
 
-def compacted(x: Tensor, live: Tensor, size: int) -> tuple[Tensor, Tensor]:
-    """(features of `size` rows with all live ones among them, which rows they are).
-
-    Rows keep their place but for live ones behind `size`, which fill holes before it. Without
-    gradients that happens in the features' own memory: of a batch that shrinks by a quarter less
-    than a quarter is copied, and copying is what early exit costs.
-    """
-    kept = torch.arange(size, device=x.device)
-    movers = live[size:].nonzero()[:, 0] + size
-    holes = (~live[:size]).nonzero()[: len(movers), 0]
-    kept[holes] = movers
-    nhwc = x.is_contiguous(memory_format=torch.channels_last)
-    flat = x.permute(0, 2, 3, 1) if nhwc else x
-    shape = flat.shape[1:]
-    flat = flat.reshape(len(x), -1)
-    if x.requires_grad:
-        flat = flat.index_select(0, kept)
-    else:
-        flat = flat.index_copy_(0, holes, flat.index_select(0, movers))[:size]
-    found = flat.reshape(size, *shape)
-    return (found.permute(0, 3, 1, 2) if nhwc else found), kept
+def side_exits(net: Net) -> nn.ModuleList:
+    """The heads of the side exits, in the order of the network."""
+    heads = net.get_submodule("exits")
+    assert isinstance(heads, nn.ModuleList)
+    return heads
 
 
-def rounded(count: int) -> int:
-    """The batch size that so many rows run at: the next multiple of an eighth of its power of two.
-
-    At most an eighth more, and eight sizes for every doubling; up to 16 as it is.
-    """
-    if count <= 16:
-        return count
-    unit = 1 << ((count - 1).bit_length() - 4)
-    return -(-count // unit) * unit
+def depth_of(at: Resolved) -> int:
+    """The number of the last exit that this pass has, from 1."""
+    return int(at.settings["depth"])
 
 
-def policy(net: Net) -> Tensor:
-    """The fitted thresholds (K,); ValueError while there are none."""
-    found = net.get_buffer("thresholds")
+def policy(net: Net, depth: int) -> Tensor:
+    """The fitted thresholds of the side exits before the last one of a depth; ValueError while there are none."""
+    found = net.get_buffer("thresholds")[: depth - 1]
     if bool(found.isnan().any()):
         raise ValueError(
             "the exit policy is not fitted yet: call fit_policy(model, calibrate_fit), or leave the dial exit at 0"

@@ -9,7 +9,7 @@ halves are what its authors' earlier code shows.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -19,7 +19,9 @@ from rheostat.methods.base import Method, Output, Read
 from rheostat.methods.mixture import mixture, mixture_passes
 from rheostat.nets.base import Net
 from rheostat.nn.layers import Conv, append, seats
-from rheostat.nn.masking import Masking, Path, prune_rate, random_mask, rewire
+from rheostat.nn.masking import Masking, Path, PathChoice, prune_rate, random_mask, rewire
+from rheostat.nn.norms import NormChoice
+from rheostat.points.phase import Phase
 from rheostat.points.point import Point
 from rheostat.points.resolved import Resolved
 from rheostat.runtime.choices import check_choice
@@ -87,20 +89,20 @@ class Experts(Method):
         return [clean, draw(what, self.density, without=clean if self.overlap == "disjoint" else None)]
 
     def derive(self, net: Net, at: Resolved) -> Resolved:
-        level = at.table["robustness"]
-        if at.phase != "eval":
-            return replace(at, scalars={**at.scalars, "path": float(bool((level > 0).any()))})
-        return at
+        if at.phase is Phase.EVAL:
+            return at
+        return at.with_(PathChoice(second=bool((at.robustness.table > 0).any())))
 
     def read(self, net: Net, x: Tensor, at: Resolved, then: Read) -> Output:
-        if "path" in at.scalars:
+        if at.get(PathChoice) is not None:
             return then(x, at)
-        level = at.scalars.get("robustness", 0.0)
-        if 0 < level < 1 and at.scalars.get("exit"):
-            raise ValueError(
-                f"experts: at robustness {level:g} two paths are mixed, and exits are live at 0 "
-                "and 1 only; leave the dial exit at 0"
-            )
+        if at.settings.get("exit"):
+            levels = at.robustness.table
+            for level in levels[(levels > 0) & (levels < 1)][:1].tolist():
+                raise ValueError(
+                    f"experts: at robustness {level:g} two paths are mixed, and exits are live at 0 "
+                    "and 1 only; leave the dial exit at 0"
+                )
         return mixture(x, at, lambda y, a, end: then(y, _end(a, end)))
 
     def passes(self, point: Point) -> int:
@@ -108,9 +110,8 @@ class Experts(Method):
 
     def after_step(self, net: Net, progress: float) -> None:
         for _, masking in _maskings(net):
-            for path in masking.paths:
-                assert isinstance(path, Path)
-                path.settle()
+            for number in range(len(masking.paths)):
+                masking.path(number).settle()
         self._store_masked(net)
 
     def after_epoch(self, net: Net, progress: float) -> None:
@@ -119,11 +120,11 @@ class Experts(Method):
         rate = prune_rate(progress, self.prune)
         found = _maskings(net)
         weights = [conv.weight for conv, _ in found]
-        for mine, other in ((0, 1), (1, 0)):
-            paths = [masking.paths[mine] for _, masking in found]
-            others = [masking.paths[other].units() for _, masking in found]  # type: ignore[operator]
+        for number, other in ((0, 1), (1, 0)):
+            paths = [masking.path(number) for _, masking in found]
+            others = [masking.path(other).units() for _, masking in found]
             blocked = others if self.overlap == "disjoint" else [None] * len(found)
-            rewire(weights, paths, rate, blocked=blocked)  # type: ignore[arg-type]
+            rewire(weights, paths, rate, blocked=blocked)
         self._store_masked(net)
 
     def finish(self, net: Net) -> None:
@@ -139,11 +140,9 @@ class Experts(Method):
 
 def _end(at: Resolved, end: float) -> Resolved:
     """The view of a pass wholly at one end: the settings of other dials as they are."""
-    one = torch.full_like(at.table["robustness"], end)
-    table = {**at.table, "robustness": one}
-    scalars = {**at.scalars, "robustness": end, "path": end, "adversarial": end}
-    memo = None if at.memo is None else at.memo.setdefault(-1 - int(end), {})
-    return replace(at, table=table, scalars=scalars, memo=memo)  # type: ignore[arg-type]
+    robust = bool(end)
+    at = at.turned(robustness=end).with_(PathChoice(second=robust)).with_(NormChoice(adversarial=robust))
+    return at.apart(int(end))
 
 
 def _maskings(net: Net) -> list[tuple[Conv, Masking]]:

@@ -7,7 +7,7 @@ convolutions stay as they are. Source: OAT (Wang et al., NeurIPS 2020, §3.1; Fi
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -23,6 +23,13 @@ from rheostat.runtime.choices import check_choice
 
 PAPER_SUPPORT = (0.0, 0.1, 0.2, 0.3, 0.4, 1.0)
 ENCODINGS = ("cosine", "scalar", "orthogonal")
+
+
+@dataclass(frozen=True)
+class FilmCode:
+    """The code of each setting's λ, (S, d): what the generators take."""
+
+    rows: Tensor
 
 
 class Generator(Modulation):
@@ -43,7 +50,7 @@ class Generator(Modulation):
             nn.init.zeros_(self.out.bias)
 
     def forward(self, scale: Tensor, shift: Tensor, at: Resolved) -> tuple[Tensor, Tensor]:
-        out = self.out(F.leaky_relu(self.hidden(at.table["code"])))
+        out = self.out(F.leaky_relu(self.hidden(at.of(FilmCode).rows)))
         if self.paper:
             out = F.leaky_relu(out)
         width = scale.shape[1]
@@ -117,14 +124,14 @@ class Film(Method):
             norm.modulations.append(Generator(dim, norm.channels, paper=self.initialisation == "paper"))
 
     def derive(self, net: Net, at: Resolved) -> Resolved:
-        level = at.table["robustness"]
+        level = at.robustness.table
         if self.encoding == "scalar":
             code = level[:, None]
         elif self.encoding == "cosine":
             code = cosine_features(level, self.dim)
         else:
             code = self._orthogonal(net, level)
-        return replace(at, table={**at.table, "code": code})
+        return at.with_(FilmCode(code))
 
     def _orthogonal(self, net: Net, level: Tensor) -> Tensor:
         trained = torch.tensor(PAPER_SUPPORT, device=level.device, dtype=level.dtype)
@@ -144,7 +151,7 @@ class Film(Method):
         least = PAPER_SUPPORT[1]
         return (2 * u * least, 2 * u) if u < 0.5 else (least + (2 * u - 1) * (1 - least), 1.0)
 
-    def plan(self, terms: list[Term], batch: int, generator: torch.Generator) -> list[Term]:
+    def plan(self, batch: int, generator: torch.Generator) -> list[Term]:
         """OAT's loss, λ per example: clean rows weigh 1-λ, adversarial ones λ; zero weights are skipped."""
         zeros = -(-batch // 6)
         order = torch.randperm(batch, generator=generator)

@@ -75,11 +75,9 @@ class Masks(Method):
 
 
 def _paths(net: Net) -> list[tuple[Conv, Path]]:
-    found = []
-    for conv in seats(net, Conv):
-        for transform in conv.transforms:
-            if isinstance(transform, Masking):
-                path = transform.paths[0]
-                assert isinstance(path, Path)
-                found.append((conv, path))
-    return found
+    return [
+        (conv, transform.path(0))
+        for conv in seats(net, Conv)
+        for transform in conv.transforms
+        if isinstance(transform, Masking)
+    ]

@@ -20,6 +20,13 @@ from rheostat.points.point import Point
 from rheostat.points.resolved import Resolved
 
 
+def twin_of(net: Net) -> Net:
+    """The robust network that stands beside the standard one."""
+    twin = net.get_submodule("twin")
+    assert isinstance(twin, Net)
+    return twin
+
+
 @dataclass(frozen=True)
 class Mixing(Method):
     """Declares the dial `robustness` λ: logits (1-λ)·f_standard + λ·f_robust.
@@ -39,15 +46,15 @@ class Mixing(Method):
         spec = getattr(net, "spec", None)
         twin = copy.deepcopy(net) if spec is None else build(spec)
         twin.to_layout(net.layout)
-        net.twin = twin
+        net.add_module("twin", twin)
 
-    def plan(self, terms: list[Term], batch: int, generator: torch.Generator) -> list[Term]:
+    def plan(self, batch: int, generator: torch.Generator) -> list[Term]:
         rows = torch.arange(batch)
         return [Term(rows, Point(robustness=0.0)), Term(rows, Point(robustness=1.0), images="adversarial")]
 
     def read(self, net: Net, x: torch.Tensor, at: Resolved, then: Read) -> Output:
         def end(y: torch.Tensor, a: Resolved, which: float) -> Output:
-            return Output(net.twin(y, a)) if which else then(y, a)  # type: ignore[operator]
+            return Output(twin_of(net)(y, a)) if which else then(y, a)
 
         return mixture(x, at, end)
 

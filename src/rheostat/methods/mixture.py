@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -20,12 +21,12 @@ def mixture(x: Tensor, at: Resolved, end: End) -> Output:
 
     Under export every row takes both passes, so that the graph is one for all settings.
     """
-    if "robustness" in at.scalars:  # one setting for the batch
-        level = at.scalars["robustness"]
-        if level in (0.0, 1.0):
-            return end(x, at, level)
-        return _mixed(x, at, at.table["robustness"][:1], end)
-    levels = at.gather(at.table["robustness"]).expand(x.shape[0])
+    level = at.robustness
+    if level.number is not None:
+        if level.number in (0.0, 1.0):
+            return end(x, at, level.number)
+        return _mixed(x, at, level.table[:1], end)
+    levels = at.gather(level.table).expand(x.shape[0])
     if torch.compiler.is_exporting():
         return _mixed(x, at, levels, end)
     return _split(x, at, levels, end)
@@ -44,14 +45,19 @@ def _mixed(x: Tensor, at: Resolved, level: Tensor, end: End) -> Output:
 
 def _split(x: Tensor, at: Resolved, levels: Tensor, end: End) -> Output:
     total: Tensor | None = None
+    taken: Tensor | None = None
     for e, share in ((0.0, 1 - levels), (1.0, levels)):
         rows = share.nonzero()[:, 0]
-        found = _stack(end(x[rows], at.only(rows), e)) * share[rows, None, None]
+        output = end(x[rows], at.only(rows), e)
+        found = _stack(output) * share[rows, None, None]
         if total is None:
             total = found.new_zeros(len(x), *found.shape[1:])
         total = total.index_add(0, rows, found)
+        if output.taken is not None:  # exits are live where every row takes one pass
+            taken = output.taken.new_zeros(len(x)) if taken is None else taken
+            taken = taken.index_copy(0, rows, output.taken)
     assert total is not None
-    return _unstack(total)
+    return replace(_unstack(total), taken=taken)
 
 
 def _stack(output: Output) -> Tensor:

@@ -17,6 +17,7 @@ from rheostat.methods.base import Method, Term
 from rheostat.nets.base import Net
 from rheostat.nn.layers import Conv, Parts, Seat, Transform, append, seats
 from rheostat.nn.masking import active
+from rheostat.points.phase import Phase
 from rheostat.points.point import Point
 from rheostat.points.resolved import Resolved
 from rheostat.runtime.choices import check_choice
@@ -26,6 +27,14 @@ DRAWS = ("frozen", "sampled")
 SCALES = ("linear", "two-sided")
 POOL_SEED = 0
 LEAST_POOL = 1 << 20
+
+
+@dataclass(frozen=True)
+class NoiseLevel:
+    """How much of its noise each setting takes, (S,); `none` where it is known that none takes any."""
+
+    table: Tensor
+    none: bool = False
 
 
 class WeightNoise(Transform):
@@ -46,13 +55,13 @@ class WeightNoise(Transform):
         return F.softplus(self.alpha) if self.kind == "softplus" else self.alpha
 
     def draws(self, at: Resolved) -> bool:
-        return self.draw == "sampled" or at.phase != "eval"
+        return self.draw == "sampled" or at.phase is not Phase.EVAL
 
     def _noise(self, at: Resolved) -> Tensor:
         if not self.draws(at):
             return self.eta
         if self.eta.device.type == "cpu":
-            if at.phase == "eval":
+            if at.phase is Phase.EVAL:
                 return torch.randn(self.eta.shape, generator=at.generator)
             return window(self.eta.shape, at.generator)
         if at.generator is None:
@@ -62,9 +71,10 @@ class WeightNoise(Transform):
         return torch.randn(self.eta.shape, generator=own, device=self.eta.device)
 
     def forward(self, parts: Parts, seat: Seat, x: Tensor, at: Resolved) -> Parts:
-        amount = at.table["noise"]
-        if at.scalars.get("noise") == 0.0:
+        level = at.of(NoiseLevel)
+        if level.none:
             return parts
+        amount = level.table
         sigma = at.once(self, lambda: deviation(seat.weight.detach(), active(seat, at)))
         size = self.strength() * sigma
         eta = self._noise(at)
@@ -141,15 +151,13 @@ class Noise(Method):
             append(conv, WeightNoise(conv.weight, alpha=self.alpha, initial=self.initial, draw=self.draw))
 
     def derive(self, net: Net, at: Resolved) -> Resolved:
-        level = at.table["robustness"]
+        level = at.robustness.table
         if self.scale == "two-sided":
             level = torch.where(level < 0.5, 2 * level, 2 * level - 1)
-        scalars = dict(at.scalars)
-        if at.scalars.get("robustness") == 0.0:
-            scalars["noise"] = 0.0  # known without waiting for a device: no noise at all
-        return replace(at, table={**at.table, "noise": level}, scalars=scalars)
+        # A number is known without waiting for a device.
+        return at.with_(NoiseLevel(level, none=at.robustness.number == 0.0))
 
-    def plan(self, terms: list[Term], batch: int, generator: torch.Generator) -> list[Term]:
+    def extend(self, terms: list[Term]) -> list[Term]:
         if not self.clean_through_adversarial_norm:
             return terms
         return [*terms, *(replace(t, images="clean", weight=0.0) for t in terms if t.images == "adversarial")]

@@ -33,7 +33,7 @@ class Slice(Transform):
     order = 30
 
     def forward(self, parts: Parts, seat: Seat, x: Tensor, at: Resolved) -> Parts:
-        width = at.scalars["width"]
+        width = at.width
         if width == 1.0 and not isinstance(seat, Dense):
             return parts
         head = isinstance(seat, Dense) and seat.head
@@ -51,7 +51,7 @@ class WidthBank(Source):
 
     def chosen(self, at: Resolved) -> Source:
         """The source of this pass's width."""
-        source = self.sources[self.widths.index(at.scalars["width"])]
+        source = self.sources[self.widths.index(at.width)]
         assert isinstance(source, Source)
         return source
 
@@ -71,7 +71,7 @@ class HeadBank(nn.Module):
         self.widths = widths
 
     def forward(self, x: Tensor, at: Resolved) -> Tensor:
-        out: Tensor = self.heads[self.widths.index(at.scalars["width"])](x, at)
+        out: Tensor = self.heads[self.widths.index(at.width)](x, at)
         return out
 
 
@@ -122,7 +122,7 @@ class Slim(Method):
             heads.append(head)
         return HeadBank([*heads, full], self.widths)
 
-    def plan(self, terms: list[Term], batch: int, generator: object) -> list[Term]:
+    def extend(self, terms: list[Term]) -> list[Term]:
         """Every term at every width: the mean over widths of the loss, each attacked at its own."""
         share = 1 / len(self.widths)
         return [

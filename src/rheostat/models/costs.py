@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from rheostat.methods.exits import ExitCommand
 from rheostat.models.tunable import Tunable
 from rheostat.nn.layers import Conv, Dense, kernel
 from rheostat.points.point import Point
@@ -81,16 +82,16 @@ def exit_costs(model: Tunable, point: Point | None = None) -> ExitCosts:
     device = next(model.parameters()).device
     x = torch.zeros(1, *model.net.image, device=device)
 
-    def counted(point: Point, **scalars: float) -> tuple[int, int]:
+    def counted(point: Point, command: ExitCommand | None = None) -> tuple[int, int]:
         at = model.resolve(point, x)
-        at = replace(at, scalars={**at.scalars, **scalars})
+        at = at if command is None else at.with_(command)
         with FlopCounterMode(display=False) as counter:
             model.read(x, at)
         found = counter.get_flop_counts().get("Global", {})
         part = sum(v for k, v in found.items() if "convolution" in str(k))
         return sum(found.values()) // 2, part // 2
 
-    run = [counted(point, leave=float(k)) for k in range(count)]
+    run = [counted(point, ExitCommand(leave=k)) for k in range(count)]
     alone = [counted(point.replace(exit=0.0, depth=k + 1.0)) for k in range(count)]
     return ExitCosts(
         tuple(m for m, _ in run), tuple(m for m, _ in alone), tuple(c for _, c in run), tuple(c for _, c in alone)

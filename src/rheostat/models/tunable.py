@@ -14,11 +14,11 @@ from rheostat.methods.dual import Dual
 from rheostat.nets.base import Net
 from rheostat.points.dial import Dial
 from rheostat.points.dial_map import DialMap
-from rheostat.points.point import Point
-from rheostat.points.resolved import Resolved
+from rheostat.points.phase import Phase
+from rheostat.points.point import Point, Value
+from rheostat.points.resolved import Level, Resolved
+from rheostat.points.settings import distinct
 from rheostat.runtime.choices import nearest
-
-PHASES = ("eval", "attack", "train")
 
 
 class Tunable(nn.Module):
@@ -62,18 +62,19 @@ class Tunable(nn.Module):
         """The point with every dial set: those it does not mention at rest. ValueError on others."""
         dials = self.dials
         given = point or Point()
+        values: dict[str, Value] = {d.name: d.rest for d in dials.values()}
         for name, value in given.items():
             if name not in dials:
                 raise ValueError(f"no dial {name!r}; {nearest(name, dials)}")
-            dials[name].check(value)
-        return Point(**{**{d.name: d.rest for d in dials.values()}, **dict(given)})
+            values[name] = dials[name].checked(value)
+        return Point(**values)
 
     def resolve(
         self,
         point: Point | None,
         x: Tensor,
         *,
-        phase: str = "eval",
+        phase: Phase = Phase.EVAL,
         generator: torch.Generator | None = None,
         across: bool = False,
         memo: bool = False,
@@ -83,49 +84,27 @@ class Tunable(nn.Module):
         Distinct per-example settings become a table and an index; under export the table is the
         batch. `memo` keeps tables between the passes of one attack, without gradients to weights.
         """
-        if phase not in PHASES:
-            raise ValueError(f"no phase {phase!r}; {nearest(phase, PHASES)}")
-        values = self.checked(point)
-        tensors = {k: v for k, v in values.items() if isinstance(v, Tensor)}
-        scalars = {k: v for k, v in values.items() if not isinstance(v, Tensor)}
-        rows: Tensor | None = None
-        table: dict[str, Tensor] = {}
-        size = 1
-        if tensors:
-            for name, value in tensors.items():
-                if value.shape[0] != x.shape[0]:
-                    raise ValueError(f"dial {name!r} has {value.shape[0]} values for {x.shape[0]} examples")
-            if torch.compiler.is_exporting():
-                table = {k: v.to(x.device, torch.float32) for k, v in tensors.items()}
-                size = x.shape[0]
+        if not isinstance(phase, Phase):  # a string would quietly be an evaluation
+            raise ValueError(f"a phase is one of {', '.join(map(str, Phase))}, given {phase!r}")
+        dials, values = self.dials, self.checked(point)
+        by_row = {k: v for k, v in values.items() if isinstance(v, Tensor)}
+        numbers = {k: v for k, v in values.items() if not isinstance(v, Tensor)}
+        tables, rows = distinct(by_row, dials, x) if by_row else ({}, None)
+        size = next((t.shape[0] for t in tables.values()), 1)
+        blend: Tensor | None = None
+        if phase is Phase.EVAL and self.dial_map is not None:
+            if "robustness" in tables:
+                tables["robustness"], blend = self.dial_map(tables["robustness"])
             else:
-                stacked = torch.stack([v.to(torch.float32) for v in tensors.values()])
-                self._in_range(tensors)
-                if len(stacked) == 1:  # the same, without the dear sorting of columns
-                    values, place = stacked[0].unique(return_inverse=True)
-                    distinct = values[None]
-                else:
-                    distinct, place = stacked.unique(dim=1, return_inverse=True)
-                size = distinct.shape[1]
-                table = {k: distinct[i].to(x.device) for i, k in enumerate(tensors)}
-                rows = place.to(x.device) if size > 1 else None
-        mapped = phase == "eval" and self.dial_map is not None
-        if mapped and self.dial_map is not None and "robustness" in scalars:
-            scalars["robustness"], blend = self.dial_map.number(scalars["robustness"])
-            table["blend"] = torch.full((size,), blend, device=x.device)
-        elif mapped and self.dial_map is not None:
-            table["robustness"], table["blend"] = self.dial_map(table["robustness"])
-        for name, number in scalars.items():
-            if not self.dials[name].structural:
-                table[name] = torch.full((size,), number, device=x.device)
-        at = Resolved(table, scalars, rows, phase, generator, across, memo={} if memo else None)
+                numbers["robustness"], share = self.dial_map.number(numbers["robustness"])
+                blend = torch.full((size,), share, device=x.device)
+        levels = {k: Level(t) for k, t in tables.items()}
+        for name, number in numbers.items():
+            if not dials[name].structural:
+                levels[name] = Level(torch.full((size,), number, device=x.device), number)
+        settings = {k: v for k, v in numbers.items() if dials[k].structural}
+        at = Resolved(settings, levels, rows, blend, phase, generator, across, memo={} if memo else None)
         return self.method.derive(self.net, at)
-
-    def _in_range(self, tensors: dict[str, Tensor]) -> None:
-        for name, value in tensors.items():
-            dial = self.dials[name]
-            for bad in value[(value < dial.low) | (value > dial.high)][:1].tolist():
-                raise ValueError(f"dial {name!r} takes values from {dial.low:g} to {dial.high:g}, given {bad:g}")
 
     def read(self, x: Tensor, at: Resolved) -> Output:
         """One pass at a resolved point: logits, and side exits if the method has any."""
@@ -155,7 +134,7 @@ class Tunable(nn.Module):
         For comparison with dedicated models ("at-0"); the view has no dial map.
         """
         dual = self.method.find(Dual)
-        if not isinstance(dual, Dual):
+        if dual is None:
             raise ValueError("this model has no dual norm to choose between")
         view = copy.copy(self)
         view.method = self.method.replaced(dual, replace(dual, between=rule))
@@ -169,7 +148,7 @@ class Tunable(nn.Module):
         *,
         loss: str = "ce",
         form: str = "direct",
-        phase: str = "eval",
+        phase: Phase = Phase.EVAL,
         generator: torch.Generator | None = None,
     ) -> Objective | Candidates:
         """What an attack maximises at a point: labels (B,), the point's tensors one per label.

@@ -78,7 +78,7 @@ class Place:
 
 def places(net: Net) -> list[Place]:
     """What each block of a network yields; by one pass, before any method is installed."""
-    at = Resolved({}, {})
+    at = Resolved()
     with torch.no_grad():
         shapes = [f.shape[1:] for f in net.features(torch.zeros(1, *net.image), at)]
     stages = [s for s, count in enumerate(net.stages) for _ in range(count)]

@@ -72,8 +72,13 @@ def _summed(parts: Parts, product: Callable[[Tensor], Tensor], at: Resolved) -> 
     return total
 
 
-class Conv(nn.Conv2d):
-    """Convolution seat. `exact` keeps it in fp32 under autocast (the first layer, which sees δ)."""
+class Conv(nn.Module):
+    """Convolution seat: the weights, initialisation and geometry of `nn.Conv2d`, called with a point.
+
+    `exact` keeps it in fp32 under autocast (the first layer, which sees δ).
+    """
+
+    bias: Tensor | None
 
     def __init__(
         self,
@@ -88,11 +93,19 @@ class Conv(nn.Conv2d):
         bias: bool = False,
         exact: bool = False,
     ) -> None:
-        super().__init__(in_channels, out_channels, kernel_size, stride, padding, dilation, groups=groups, bias=bias)
+        super().__init__()
+        plain = nn.Conv2d(in_channels, out_channels, kernel_size, stride, padding, dilation, groups=groups, bias=bias)
+        self.in_channels, self.out_channels, self.groups = in_channels, out_channels, groups
+        self.kernel_size, self.stride = _pair(kernel_size), _pair(stride)
+        self.padding, self.dilation = _pair(padding), _pair(dilation)
+        self.weight, self.bias = plain.weight, plain.bias
         self.exact = exact
         self.transforms = nn.ModuleList()
 
-    def forward(self, x: Tensor, at: Resolved) -> Tensor:  # type: ignore[override]
+    def extra_repr(self) -> str:
+        return f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}, stride={self.stride}"
+
+    def forward(self, x: Tensor, at: Resolved) -> Tensor:
         """(B, C, H, W) → (B, C', H', W'). Fewer channels may come in than the seat has (slimming)."""
         if self.exact and torch.is_autocast_enabled(x.device.type):
             with torch.autocast(x.device.type, enabled=False):
@@ -133,15 +146,28 @@ class Conv(nn.Conv2d):
         )
 
 
-class Dense(nn.Linear):
-    """Fully connected seat; `head` marks the last one, whose outputs are the classes."""
+def _pair(size: Size) -> tuple[int, int]:
+    return (size, size) if isinstance(size, int) else (size[0], size[1])
+
+
+class Dense(nn.Module):
+    """Fully connected seat, with the weights and initialisation of `nn.Linear`.
+
+    `head` marks the last one, whose outputs are the classes.
+    """
 
     def __init__(self, in_features: int, out_features: int, *, head: bool = False) -> None:
-        super().__init__(in_features, out_features)
+        super().__init__()
+        plain = nn.Linear(in_features, out_features)
+        self.in_features, self.out_features = in_features, out_features
+        self.weight, self.bias = plain.weight, plain.bias
         self.head = head
         self.transforms = nn.ModuleList()
 
-    def forward(self, x: Tensor, at: Resolved) -> Tensor:  # type: ignore[override]
+    def extra_repr(self) -> str:
+        return f"{self.in_features}, {self.out_features}"
+
+    def forward(self, x: Tensor, at: Resolved) -> Tensor:
         """(B, F) → (B, F')."""
         if not self.transforms:
             return F.linear(x, self.weight, self.bias)

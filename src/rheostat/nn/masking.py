@@ -6,7 +6,8 @@ density is fixed, the density of each layer learned from a running average of th
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -15,9 +16,17 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from rheostat.nn.layers import Parts, Seat, Transform
+from rheostat.points.phase import Phase
 from rheostat.points.resolved import Resolved
 
 BETA = 0.9
+
+
+@dataclass(frozen=True)
+class PathChoice:
+    """Which of the two paths of a seat a whole pass takes: the second (adversarial), or the first."""
+
+    second: bool
 
 
 class _Masked(torch.autograd.Function):
@@ -34,6 +43,9 @@ class _Masked(torch.autograd.Function):
         path: Path = ctx.path
         path.pending.add_(grad)
         return grad * path.mask, None
+
+
+_masked: Callable[[Tensor, Path], Tensor] = _Masked.apply
 
 
 class Path(nn.Module):
@@ -55,11 +67,11 @@ class Path(nn.Module):
         self.register_buffer("average", torch.zeros(weight.shape))
         self.register_buffer("pending", torch.zeros(weight.shape), persistent=False)
 
-    def apply(self, weight: Tensor, at: Resolved) -> Tensor:  # type: ignore[override]
+    def masked(self, weight: Tensor, at: Resolved) -> Tensor:
         """The masked weight. Only training passes feed the average: attacks add nothing to it."""
-        if at.phase != "train" or not torch.is_grad_enabled():
+        if at.phase is not Phase.TRAIN or not torch.is_grad_enabled():
             return weight * self.mask
-        return _Masked.apply(weight, self)  # type: ignore[no-untyped-call]
+        return _masked(weight, self)
 
     @torch.no_grad()
     def settle(self) -> None:
@@ -103,7 +115,7 @@ class ChannelPath(Path):
 
 
 class Masking(Transform):
-    """One or two paths of a seat; `choose` says which one a pass takes."""
+    """One or two paths of a seat; a `PathChoice` says which of two a pass takes."""
 
     order = 20
 
@@ -111,23 +123,26 @@ class Masking(Transform):
         super().__init__()
         self.paths = nn.ModuleList(paths)
 
-    def chosen(self, at: Resolved) -> Path:
-        """The path of this pass: the second where the pass is an expert's adversarial one."""
-        second = len(self.paths) > 1 and at.scalars["path"] == 1.0
-        path = self.paths[1 if second else 0]
+    def path(self, number: int) -> Path:
+        """One of the paths."""
+        path = self.paths[number]
         assert isinstance(path, Path)
         return path
+
+    def chosen(self, at: Resolved) -> Path:
+        """The path of this pass."""
+        return self.path(int(len(self.paths) > 1 and at.of(PathChoice).second))
 
     def mask(self, at: Resolved) -> Tensor:
         return self.chosen(at).mask
 
     def forward(self, parts: Parts, seat: Seat, x: Tensor, at: Resolved) -> Parts:
         path = self.chosen(at)
-        return tuple((path.apply(w, at), amount) for w, amount in parts)
+        return tuple((path.masked(w, at), amount) for w, amount in parts)
 
     def union(self) -> Tensor:
         """Places that any path uses."""
-        return torch.stack([p.mask for p in self.paths]).amax(0)  # type: ignore[misc]
+        return torch.stack([self.path(i).mask for i in range(len(self.paths))]).amax(0)
 
 
 def active(seat: Seat, at: Resolved) -> Tensor | None:

@@ -7,6 +7,7 @@ training it is one normalisation and one affine map.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -23,6 +24,13 @@ class Modulation(nn.Module):
 
     def forward(self, scale: Tensor, shift: Tensor, at: Resolved) -> tuple[Tensor, Tensor]:
         raise TypeError(f"{type(self).__name__} does not say how it modulates a norm")
+
+
+@dataclass(frozen=True)
+class NormChoice:
+    """Which set of a norm bank a whole pass takes: the adversarial one, or the clean one."""
+
+    adversarial: bool
 
 
 class Source(nn.Module):

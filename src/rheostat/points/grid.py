@@ -3,34 +3,43 @@
 from __future__ import annotations
 
 import itertools
+import math
 
 from rheostat.points.point import Point
+
+HOW = "write robustness=0.3, robustness=0,0.5,1 or robustness=0:1:0.1"
 
 
 def parse_grid(text: str) -> list[Point]:
     """Points from a CLI text: `robustness=0:1:0.1`, `robustness=0,0.5,1 width=0.5` (all pairs).
 
-    A dial is followed by one number, a comma list, or `first:last:step` (both ends included).
+    A dial is followed by one number, a comma list, or `first:last:step` (both ends included). An empty
+    text is the rest point. ValueError names the word that is no dial, gives no value or repeats a dial.
     """
-    axes: list[list[tuple[str, float]]] = []
+    axes: dict[str, list[float]] = {}
     for word in text.replace(";", " ").split():
         name, sign, given = word.partition("=")
-        try:
-            if not sign:
-                raise ValueError
-            values: list[float] = []
-            for part in given.split(","):
-                if ":" in part:
-                    first, last, step = (float(v) for v in part.split(":"))
-                    if step <= 0:
-                        raise ValueError
-                    count = int((last - first) / step + 1e-6) + 1
-                    values += [round(first + i * step, 9) for i in range(count)]
-                else:
-                    values.append(float(part))
-        except ValueError:
-            raise ValueError(
-                f"cannot read {word!r} as a dial; write robustness=0.3, robustness=0,0.5,1 or robustness=0:1:0.1"
-            ) from None
-        axes.append([(name, v) for v in values])
-    return [Point(**dict(combination)) for combination in itertools.product(*axes)]
+        if not sign or not name.isidentifier():
+            raise ValueError(f"cannot read {word!r} as a dial; {HOW}")
+        if name in axes:
+            raise ValueError(f"the dial {name!r} is given twice in {text!r}; {HOW}")
+        axes[name] = [value for part in given.split(",") for value in _values(word, part)]
+    return [Point(**dict(zip(axes, chosen, strict=True))) for chosen in itertools.product(*axes.values())]
+
+
+def _values(word: str, part: str) -> list[float]:
+    """The values of a number or of `first:last:step`; ValueError where there are none."""
+    if not part:
+        raise ValueError(f"{word!r} gives no value; {HOW}")
+    try:
+        numbers = [float(v) for v in part.split(":")]
+    except ValueError:
+        raise ValueError(f"cannot read {word!r} as a dial; {HOW}") from None
+    if not all(map(math.isfinite, numbers)) or len(numbers) not in (1, 3):
+        raise ValueError(f"cannot read {word!r} as a dial; {HOW}")
+    if len(numbers) == 1:
+        return numbers
+    first, last, step = numbers
+    if step <= 0 or last < first:
+        raise ValueError(f"cannot read {word!r}: {part} is an empty grid; it rises by a step above 0")
+    return [round(first + i * step, 9) for i in range(int((last - first) / step + 1e-6) + 1)]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 import torch
 from torch import Tensor
@@ -34,6 +34,9 @@ class Point(Mapping[str, Value]):
             else:
                 kept[name] = float(value)
         object.__setattr__(self, "_values", kept)
+
+    def __reduce__(self) -> tuple[Callable[[dict[str, Value]], Point], tuple[dict[str, Value]]]:
+        return _rebuilt, (dict(self._values),)
 
     def __setattr__(self, name: str, value: object) -> None:
         raise AttributeError("a Point is immutable; make a new one with point.replace(...)")
@@ -83,3 +86,12 @@ class Point(Mapping[str, Value]):
     def label(self) -> str:
         """A short text for tables and plots: `robustness=0.3 width=0.5`."""
         return " ".join(f"{k}={v:g}" for k, v in self.numbers().items()) or "rest"
+
+
+def _rebuilt(values: dict[str, Value]) -> Point:
+    """A point from its copied or stored values."""
+    return Point(**values)
+
+
+# A point is a name and a value for each dial and runs no code: torch.load may read it by default.
+torch.serialization.add_safe_globals([_rebuilt])

@@ -1,45 +1,109 @@
 """A resolved point: what the layers of one forward pass see.
 
-The distinct settings of the batch are a table; every row has the index of its setting.
+The distinct settings of a batch are a table; every row has the index of its setting. What a method
+derives from the point for its own layers is a value of a type of its own, and is reached by that type.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
+from rheostat.points.phase import Phase
+
 T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Level:
+    """The values of one dial over the S settings of a pass.
+
+    `table` is (S,), fp32, on the device of the pass. `number` is the value where it is one Python number
+    for the whole batch, so that it is known without waiting for a device; else None.
+    """
+
+    table: Tensor
+    number: float | None = None
 
 
 @dataclass(frozen=True)
 class Resolved:
     """One forward pass's view of a point; made by `Tunable.resolve`, read by layers.
 
-    `table` maps a dial, or a quantity a method derives from dials, to an (S, ...) tensor over the S
-    distinct settings of the batch. `rows` is the (B,) place of each row's setting, or None where the
-    table broadcasts as it is (S = 1, or S = B). `scalars` holds what is one number for the whole
-    batch. `phase` is "eval", "train" (batch statistics) or "attack" (running statistics, but the
-    norm set that training takes): what kind of pass this is is an argument, not module state.
-    `across` sums statistics over all ranks. `memo`, where present, keeps what only depends on the
-    point and the weights between the passes of one attack, without gradients to the weights.
+    `settings` has the structural dials by name, one number for the whole batch each; `levels` all other
+    dials, a value per setting. `rows` is the (B,) index of each row's setting, or None where the tables
+    broadcast as they are (S = 1, or S = B). `blend` is the (S,) share of the adversarial norm set, where
+    the model has two. `derived` holds what methods derived, one value a type (see `of` and `with_`).
+    `phase` is what kind of pass this is: an argument, not module state. `across` sums statistics over
+    all ranks. `memo`, where present, keeps what only depends on the point and the weights between the
+    passes of one attack, without gradients to the weights.
     """
 
-    table: Mapping[str, Tensor]
-    scalars: Mapping[str, float]
+    settings: Mapping[str, float] = field(default_factory=dict)
+    levels: Mapping[str, Level] = field(default_factory=dict)
     rows: Tensor | None = None
-    phase: str = "eval"
+    blend: Tensor | None = None
+    phase: Phase = Phase.EVAL
     generator: torch.Generator | None = None
     across: bool = False
-    memo: dict[int, object] | None = field(default=None, repr=False)
+    derived: tuple[object, ...] = ()
+    memo: dict[int, Any] | None = field(default=None, repr=False)
 
     @property
     def training(self) -> bool:
         """Whether this pass normalises by the statistics of its own rows."""
-        return self.phase == "train"
+        return self.phase is Phase.TRAIN
+
+    @property
+    def robustness(self) -> Level:
+        """λ. A method that reads it says so in `Method.reads`, so that some method declares the dial."""
+        return self.levels["robustness"]
+
+    @property
+    def width(self) -> float:
+        """The share of the channels that run; 1 where no method declares the dial."""
+        return self.settings.get("width", 1.0)
+
+    def get(self, kind: type[T]) -> T | None:
+        """The derived value of a type, or None."""
+        for value in self.derived:
+            if isinstance(value, kind):
+                return value
+        return None
+
+    def of(self, kind: type[T]) -> T:
+        """The derived value of a type; LookupError where no method of this pass derives one."""
+        value = self.get(kind)
+        if value is None:
+            raise LookupError(f"no method of this pass derives a {kind.__name__}")
+        return value
+
+    def with_(self, value: object) -> Resolved:
+        """This view with a derived value, in place of the one of the same type."""
+        return replace(self, derived=(*(v for v in self.derived if type(v) is not type(value)), value))
+
+    def turned(self, **dials: float) -> Resolved:
+        """This view with some of its dials at one number for the whole batch.
+
+        Derived values and `blend` stay: they are the caller's to exchange.
+        """
+        levels = {
+            name: Level(torch.full_like(self.levels[name].table, number), number)
+            for name, number in dials.items()
+            if name in self.levels
+        }
+        settings = {name: number for name, number in dials.items() if name not in self.levels}
+        return replace(self, settings={**self.settings, **settings}, levels={**self.levels, **levels})
+
+    def apart(self, number: int) -> Resolved:
+        """This view with a memo of its own: one of several passes that an attack makes of each image."""
+        if self.memo is None:
+            return self
+        return replace(self, memo=self.memo.setdefault(-1 - number, {}))
 
     def gather(self, values: Tensor) -> Tensor:
         """(S, ...) values of the settings → (B, ...) values of the rows (or a broadcastable (1, ...))."""
@@ -53,11 +117,12 @@ class Resolved:
         if key not in self.memo:
             with torch.no_grad():
                 self.memo[key] = compute()
-        return self.memo[key]  # type: ignore[return-value]
+        kept: T = self.memo[key]
+        return kept
 
     def only(self, rows: Tensor) -> Resolved:
         """The same view for some rows of the batch."""
         if self.rows is not None:
             return replace(self, rows=self.rows[rows])
-        size = next((len(t) for t in self.table.values()), 1)
+        size = next((level.table.shape[0] for level in self.levels.values()), 1)
         return self if size == 1 else replace(self, rows=rows.to(torch.long))

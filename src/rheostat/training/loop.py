@@ -19,7 +19,6 @@ from rheostat.calibration.dial import calibrate_dial
 from rheostat.calibration.exit_policy import fit_policy
 from rheostat.data import Splits
 from rheostat.data.splits import subset
-from rheostat.methods.base import everything
 from rheostat.models import artifact
 from rheostat.models.tunable import Tunable
 from rheostat.runtime.distributed import Ranks, device_named, join
@@ -113,7 +112,7 @@ class _Run:
         assert isinstance(model, Tunable)
         number = progress.step
         images, labels = batches(self.train_set, self.recipe, number, self.per_epoch, self.step.ranks)
-        terms = model.method.plan(everything(t.batch), t.batch, stream(t.seed, "plan", number))
+        terms = model.method.plan(t.batch, stream(t.seed, "plan", number))
         for group in state.optimiser.param_groups:
             group["lr"] = learning_rate(self.recipe, number, self.total)
         state.optimiser.zero_grad(set_to_none=False)

@@ -14,6 +14,7 @@ from rheostat import data
 from rheostat.attacks import Attack, Objective, training_step_size
 from rheostat.methods.base import Output, Term, row_loss
 from rheostat.models.tunable import Tunable
+from rheostat.points.phase import Phase
 from rheostat.runtime.distributed import Ranks
 from rheostat.runtime.seeding import stream
 from rheostat.training.awp import perturb, restore
@@ -93,7 +94,7 @@ class Step:
             term.at,
             loss=self.attack.loss,
             form=term.objective,
-            phase="attack",
+            phase=Phase.ATTACK,
             generator=stream(*seed, "noise"),
         )
         if self.trades is not None:
@@ -118,17 +119,17 @@ class Step:
             x, y = images[rows], labels[rows]
             groups.append((term, x, self.perturbed(term, x, y, (*seed, i), share), y))
         if not self.awp:
-            return self._pass(groups, batch, seed, phase="train")
+            return self._pass(groups, batch, seed, phase=Phase.TRAIN)
         parameters = list(self.model.parameters())
         # Not a pass of training: it moves no running statistic and no learned mask.
         attacked = [g if g[0].images != "clean" else None for g in groups]
-        self._pass(attacked, batch, seed, phase="attack")
+        self._pass(attacked, batch, seed, phase=Phase.ATTACK)
         self.ranks.sum_gradients(parameters)
         moved = perturb(parameters, self.awp)
         for parameter in parameters:
             assert parameter.grad is not None
             parameter.grad.zero_()
-        sums = self._pass(groups, batch, seed, phase="train")
+        sums = self._pass(groups, batch, seed, phase=Phase.TRAIN)
         restore(moved)
         return sums
 
@@ -138,7 +139,7 @@ class Step:
         batch: int,
         seed: tuple[object, ...],
         *,
-        phase: str,
+        phase: Phase,
     ) -> dict[str, float]:
         """Forward and backward of every term: (term, its images, what they became, labels)."""
         sums = {"loss": 0.0, "clean": 0.0, "clean_n": 0, "robust": 0.0, "robust_n": 0}
