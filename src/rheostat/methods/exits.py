@@ -17,6 +17,7 @@ from rheostat.attacks import Candidates, Objective
 from rheostat.attacks import multi_exit as forms
 from rheostat.attacks.objective import Loss
 from rheostat.methods.base import Attacked, Form, Method, Output, Read, Term
+from rheostat.methods.composition import register
 from rheostat.nets.base import Net
 from rheostat.nets.heads import HEADS, default_positions, exits_of
 from rheostat.points.dial import Dial
@@ -27,6 +28,7 @@ from rheostat.runtime.choices import check_choice
 DEFENCES = ("none", "main", "average", "max-average", "routed")
 
 
+@register
 @dataclass(frozen=True)
 class Exits(Method):
     """Declares `exit` and `depth`, both structural.
