@@ -211,7 +211,7 @@ def sweep(times: int, which: str = "oat-digits", images: int = 500) -> list[dict
     x, y = data.to_pixels(test.images), test.labels
     eps = about.threat["eps"]
     points = [Point(robustness=i / 10) for i in range(11)]
-    attack = Attack("pgd20", eps, 20)
+    attack = Attack("pgd", eps, 20)
     values, warmer, ours, theirs, speed = [], [], [], [], []
     for number in range(times):
         start = time.perf_counter()

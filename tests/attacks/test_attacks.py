@@ -8,8 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from rheostat.attacks import LOSSES, Attack, Objective, fgsm, n_fgsm, named, objective_of
-from rheostat.attacks.pgd import pgd, project, training_step_size
+from rheostat.attacks import LOSSES, Attack, Objective, named, objective_of, project, training_step_size
+from rheostat.attacks.fgsm import fgsm
+from rheostat.attacks.n_fgsm import n_fgsm
+from rheostat.attacks.pgd import pgd
 
 
 class Linear(nn.Module):
@@ -151,10 +153,10 @@ def test_names_budgets_and_mistakes() -> None:
     assert training_step_size(8 / 255, 7) == pytest.approx(10 / 255 / 7)
     assert training_step_size(0.3, 7) == pytest.approx((0.3 + 4 / 255) / 7)
     for bad in ("pgd", "pgd0", "pgd20-crossentropy", "apgdx"):
-        with pytest.raises(ValueError, match="allowed: fgsm"):
+        with pytest.raises(ValueError, match="allowed: apgd-ce"):
             named(bad, eps=0.1)
     with pytest.raises(ValueError, match="did you mean 'linf'"):
-        Attack("pgd5", 0.1, norm="linff")
+        Attack("pgd", 0.1, norm="linff")
     with pytest.raises(ValueError, match="must not be negative"):
-        Attack("pgd5", -0.1)
+        Attack("pgd", -0.1)
     assert torch.equal(project(torch.tensor([[[[3.0]]]]), 1.0, "l2"), torch.ones(1, 1, 1, 1))

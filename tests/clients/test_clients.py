@@ -30,7 +30,7 @@ def sample(digits) -> Dataset:
 def case(request, sample):
     model = rheostat.load("oat-digits")
     point = Point(robustness=request.param)
-    ours = [outcome(model, point, sample, Attack("pgd20", EPS, STEPS), seed=s) for s in SEEDS]
+    ours = [outcome(model, point, sample, Attack("pgd", EPS, STEPS), seed=s) for s in SEEDS]
     return model.at(point), sum(share(o.robust) for o in ours) / 3, share(ours[0].clean)
 
 

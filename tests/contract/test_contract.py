@@ -111,7 +111,7 @@ def test_an_attack_leaves_no_trace_and_stays_in_bounds(model: Tunable, norm: str
     model.zero_grad()
     for phase in (Phase.EVAL, Phase.ATTACK):
         for point in grid(model):
-            attack = Attack("pgd3", 0.1, 3, norm=norm, restarts=2)
+            attack = Attack("pgd", 0.1, 3, norm=norm, restarts=2)
             objective = model.objective(y, point, phase=phase)
             moved = attack(objective, x, torch.Generator().manual_seed(0))
             delta = (moved - x).flatten(1)

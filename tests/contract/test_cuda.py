@@ -79,7 +79,7 @@ def test_bf16_trains_like_fp32(paper: str, compiled: bool, device: torch.device,
 def test_robust_accuracy_agrees_within_half_a_point(device: torch.device) -> None:
     model, about = artifact.load_with("oat-digits")
     _, test = data.load("digits")
-    attack = Attack("pgd20", about.threat["eps"], 20)
+    attack = Attack("pgd", about.threat["eps"], 20)
     found = []
     for place in (torch.device("cpu"), device):
         there = model.to(place)

@@ -131,6 +131,12 @@ def test_a_net_too_large_for_an_image_names_itself_and_the_least_size() -> None:
         ({"name": "resnet", "depth": 21}, "allowed: 8, 14, 18, 20"),
         ({"name": "wide_resnet", "depth": 17}, "6n"),
         ({"name": "resnet", "base_width": -1}, "base_width"),
+        ({"name": "resnet", "base_width": 0}, "resnet: base_width must be positive, given 0"),
+        ({"name": "resnet", "depth": 18, "base_width": 0}, "base_width must be positive"),
+        ({"name": "resnet", "classes": 0}, "classes must be positive"),
+        ({"name": "wide_resnet", "widen": 0}, "wide_resnet: widen must be positive"),
+        ({"name": "small_cnn", "base_width": 0}, "small_cnn: base_width must be positive"),
+        ({"name": "mobilenet_v2", "width": 0.0}, "mobilenet_v2: width must be positive"),
     ],
 )
 def test_an_impossible_net_is_named(spec: dict[str, object], message: str) -> None:

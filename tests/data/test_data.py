@@ -12,9 +12,7 @@ import pytest
 import torch
 
 from rheostat import data
-from rheostat.data import DataError, cifar, idx, make_splits, others, stratified, subset
-from rheostat.data import augment
-from rheostat.data.downloads import REMOTES
+from rheostat.data import DataError, augment, cifar, idx, make_splits, stl10, stratified, subset, svhn, tiny_imagenet
 
 RNG = np.random.default_rng(0)
 
@@ -96,17 +94,17 @@ def cifar_folder(tmp_path: Path, monkeypatch, *, python: bool) -> Path:
 @pytest.mark.parametrize("python", [True, False])
 def test_cifar10_and_its_damage(tmp_path: Path, monkeypatch, python: bool) -> None:
     folder = cifar_folder(tmp_path, monkeypatch, python=python)
-    train, test = cifar.cifar10(folder, False)
+    train, test = cifar.cifar10(folder)
     assert (len(train), len(test), train.image) == (50_000, 10_000, (3, 32, 32))
     assert train.labels[:11].tolist() == [*range(10), 0]
     name = "cifar-10-batches-py/data_batch_3" if python else "cifar-10-batches-bin/data_batch_3.bin"
     whole = (folder / name).read_bytes()
     (folder / name).write_bytes(whole[:-1000])
     with pytest.raises(DataError, match="data_batch_3"):
-        cifar.cifar10(folder, False)
+        cifar.cifar10(folder)
     (folder / name).unlink()
     with pytest.raises(DataError, match="no data_batch_3"):
-        cifar.cifar10(folder, False)
+        cifar.cifar10(folder)
 
 
 class Bomb:
@@ -137,7 +135,7 @@ def test_cifar100_binary(tmp_path: Path) -> None:
         table = np.zeros((n, 3074), np.uint8)
         table[:, 0], table[:, 1] = 3, np.arange(n) % 100
         (inside / f"{name}.bin").write_bytes(table.tobytes())
-    train, test = cifar.cifar100(tmp_path, False)
+    train, test = cifar.cifar100(tmp_path)
     assert len(train.classes) == 100
     assert train.labels[98:102].tolist() == [98, 99, 0, 1]
     assert len(test) == 10_000
@@ -150,15 +148,15 @@ def test_svhn(tmp_path: Path) -> None:
         images = RNG.integers(0, 256, (32, 32, 3, n), dtype=np.uint8)
         labels = (np.arange(n) % 10 + 1)[:, None].astype(np.uint8)
         savemat(tmp_path / f"{half}_32x32.mat", {"X": images, "y": labels})
-    train, _ = others.svhn(tmp_path, False)
+    train, _ = svhn.read(tmp_path)
     assert train.labels[:10].tolist() == [1, 2, 3, 4, 5, 6, 7, 8, 9, 0]
     assert train.image == (3, 32, 32)
     savemat(tmp_path / "test_32x32.mat", {"X": np.zeros((32, 32, 3, 2)), "y": np.ones((2, 1))})
     with pytest.raises(DataError, match="float64, expected"):
-        others.svhn(tmp_path, False)
+        svhn.read(tmp_path)
     (tmp_path / "test_32x32.mat").write_bytes(b"MATLAB")
     with pytest.raises(DataError, match=r"test_32x32.mat: not a whole"):
-        others.svhn(tmp_path, False)
+        svhn.read(tmp_path)
 
 
 def test_stl10(tmp_path: Path) -> None:
@@ -167,12 +165,12 @@ def test_stl10(tmp_path: Path) -> None:
         images[0, 0, 5, 0] = 9  # column-major: column 5, row 0
         (tmp_path / f"{half}_X.bin").write_bytes(images.tobytes())
         (tmp_path / f"{half}_y.bin").write_bytes(bytes([1, 2, 10, 1]))
-    train, _ = others.stl10(tmp_path, False)
+    train, _ = stl10.read(tmp_path)
     assert int(train.images[0, 0, 0, 5]) == 9
     assert train.labels.tolist() == [0, 1, 9, 0]
     (tmp_path / "test_X.bin").write_bytes(b"\0" * 100)
     with pytest.raises(DataError, match="expected 110592"):
-        others.stl10(tmp_path, False)
+        stl10.read(tmp_path)
 
 
 def write_png(path: Path, size: int = 8, value: int = 0) -> None:
@@ -202,11 +200,11 @@ def test_folders_and_tiny_imagenet(tmp_path: Path) -> None:
     write_png(root / "val" / "images" / "val_0.png", 64)
     (root / "wnids.txt").write_text("n02\nn01\n")
     (root / "val" / "val_annotations.txt").write_text("val_0.png\tn02\t0\t0\t1\t1\n")
-    train, test = others.tiny_imagenet(tmp_path / "tiny", False)
+    train, test = tiny_imagenet.read(tmp_path / "tiny")
     assert (train.labels.tolist(), test.labels.tolist()) == ([0, 1], [1])
     (root / "val" / "val_annotations.txt").write_text("val_0.png\tn03\n")
     with pytest.raises(DataError, match="line 1 names no known class"):
-        others.tiny_imagenet(tmp_path / "tiny", False)
+        tiny_imagenet.read(tmp_path / "tiny")
 
 
 def test_splits_are_disjoint_stratified_and_deterministic() -> None:
@@ -241,7 +239,7 @@ def test_augmentation_is_a_crop_of_the_padded_image_and_shares_a_batch() -> None
 
 
 def test_every_remote_has_a_checksum_of_an_md5() -> None:
-    for remotes in REMOTES.values():
+    for remotes in (source.remotes for source in data.DATASETS.values()):
         assert all(len(r.md5) == 32 and int(r.md5, 16) for r in remotes)
 
 
@@ -252,3 +250,26 @@ def test_the_real_files_have_the_published_checksums(real_data: Path, name: str)
     assert (len(train), len(test)) == (60_000, 10_000)
     assert train.labels.bincount().min() > 5000
     assert idx.DIGITS[0] == "0"
+
+
+def test_a_download_that_failed_is_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import pooch
+
+    asked: list[str] = []
+
+    def retrieve(url: str, *, path: Path, fname: str, **_: object) -> None:
+        asked.append(fname)
+        Path(path).mkdir(exist_ok=True)
+        if len(asked) == 2:
+            raise OSError("no route")
+        (Path(path) / fname).touch()
+
+    monkeypatch.setattr(pooch, "retrieve", retrieve)
+    (tmp_path / "svhn").mkdir()  # an empty folder is no data set
+    with pytest.raises(DataError, match="could not download"):
+        data.load("svhn", folder=tmp_path, verify=False)
+    with pytest.raises(DataError, match=r"not a whole \.mat file"):
+        data.load("svhn", folder=tmp_path, verify=False)
+    assert asked == ["train_32x32.mat", "test_32x32.mat"] * 2
+    assert sorted(p.name for p in (tmp_path / "svhn").iterdir()) == ["test_32x32.mat", "train_32x32.mat"]
+    assert not (tmp_path / "svhn.part").exists()

@@ -128,7 +128,7 @@ def test_anytime_yields_every_exit_and_nothing_runs_ahead() -> None:
 def test_max_average_is_never_below_its_candidates() -> None:
     model, fit = varied()
     x, y = data.to_pixels(fit.images), fit.labels
-    attack = Attack("pgd5", 0.05, 5)
+    attack = Attack("pgd", 0.05, 5)
     score = model.objective(y, LIVE, form="average")
     found = model.objective(y, LIVE, form="max-average")
     assert isinstance(found, forms.Candidates)
@@ -168,7 +168,7 @@ def test_max_average_runs_prefixes_alone() -> None:
 def test_attacks_on_exits_do_what_they_say() -> None:
     model, fit = varied(count=200)
     x, y = data.to_pixels(fit.images), fit.labels
-    attack = Attack("pgd10", 0.05, 10)
+    attack = Attack("pgd", 0.05, 10)
 
     def attacked(form: str) -> torch.Tensor:
         objective = model.objective(y, LIVE, form=form)

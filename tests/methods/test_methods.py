@@ -345,7 +345,7 @@ def test_a_transfer_attack_through_the_other_path_is_weaker(digits) -> None:
     with tempfile.TemporaryDirectory() as folder:
         model = train(chosen, out=folder).model
     x, y = digits[1].images / 255, digits[1].labels
-    attack = Attack("pgd10", 0.1, 10)
+    attack = Attack("pgd", 0.1, 10)
     robust = Point(robustness=1.0)
     hit = []
     for point in (robust, Point(robustness=0.0)):
@@ -468,7 +468,7 @@ def test_calibrated_norms_are_the_statistics_of_that_width_alone(digits) -> None
     model = Tunable(nets.resnet(depth=8, base_width=8, image=(1, 8, 8)), compose("oats"))
     fit = digits[0].only(torch.arange(256))
     before = {k: v.clone() for k, v in model.state_dict().items()}
-    attack = Attack("pgd2", 0.2, 2, drop=False)
+    attack = Attack("pgd", 0.2, 2, drop=False)
     calibrate_norms(model, 0.5, data=fit, attack=attack)
     after = model.state_dict()
     changed = {k for k in after if not torch.equal(after[k], before[k])}

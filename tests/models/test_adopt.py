@@ -12,6 +12,7 @@ from conftest import images_for
 from rheostat import data
 from rheostat.attacks import Attack
 from rheostat.methods.papers import compose
+from rheostat.nn.layers import Dense
 from rheostat.points.point import Point
 from rheostat.runtime.distributed import Ranks
 from rheostat.runtime.seeding import stream
@@ -66,7 +67,7 @@ def test_weights_are_kept_and_the_forward_is_unchanged(paper: str, digits) -> No
 def test_an_adopted_net_is_fine_tuned_from_its_clean_weights(digits) -> None:
     train, test = digits
     model = rheostat.adopt(trained_clean(train), compose("oat"), image=(1, 8, 8))
-    attack = Attack("pgd3", 0.15, 3, 0.07, drop=False)
+    attack = Attack("pgd", 0.15, 3, 0.07, drop=False)
     step = Step(model, attack, Ranks())
     optimiser = torch.optim.SGD(model.parameters(), 0.05, momentum=0.9)
     for i in range(120):
@@ -79,7 +80,7 @@ def test_an_adopted_net_is_fine_tuned_from_its_clean_weights(digits) -> None:
     from rheostat.results.intervals import share
 
     view = model.between("at-0")
-    found = [outcome(view, Point(robustness=v), test, Attack("pgd10", 0.15, 10)) for v in (0.0, 1.0)]
+    found = [outcome(view, Point(robustness=v), test, Attack("pgd", 0.15, 10)) for v in (0.0, 1.0)]
     assert share(found[0].clean) > 0.8
     robust = [share(f.robust) for f in found]
     assert robust[1] > robust[0] + 0.1, robust
@@ -120,6 +121,43 @@ def test_what_cannot_be_taken_is_named() -> None:
     flat = nn.Sequential(nn.Conv2d(1, 4, 3), nn.Flatten(), nn.Linear(144, 10))
     with pytest.raises(ValueError, match="norms; this one has none"):
         rheostat.adopt(flat, compose("dual"), image=(1, 8, 8))
+
+
+class Pixels(nn.Module):
+    """Two Linear layers behind the convolutions; the last makes the logits, through a sum and a scale."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(1, 8, 3), nn.BatchNorm2d(8)
+        self.hidden, self.last, self.other = nn.Linear(8, 8), nn.Linear(8, 10), nn.Linear(8, 10)
+
+    def forward(self, x):
+        x = F.relu(self.norm(self.conv(x))).mean((2, 3))
+        x = F.relu(self.hidden(x))
+        return 2 * (self.last(x) + self.other(x))
+
+
+def test_every_width_of_an_adopted_net_has_all_classes() -> None:
+    model = rheostat.adopt(Pixels(), "oats", image=(1, 8, 8)).eval()
+    dense = {name: layer.head for name, layer in model.net.named_modules() if isinstance(layer, Dense)}
+    assert {name.split(".")[-1]: head for name, head in dense.items()} == {"hidden": False, "last": True, "other": True}
+    x = torch.rand(2, 1, 8, 8)
+    for width in (0.5, 0.75, 1.0):
+        assert model(x, rheostat.Point(width=width)).shape == (2, 10)
+    last = nn.Sequential(nn.Conv2d(1, 8, 3), nn.BatchNorm2d(8), nn.Conv2d(8, 10, 6), nn.Flatten())
+    with pytest.raises(ValueError, match="'2': the logits come from a convolution"):
+        rheostat.adopt(last, "oats", image=(1, 8, 8))
+    assert rheostat.adopt(last, "oat", image=(1, 8, 8))(x).shape == (2, 10)
+
+
+def test_a_composition_is_named_and_what_an_adopted_net_cannot_have_is_said() -> None:
+    by_name, by_value = (rheostat.adopt(Own(), m, image=(1, 8, 8)) for m in ("oat", compose("oat")))
+    assert by_name.method == by_value.method
+    with pytest.raises(ValueError, match="no composition 'oast'; did you mean 'oat"):
+        rheostat.adopt(Own(), "oast", image=(1, 8, 8))
+    with pytest.raises(ValueError, match="exits need a network that yields features; an adopted one does not"):
+        rheostat.adopt(Own(), "rdi", image=(1, 8, 8))
+    assert rheostat.adopt(Own(), "mixing", image=(1, 8, 8))(torch.rand(2, 1, 8, 8)).shape[0] == 2
 
 
 def test_saving_an_adopted_net_says_what_to_do(tmp_path) -> None:

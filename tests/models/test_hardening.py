@@ -30,7 +30,7 @@ def prepared(paper: str, **options: float) -> tuple[Step, Tensor, Tensor]:
     torch.manual_seed(0)
     model = Tunable(nets.resnet(depth=8, base_width=4, image=(1, 8, 8)), compose(paper))
     sgd(model, load_recipe("oat-digits"))
-    attack = Attack("pgd2", 0.1, 2, drop=False)
+    attack = Attack("pgd", 0.1, 2, drop=False)
     step = Step(model, attack, join(torch.device("cpu")), **options)  # type: ignore[arg-type]
     x = torch.rand(8, 1, 8, 8, generator=stream("images"))
     return step, x, torch.arange(8) % 10

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 
 import pytest
+import torch
 
 from rheostat import nets
 from rheostat.models.tunable import Tunable
+from rheostat.runtime.choices import NoEffectWarning
 from rheostat.runtime.quantities import number
 from rheostat.training.recipe import load_recipe, names, parse
 
@@ -41,12 +44,68 @@ def test_packaged_recipes_are_complete_and_valid(name: str) -> None:
         ("tran.epochs=3", "unknown key 'tran'; did you mean 'train'"),
         ("epochs", "write section.key=value"),
         ("name.x=1", "is not a section"),
+        ("data.name=digit", "data.name: no data set 'digit'; did you mean 'digits'"),
+        ("attack.kind=pdg", "attack.kind: no attack to train with 'pdg'; did you mean 'pgd'"),
+        ("attack.kind=square", "attack.kind: no attack to train with 'square'"),
+        ("attack.loss=cee", "attack.loss: did you mean 'ce'.* allowed: ce, dlr, margin"),
+        ("net.dept=8", "net: resnet has no option 'dept'; did you mean 'depth'"),
+        ("net.depth=21", "net: resnet has no depth 21"),
+        ("net.base_width=0", "net: resnet: base_width must be positive"),
+        ("select.robustness=[0,1.5]", r"select.robustness: .* lie in \\[0, 1\\]"),
+        ("select.robustness=[]", "select.robustness: .*at least one"),
     ],
 )
 def test_a_mistake_is_named_with_the_nearest(change: str, message: str) -> None:
     with pytest.raises(ValueError, match=message) as error:
         load_recipe("oat-digits", changes=[change])
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "message"),
+    [
+        ("rdi-mnist", ["policy.rule=budget"], "policy.rule 'budget' needs policy.macs"),
+        ("rdi-mnist", ["policy.rule=accuracy", "policy.macs=1e6"], "policy.rule 'accuracy' needs policy.accuracy"),
+        ("rdi-mnist", ["train.trades=6"], "one head; this composition has exits"),
+        ("pgd-at-fashion", ["calibrate_dial=true"], "calibrate_dial: pgd-at has no dial 'robustness'"),
+        ("oat-digits", ['net={"name":"small_cnn","padded":false}'], "at least 16×16"),
+        ("oat-fashion", ['net={"name":"small_cnn","padded":false}'], "norms; this one has none"),
+        ("rdi-mnist", ["method.positions=[99]"], "no block 99"),
+        ("oat-digits", ["attack.kind=n-fgsm", "attack.norm=l2"], "L∞"),
+    ],
+)
+def test_a_recipe_that_cannot_be_trained_is_refused_when_it_is_loaded(
+    name: str, changes: list[str], message: str
+) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", NoEffectWarning)
+        with pytest.raises(ValueError, match=message):
+            load_recipe(name, changes=changes)
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "key"),
+    [
+        ("oat-digits", ["attack.kind=n-fgsm", "attack.steps=3"], "attack.steps has no effect, for n-fgsm"),
+        ("oat-digits", ["attack.kind=n-fgsm", "attack.steps=7", "attack.restarts=2"], "attack.restarts"),
+        ("oat-digits", ["policy.rule=budget", "policy.macs=1e6"], "policy.macs has no effect, for oat has no exits"),
+        ("rdi-mnist", ["policy.macs=1e6"], "policy.macs has no effect, for the rule is 'equal-shares'"),
+        ("pgd-at-fashion", ["select.robustness=[0,1]"], "select.robustness has no effect"),
+        ("oat-digits", ["train.awp_from=0.5"], "train.awp_from has no effect, for train.awp is 0"),
+        ("oat-digits", ["data.augment=none", "data.padding=3"], "data.padding has no effect"),
+    ],
+)
+def test_a_setting_without_effect_says_so(name: str, changes: list[str], key: str) -> None:
+    with pytest.warns(NoEffectWarning, match=key):
+        load_recipe(name, changes=changes)
+
+
+def test_validation_draws_nothing_and_makes_no_weights() -> None:
+    torch.manual_seed(3)
+    before = torch.get_rng_state()
+    recipe = load_recipe("oat-digits")
+    assert torch.equal(before, torch.get_rng_state())
+    assert parse(recipe.model_dump(mode="json")) == recipe
 
 
 def test_files_names_and_missing_keys(tmp_path: Path) -> None:

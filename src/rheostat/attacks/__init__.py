@@ -1,20 +1,26 @@
-"""Attacks as functions (objective of images) → images; see `pgd` and `objective`."""
+"""Attacks, one a file: (objective of images) → images; `named("pgd20", eps=8/255)` finds one by its name."""
 
-from rheostat.attacks.base import Attack, named
+from rheostat.attacks.base import ATTACKS, Attack, AttackKind, TierEntry, named, register
+from rheostat.attacks.budget import NORMS, project, training_step_size
 from rheostat.attacks.multi_exit import Candidates
 from rheostat.attacks.objective import LOSSES, Objective, loss_named, objective_of
-from rheostat.attacks.pgd import fgsm, n_fgsm, project, training_step_size
+from rheostat.runtime.registry import import_files
+
+import_files(__name__, __path__)
 
 __all__ = [
+    "ATTACKS",
     "LOSSES",
+    "NORMS",
     "Attack",
+    "AttackKind",
     "Candidates",
     "Objective",
-    "fgsm",
+    "TierEntry",
     "loss_named",
-    "n_fgsm",
     "named",
     "objective_of",
     "project",
+    "register",
     "training_step_size",
 ]

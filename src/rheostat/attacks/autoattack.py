@@ -1,101 +1,20 @@
-"""pyautoattack's APGD and Square (Croce & Hein 2020; Andriushchenko et al. 2020) on an objective.
-
-They are the reference implementations, used as they are: this file only translates.
-"""
+"""AutoAttack, the standard ensemble. Source: Croce & Hein, ICML 2020; pyautoattack's own code."""
 
 from __future__ import annotations
 
 import contextlib
 import logging
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
+from rheostat.attacks.base import Attack, TierEntry, register
+from rheostat.attacks.budget import Streams
 from rheostat.attacks.objective import Objective
-
-NAMES = {"linf": "Linf", "l2": "L2"}
-LEAST_CLASSES = 4
-"""Below, DLR towards a target is not defined."""
-
-
-class _Predict:
-    """What pyautoattack calls: images → logits, for any subset of the batch."""
-
-    def __init__(self, objective: Objective) -> None:
-        self.objective = objective
-
-    def __call__(self, images: Tensor) -> Tensor:
-        return self.objective.forward(images, None)
-
-
-def _labels(objective: Objective) -> Tensor:
-    return objective.labels if objective.rows is None else objective.labels[objective.rows]
-
-
-def apgd(
-    objective: Objective,
-    images: Tensor,
-    *,
-    eps: float,
-    norm: str = "linf",
-    steps: int = 100,
-    restarts: int = 1,
-    targeted: bool = False,
-    seed: int = 0,
-) -> Tensor:
-    """Auto-PGD: CE, or with `targeted` the DLR loss towards up to 9 other classes in turn.
-
-    The objective must be of one setting for all rows (a point without per-example values). The
-    targeted loss needs at least 4 classes: ValueError otherwise.
-    """
-    from pyautoattack.autopgd_base import APGDAttack, APGDAttack_targeted
-
-    labels = _labels(objective)
-    predict = _Predict(objective)
-    options = {
-        "n_iter": steps,
-        "norm": NAMES[norm],
-        "eps": eps,
-        "seed": seed % 2**31,
-        "device": images.device,
-        "n_restarts": restarts,
-    }
-    with torch.random.fork_rng(), torch.enable_grad():
-        if not targeted:
-            return APGDAttack(predict, loss="ce", **options).perturb(images, labels).detach()
-        with torch.no_grad():
-            classes = predict(images[:1]).shape[1]
-        if classes < LEAST_CLASSES:
-            raise ValueError(
-                f"the targeted DLR loss needs at least {LEAST_CLASSES} classes, this model has {classes}; "
-                "use apgd-ce and square"
-            )
-        attack = APGDAttack_targeted(predict, n_target_classes=min(9, classes - 1), **options)
-        return attack.perturb(images, labels).detach()
-
-
-def square(
-    objective: Objective, images: Tensor, *, eps: float, norm: str = "linf", queries: int = 1000, seed: int = 0
-) -> Tensor:
-    """Square: random search on the margin, without gradients; a check on masked ones."""
-    from pyautoattack.square import SquareAttack
-
-    attack = SquareAttack(
-        _Predict(objective),
-        norm=NAMES[norm],
-        n_queries=queries,
-        eps=eps,
-        p_init=0.8,
-        n_restarts=1,
-        seed=seed % 2**31,
-        verbose=False,
-        device=images.device,
-        resc_schedule=False,
-    )
-    with torch.random.fork_rng(), torch.no_grad():
-        return attack.perturb(images, _labels(objective)).detach()
+from rheostat.attacks.reference import LEAST_CLASSES, NAMES, Predict, Reference, labels_of, seed_from
 
 
 def autoattack(objective: Objective, images: Tensor, *, eps: float, norm: str = "linf", seed: int = 0) -> Tensor:
@@ -107,7 +26,7 @@ def autoattack(objective: Objective, images: Tensor, *, eps: float, norm: str = 
     """
     from pyautoattack import AutoAttack
 
-    predict = _Predict(objective)
+    predict = Predict(objective)
     with torch.no_grad():
         classes = predict(images[:1]).shape[1]
     few = classes < LEAST_CLASSES
@@ -123,7 +42,7 @@ def autoattack(objective: Objective, images: Tensor, *, eps: float, norm: str = 
     if not few:
         attack.apgd_targeted.n_target_classes = attack.fab.n_target_classes = min(9, classes - 1)
     with torch.random.fork_rng(), torch.enable_grad(), _tamed():
-        found, _ = attack.run_standard_evaluation(images, _labels(objective), batch_size=len(images))
+        found, _ = attack.run_standard_evaluation(images, labels_of(objective), batch_size=len(images))
     return found.detach()
 
 
@@ -141,3 +60,24 @@ def _tamed() -> Iterator[None]:
     finally:
         logger.setLevel(level)
         sys.settrace(hook)
+
+
+@register
+class AutoAttackStandard(Reference):
+    """`autoattack`: APGD-CE, APGD-T, FAB-T and Square of 5 000 queries, each on what those before it left."""
+
+    name = "autoattack"
+    grammar = ("autoattack",)
+    defaults: ClassVar[Mapping[str, object]] = {"steps": 100}
+    tiers = (TierEntry("autoattack", order=70, tiers=("full",)),)
+
+    def run(
+        self,
+        attack: Attack,
+        objective: Objective,
+        images: Tensor,
+        generator: Streams,
+        *,
+        share: tuple[Tensor, int] | None = None,
+    ) -> Tensor:
+        return autoattack(objective, images, eps=attack.eps, norm=attack.norm, seed=seed_from(generator))

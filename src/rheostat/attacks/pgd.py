@@ -1,75 +1,23 @@
-"""Projected gradient attacks: PGD and MI-FGSM (L∞, L2), FGSM, and the training-only N-FGSM.
+"""Projected gradient attacks with random starts, restarts and momentum (L∞, L2). Source: Madry et al., ICLR 2018.
 
-Sources: PGD Madry et al. 2018; FGSM Goodfellow et al. 2015; MI-FGSM Dong et al. 2018; N-FGSM de
-Jorge et al. 2022. Each is a function (objective, images) → images. It sees nothing of a model; the
-caller judges success on the returned images.
+`pgd` is a function (objective, images) → images. It sees nothing of a model; the caller judges success on
+the returned images.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
 
 import torch
 from torch import Tensor
 
+from rheostat.attacks.base import Attack, AttackKind, TierEntry, register
+from rheostat.attacks.budget import Streams, check_budget, per_row, project, random_start
 from rheostat.attacks.objective import Objective, gradient
-from rheostat.runtime.choices import nearest
-
-NORMS = ("linf", "l2")
-Streams = torch.Generator | Sequence[torch.Generator] | None
-"""What random starts are drawn from: one stream, or one for each equal part of a batch."""
-
-
-def _per_row(x: Tensor) -> Tensor:
-    return x.flatten(1).norm(dim=1).clamp_min(1e-12).reshape(-1, *[1] * (x.ndim - 1))
-
-
-def project(delta: Tensor, eps: float, norm: str) -> Tensor:
-    """The nearest point of the ball of radius eps, row by row."""
-    if norm == "linf":
-        return delta.clamp(-eps, eps)
-    return delta * (eps / _per_row(delta)).clamp_max(1.0)
 
 
 def _ascent(grad: Tensor, norm: str) -> Tensor:
-    return grad.sign() if norm == "linf" else grad / _per_row(grad)
-
-
-def random_start(
-    images: Tensor, eps: float, norm: str, generator: Streams, share: tuple[Tensor, int] | None = None
-) -> Tensor:
-    """δ uniform in the ball. Drawn on the CPU, so that every device starts at the same place.
-
-    `share` (rows, n) says which rows of a group of n the images are: the draw is the group's, so
-    that ranks that share a batch start where one rank would, and a row starts at the same place
-    whichever others still stand. Several generators draw for equal parts of the group, in turn.
-    """
-    count = len(images) if share is None else share[1]
-    if isinstance(generator, Sequence):
-        part = images.new_empty(count // len(generator), *images.shape[1:])
-        parts = [random_start(part, eps, norm, g) for g in generator]
-        delta = torch.cat(parts)
-        return delta if share is None else delta[share[0].to(delta.device)]
-    shape = (count, *images.shape[1:])
-    if norm == "linf":
-        delta = torch.rand(shape, generator=generator) * (2 * eps) - eps
-    else:
-        direction = torch.randn(shape, generator=generator)
-        dimension = max(images[:1].numel(), 1)
-        radius = torch.rand((count, 1, 1, 1), generator=generator) ** (1 / dimension)
-        delta = direction / _per_row(direction) * radius * eps
-    delta = delta if share is None else delta[share[0].to(delta.device)]
-    return delta.to(images.device, images.dtype)
-
-
-def check_budget(norm: str, eps: float, steps: int) -> None:
-    """Raise ValueError for a norm that is not known, a negative eps or no steps."""
-    if norm not in NORMS:
-        raise ValueError(f"no norm {norm!r}; {nearest(norm, NORMS)}")
-    if eps < 0:
-        raise ValueError(f"eps must not be negative, given {eps:g}")
-    if steps < 1:
-        raise ValueError(f"an attack takes at least 1 step, given {steps}")
+    return grad.sign() if norm == "linf" else grad / per_row(grad)
 
 
 def pgd(
@@ -207,30 +155,60 @@ def _climb_dropping(
     return result, fallen_at_last
 
 
-def fgsm(objective: Objective, images: Tensor, *, eps: float, norm: str = "linf") -> Tensor:
-    """One step of size eps from the image itself."""
-    return pgd(objective, images, eps=eps, steps=1, step_size=eps, norm=norm, start=False)
+class Climbing(AttackKind):
+    """Attacks that are `pgd` with settings of their own."""
+
+    def run(
+        self,
+        attack: Attack,
+        objective: Objective,
+        images: Tensor,
+        generator: Streams,
+        *,
+        share: tuple[Tensor, int] | None = None,
+    ) -> Tensor:
+        return pgd(
+            objective,
+            images,
+            eps=attack.eps,
+            steps=attack.steps,
+            step_size=attack.size,
+            norm=attack.norm,
+            start=attack.start,
+            restarts=attack.restarts,
+            momentum=attack.momentum,
+            drop=attack.drop and objective.decisive,
+            generator=generator,
+            share=share,
+        )
 
 
-def n_fgsm(
-    objective: Objective,
-    images: Tensor,
-    *,
-    eps: float,
-    generator: Streams = None,
-    share: tuple[Tensor, int] | None = None,
-) -> Tensor:
-    """Noise uniform in 2·eps, then one sign step of eps; δ is not clipped to the ball, only to the box.
+@register
+class PGD(Climbing):
+    """`pgdN` and `pgdNxR` (N steps, R restarts), with `-dlr` or `-margin` for another loss and `-eotN` for
+    gradients averaged over N draws of a random network: pgd20, pgd50x5, pgd20-dlr, pgd20-eot20."""
 
-    For training alone: the images may lie up to 3·eps away.
-    """
-    check_budget("linf", eps, 1)
-    noise = random_start(images, 2 * eps, "linf", generator, share)
-    noisy = (images.detach() + noise).clamp(0, 1)
-    grad, _, _ = gradient(objective, noisy)
-    return (noisy + eps * grad.sign()).clamp(0, 1)
+    name = "pgd"
+    grammar = ("pgdN", "pgdNxR", "pgdN-dlr", "pgdN-margin", "pgdN-eotN")
+    tiers = (TierEntry("pgd20", order=10, tiers=("quick", "standard", "full")),)
 
+    def parse(self, text: str, *, eps: float, norm: str, step_size: float | None) -> Attack | None:
+        match = re.fullmatch(r"pgd(\d+)(?:x(\d+))?(?:-(ce|dlr|margin))?(?:-eot(\d+))?", text)
+        if match is None or int(match[1]) < 1:
+            return None
+        return Attack(
+            self.name,
+            eps,
+            int(match[1]),
+            step_size,
+            norm,
+            restarts=int(match[2] or 1),
+            loss=match[3] or "ce",
+            eot=int(match[4] or 1),
+        )
 
-def training_step_size(eps: float, steps: int) -> float:
-    """The papers' PGD step in training: min(1.25·eps, eps + 4/255) / steps (METHODS, threat model)."""
-    return min(1.25 * eps, eps + 4 / 255) / steps
+    def text(self, attack: Attack) -> str:
+        restarts = f"x{attack.restarts}" if attack.restarts > 1 else ""
+        loss = f"-{attack.loss}" if attack.loss != "ce" else ""
+        eot = f"-eot{attack.eot}" if attack.eot > 1 else ""
+        return f"pgd{attack.steps}{restarts}{loss}{eot}"

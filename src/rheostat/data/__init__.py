@@ -1,4 +1,4 @@
-"""Readers of the standard formats, splits, and augmentation on the device."""
+"""Data sets, one a file, registered by that file; splits, and augmentation on the device."""
 
 from __future__ import annotations
 
@@ -6,23 +6,15 @@ import os
 from dataclasses import replace
 from pathlib import Path
 
-from rheostat.data import cifar, digits, idx, others
+from rheostat.data import folders
 from rheostat.data.augmentation import augment, to_pixels
-from rheostat.data.base import DataError, Dataset, Reader
-from rheostat.data.downloads import REMOTES, download, verify_files
+from rheostat.data.base import DATASETS, DataError, Dataset, Reader, Remote, Source, register
+from rheostat.data.downloads import download, verify_files
 from rheostat.data.splits import SPLITS, Splits, make_splits, stratified, subset
 from rheostat.runtime.choices import nearest
+from rheostat.runtime.registry import import_files
 
-READERS: dict[str, Reader] = {
-    "digits": digits.read,
-    "mnist": idx.reader("mnist", idx.DIGITS),
-    "fashion-mnist": idx.reader("fashion-mnist", idx.FASHION),
-    "cifar10": cifar.cifar10,
-    "cifar100": cifar.cifar100,
-    "svhn": others.svhn,
-    "stl10": others.stl10,
-    "tiny-imagenet": others.tiny_imagenet,
-}
+import_files(__name__, __path__)
 
 
 def data_dir(given: str | Path | None = None) -> Path:
@@ -43,18 +35,22 @@ def load(
     that is missing or not what was expected.
     """
     if name.startswith("folder:"):
-        return _marked(others.folders(Path(name.removeprefix("folder:")), verify))
-    if name not in READERS:
-        raise ValueError(f"no data set {name!r}; {nearest(name, [*READERS, 'folder:PATH'])}")
-    place = data_dir(folder) / name
-    if name in REMOTES:
-        if not place.is_dir():
-            if not fetch:
-                raise DataError(f"no folder {place}")
-            download(name, place)
-        if verify:
-            verify_files(name, place)
-    return _marked(READERS[name](place, verify))
+        return _marked(folders.read(Path(name.removeprefix("folder:"))))
+    check_known(name)
+    source, inside = DATASETS.get(name), data_dir(folder) / name
+    if source.remotes and (not inside.is_dir() or not any(inside.iterdir())):
+        if not fetch:
+            raise DataError(f"no folder {inside}")
+        download(source.remotes, inside)
+    if verify:
+        verify_files(source.sums(), inside)
+    return _marked(source.read(inside))
+
+
+def check_known(name: str) -> None:
+    """ValueError that names the nearest unless a data set has this name, or it is `folder:PATH`."""
+    if not name.startswith("folder:") and name not in DATASETS:
+        raise ValueError(f"no data set {name!r}; {nearest(name, [*DATASETS, 'folder:PATH'])}")
 
 
 def _marked(both: tuple[Dataset, Dataset]) -> tuple[Dataset, Dataset]:
@@ -62,16 +58,20 @@ def _marked(both: tuple[Dataset, Dataset]) -> tuple[Dataset, Dataset]:
 
 
 __all__ = [
-    "READERS",
-    "REMOTES",
+    "DATASETS",
     "SPLITS",
     "DataError",
     "Dataset",
+    "Reader",
+    "Remote",
+    "Source",
     "Splits",
     "augment",
+    "check_known",
     "data_dir",
     "load",
     "make_splits",
+    "register",
     "stratified",
     "subset",
     "to_pixels",

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
 from torch import Tensor
+
+from rheostat.runtime.registry import Registry, origin_of
 
 
 class DataError(ValueError):
@@ -81,8 +83,50 @@ class Dataset:
         return (tuple(round(float(v), 4) for v in mean), tuple(round(max(float(v), 0.01), 4) for v in std))
 
 
-Reader = Callable[[Path, bool], tuple[Dataset, Dataset]]
-"""(folder, verify checksums) → (train, test)."""
+@dataclass(frozen=True)
+class Remote:
+    """A published file: where it is, its md5, and whether it is an archive to unpack."""
+
+    url: str
+    md5: str
+    unpack: str = ""
+
+    @property
+    def name(self) -> str:
+        """The file's name."""
+        return self.url.rsplit("/", 1)[1]
+
+
+Reader = Callable[[Path], tuple[Dataset, Dataset]]
+"""Folder → (train, test)."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """A data set as its own file registers it: the reader, and what it gives and needs.
+
+    `image` (C, H, W) and `classes` are those of every image of it, so that a recipe can be validated before
+    anything is read (None: not known before). `remotes` are its published files, which are downloaded where
+    the folder is absent; `checksums` the md5 of further files, by their path in the folder.
+    """
+
+    read: Reader
+    image: tuple[int, int, int] | None = None
+    classes: int = 10
+    remotes: tuple[Remote, ...] = ()
+    checksums: Mapping[str, str] = field(default_factory=dict)
+
+    def sums(self) -> dict[str, str]:
+        """The published md5 of every file of the folder that has one."""
+        return {r.name: r.md5 for r in self.remotes if not r.unpack} | dict(self.checksums)
+
+
+DATASETS: Registry[Source] = Registry("data set", group="rheostat.datasets")
+
+
+def register(name: str, source: Source) -> Source:
+    """Enter a data set by its name; returns it. ValueError if the name is taken."""
+    return DATASETS.register(name, source, origin=f"{origin_of(source.read)} ({name})")
 
 
 def find(folder: Path, *names: str) -> Path:

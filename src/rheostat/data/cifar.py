@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from rheostat.data.base import DataError, Dataset, Reader, expect_size
+from rheostat.data.base import DataError, Dataset, Reader, Remote, Source, expect_size, register
 
 CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 PIXELS = 3 * 32 * 32
@@ -118,7 +118,7 @@ def _reader(
     bytes_of_labels: int,
     classes: int,
 ) -> Reader:
-    def read(folder: Path, verify: bool) -> tuple[Dataset, Dataset]:
+    def read(folder: Path) -> tuple[Dataset, Dataset]:
         names = CIFAR10 if classes == 10 else tuple(str(i) for i in range(classes))
         for inside in (folder / binary, folder / python, folder):
             for suffix, is_binary in ((".bin", True), ("", False)):
@@ -158,4 +158,40 @@ cifar100 = _reader(
     key="fine_labels",
     bytes_of_labels=2,
     classes=100,
+)
+
+# The md5 of the batches of the python version, published inside the same page's archive.
+CIFAR10_BATCHES = {
+    "data_batch_1": "c99cafc152244af753f735de768cd75f",
+    "data_batch_2": "d4bba439e000b95fd0a9bffe97cbabec",
+    "data_batch_3": "54ebc095f3ab1f0389bbae665268c751",
+    "data_batch_4": "634d18415352ddfa80567beed471001a",
+    "data_batch_5": "482c414d41f54cd18b22e5b47cb7c3cb",
+    "test_batch": "40351d587109b95175f43aff81a1287e",
+}
+register(
+    "cifar10",
+    Source(
+        cifar10,
+        image=(3, 32, 32),
+        remotes=(
+            Remote(
+                "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz", "c32a1d4ab5d03f1284b67883e8d87530", "tar"
+            ),
+        ),
+        checksums={f"cifar-10-batches-py/{name}": md5 for name, md5 in CIFAR10_BATCHES.items()},
+    ),
+)
+register(
+    "cifar100",
+    Source(
+        cifar100,
+        image=(3, 32, 32),
+        classes=100,
+        remotes=(
+            Remote(
+                "https://www.cs.toronto.edu/~kriz/cifar-100-binary.tar.gz", "03b5dce01913d631647c71ecec9e9cb8", "tar"
+            ),
+        ),
+    ),
 )

@@ -3,97 +3,34 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from rheostat.data.base import DataError
+from rheostat.data.base import DataError, Remote
 
 
-@dataclass(frozen=True)
-class Remote:
-    """A published file: where it is, its md5, and whether it is an archive to unpack."""
+def download(remotes: Iterable[Remote], folder: Path) -> None:
+    """Fetch published files into a new folder, checked and unpacked; DataError if it fails.
 
-    url: str
-    md5: str
-    unpack: str = ""
-
-    @property
-    def name(self) -> str:
-        """The file's name."""
-        return self.url.rsplit("/", 1)[1]
-
-
-def _idx(base: str, sums: tuple[str, str, str, str]) -> tuple[Remote, ...]:
-    names = ("train-images-idx3", "train-labels-idx1", "t10k-images-idx3", "t10k-labels-idx1")
-    return tuple(Remote(f"{base}/{n}-ubyte.gz", s) for n, s in zip(names, sums, strict=True))
-
-
-REMOTES: dict[str, tuple[Remote, ...]] = {
-    "mnist": _idx(
-        "https://ossci-datasets.s3.amazonaws.com/mnist",
-        (
-            "f68b3c2dcbeaaa9fbdd348bbdeb94873",
-            "d53e105ee54ea40749a09fcbcd1e9432",
-            "9fb629c4189551a2d022fa330f9573f3",
-            "ec29112dd5afa0611ce80d1b7f02629c",
-        ),
-    ),
-    "fashion-mnist": _idx(
-        "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com",
-        (
-            "8d4fb7e6c68d591d4c3dfef9ec88bf0d",
-            "25c81989df183df01b3e8a0aad5dffbe",
-            "bef4ecab320f06d8554ea6380940ec79",
-            "bb300cfdad3c16e7a12a480ee83cd310",
-        ),
-    ),
-    "cifar10": (
-        Remote("https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz", "c32a1d4ab5d03f1284b67883e8d87530", "tar"),
-    ),
-    "cifar100": (
-        Remote("https://www.cs.toronto.edu/~kriz/cifar-100-binary.tar.gz", "03b5dce01913d631647c71ecec9e9cb8", "tar"),
-    ),
-    "svhn": (
-        Remote("http://ufldl.stanford.edu/housenumbers/train_32x32.mat", "e26dedcc434d2e4c54c9b2d4a06d8373"),
-        Remote("http://ufldl.stanford.edu/housenumbers/test_32x32.mat", "eb5a983be6a315427106f1b164d9cef3"),
-    ),
-    "stl10": (
-        Remote("http://ai.stanford.edu/~acoates/stl10/stl10_binary.tar.gz", "91f7769df0f17e558f3565bffb0c7dfb", "tar"),
-    ),
-    "tiny-imagenet": (
-        Remote("http://cs231n.stanford.edu/tiny-imagenet-200.zip", "90528d7ca1a48142e341f4ef8d21d0de", "zip"),
-    ),
-}
-# The md5 of the batches of the python version, published inside the same page's archive.
-CIFAR10_BATCHES = {
-    "data_batch_1": "c99cafc152244af753f735de768cd75f",
-    "data_batch_2": "d4bba439e000b95fd0a9bffe97cbabec",
-    "data_batch_3": "54ebc095f3ab1f0389bbae665268c751",
-    "data_batch_4": "634d18415352ddfa80567beed471001a",
-    "data_batch_5": "482c414d41f54cd18b22e5b47cb7c3cb",
-    "test_batch": "40351d587109b95175f43aff81a1287e",
-}
-
-
-def download(name: str, folder: Path) -> None:
-    """Fetch a data set's published files into the folder, checked and unpacked; DataError if it fails."""
+    They are fetched beside it and the folder appears when all are there, so that a download that failed is
+    tried again; files that have arrived are kept.
+    """
     import pooch
 
-    for remote in REMOTES[name]:
+    part = folder.with_name(f"{folder.name}.part")
+    for remote in remotes:
         processor = {"tar": pooch.Untar(extract_dir="."), "zip": pooch.Unzip(extract_dir=".")}.get(remote.unpack)
         try:
             pooch.retrieve(
-                remote.url, known_hash=f"md5:{remote.md5}", path=folder, fname=remote.name, processor=processor
+                remote.url, known_hash=f"md5:{remote.md5}", path=part, fname=remote.name, processor=processor
             )
         except Exception as error:  # network, disk and checksum errors of many kinds
             raise DataError(f"could not download {remote.url}: {error}") from None
+    part.replace(folder)
 
 
-def verify_files(name: str, folder: Path) -> None:
-    """Compare every file that has a published checksum with it; DataError names the first that differs."""
-    sums = {r.name: r.md5 for r in REMOTES.get(name, ()) if not r.unpack}
-    if name == "cifar10":
-        sums |= {f"cifar-10-batches-py/{k}": v for k, v in CIFAR10_BATCHES.items()}
+def verify_files(sums: Mapping[str, str], folder: Path) -> None:
+    """Compare the files that are there with their published md5; DataError names the first that differs."""
     for file, expected in sums.items():
         path = folder / file
         if not path.is_file():

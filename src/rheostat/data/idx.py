@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from rheostat.data.base import DataError, Dataset, Reader, expect_size, find
+from rheostat.data.base import DataError, Dataset, Reader, Remote, Source, expect_size, find, register
 
 LABEL_MAGIC, IMAGE_MAGIC = 0x00000801, 0x00000803
 FASHION = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
@@ -49,7 +49,46 @@ def reader(name: str, classes: tuple[str, ...]) -> Reader:
             arrays.append(torch.from_numpy(array.copy()))
         return Dataset(name, arrays[0][:, None].contiguous(), arrays[1].long(), classes)
 
-    def read(folder: Path, verify: bool) -> tuple[Dataset, Dataset]:
+    def read(folder: Path) -> tuple[Dataset, Dataset]:
         return half(folder, "train"), half(folder, "t10k")
 
     return read
+
+
+def _remotes(base: str, sums: tuple[str, str, str, str]) -> tuple[Remote, ...]:
+    names = ("train-images-idx3", "train-labels-idx1", "t10k-images-idx3", "t10k-labels-idx1")
+    return tuple(Remote(f"{base}/{n}-ubyte.gz", s) for n, s in zip(names, sums, strict=True))
+
+
+register(
+    "mnist",
+    Source(
+        reader("mnist", DIGITS),
+        image=(1, 28, 28),
+        remotes=_remotes(
+            "https://ossci-datasets.s3.amazonaws.com/mnist",
+            (
+                "f68b3c2dcbeaaa9fbdd348bbdeb94873",
+                "d53e105ee54ea40749a09fcbcd1e9432",
+                "9fb629c4189551a2d022fa330f9573f3",
+                "ec29112dd5afa0611ce80d1b7f02629c",
+            ),
+        ),
+    ),
+)
+register(
+    "fashion-mnist",
+    Source(
+        reader("fashion-mnist", FASHION),
+        image=(1, 28, 28),
+        remotes=_remotes(
+            "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com",
+            (
+                "8d4fb7e6c68d591d4c3dfef9ec88bf0d",
+                "25c81989df183df01b3e8a0aad5dffbe",
+                "bef4ecab320f06d8554ea6380940ec79",
+                "bb300cfdad3c16e7a12a480ee83cd310",
+            ),
+        ),
+    ),
+)

@@ -158,12 +158,12 @@ def probe(
         share = float(curve[-1].double().mean())
         found.append(Finding("large-eps-survives", {"eps": wide, "accuracy": share}))
     base = curve[radii.index(attack.eps)]
-    one_step = replace(attack, name="fgsm", steps=1, step_size=attack.eps, start=False, momentum=0.0)
+    one_step = replace(attack, label="fgsm", steps=1, step_size=attack.eps, start=False, momentum=0.0)
     found += gains(base, bits(one_step), "one-step-better", points=1.0)
     alive = standing.to(labels.device).nonzero()[:, 0]
-    longer = replace(attack, name="longer", steps=2 * attack.steps, step_size=None)
+    longer = replace(attack, label="longer", steps=2 * attack.steps, step_size=None)
     found += gains(standing, bits(longer, alive), "steps-gain", points=1.0)
-    again = replace(attack, name="again", restarts=5)
+    again = replace(attack, label="again", restarts=5)
     found += gains(standing, bits(again, alive), "restarts-gain", points=1.0)
     losses = climb(aim, images, labels, attack, seed)
     tenth = max(1, math.ceil(attack.steps / 10))

@@ -259,10 +259,10 @@ def _checked(
         found.append(Finding("outside-threat-model", {"images": bits.outside}))
     if bits.unverified:
         found.append(Finding("success-not-verified", {"images": bits.unverified}))
-    first = next((a for a in attacks if a.name.startswith("pgd") and a.form == "direct"), None)
+    first = next((a for a in attacks if a.kind == "pgd" and a.form == "direct"), None)
     if not probing or first is None:
         return found, None
-    plain = replace(first, restarts=1)
+    plain = replace(first, restarts=1, label=first.name)
     probed = probe(subject.model, point, images, labels, plain, bits.standing[-1][sample], seed=seed)
     return [*found, *probed.findings], probed
 

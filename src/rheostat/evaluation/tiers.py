@@ -1,29 +1,37 @@
-"""Tiers: which attacks make a worst case (EVALUATION.md, 2)."""
+"""Tiers: which attacks make a worst case (EVALUATION.md, 2), put together from what attacks say of themselves."""
 
 from __future__ import annotations
 
-from rheostat.attacks.autoattack import LEAST_CLASSES
+from rheostat.attacks import ATTACKS, TierEntry
+from rheostat.attacks.base import FIXED_TIERS
+from rheostat.attacks.reference import LEAST_CLASSES
 from rheostat.runtime.choices import nearest
 
-TIERS: dict[str, tuple[str, ...]] = {
-    "quick": ("pgd20",),
-    "standard": ("pgd20", "fgsm", "mi-fgsm", "apgd-ce", "apgd-t", "square"),
-    "full": ("pgd20", "fgsm", "mi-fgsm", "apgd-ce", "apgd-t", "square", "autoattack"),
-}
-"""Each runs on what the attacks before it left standing; `pgd20` first, so that its gap can be told."""
-UNTARGETED = {"apgd-t": "pgd100-margin"}
-"""With fewer than 4 classes: targeted DLR is not defined."""
+
+def _entries(tier: str) -> list[TierEntry]:
+    """Its attacks in order; empty where no attack names the tier."""
+    found = [entry for kind in ATTACKS.values() for entry in kind.tiers if tier in entry.tiers]
+    return sorted(found, key=lambda entry: entry.order)
+
+
+def tier_names() -> list[str]:
+    """The tiers there are: quick, standard, full, and those of other packages' attacks."""
+    own = sorted({tier for kind in ATTACKS.values() for entry in kind.tiers for tier in entry.tiers})
+    return [*FIXED_TIERS, *(tier for tier in own if tier not in FIXED_TIERS)]
 
 
 def attacks_of(tier: str, classes: int) -> list[str]:
-    """The names of a tier's attacks for a data set with so many classes."""
-    if tier not in TIERS:
-        raise ValueError(f"no tier {tier!r}; {nearest(tier, TIERS)}")
-    if classes >= LEAST_CLASSES:
-        return list(TIERS[tier])
-    return [UNTARGETED.get(name, name) for name in TIERS[tier]]
+    """The names of a tier's attacks for a data set with so many classes.
+
+    Each runs on what the attacks before it left standing; `pgd20` comes first, so that its gap to the worst
+    case can be seen.
+    """
+    entries = _entries(tier)
+    if not entries:
+        raise ValueError(f"no tier {tier!r}; {nearest(tier, tier_names())}")
+    return [e.few_classes if e.few_classes and classes < LEAST_CLASSES else e.attack for e in entries]
 
 
 def untargeted(tier: str, classes: int) -> bool:
     """Whether the tier had to do without targeted losses."""
-    return classes < LEAST_CLASSES and any(name in UNTARGETED for name in TIERS.get(tier, ()))
+    return classes < LEAST_CLASSES and any(entry.few_classes for entry in _entries(tier))

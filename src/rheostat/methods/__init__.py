@@ -1,5 +1,7 @@
-"""One way of conditioning per file; independent of one another."""
+"""One way of conditioning a network a file, independent of one another, and their compositions by name."""
 
+from rheostat.methods.base import Method, Stack, Term
+from rheostat.methods.composition import COMPOSITIONS, METHODS, compose, compose_as, parse_method, register
 from rheostat.methods.dedicated import Dedicated
 from rheostat.methods.dual import Dual
 from rheostat.methods.exits import Exits
@@ -9,5 +11,27 @@ from rheostat.methods.masks import Masks
 from rheostat.methods.mixing import Mixing
 from rheostat.methods.noise import Noise
 from rheostat.methods.slim import Slim
+from rheostat.runtime.registry import import_files
 
-__all__ = ["Dedicated", "Dual", "Exits", "Experts", "Film", "Masks", "Mixing", "Noise", "Slim"]
+import_files(__name__, __path__)
+
+__all__ = [
+    "COMPOSITIONS",
+    "METHODS",
+    "Dedicated",
+    "Dual",
+    "Exits",
+    "Experts",
+    "Film",
+    "Masks",
+    "Method",
+    "Mixing",
+    "Noise",
+    "Slim",
+    "Stack",
+    "Term",
+    "compose",
+    "compose_as",
+    "parse_method",
+    "register",
+]

@@ -11,9 +11,11 @@ from dataclasses import dataclass
 import torch
 
 from rheostat.methods.base import Method, Term
+from rheostat.methods.composition import register
 from rheostat.nets.base import Net
 
 
+@register
 @dataclass(frozen=True)
 class Dedicated(Method):
     """Loss (1-λ)·clean + λ·adversarial over all rows, one norm set; `robustness` is λ."""

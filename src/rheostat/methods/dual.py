@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from rheostat.methods.base import Method, Term
+from rheostat.methods.composition import register
 from rheostat.nets.base import Net
 from rheostat.nn.layers import seats
 from rheostat.nn.norms import Norm, NormChoice, NormSet, Source
@@ -47,6 +48,7 @@ class Pair(Source):
         return torch.lerp(scale_c, scale_a, blend), torch.lerp(shift_c, shift_a, blend)
 
 
+@register
 @dataclass(frozen=True)
 class Dual(Method):
     """Declares the dial `robustness` (λ) and owns the norm bank.

@@ -18,6 +18,7 @@ from rheostat.attacks import multi_exit as forms
 from rheostat.attacks.objective import Loss
 from rheostat.methods.base import Attacked, Form, Method, Output, Read, Term
 from rheostat.methods.compaction import compacted, rounded
+from rheostat.methods.composition import register
 from rheostat.nets.base import Net
 from rheostat.nets.heads import HEADS, default_positions, exits_of
 from rheostat.points.dial import Dial
@@ -40,6 +41,7 @@ class ExitCommand:
     leave: int | None = None
 
 
+@register
 @dataclass(frozen=True)
 class Exits(Method):
     """Declares `exit` and `depth`, both structural.

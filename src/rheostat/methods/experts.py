@@ -16,6 +16,7 @@ from torch import Tensor
 
 from rheostat.methods import channels
 from rheostat.methods.base import Method, Output, Read
+from rheostat.methods.composition import register
 from rheostat.methods.mixture import mixture, mixture_passes
 from rheostat.nets.base import Net
 from rheostat.nn.layers import Conv, append, seats
@@ -30,6 +31,7 @@ OVERLAPS = ("free", "disjoint")
 MASKS = ("learned", "random")
 
 
+@register
 @dataclass(frozen=True)
 class Experts(Method):
     """Reads `robustness`; each path has `density` of the weights of every unshared convolution.

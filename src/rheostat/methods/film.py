@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rheostat.methods.base import Method, Term
+from rheostat.methods.composition import register
 from rheostat.nets.base import Net
 from rheostat.nn.layers import seats
 from rheostat.nn.norms import Modulation, Norm
@@ -78,6 +79,7 @@ def cosine_features(level: Tensor, dim: int) -> Tensor:
     return torch.cos(math.pi * level[:, None] * k)
 
 
+@register
 @dataclass(frozen=True)
 class Film(Method):
     """Reads `robustness`; gives every conditioned norm a FiLM generator and trains λ per example.

@@ -12,12 +12,14 @@ import torch
 
 from rheostat.methods import channels
 from rheostat.methods.base import Method
+from rheostat.methods.composition import register
 from rheostat.nets.base import Net
 from rheostat.nn.layers import Conv, append, seats
 from rheostat.nn.masking import Masking, Path, prune_rate, random_mask, rewire
 from rheostat.runtime.choices import check_choice
 
 
+@register
 @dataclass(frozen=True)
 class Masks(Method):
     """Every convolution at a global `density`; `prune` is the share dropped and regrown at first.

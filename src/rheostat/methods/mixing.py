@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import torch
 
 from rheostat.methods.base import Method, Output, Read, Term
+from rheostat.methods.composition import register
 from rheostat.methods.mixture import mixture, mixture_passes
 from rheostat.nets.base import Net, build
 from rheostat.points.dial import Dial
@@ -27,6 +28,7 @@ def twin_of(net: Net) -> Net:
     return twin
 
 
+@register
 @dataclass(frozen=True)
 class Mixing(Method):
     """Declares the dial `robustness` λ: logits (1-λ)·f_standard + λ·f_robust.
@@ -44,7 +46,7 @@ class Mixing(Method):
 
     def install(self, net: Net) -> None:
         spec = getattr(net, "spec", None)
-        twin = copy.deepcopy(net) if spec is None else build(spec)
+        twin = copy.deepcopy(net) if not spec else build(spec)
         twin.to_layout(net.layout)
         net.add_module("twin", twin)
 

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rheostat.methods.base import Method, Term
+from rheostat.methods.composition import register
 from rheostat.nets.base import Net
 from rheostat.nn.layers import Conv, Parts, Seat, Transform, append, seats
 from rheostat.nn.masking import active
@@ -112,6 +113,7 @@ def deviation(weight: Tensor, mask: Tensor | None) -> Tensor:
     return (((weight - mean) * mask).square().sum() / count).sqrt()
 
 
+@register
 @dataclass(frozen=True)
 class Noise(Method):
     """Reads `robustness`; the noise of a point is λ times a learned α per convolution.

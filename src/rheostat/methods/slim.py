@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from torch import Tensor, nn
 
 from rheostat.methods.base import Method, Term
+from rheostat.methods.composition import register
 from rheostat.nets.base import Net
 from rheostat.nn.layers import Conv, Dense, Parts, Seat, Transform, append, seats
 from rheostat.nn.norms import Norm, NormSet, Source
@@ -75,6 +76,7 @@ class HeadBank(nn.Module):
         return out
 
 
+@register
 @dataclass(frozen=True)
 class Slim(Method):
     """Declares the structural dial `width`; all widths are trained in every step, alike.

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
-from rheostat.methods.base import Method
+from rheostat.methods import Method, Stack, compose
 from rheostat.models.tunable import Tunable
 from rheostat.nets.base import Net, check_image
 from rheostat.nn.layers import Conv, Dense, Dropout, Normalise
@@ -100,7 +100,7 @@ class Adopted(Net):
 
 def adopt(
     module: nn.Module,
-    method: Method,
+    method: Method | str,
     *,
     image: tuple[int, int, int],
     mean: tuple[float, ...] | None = None,
@@ -108,11 +108,14 @@ def adopt(
 ) -> Tunable:
     """A tunable model with the weights of a module that maps images (B, C, H, W) to logits.
 
+    `method` is a composition, or the name of one ("oat").
     Conv2d, BatchNorm2d, Linear and Dropout become seats; the module itself is not touched, and at
     rest the forward is unchanged. `mean` and `std` normalise pixels of [0, 1] before it; without
     them the module gets pixels as they are. Raises ValueError that names the layers it cannot take,
     or why the forward cannot be traced.
     """
+    found = compose(method) if isinstance(method, str) else method
+    stack = found if isinstance(found, Stack) else Stack(found)
     shape = check_image(type(module).__name__, image, 1)
     own = copy.deepcopy(module).eval()
     _refuse(own)
@@ -123,11 +126,12 @@ def adopt(
             f"the forward of {type(module).__name__} cannot be traced ({error}); it may not branch on values of tensors"
         ) from None
     _thread(own, graph)
+    _mark_head(own, graph, stack)
     traced = fx.GraphModule(own, graph)
     blank = (0.0,) * shape[0], (1.0,) * shape[0]
     normalise = Normalise(tuple(mean or blank[0]), tuple(std or blank[1]))
     net = Adopted(traced, image=shape, classes=0, normalise=normalise)
-    model = Tunable(net, method)
+    model = Tunable(net, stack)
     with torch.no_grad():
         logits = model(torch.zeros(1, *shape))
     if logits.ndim != 2:
@@ -175,6 +179,27 @@ def _thread(module: nn.Module, graph: fx.Graph) -> None:
             layer = seat
         if isinstance(layer, Conv | Norm | Dense | Dropout):
             node.args = (*node.args, at)
+
+
+def _mark_head(module: nn.Module, graph: fx.Graph, stack: Stack) -> None:
+    """Mark the Dense layers behind which no other seat lies: their outputs are the classes, which no width cuts.
+
+    ValueError where a convolution is the last, for a composition with widths.
+    """
+    ahead = [node for node in graph.nodes if node.op == "output"]
+    seen = set(ahead)
+    while ahead:
+        node = ahead.pop()
+        layer = module.get_submodule(str(node.target)) if node.op == "call_module" else None
+        if isinstance(layer, Dense):
+            layer.head = True
+        if isinstance(layer, Conv) and any(dial.name == "width" for dial in stack.dials()):
+            raise ValueError(f"layer {node.target!r}: the logits come from a convolution, which a width would cut")
+        if isinstance(layer, nn.Conv2d | nn.Linear):
+            continue
+        before = [one for one in node.all_input_nodes if one not in seen]
+        ahead += before
+        seen.update(before)
 
 
 def _put(module: nn.Module, name: str, seat: nn.Module) -> None:

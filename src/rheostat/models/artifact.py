@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from rheostat import nets
-from rheostat.methods.papers import parse_method
+from rheostat.methods import parse_method
 from rheostat.models.tunable import Tunable
 from rheostat.points.dial_map import DialMap
 from rheostat.points.point import Point
@@ -108,7 +108,10 @@ def load_with(which: str | Path) -> tuple[Tunable, About]:
     unknown = sorted(set(found) - KNOWN)
     if unknown:
         raise ValueError(f"{path}: holds {unknown[0]!r}, which this version does not know")
-    model = Tunable(nets.build(found["net"]), parse_method(found["composition"]))
+    try:
+        model = Tunable(nets.build(found["net"]), parse_method(found["composition"]))
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}; if another package adds it, install that package") from None
     declared = [asdict(d) for d in model.method.dials()]
     if [d["name"] for d in declared] != [d["name"] for d in found["dials"]]:
         raise ValueError(f"{path}: its dials are not those of its composition")

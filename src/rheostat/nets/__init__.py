@@ -1,9 +1,12 @@
-"""Architectures, written once over seats: small_cnn, resnet, wide_resnet, mobilenet_v2."""
+"""Architectures, written once over seats; one network a file, with its exits, registered by that file."""
 
-from rheostat.nets.base import NETS, Net, Spec, build
+from rheostat.nets.base import NETS, Net, Spec, build, register
 from rheostat.nets.mobilenet import mobilenet_v2
 from rheostat.nets.residual import resnet
 from rheostat.nets.small import small_cnn
 from rheostat.nets.wide_residual import wide_resnet
+from rheostat.runtime.registry import import_files
 
-__all__ = ["NETS", "Net", "Spec", "build", "mobilenet_v2", "resnet", "small_cnn", "wide_resnet"]
+import_files(__name__, __path__)
+
+__all__ = ["NETS", "Net", "Spec", "build", "mobilenet_v2", "register", "resnet", "small_cnn", "wide_resnet"]

@@ -11,7 +11,7 @@ import inspect
 import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import ParamSpec
+from typing import TYPE_CHECKING, ParamSpec
 
 import torch
 import torch.nn.functional as F
@@ -21,6 +21,10 @@ from rheostat.nn.layers import Conv, Dense, Dropout, Normalise
 from rheostat.nn.norms import Norm
 from rheostat.points.resolved import Resolved
 from rheostat.runtime.choices import nearest
+from rheostat.runtime.registry import Registry, origin_of
+
+if TYPE_CHECKING:
+    from rheostat.nets.pieces import Features, Head
 
 P = ParamSpec("P")
 Spec = dict[str, object]
@@ -171,22 +175,57 @@ def laid_out(x: Tensor, layout: torch.memory_format) -> Tensor:
     return x.contiguous(memory_format=layout)
 
 
-NETS: dict[str, Callable[..., Net]] = {}
+Builder = Callable[..., "Net"]
 
 
-def register(build: Callable[P, Net]) -> Callable[P, Net]:
-    """Enter a network builder by its name; the built net keeps the arguments in `spec`."""
+@dataclass(frozen=True)
+class Architecture:
+    """A network as its own file registers it: the builder, and what its exits are.
 
-    @functools.wraps(build)
-    def remembered(*args: P.args, **kwargs: P.kwargs) -> Net:
-        bound = inspect.signature(build).bind(*args, **kwargs)
-        bound.apply_defaults()
-        net = build(*args, **kwargs)
-        net.spec = {"name": build.__name__, **bound.arguments}
-        return net
+    `exit_positions` gives the blocks after which exits sit by default, `paper_head` an exit's own layers from
+    the features there and the exit's number from 0; None is the default rule of `nets.heads`. With
+    `preactivated` features are not activated yet, and every head starts with a norm and a ReLU.
+    """
 
-    NETS[build.__name__] = remembered
-    return remembered
+    build: Builder
+    exit_positions: Callable[[Net], tuple[int, ...]] | None = None
+    paper_head: Callable[[Net, Features, int], Head] | None = None
+    preactivated: bool = False
+
+
+NETS: Registry[Architecture] = Registry("network", group="rheostat.nets")
+
+
+def register(
+    *,
+    exit_positions: Callable[[Net], tuple[int, ...]] | None = None,
+    paper_head: Callable[[Net, Features, int], Head] | None = None,
+    preactivated: bool = False,
+) -> Callable[[Callable[P, Net]], Callable[P, Net]]:
+    """Enter a network builder by its name (see `Architecture`); the built net keeps the arguments in `spec`."""
+
+    def entered(build: Callable[P, Net]) -> Callable[P, Net]:
+        @functools.wraps(build)
+        def remembered(*args: P.args, **kwargs: P.kwargs) -> Net:
+            bound = inspect.signature(build).bind(*args, **kwargs)
+            bound.apply_defaults()
+            net = build(*args, **kwargs)
+            net.spec = {"name": build.__name__, **bound.arguments}
+            return net
+
+        NETS.register(
+            build.__name__, Architecture(remembered, exit_positions, paper_head, preactivated), origin=origin_of(build)
+        )
+        return remembered
+
+    return entered
+
+
+def check_size(net: str, **sizes: float) -> None:
+    """ValueError that names the net and the option unless every given size is positive."""
+    for option, given in sizes.items():
+        if given <= 0:
+            raise ValueError(f"{net}: {option} must be positive, given {given}")
 
 
 def check_image(net: str, image: tuple[int, int, int], least: int) -> tuple[int, int, int]:
@@ -216,10 +255,9 @@ def build(spec: Spec) -> Net:
     """A network from its spec: `{"name": "resnet", "depth": 20, ...}`. Raises on what it does not know."""
     options = dict(spec)
     name = str(options.pop("name", ""))
-    if name not in NETS:
-        raise ValueError(f"no network {name!r}; {nearest(name, NETS)}")
-    known = inspect.signature(NETS[name]).parameters
+    builder = NETS.get(name).build
+    known = inspect.signature(builder).parameters
     for option in options:
         if option not in known:
             raise ValueError(f"{name} has no option {option!r}; {nearest(option, known)}")
-    return NETS[name](**{k: tuple(v) if isinstance(v, list) else v for k, v in options.items()})
+    return builder(**{k: tuple(v) if isinstance(v, list) else v for k, v in options.items()})

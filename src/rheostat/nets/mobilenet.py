@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor
 
-from rheostat.nets.base import Block, Classifier, ConvBlock, Inner, Net, check_image, normaliser, register
+from rheostat.nets.base import Block, Classifier, ConvBlock, Inner, Net, check_image, check_size, normaliser, register
+from rheostat.nets.pieces import Activate, Features, Head, Normed
 from rheostat.nets.residual import Shortcut, initialise
 from rheostat.nn.layers import Conv
 from rheostat.nn.norms import Norm
@@ -42,7 +43,23 @@ class InvertedResidual(Block):
         return [Inner((self.conv1, self.conv2), (self.norm1, self.norm2), self.conv3)]
 
 
-@register
+def mobilenet_head(net: Net, features: Features, number: int) -> Head:
+    """Exit 1: two inverted residual blocks of stride 2; exit 2: one; later ones: the classifier alone."""
+    c = features.channels
+    if number == 0:
+        pieces: list[Block] = [
+            InvertedResidual(c, 2 * c, expansion=6, stride=2),
+            Activate(2 * c),
+            InvertedResidual(2 * c, 4 * c, expansion=6, stride=2),
+            Normed(4 * c),
+        ]
+        return Head(pieces, Classifier(4 * c, net.classes))
+    if number == 1:
+        return Head([InvertedResidual(c, c, expansion=6, stride=2)], Classifier(c, net.classes))
+    return Head([], Classifier(c, net.classes))
+
+
+@register(exit_positions=lambda net: (1, 4, 7, 9, 12, 15), paper_head=mobilenet_head)
 def mobilenet_v2(
     *,
     width: float = 1.0,
@@ -57,8 +74,7 @@ def mobilenet_v2(
     a norm, as in the CIFAR variants that the RDI-Nets paper starts from.
     """
     channels, *_ = check_image("mobilenet_v2", image, 8)
-    if width <= 0:
-        raise ValueError(f"mobilenet_v2: width must be positive, given {width}")
+    check_size("mobilenet_v2", width=width, classes=classes)
 
     def scaled(count: int) -> int:
         return count if width == 1.0 else max(8, round(count * width / 8) * 8)

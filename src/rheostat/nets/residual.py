@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from rheostat.nets.base import Block, Classifier, ConvBlock, Inner, Net, check_image, normaliser, register
+from rheostat.nets.base import Block, Classifier, ConvBlock, Inner, Net, check_image, check_size, normaliser, register
+from rheostat.nets.pieces import Features, Head, Pool
 from rheostat.nn.layers import Conv
 from rheostat.nn.norms import Norm
 from rheostat.points.resolved import Resolved
@@ -73,7 +74,22 @@ class Bottleneck(Block):
         return [Inner((self.conv1,), (self.norm1,), self.conv2), Inner((self.conv2,), (self.norm2,), self.conv3)]
 
 
-@register
+def residual_head(net: Net, features: Features, number: int) -> Head:
+    """An exit's own layers by the halvings that follow: two or more, one, none (the paper's stages 1, 2, 3)."""
+    c = features.channels
+    if features.left >= 2:
+        pieces: list[Block] = [
+            Pool(1),
+            ConvBlock(Conv(c, 4 * c, kernel_size=5, padding=2), Norm(4 * c), pool=True),
+            ConvBlock(Conv(4 * c, 2 * c, padding=1), Norm(2 * c), relu=False),
+        ]
+        return Head(pieces, Classifier(2 * c, net.classes))
+    if features.left == 1:
+        return Head([Pool(1), BasicBlock(c, c)], Classifier(c, net.classes))
+    return Head([], Classifier(c, net.classes))
+
+
+@register(paper_head=residual_head)
 def resnet(
     *,
     depth: int = 20,
@@ -91,15 +107,14 @@ def resnet(
     channels, *_ = check_image("resnet", image, 8)
     if depth in CIFAR_DEPTHS:
         per_stage: tuple[int, ...] = ((depth - 2) // 6,) * 3
-        width = base_width or 16
+        width = 16 if base_width is None else base_width
     elif depth in IMAGENET_BLOCKS:
         per_stage = IMAGENET_BLOCKS[depth]
-        width = base_width or 64
+        width = 64 if base_width is None else base_width
     else:
         allowed = ", ".join(str(d) for d in sorted((*CIFAR_DEPTHS, *IMAGENET_BLOCKS)))
         raise ValueError(f"resnet has no depth {depth}; allowed: {allowed}")
-    if width < 1:
-        raise ValueError(f"resnet: base_width must be at least 1, given {width}")
+    check_size("resnet", base_width=width, classes=classes)
     blocks: list[Block] = [ConvBlock(Conv(channels, width, padding=1, exact=True), Norm(width))]
     inside = width
     for stage, count in enumerate(per_stage):

@@ -2,12 +2,27 @@
 
 from __future__ import annotations
 
-from rheostat.nets.base import Block, ConvBlock, FlatClassifier, Net, check_image, normaliser, register
+from rheostat.nets.base import Block, ConvBlock, FlatClassifier, Net, check_image, check_size, normaliser, register
+from rheostat.nets.pieces import Features, Head, Pool
 from rheostat.nn.layers import Conv
 from rheostat.nn.norms import Norm
 
 
-@register
+def small_head(net: Net, features: Features, number: int) -> Head:
+    """Exit 1: 3×3 stride 2 to half the channels, pool, FC; later ones: pool, FC. No ReLU between FCs."""
+    c, h, w = features.channels, features.height, features.width
+    pieces: list[Block] = []
+    if number == 0:
+        padded = bool(net.spec["padded"])
+        out, pad = c // 2, int(padded)
+        conv = Conv(c, out, stride=2, padding=pad, bias=not padded)
+        pieces.append(ConvBlock(conv, Norm(out) if padded else None))
+        c, h, w = out, (h + 2 * pad - 3) // 2 + 1, (w + 2 * pad - 3) // 2 + 1
+    pieces.append(Pool(1))
+    return Head(pieces, FlatClassifier(c * (h // 2) * (w // 2), (200, 200), net.classes, relu=False))
+
+
+@register(exit_positions=lambda net: (0, 2), paper_head=small_head)
 def small_cnn(
     *,
     padded: bool = True,
@@ -24,6 +39,7 @@ def small_cnn(
     pads and has a norm after every convolution, for conditioned methods; at least 8×8.
     """
     channels, height, width = check_image("small_cnn", image, 8 if padded else 16)
+    check_size("small_cnn", base_width=base_width, classes=classes)
     widths = (channels, base_width, base_width, 2 * base_width, 2 * base_width)
     blocks: list[Block] = []
     for i in range(4):

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor
 
-from rheostat.nets.base import Block, Classifier, ConvBlock, Inner, Net, check_image, normaliser, register
-from rheostat.nets.residual import initialise
+from rheostat.nets.base import Block, Classifier, ConvBlock, Inner, Net, check_image, check_size, normaliser, register
+from rheostat.nets.residual import initialise, residual_head
 from rheostat.nn.layers import Conv, Dropout
 from rheostat.nn.norms import Norm
 from rheostat.points.resolved import Resolved
@@ -36,7 +36,7 @@ class WideBlock(Block):
         return [Inner((self.conv1,), (self.norm2,), self.conv2)]
 
 
-@register
+@register(paper_head=residual_head, preactivated=True)
 def wide_resnet(
     *,
     depth: int = 16,
@@ -52,8 +52,7 @@ def wide_resnet(
     channels, *_ = check_image("wide_resnet", image, 8)
     if depth < 10 or (depth - 4) % 6:
         raise ValueError(f"wide_resnet: depth is 6n + 4 (10, 16, 22, 28, 34, 40), given {depth}")
-    if widen < 1 or base_width < 1:
-        raise ValueError(f"wide_resnet: widen and base_width are at least 1, given {widen}, {base_width}")
+    check_size("wide_resnet", widen=widen, base_width=base_width, classes=classes)
     count = (depth - 4) // 6
     blocks: list[Block] = [ConvBlock(Conv(channels, base_width, padding=1, exact=True), None, relu=False)]
     inside = base_width

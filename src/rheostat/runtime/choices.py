@@ -1,9 +1,13 @@
-"""Errors about names: what was given, what is allowed and the nearest match."""
+"""Errors about names (what was given, what is allowed and the nearest match) and settings without effect."""
 
 from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+
+
+class NoEffectWarning(UserWarning):
+    """A setting that was given and changes nothing."""
 
 
 def nearest(given: str, allowed: Iterable[str]) -> str:

@@ -294,7 +294,7 @@ def _train(
         # Before anything that can fail: training is not lost to its calibration.
         artifact.save(run / "model.safetensors", model, about(trained))
     if recipe.calibrate_dial:
-        attack = Attack("pgd10", recipe.attack.eps, 10, norm=recipe.attack.norm)
+        attack = Attack("pgd", recipe.attack.eps, 10, norm=recipe.attack.norm)
         calibrate_dial(model, subset(splits.fit, 500).to(device), attack)
     if "exit" in model.dials:
         fit_policy(model, splits.fit.to(device), **recipe.policy.model_dump())

@@ -6,17 +6,17 @@ import json
 import tomllib
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from rheostat import data, nets
+from rheostat import data
+from rheostat.attacks import ATTACKS, Attack
 from rheostat.data.augmentation import AUGMENTATIONS
-from rheostat.methods import Exits
-from rheostat.methods.base import Stack
-from rheostat.methods.papers import PAPERS, compose
+from rheostat.methods import COMPOSITIONS, Stack, compose
 from rheostat.runtime.choices import nearest
 from rheostat.runtime.quantities import Fraction
+from rheostat.training.validation import check_recipe
 
 
 class Section(BaseModel):
@@ -36,11 +36,17 @@ class DataSection(Section):
     verify: bool = True
     split_seed: int = 0
 
+    @field_validator("name")
+    @classmethod
+    def _known(cls, name: str) -> str:
+        data.check_known(name)
+        return name
+
 
 class AttackSection(Section):
     """The training attack; `step_size` None takes the papers' rule."""
 
-    kind: Literal["pgd", "n-fgsm"] = "pgd"
+    kind: str = "pgd"
     norm: Literal["linf", "l2"] = "linf"
     eps: Fraction = Field(ge=0)
     steps: int = Field(default=7, ge=1)
@@ -51,11 +57,29 @@ class AttackSection(Section):
     warmup: float = Field(default=0.0, ge=0, lt=1)
     """The share of training over which eps and step rise linearly from 0."""
 
+    @field_validator("kind")
+    @classmethod
+    def _trains(cls, kind: str) -> str:
+        allowed = [name for name, attack in ATTACKS.items() if attack.trains]
+        if kind not in allowed:
+            raise ValueError(f"no attack to train with {kind!r}; {nearest(kind, allowed)}")
+        return kind
+
     @model_validator(mode="after")
     def _possible(self) -> AttackSection:
-        if self.kind == "n-fgsm" and self.norm != "linf":
-            raise ValueError("n-fgsm is an L∞ attack; norm must be 'linf'")
+        self.for_training()
         return self
+
+    def for_training(self) -> Attack:
+        """The attack inside training; no dropping, fixed cost."""
+        return ATTACKS.get(self.kind).training(
+            eps=self.eps,
+            norm=self.norm,
+            steps=self.steps,
+            step_size=self.step_size,
+            restarts=self.restarts,
+            loss=self.loss,
+        )
 
 
 class TrainSection(Section):
@@ -132,24 +156,15 @@ class Recipe(Section):
     policy: PolicySection = Field(default_factory=PolicySection)
     calibrate_dial: bool = False
 
+    @field_validator("paper")
+    @classmethod
+    def _composition(cls, paper: str) -> str:
+        COMPOSITIONS.get(paper)
+        return paper
+
     @model_validator(mode="after")
-    def _known(self) -> Recipe:
-        if not self.data.name.startswith("folder:") and self.data.name not in data.READERS:
-            raise ValueError(f"no data set {self.data.name!r}; {nearest(self.data.name, data.READERS)}")
-        if self.paper not in PAPERS:
-            raise ValueError(f"no composition {self.paper!r}; {nearest(self.paper, PAPERS)}")
-        for key in ("classes", "image", "mean", "std"):
-            if key in self.net:
-                raise ValueError(f"net.{key} comes from the data set; leave it out")
-        if self.train.trades is not None:
-            if isinstance(self.stack().find(Exits), Exits):
-                raise ValueError("train.trades is for one head; this composition has exits")
-            if self.attack.loss != "ce":
-                raise ValueError("train.trades attacks by its own divergence; leave attack.loss at 'ce'")
-        self.stack()
-        name = str(self.net.get("name", ""))
-        if name not in nets.NETS:
-            raise ValueError(f"net: no network {name!r}; {nearest(name, nets.NETS)}")
+    def _possible(self) -> Recipe:
+        check_recipe(self)
         return self
 
     def stack(self) -> Stack:
@@ -165,31 +180,36 @@ class Recipe(Section):
 
 
 def _message(error: ValidationError) -> str:
+    """The first three mistakes in one line, made from pydantic's error types and contexts."""
     parts = []
     for problem in error.errors()[:3]:
         place = ".".join(str(p) for p in problem["loc"])
+        given, context = problem.get("input"), problem.get("ctx", {})
         if problem["type"] == "extra_forbidden":
-            parts.append(f"unknown key {place!r}; {nearest(place.split('.')[-1], _fields(place))}")
-        elif problem["type"] == "missing":
+            parts.append(
+                f"unknown key {place!r}; {nearest(place.split('.')[-1], _section(problem['loc']).model_fields)}"
+            )
+            continue
+        if problem["type"] == "missing":
             parts.append(f"missing key {place!r}")
-        else:
-            given = problem.get("input")
-            shown = f" (given {given!r})" if isinstance(given, str | int | float) else ""
-            text = str(problem["msg"]).removeprefix("Value error, ")
-            if problem["type"] == "literal_error" and isinstance(given, str):
-                allowed = [w.strip(" '") for w in text.split("be")[-1].replace("or", ",").split(",")]
-                text = nearest(given, [w for w in allowed if w])
-            parts.append(f"{place or 'recipe'}: {text}{shown}")
+            continue
+        text = str(context["error"]) if "error" in context else problem["msg"]
+        if problem["type"] == "literal_error":
+            field = _section(problem["loc"]).model_fields[str(problem["loc"][-1])]
+            text = nearest(str(given), get_args(field.annotation))
+        shown = f" (given {given!r})" if isinstance(given, str | int | float) and repr(given) not in text else ""
+        parts.append(f"{place or 'recipe'}: {text}{shown}")
     return "; ".join(parts)
 
 
-def _fields(place: str) -> list[str]:
+def _section(location: tuple[int | str, ...]) -> type[BaseModel]:
+    """The part of a recipe in which a key lies."""
     model: type[BaseModel] = Recipe
-    for part in place.split(".")[:-1]:
-        kind = model.model_fields[part].annotation
+    for part in location[:-1]:
+        kind = model.model_fields[str(part)].annotation if str(part) in model.model_fields else None
         if isinstance(kind, type) and issubclass(kind, BaseModel):
             model = kind
-    return list(model.model_fields)
+    return model
 
 
 def parse(values: dict[str, Any]) -> Recipe:

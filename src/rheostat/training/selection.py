@@ -30,8 +30,8 @@ class Watch:
         select, attack = recipe.select, recipe.attack
         self.recipe, self.epochs = recipe, epochs
         self.fit = subset(fit, select.images)
-        self.pgd = Attack(f"pgd{select.steps}", attack.eps, select.steps, norm=attack.norm, loss="ce")
-        self.single = Attack("fgsm", attack.eps, 1, attack.eps, attack.norm, start=False)
+        self.pgd = Attack("pgd", attack.eps, select.steps, norm=attack.norm, loss="ce")
+        self.single = Attack("fgsm", attack.eps, norm=attack.norm)
 
     def may_select(self, epoch: int) -> bool:
         """Whether the weights after this epoch may be the ones kept."""

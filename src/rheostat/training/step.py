@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from rheostat import data
-from rheostat.attacks import Attack, Objective, training_step_size
+from rheostat.attacks import Attack, Objective
 from rheostat.methods.base import Output, Term, row_loss
 from rheostat.models.tunable import Tunable
 from rheostat.points.phase import Phase
@@ -24,11 +24,7 @@ from rheostat.training.trades import away_from, divergence
 
 def training_attack(recipe: Recipe) -> Attack:
     """The attack inside training; no dropping, fixed cost."""
-    a = recipe.attack
-    if a.kind == "n-fgsm":
-        return Attack("n-fgsm", a.eps, 1, a.eps, loss=a.loss, drop=False)
-    size = training_step_size(a.eps, a.steps) if a.step_size is None else a.step_size
-    return Attack(f"pgd{a.steps}", a.eps, a.steps, size, a.norm, a.restarts, loss=a.loss, drop=False)
+    return recipe.attack.for_training()
 
 
 def warmed(attack: Attack, recipe: Recipe, step: int, total: int) -> Attack:

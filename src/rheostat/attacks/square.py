@@ -1,0 +1,67 @@
+"""Square: random search without gradients. Source: Andriushchenko et al., ECCV 2020; pyautoattack's own code."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from rheostat.attacks.base import Attack, TierEntry, register
+from rheostat.attacks.budget import Streams
+from rheostat.attacks.objective import Objective
+from rheostat.attacks.reference import NAMES, Predict, Reference, labels_of, seed_from
+
+
+def square(
+    objective: Objective, images: Tensor, *, eps: float, norm: str = "linf", queries: int = 1000, seed: int = 0
+) -> Tensor:
+    """Square: random search on the margin, without gradients; a check on masked ones."""
+    from pyautoattack.square import SquareAttack
+
+    attack = SquareAttack(
+        Predict(objective),
+        norm=NAMES[norm],
+        n_queries=queries,
+        eps=eps,
+        p_init=0.8,
+        n_restarts=1,
+        seed=seed % 2**31,
+        verbose=False,
+        device=images.device,
+        resc_schedule=False,
+    )
+    with torch.random.fork_rng(), torch.no_grad():
+        return attack.perturb(images, labels_of(objective)).detach()
+
+
+@register
+class Square(Reference):
+    """`square` (1 000 queries) and `squareN`; its steps are queries."""
+
+    name = "square"
+    grammar = ("square", "squareN")
+    defaults: ClassVar[Mapping[str, object]] = {"steps": 1000, "loss": "margin"}
+    tiers = (TierEntry("square", order=60, tiers=("standard", "full")),)
+
+    def parse(self, text: str, *, eps: float, norm: str, step_size: float | None) -> Attack | None:
+        match = re.fullmatch(r"square(\d*)", text)
+        return None if match is None else Attack(self.name, eps, int(match[1] or 1000), norm=norm)
+
+    def text(self, attack: Attack) -> str:
+        return "square" if attack.steps == 1000 else f"square{attack.steps}"
+
+    def run(
+        self,
+        attack: Attack,
+        objective: Objective,
+        images: Tensor,
+        generator: Streams,
+        *,
+        share: tuple[Tensor, int] | None = None,
+    ) -> Tensor:
+        return square(
+            objective, images, eps=attack.eps, norm=attack.norm, queries=attack.steps, seed=seed_from(generator)
+        )

@@ -1,0 +1,103 @@
+"""Compositions: methods put together under a name, and read back from their repr.
+
+A method registers its class (`@register`), so that artifacts that hold it can be read; whoever has a
+composition of methods to name calls `compose_as`, and recipes, contract tests and the command line see it.
+"""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+from rheostat.methods.base import Method, Stack
+from rheostat.runtime.choices import nearest
+from rheostat.runtime.registry import Registry, origin_of
+
+M = TypeVar("M", bound=Method)
+
+
+@dataclass(frozen=True)
+class Composition:
+    """A composition by name: its parts, and the options whose defaults are not those of the parts.
+
+    Every option of a part is an option of the composition; where two parts have one of the same name,
+    it is the first part's.
+    """
+
+    about: str
+    parts: tuple[type[Method], ...]
+    defaults: Mapping[str, object] = field(default_factory=dict)
+
+    def options(self) -> dict[str, type[Method]]:
+        """The names of the options and the part that each belongs to."""
+        return {f.name: part for part in reversed(self.parts) for f in dataclasses.fields(part)}  # type: ignore[arg-type]
+
+
+METHODS: Registry[type[Method]] = Registry("method", group="rheostat.methods")
+COMPOSITIONS: Registry[Composition] = Registry("composition", group="rheostat.methods")
+
+
+def register(kind: type[M]) -> type[M]:
+    """Enter a method by its class name; a class decorator, above `@dataclass(frozen=True)`."""
+    METHODS.register(kind.__name__, kind, origin=origin_of(kind))
+    return kind
+
+
+def compose_as(name: str, about: str, *parts: type[Method], **defaults: object) -> Composition:
+    """Name a composition of methods; `defaults` are options whose defaults are not those of the parts.
+
+    ValueError if the name is taken by other parts, or an option belongs to none of them.
+    """
+    found = Composition(about, parts, defaults)
+    known = found.options()
+    for option in defaults:
+        if option not in known:
+            raise ValueError(f"{name} has no option {option!r}; {nearest(option, known)}")
+    return COMPOSITIONS.register(name, found, origin=origin_of(*parts))
+
+
+def compose(name: str, **options: object) -> Stack:
+    """A composition by its name; ValueError names the nearest composition or option."""
+    composition = COMPOSITIONS.get(name)
+    known = composition.options()
+    given: dict[type[Method], dict[str, object]] = {part: {} for part in composition.parts}
+    for option, value in {**composition.defaults, **options}.items():
+        if option not in known:
+            raise ValueError(f"{name} has no option {option!r}; {nearest(option, known)}")
+        given[known[option]][option] = tuple(value) if isinstance(value, list) else value
+    return Stack(*(part(**given[part]) for part in composition.parts))
+
+
+def parse_method(text: str) -> Stack:
+    """A stack from its repr, `Stack(Dual(...), Film(...))`, by its syntax: nothing is evaluated."""
+
+    def value(node: ast.expr) -> object:
+        try:
+            return ast.literal_eval(node)
+        except ValueError:
+            raise ValueError(f"not a plain value in a composition: {ast.unparse(node)}") from None
+
+    def call(node: ast.expr) -> tuple[str, ast.Call]:
+        if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Name):
+            raise ValueError(f"not a composition: {text!r}")
+        return node.func.id, node
+
+    def part(node: ast.expr) -> Method:
+        name, found = call(node)
+        kind = METHODS.get(name)
+        fields = {f.name for f in dataclasses.fields(kind)}  # type: ignore[arg-type]
+        options = {str(k.arg): value(k.value) for k in found.keywords}
+        for option in options:
+            if option not in fields:
+                raise ValueError(f"{name} has no option {option!r}; {nearest(option, fields)}")
+        return kind(**options)
+
+    try:
+        tree = ast.parse(text, mode="eval")
+    except SyntaxError:
+        raise ValueError(f"not a composition: {text!r}") from None
+    name, outer = call(tree.body)
+    return Stack(*(part(a) for a in outer.args)) if name == "Stack" else Stack(part(tree.body))

@@ -1,0 +1,109 @@
+"""What a recipe must satisfy as a whole, found when it is loaded and not after hours of training."""
+
+from __future__ import annotations
+
+import warnings
+from typing import TYPE_CHECKING, Any
+
+import torch
+from pydantic import BaseModel
+
+from rheostat import nets
+from rheostat.attacks import ATTACKS
+from rheostat.data import DATASETS
+from rheostat.methods import Exits, Stack
+from rheostat.runtime.choices import NoEffectWarning
+
+if TYPE_CHECKING:
+    from rheostat.training.recipe import Recipe
+
+FROM_DATA = ("classes", "image", "mean", "std")
+ANY_IMAGE = (3, 64, 64)
+"""What a network is tried with where the data set does not say what its images are."""
+
+
+def check_recipe(recipe: Recipe) -> None:
+    """ValueError for what cannot be trained, NoEffectWarning for settings that change nothing.
+
+    Looks at the composition and the network together; no image is read and no weight is made.
+    """
+    stack = recipe.stack()
+    _try_network(recipe, stack)
+    _check_dial(recipe, stack)
+    _check_policy(recipe, stack)
+    if recipe.train.trades is not None:
+        if stack.find(Exits) is not None:
+            raise ValueError("train.trades is for one head; this composition has exits")
+        if recipe.attack.loss != "ce":
+            raise ValueError("train.trades attacks by its own divergence; leave attack.loss at 'ce'")
+    _warn_without_effect(recipe, stack)
+
+
+def _try_network(recipe: Recipe, stack: Stack) -> None:
+    """Build the network and install the methods without weights (on the meta device); nothing is drawn."""
+    for key in FROM_DATA:
+        if key in recipe.net:
+            raise ValueError(f"net.{key} comes from the data set; leave it out")
+    source = DATASETS.get(recipe.data.name) if recipe.data.name in DATASETS else None
+    image = ANY_IMAGE if source is None or source.image is None else source.image
+    classes = 10 if source is None else source.classes
+    with torch.random.fork_rng(devices=[]), torch.device("meta"):
+        try:
+            net = nets.build({**recipe.net, "classes": classes, "image": image})
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"net: {error}") from None
+        try:
+            stack.bound(net).install(net)
+        except (NotImplementedError, RuntimeError):
+            return  # a method that looks at weights (masks): training installs it on real ones
+
+
+def _check_dial(recipe: Recipe, stack: Stack) -> None:
+    dials = {dial.name for dial in stack.dials()}
+    if "robustness" not in dials:
+        if recipe.calibrate_dial:
+            raise ValueError(f"calibrate_dial: {recipe.paper} has no dial 'robustness' to calibrate")
+        return
+    levels = recipe.select.robustness
+    if not levels or not all(0 <= level <= 1 for level in levels):
+        raise ValueError(f"select.robustness: settings of the dial lie in [0, 1], at least one; given {levels}")
+
+
+def _check_policy(recipe: Recipe, stack: Stack) -> None:
+    rule = recipe.policy.rule
+    needed = {"budget": "macs", "accuracy": "accuracy"}.get(rule)
+    if needed is not None and getattr(recipe.policy, needed) is None:
+        raise ValueError(f"policy.rule {rule!r} needs policy.{needed}")
+
+
+def _warn_without_effect(recipe: Recipe, stack: Stack) -> None:
+    attack = recipe.attack
+    unused = {f"attack.{key}" for key in ("steps", "step_size", "restarts", "loss")} - {
+        f"attack.{key}" for key in ATTACKS.get(attack.kind).uses
+    }
+    why = dict.fromkeys(unused, f"{attack.kind} does not use it")
+    if stack.find(Exits) is None:
+        why |= dict.fromkeys(_keys(recipe.policy, "policy"), f"{recipe.paper} has no exits")
+    for key, rule in (("macs", "budget"), ("accuracy", "accuracy")):
+        if recipe.policy.rule != rule:
+            why.setdefault(f"policy.{key}", f"the rule is {recipe.policy.rule!r}")
+    if "robustness" not in {dial.name for dial in stack.dials()}:
+        why["select.robustness"] = f"{recipe.paper} has no dial 'robustness'"
+    if recipe.data.augment == "none":
+        why["data.padding"] = "data.augment is 'none'"
+    if not recipe.train.awp:
+        why["train.awp_from"] = "train.awp is 0"
+    for key in sorted(why):
+        section, _, name = key.partition(".")
+        if _differs(getattr(recipe, section), name):
+            warnings.warn(f"{recipe.name}: {key} has no effect, for {why[key]}", NoEffectWarning, stacklevel=2)
+
+
+def _keys(section: BaseModel, name: str) -> list[str]:
+    return [f"{name}.{key}" for key in type(section).model_fields]
+
+
+def _differs(section: BaseModel, key: str) -> bool:
+    """Whether a key was set to something else than its default."""
+    value: Any = getattr(section, key)
+    return bool(value != type(section).model_fields[key].default)
