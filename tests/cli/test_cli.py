@@ -188,7 +188,7 @@ def test_each_net_family_trains_an_epoch_on_real_images(capsys, tmp_path, real_d
 
 FAULTS = """
 import resource, sys, torch
-from rheostat.allocator import keep_freed_memory
+from rheostat.runtime.allocator import keep_freed_memory
 if sys.argv[1] == "keep":
     assert keep_freed_memory()
 def faults():
