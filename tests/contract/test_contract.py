@@ -154,7 +154,8 @@ def test_two_threads_at_two_points_agree_with_serial_runs(model: Tunable) -> Non
     """Two threads pass at two points while a third switches between training and evaluation."""
     x = images_for(model)
     points = (grid(model) * 2)[:2] if len(grid(model)) == 1 else [grid(model)[1], grid(model)[-1]]
-    expected = [model(x, p) for p in points]
+    with torch.no_grad():
+        expected = [model(x, p) for p in points]
     passes = 3
     start = threading.Barrier(3)
     wrong: list[str] = []
