@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from rheostat import data, nets
+from rheostat.methods import Exits
 from rheostat.methods.base import Method, Term, everything
 from rheostat.methods.papers import PAPERS, compose
 from rheostat.models.tunable import Tunable
@@ -59,21 +60,25 @@ def plan_of(method: Method, batch: int, generator: torch.Generator) -> list[Term
 GRID = [(paper, net) for paper in PAPERS for net in NETS]
 
 
-@pytest.fixture
-def short_nets(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The deep families with fewer blocks, of every kind that the whole networks have.
+def shorten(paper: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Give the deep families fewer blocks, of every kind that the whole networks have.
 
     Tests of the whole grid spend their time on depth, and find nothing in the fourth block of a kind that the
-    first does not show. The whole networks are counted and run in `test_goldens.py`.
+    first does not show. The whole networks are counted in `test_goldens.py` and run in `nets/`. MobileNetV2 with
+    exits stays whole, because its exits have positions in the whole network.
     """
-    monkeypatch.setitem(residual.IMAGENET_BLOCKS, 50, (1, 2, 1, 1))
-    monkeypatch.setattr(mobilenet, "STAGES", ((1, 16, 1, 1), (6, 24, 2, 1), (6, 32, 2, 2), (6, 64, 1, 2)))
+    for depth in (18, 50):
+        monkeypatch.setitem(residual.IMAGENET_BLOCKS, depth, (1, 2, 1, 1))
+    if Exits not in PAPERS[paper].parts:
+        monkeypatch.setattr(mobilenet, "STAGES", ((1, 16, 1, 1), (6, 24, 2, 1), (6, 32, 2, 2), (6, 64, 1, 2)))
 
 
 @pytest.fixture(params=GRID, ids=[f"{p}×{n}" for p, n in GRID])
-def model(request: pytest.FixtureRequest, short_nets: None) -> Tunable:
+def model(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Tunable:
     """Every composition on every network family."""
-    return make(*request.param)
+    paper, net = request.param
+    shorten(paper, monkeypatch)
+    return make(paper, net)
 
 
 @pytest.fixture(scope="session")
