@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 RUN := env OMP_NUM_THREADS=$(or $(OMP_NUM_THREADS),2) MPLBACKEND=Agg
 
-.PHONY: demo test quick check bench pages wheel clean
+.PHONY: demo test test-slow quick check bench pages wheel clean
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -15,11 +15,15 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 demo: $(VENV)/.installed
 	$(RUN) $(BIN)/rheostat demo
 
-test: $(VENV)/.installed
-	env OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 MPLBACKEND=Agg $(BIN)/python -m pytest -n 2 --dist worksteal
+TEST := env OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 MPLBACKEND=Agg $(BIN)/python -m pytest -n 2 --dist worksteal
 
-quick: $(VENV)/.installed
-	env OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 MPLBACKEND=Agg $(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow"
+test: $(VENV)/.installed
+	$(TEST) -m "not slow"
+
+test-slow: $(VENV)/.installed
+	$(TEST) -m slow
+
+quick: test
 
 check: $(VENV)/.installed
 	$(BIN)/ruff check src tests benchmarks

@@ -11,8 +11,11 @@ import torch
 from torch import Tensor
 
 from rheostat import data, nets
+from rheostat.methods import Exits
+from rheostat.methods.base import Method, Term
 from rheostat.methods.papers import PAPERS, compose
 from rheostat.models.tunable import Tunable
+from rheostat.nets import mobilenet, residual
 
 torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
 
@@ -49,13 +52,33 @@ def images_for(model: Tunable, count: int = 6) -> Tensor:
     return torch.rand(count, *model.net.image, generator=torch.Generator().manual_seed(2))
 
 
+def plan_of(method: Method, batch: int, generator: torch.Generator) -> list[Term]:
+    """The terms of a training step over `batch` rows: the only place in which these tests ask for a plan."""
+    return method.plan(batch, generator)
+
+
 GRID = [(paper, net) for paper in PAPERS for net in NETS]
 
 
+def shorten(paper: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Give the deep families fewer blocks, of every kind that the whole networks have.
+
+    Tests of the whole grid spend their time on depth, and find nothing in the fourth block of a kind that the
+    first does not show. The whole networks are counted in `test_goldens.py` and run in `nets/`. MobileNetV2 with
+    exits stays whole, because its exits have positions in the whole network.
+    """
+    for depth in (18, 50):
+        monkeypatch.setitem(residual.IMAGENET_BLOCKS, depth, (1, 2, 1, 1))
+    if Exits not in PAPERS[paper].parts:
+        monkeypatch.setattr(mobilenet, "STAGES", ((1, 16, 1, 1), (6, 24, 2, 1), (6, 32, 2, 2), (6, 64, 1, 2)))
+
+
 @pytest.fixture(params=GRID, ids=[f"{p}×{n}" for p, n in GRID])
-def model(request: pytest.FixtureRequest) -> Tunable:
+def model(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Tunable:
     """Every composition on every network family."""
-    return make(*request.param)
+    paper, net = request.param
+    shorten(paper, monkeypatch)
+    return make(paper, net)
 
 
 @pytest.fixture(scope="session")

@@ -144,7 +144,6 @@ def test_the_packaged_model_works_at_once_and_is_small(capsys) -> None:
     assert "calibrated" in out
 
 
-@pytest.mark.slow
 @pytest.mark.data
 @pytest.mark.parametrize(
     "net",

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 import threading
+from collections.abc import Iterator
 
 import pytest
 import torch
 
-from conftest import images_for, make
+from conftest import images_for, make, plan_of
 from rheostat.attacks import Attack
 from rheostat.methods.base import row_loss
 from rheostat.methods.papers import PAPERS, parse_method
@@ -44,7 +46,7 @@ def test_every_parameter_gets_a_gradient(model: Tunable) -> None:
     y = torch.arange(12) % 10
     generator = torch.Generator().manual_seed(0)
     model.zero_grad()
-    for term in model.method.plan(12, generator):
+    for term in plan_of(model.method, 12, generator):
         rows = term.rows
         at = model.resolve(term.at, x[rows], phase=Phase.TRAIN, generator=generator)
         row_loss(model.read(x[rows], at), y[rows]).sum().backward()
@@ -139,33 +141,46 @@ def test_an_unknown_dial_is_named(model: Tunable) -> None:
         model(images_for(model), Point(robustnes=0.3))
 
 
+@pytest.fixture
+def eager_switches() -> Iterator[None]:
+    """The interpreter changes threads after microseconds, so that two passes are surely cut into one another."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    yield
+    sys.setswitchinterval(before)
+
+
+@pytest.mark.usefixtures("eager_switches")
 def test_two_threads_at_two_points_agree_with_serial_runs(model: Tunable) -> None:
+    """Two threads pass at two points while a third switches between training and evaluation."""
     x = images_for(model)
     points = (grid(model) * 2)[:2] if len(grid(model)) == 1 else [grid(model)[1], grid(model)[-1]]
-    expected = [model(x, p) for p in points]
-    stop = threading.Event()
+    with torch.no_grad():
+        expected = [model(x, p) for p in points]
+    passes = 3
+    start = threading.Barrier(3)
     wrong: list[str] = []
 
-    def turn() -> None:
-        while not stop.is_set():
-            model.train()
-            model.eval()
-
-    def work(place: int) -> None:
-        for _ in range(5):
+    def work(number: int) -> None:
+        for _ in range(passes):
+            start.wait(60)
             with torch.no_grad():
-                if not torch.equal(model(x, points[place]), expected[place]):
-                    wrong.append(f"point {place}")
+                if not torch.equal(model(x, points[number]), expected[number]):
+                    wrong.append(f"point {number}")
 
-    threads = [threading.Thread(target=work, args=(i,)) for i in (0, 1)]
-    toggler = threading.Thread(target=turn)
-    toggler.start()
+    def switch() -> None:
+        for number in range(passes):
+            model.train()
+            start.wait(60)
+            if number:  # the first passes run in training mode from end to end
+                model.eval()
+                model.train()
+
+    threads = [threading.Thread(target=work, args=(i,)) for i in (0, 1)] + [threading.Thread(target=switch)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    stop.set()
-    toggler.join()
     assert wrong == []
 
 

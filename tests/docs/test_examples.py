@@ -20,7 +20,6 @@ from rheostat.reports.leaderboard import entry
 EXAMPLES = sorted((Path(__file__).parents[2] / "examples").glob("*.py"))
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("file", EXAMPLES, ids=lambda f: f.stem)
 def test_an_example_runs(file: Path) -> None:
     done = subprocess.run(

@@ -267,6 +267,6 @@ def test_standard_raises_nothing_on_a_sound_model(sample) -> None:
 def test_every_flag_is_explained_and_tested() -> None:
     text = (ROOT / "docs" / "evaluation.md").read_text()
     assert flags.page() in text
-    tested = "".join(p.read_text() for p in sorted((ROOT / "tests").glob("test_*.py")))
+    tested = "".join(p.read_text() for p in sorted((ROOT / "tests").rglob("test_*.py")))
     missing = [name for name in flags.NAMES if f'"{name}"' not in tested]
     assert not missing

@@ -42,7 +42,10 @@ def test_rows_bits_and_resumption(model, sample, tmp_path: Path) -> None:
     out = tmp_path / "rows.jsonl"
     points = parse_grid("robustness=0,1")
     attacks = [named("fgsm", eps=0.2), named("pgd10", eps=0.2)]
+    passes: list[int] = []
+    hook = model.net.register_forward_pre_hook(lambda _, inputs: passes.append(len(inputs[0])))
     rows = evaluate(Subject(model, "x"), points, attacks, sample, out=out)
+    assert sum(passes) > len(sample)
     assert rows == read_rows(out)
     assert [r["attack"]["name"] for r in rows] == ["fgsm", "pgd10", "worst"] * 2
     for fgsm, pgd, worst in (rows[:3], rows[3:]):
@@ -58,12 +61,17 @@ def test_rows_bits_and_resumption(model, sample, tmp_path: Path) -> None:
             assert row["queries"] > 0
             assert row["versions"]["torch"] == torch.__version__
     # A finished point is not measured again: the model is not even called.
-    broken = Subject(nn.Identity(), "x")
+    passes.clear()
     again = [identity(r) for r in evaluate(Subject(model, "x"), points, attacks, sample, out=out)]
+    hook.remove()
     assert again == [identity(r) for r in rows]
     assert len(read_rows(out)) == 6
-    with pytest.raises(Exception, match=r"."):
-        evaluate(broken, [None], attacks, sample)
+    assert passes == []
+
+
+def test_a_module_that_gives_no_logits_is_refused(sample) -> None:
+    with pytest.raises((ValueError, RuntimeError), match=r"."):
+        evaluate(Subject(nn.Identity(), "x"), [None], [named("fgsm", eps=0.2)], sample)
 
 
 def test_the_same_seed_gives_the_same_bits_in_any_order(model, sample) -> None:

@@ -214,7 +214,6 @@ def server(model_file: Path) -> Iterator[tuple[str, subprocess.Popen]]:
         yield found
 
 
-@pytest.mark.slow
 def test_predictions_are_those_of_the_point(server, model_file: Path, digits) -> None:
     url, _ = server
     x = to_pixels(digits[1].images[:20])
@@ -238,7 +237,6 @@ def test_predictions_are_those_of_the_point(server, model_file: Path, digits) ->
     assert httpx.get(f"{url}/healthz").status_code == 200
 
 
-@pytest.mark.slow
 def test_the_dial_is_policy(server) -> None:
     url, _ = server
     body = npy(GOOD)
@@ -255,7 +253,6 @@ def test_the_dial_is_policy(server) -> None:
     assert httpx.put(f"{url}/v1/policy", json={"ladder": ["safe", "fast"]}, headers=BEARER).status_code == 200
 
 
-@pytest.mark.slow
 def test_policy_changes_under_load_drop_nothing(server) -> None:
     url, _ = server
     stop, found, problems = threading.Event(), [], []
@@ -389,7 +386,6 @@ def test_ten_thousand_malformed_bodies(server) -> None:
     assert memory() <= 1.05 * before
 
 
-@pytest.mark.slow
 def test_a_body_that_never_ends(server) -> None:
     url, _ = server
     host, port = url.removeprefix("http://").split(":")

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import gzip
+import math
 import struct
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
-from rheostat.training.loop import train
+from rheostat import data
+from rheostat.training.loop import build, train
 from rheostat.training.recipe import load_recipe, names
 
 PAPER_SCALE = [n for n in names() if not n.endswith(("-fashion", "-digits", "-small"))]
+CLASSES = {"mnist": 10, "cifar10": 10, "cifar100": 100, "svhn": 10, "stl10": 10, "tiny-imagenet": 4}
 RNG = np.random.default_rng(0)
 
 
@@ -60,7 +64,7 @@ def papers_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (root / "stl10" / f"{half}_y.bin").write_bytes(marks.tobytes())
     tiny = root / "tiny-imagenet" / "tiny-imagenet-200"
     wnids, lines = [f"n{i:02d}" for i in range(4)], []
-    for i, wnid in enumerate(wnids):
+    for wnid in wnids:
         for half, count in ((f"train/{wnid}/images", 8), ("val/images", 2)):
             (tiny / half).mkdir(parents=True, exist_ok=True)
             for j in range(count):
@@ -68,7 +72,6 @@ def papers_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 Image.fromarray(pixels).save(tiny / half / f"{wnid}_{j}.png")
                 if half.startswith("val"):
                     lines.append(f"{wnid}_{j}.png\t{wnid}\t0\t0\t1\t1")
-        assert i < 4
     (tiny / "wnids.txt").write_text("\n".join(wnids))
     (tiny / "val" / "val_annotations.txt").write_text("\n".join(lines))
     return root
@@ -94,7 +97,16 @@ def test_two_steps_of_a_papers_recipe(name: str, papers_data: Path, tmp_path: Pa
     )
     done = train(recipe, out=tmp_path, folder=papers_data)
     assert done.progress.step == 2
-    assert done.progress.epochs[-1]["loss"] > 0
+    first = build(recipe, data.load(recipe.data.name, folder=papers_data, verify=False)[0])
+    assert done.model.net.classes == CLASSES[recipe.data.name]
+    assert done.model.net.spec == first.net.spec
+    # Chance costs log(classes) at each head; two steps at a paper's rate leave that order of size.
+    heads = len(done.model.read(torch.rand(2, *first.net.image), done.model.resolve(None, torch.rand(2))).exits) or 1
+    chance = heads * math.log(done.model.net.classes)
+    assert 0.3 * chance < done.progress.epochs[-1]["loss"] < 10 * chance
+    start = dict(first.named_parameters())
+    still = [n for n, p in done.model.named_parameters() if torch.equal(p, start[n])]
+    assert still == []
     assert (tmp_path / "model.safetensors").stat().st_size > 1_000_000
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import random
@@ -9,11 +10,13 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 
+from conftest import plan_of
 from rheostat import data
 from rheostat.runtime.distributed import Ranks
 from rheostat.runtime.files import read_tensors
@@ -43,7 +46,7 @@ def losses(paper: str, steps: int = 20) -> list[float]:
         x, y = batches(train_set, chosen, i, len(train_set) // 64, Ranks())
         optimiser.param_groups[0]["lr"] = learning_rate(chosen, i, 200)
         optimiser.zero_grad(set_to_none=False)
-        terms = model.method.plan(64, stream(0, "plan", i))
+        terms = plan_of(model.method, 64, stream(0, "plan", i))
         out.append(step.backward(terms, x, y, batch=64, seed=(0, "step", i))["loss"])
         optimiser.step()
     return out
@@ -106,7 +109,14 @@ def test_sigkill_at_ten_random_moments_ends_with_equal_weights(tmp_path: Path) -
     for a, b in zip(*lines, strict=True):
         left, right = json.loads(a), json.loads(b)
         assert {**left, "seconds": 0} == {**right, "seconds": 0}
-    assert not list(out.glob(".*.tmp")) or kills == 10  # a killed write leaves only a hidden part
+    # A killed write leaves only a hidden part: what is not hidden is what an undisturbed run leaves.
+    assert seen_files(out) == seen_files(tmp_path / "whole")
+
+
+def seen_files(folder: Path) -> set[str]:
+    """The files of a run by their paths in its folder, but for hidden ones and TensorBoard's events."""
+    files = {p.relative_to(folder) for p in folder.rglob("*") if p.is_file()}
+    return {str(p) for p in files if not p.name.startswith((".", "events."))}
 
 
 def _until_changed(path: Path, process: subprocess.Popen[bytes]) -> None:
@@ -120,16 +130,15 @@ def _until_changed(path: Path, process: subprocess.Popen[bytes]) -> None:
 @pytest.mark.parametrize("paper", ["oat", "oats", "floats", "smart", "rdi"])
 def test_a_stop_saves_and_the_same_call_continues_to_the_same_weights(tmp_path: Path, paper: str) -> None:
     # Masks, running averages, frozen noise and every norm set are part of the state.
-    chosen = recipe(f"paper={paper}", "method={}")
-    seen = []
+    small = ("train.batch=64", "data.train_images=320", "attack.steps=2")  # two epochs of five steps
+    chosen = recipe(f"paper={paper}", "method={}", *small)
 
-    def stop_at_eight(event: dict[str, object]) -> None:
-        seen.append(event)
-        if event["event"] == "step" and event["step"] == 8:
+    def stop_at_three(event: dict[str, object]) -> None:
+        if event["event"] == "step" and event["step"] == 3:
             os.kill(os.getpid(), signal.SIGINT)
 
-    with pytest.raises(Interrupted, match="stopped after step 8"):
-        train(chosen, out=tmp_path / "a", report=stop_at_eight)
+    with pytest.raises(Interrupted, match="stopped after step 3"):
+        train(chosen, out=tmp_path / "a", report=stop_at_three)
     train(chosen, out=tmp_path / "a")
     train(chosen, out=tmp_path / "b")
     assert equal(weights(tmp_path / "a"), weights(tmp_path / "b"))
@@ -236,7 +245,7 @@ def test_clean_rows_of_training_see_their_own_statistics() -> None:
     sgd(model, chosen)
     x, y = batches(train_set, chosen, 0, 5, Ranks())
     step = Step(model, training_attack(chosen), Ranks())
-    step.backward(model.method.plan(128, stream(0)), x, y, batch=128, seed=(0,))
+    step.backward(plan_of(model.method, 128, stream(0)), x, y, batch=128, seed=(0,))
     pair = model.net.blocks[0].norm.source
     features = model.net.blocks[0].conv(model.net.normalise(x[::2]), model.resolve(None, x[::2]))
     expected = 0.1 * features.mean((0, 2, 3))
@@ -262,22 +271,55 @@ def test_guards_are_raised_by_planted_curves(digits) -> None:
     assert watch.flags(good, line(8, 0.45, 0.55, 0.5)) == []
 
 
-def test_options_of_training_run(tmp_path: Path) -> None:
-    for i, changes in enumerate(
-        (
-            ["attack.kind=n-fgsm"],
-            ["attack.norm=l2", "attack.eps=0.5", "attack.loss=margin"],
-            ["train.label_smoothing=0.1", "train.clip=1.0", "train.ema=0.5"],
-            ["device.precision=bf16"],
-            ["train.trades=6", "train.awp=0.01", "train.awp_from=0.5"],
-            ["net.name=wide_resnet", "net.depth=10", "net.widen=1", "net.dropout=0.3"],
-            ["method.lambda_support=uniform", "train.schedule=constant"],
-        )
-    ):
-        done = train(recipe("train.max_steps=3", *changes), out=tmp_path / str(i))
-        last = done.progress.epochs[-1]
-        assert 0 < last["loss"] < 10
-        assert all(bool(torch.isfinite(p).all()) for p in done.model.parameters())
+WIDE = ("net.name=wide_resnet", "net.depth=10", "net.widen=1")
+OPTIONS = {
+    "n-fgsm": ((), "attack.kind=n-fgsm"),
+    "norm": (("attack.eps=0.5",), "attack.norm=l2"),
+    "eps": ((), "attack.eps=0.05"),
+    "margin": ((), "attack.loss=margin"),
+    "smoothing": ((), "train.label_smoothing=0.1"),
+    "clip": ((), "train.clip=0.1"),
+    "ema": ((), "train.ema=0.5"),
+    "bf16": ((), "device.precision=bf16"),
+    "trades": ((), "train.trades=6"),
+    "awp": (("train.awp_from=0.5",), "train.awp=0.01"),
+    "net": ((), *WIDE),
+    "dropout": (WIDE, "net.dropout=0.3"),
+    "lambda": ((), "method.lambda_support=uniform"),
+    "schedule": ((), "train.schedule=constant"),
+}
+
+
+@pytest.fixture(scope="session")
+def three_steps(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., dict[str, torch.Tensor]]:
+    """The weights after three steps of a recipe with some changes; each set of changes is trained once."""
+
+    @functools.cache
+    def trained(*changes: str) -> dict[str, torch.Tensor]:
+        small = ("train.max_steps=3", "train.batch=32", "attack.steps=2", "select.images=10")
+        done = train(recipe(*small, *changes), out=tmp_path_factory.mktemp("options"))
+        assert 0 < done.progress.epochs[-1]["loss"] < 10
+        return {k: v.clone() for k, v in done.model.state_dict().items()}
+
+    return trained
+
+
+@pytest.mark.parametrize("option", OPTIONS)
+def test_every_option_of_training_has_an_effect(
+    option: str, three_steps: Callable[..., dict[str, torch.Tensor]]
+) -> None:
+    base, *changes = OPTIONS[option]
+    plain, changed = three_steps(*base), three_steps(*base, *changes)
+    assert all(bool(torch.isfinite(v).all()) for v in changed.values())
+    assert not equal(plain, changed)
+
+
+def test_training_twice_gives_the_same_weights(tmp_path: Path) -> None:
+    """What makes the comparison of options mean something: without a change there is no difference."""
+    small = ("train.max_steps=3", "train.batch=32", "attack.steps=2", "select.images=10")
+    for name in ("a", "b"):
+        train(recipe(*small), out=tmp_path / name)
+    assert equal(weights(tmp_path / "a"), weights(tmp_path / "b"))
 
 
 def test_bf16_trains_on_the_weights_of_the_step(tmp_path: Path) -> None:
