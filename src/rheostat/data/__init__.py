@@ -9,7 +9,7 @@ from pathlib import Path
 from rheostat.data import cifar, digits, idx, others
 from rheostat.data.augmentation import augment, to_pixels
 from rheostat.data.base import DataError, Dataset, Reader
-from rheostat.data.downloads import REMOTES, download, verify_files
+from rheostat.data.downloads import REMOTES, download, present, verify_files
 from rheostat.data.splits import SPLITS, Splits, make_splits, stratified, subset
 from rheostat.runtime.choices import nearest
 
@@ -48,7 +48,7 @@ def load(
         raise ValueError(f"no data set {name!r}; {nearest(name, [*READERS, 'folder:PATH'])}")
     place = data_dir(folder) / name
     if name in REMOTES:
-        if not place.is_dir():
+        if not present(place):
             if not fetch:
                 raise DataError(f"no folder {place}")
             download(name, place)

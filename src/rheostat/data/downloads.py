@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rheostat.data.base import DataError
+from rheostat.runtime.files import locked
 
 
 @dataclass(frozen=True)
@@ -75,18 +76,36 @@ CIFAR10_BATCHES = {
 }
 
 
+def present(folder: Path) -> bool:
+    """Whether a data set's folder is there and holds something: an empty one is what a failure left."""
+    return folder.is_dir() and any(folder.iterdir())
+
+
 def download(name: str, folder: Path) -> None:
-    """Fetch a data set's published files into the folder, checked and unpacked; DataError if it fails."""
+    """Fetch a data set's published files into the folder, checked and unpacked; DataError if it fails.
+
+    They come into a folder beside it, which gets its name when all are there. Files that came before a
+    failure are kept for the next try. One process downloads, others wait for it.
+    """
+    partial = folder.with_name(f".{folder.name}.partial")
+    with locked(folder):
+        if present(folder):
+            return
+        for remote in REMOTES[name]:
+            _fetch(remote, partial)
+        if folder.is_dir():
+            folder.rmdir()
+        partial.rename(folder)
+
+
+def _fetch(remote: Remote, folder: Path) -> None:
     import pooch
 
-    for remote in REMOTES[name]:
-        processor = {"tar": pooch.Untar(extract_dir="."), "zip": pooch.Unzip(extract_dir=".")}.get(remote.unpack)
-        try:
-            pooch.retrieve(
-                remote.url, known_hash=f"md5:{remote.md5}", path=folder, fname=remote.name, processor=processor
-            )
-        except Exception as error:  # network, disk and checksum errors of many kinds
-            raise DataError(f"could not download {remote.url}: {error}") from None
+    processor = {"tar": pooch.Untar(extract_dir="."), "zip": pooch.Unzip(extract_dir=".")}.get(remote.unpack)
+    try:
+        pooch.retrieve(remote.url, known_hash=f"md5:{remote.md5}", path=folder, fname=remote.name, processor=processor)
+    except Exception as error:  # network, disk and checksum errors of many kinds
+        raise DataError(f"could not download {remote.url}: {error}; the next call tries again") from None
 
 
 def verify_files(name: str, folder: Path) -> None:
