@@ -17,6 +17,7 @@ from rheostat.nn.norms import NormSet
 from rheostat.points.dial_map import DialMap
 from rheostat.points.point import Point
 from rheostat.results.intervals import share
+from rheostat.runtime.precision import full_precision
 from rheostat.runtime.seeding import stream
 
 FINEST = 1 / 256
@@ -42,6 +43,7 @@ def on_path(model: Tunable, places: list[float]) -> Tunable:
     return view
 
 
+@full_precision()
 def calibrate_dial(
     model: Tunable, fit: Dataset, attack: Attack, *, coarse: int = 9, jump: float = 0.05, most: int = 21
 ) -> list[Knot]:
@@ -106,6 +108,7 @@ def fitted(model: Tunable, knots: list[Knot]) -> DialMap:
     return DialMap(tuple(positions), tuple(p[0] for p in paths), tuple(p[1] for p in paths))
 
 
+@full_precision()
 def calibrate_norms(
     model: Tunable, width: float, *, data: Dataset, attack: Attack | None = None, batch: int = 128, seed: int = 0
 ) -> None:
