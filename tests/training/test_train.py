@@ -24,8 +24,9 @@ from rheostat.runtime.seeding import stream
 from rheostat.training import checkpoint
 from rheostat.training.loop import Interrupted, build, train
 from rheostat.training.recipe import Recipe, load_recipe
+from rheostat.training.schedules import share_of_rate
 from rheostat.training.selection import Watch
-from rheostat.training.step import Step, batches, learning_rate, sgd, training_attack
+from rheostat.training.step import Step, batches, sgd, training_attack
 
 SMALL = ["calibrate_dial=false", "select.images=20", "select.steps=2", "train.epochs=2"]
 
@@ -44,7 +45,7 @@ def losses(paper: str, steps: int = 20) -> list[float]:
     out = []
     for i in range(steps):
         x, y = batches(train_set, chosen, i, len(train_set) // 64, Ranks())
-        optimiser.param_groups[0]["lr"] = learning_rate(chosen, i, 200)
+        optimiser.param_groups[0]["lr"] = chosen.train.lr * share_of_rate(chosen, 200)(i)
         optimiser.zero_grad(set_to_none=False)
         terms = plan_of(model.method, 64, stream(0, "plan", i))
         out.append(step.backward(terms, x, y, batch=64, seed=(0, "step", i))["loss"])
@@ -225,16 +226,6 @@ def test_what_ranks_cannot_share_is_refused(tmp_path: Path) -> None:
     assert "rheostat: exits: defence 'routed' takes its thresholds from the whole batch" in found.stderr
     assert "train in one process" in found.stderr
     assert not (tmp_path / "recipe.json").exists()
-
-
-def test_learning_rates() -> None:
-    one = recipe("train.lr=0.2")
-    rates = [learning_rate(one, i, 100) for i in range(100)]
-    assert max(rates) == pytest.approx(0.2, rel=1e-3)
-    assert rates.index(max(rates)) == 30
-    assert rates[-1] < 1e-3
-    assert learning_rate(recipe("train.schedule=cosine"), 50, 100) == pytest.approx(0.15)
-    assert learning_rate(recipe("train.schedule=constant"), 77, 100) == 0.3
 
 
 def test_clean_rows_of_training_see_their_own_statistics() -> None:

@@ -18,6 +18,7 @@ from rheostat.points.dial_map import DialMap
 from rheostat.points.phase import Phase
 from rheostat.points.point import Point
 from rheostat.results.intervals import share
+from rheostat.runtime.precision import full_precision
 from rheostat.runtime.seeding import stream
 
 FINEST = 1 / 256
@@ -43,6 +44,7 @@ def on_path(model: Tunable, places: list[float]) -> Tunable:
     return view
 
 
+@full_precision()
 def calibrate_dial(
     model: Tunable, fit: Dataset, attack: Attack, *, coarse: int = 9, jump: float = 0.05, most: int = 21
 ) -> list[Knot]:
@@ -107,6 +109,7 @@ def fitted(model: Tunable, knots: list[Knot]) -> DialMap:
     return DialMap(tuple(positions), tuple(p[0] for p in paths), tuple(p[1] for p in paths))
 
 
+@full_precision()
 def calibrate_norms(
     model: Tunable, width: float, *, data: Dataset, attack: Attack | None = None, batch: int = 128, seed: int = 0
 ) -> None:

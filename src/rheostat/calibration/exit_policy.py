@@ -18,6 +18,7 @@ from rheostat.models.costs import exit_costs
 from rheostat.models.tunable import Tunable
 from rheostat.points.point import Point
 from rheostat.runtime.choices import check_choice
+from rheostat.runtime.precision import full_precision
 
 RULES = ("equal-shares", "budget", "accuracy")
 
@@ -50,6 +51,7 @@ def stacked(model: Tunable, data: Dataset, point: Point, *, batch: int = 500) ->
     return torch.cat(out)
 
 
+@full_precision()
 def fit_policy(
     model: Tunable,
     data: Dataset,

@@ -12,8 +12,10 @@ from rheostat.evaluation.attacked import chunks
 from rheostat.evaluation.scoring import calibration
 from rheostat.models.tunable import Tunable
 from rheostat.points.point import Point
+from rheostat.runtime.precision import full_precision
 
 
+@full_precision()
 @torch.no_grad()
 def logits_of(model: Tunable, point: Point, dataset: Dataset) -> Tensor:
     """(N, K) logits on clean images, on the CPU."""

@@ -36,8 +36,8 @@ def demo(
     from rheostat.training.loop import train as run
     from rheostat.training.recipe import load_recipe
 
-    set_threads(threads)
     recipe = load_recipe("oat-digits")
+    set_threads(threads or recipe.device.threads)
     console.print(f"OAT on the embedded digits: {recipe.train.epochs} epochs, one model for every λ.")
     with Show(console) as show:
         run(recipe, out=out, folder=data_dir, fresh=fresh, report=show)
@@ -64,15 +64,17 @@ def train(
     from rheostat.training.loop import train as run
     from rheostat.training.recipe import load_recipe
 
-    set_threads(threads)
     changes = list(set_ or []) + ([] if verify else ["data.verify=false"])
     chosen = load_recipe(recipe, changes=changes)
+    set_threads(threads or chosen.device.threads)
     place = out or Path("runs") / chosen.name
-    with Show(console) as show:
-        run(chosen, out=place, folder=data_dir, fresh=fresh, report=show)
+    try:
+        with Show(console) as show:
+            run(chosen, out=place, folder=data_dir, fresh=fresh, report=show)
+    finally:
+        leave()
     if show.spoke:
         console.print(f"{place}/model.safetensors is the model. Next: rheostat evaluate {place}")
-    leave()
 
 
 @app.command()
@@ -165,9 +167,15 @@ def _measure(subject: str, at: str, attacks: list[str] | None = None, **options:
     from rheostat.cli.progress import Show
     from rheostat.evaluation.lookup import measure
     from rheostat.results.labels import attacker_lines, gap_lines
+    from rheostat.runtime.interrupts import Interrupted
 
-    with Show(console) as show:
-        rows = measure(subject, at, attacks, report=show, **options)
+    try:
+        with Show(console) as show:
+            rows = measure(subject, at, attacks, report=show, **options)
+    except KeyboardInterrupt:
+        raise Interrupted(
+            "stopped; rows that are written and chunks that are measured are kept, and the same command continues"
+        ) from None
     if rows:
         console.print(_table(rows))
         for line in [*gap_lines(rows), *attacker_lines(rows)]:
@@ -242,6 +250,8 @@ app.registered_commands += cli_rows.app.registered_commands
 app.registered_commands += cli_deploy.app.registered_commands
 app.registered_commands += cli_queue.app.registered_commands
 
+STOPPED = 130
+"""The exit code after Ctrl-C: 128 and the signal's number, as shells have it."""
 # Typer carries a copy of Click from some version on; either way this is its UsageError.
 UsageError: Any = typer.BadParameter.__mro__[1]
 
@@ -259,15 +269,18 @@ def main(arguments: list[str] | None = None) -> None:
 
     keep_freed_memory()
     try:
-        app(args=arguments, standalone_mode=False)
+        stopped = app(args=arguments, standalone_mode=False)
+        # Typer turns Ctrl-C into this return value, which is no exit code yet.
+        if stopped == STOPPED:
+            fail("stopped; what was written before is whole and is kept", STOPPED)
     except typer.Exit as stop:
         sys.exit(stop.exit_code)
     except UsageError as error:
         fail(error.format_message())
     except (typer.Abort, KeyboardInterrupt):
-        fail("stopped", 130)
+        fail("stopped; what was written before is whole and is kept", STOPPED)
     except Interrupted as stop:
-        fail(str(stop), 130)
+        fail(str(stop), STOPPED)
     except ValueError as error:
         fail(str(error))
     except OSError as error:

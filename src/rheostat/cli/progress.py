@@ -50,6 +50,10 @@ class Show:
             self._advance("measuring", event["done"], event["total"], "")
         elif kind == "epoch":
             self.console.print(epoch_line(event))
+        elif kind == "finished":
+            self.console.print(f"{event['folder']}: this run is finished; nothing is done (--fresh starts it over)")
+        elif kind == "calibration-failed":
+            self.console.print(f"calibration-failed: {event['why']}; {event['model']} is the model as trained")
         elif kind == "point" and not self.console.is_terminal:
             row = event["row"]
             at = " ".join(f"{k}={v:g}" for k, v in row["at"].items())

@@ -9,7 +9,7 @@ from pathlib import Path
 from rheostat.data import folders
 from rheostat.data.augmentation import augment, to_pixels
 from rheostat.data.base import DATASETS, DataError, Dataset, Reader, Remote, Source, register
-from rheostat.data.downloads import download, verify_files
+from rheostat.data.downloads import download, present, verify_files
 from rheostat.data.splits import SPLITS, Splits, make_splits, stratified, subset
 from rheostat.runtime.choices import nearest
 from rheostat.runtime.registry import import_files
@@ -38,7 +38,7 @@ def load(
         return _marked(folders.read(Path(name.removeprefix("folder:"))))
     check_known(name)
     source, inside = DATASETS.get(name), data_dir(folder) / name
-    if source.remotes and (not inside.is_dir() or not any(inside.iterdir())):
+    if source.remotes and not present(inside):
         if not fetch:
             raise DataError(f"no folder {inside}")
         download(source.remotes, inside)

@@ -7,26 +7,39 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from rheostat.data.base import DataError, Remote
+from rheostat.runtime.files import locked
 
 
 def download(remotes: Iterable[Remote], folder: Path) -> None:
     """Fetch published files into a new folder, checked and unpacked; DataError if it fails.
 
-    They are fetched beside it and the folder appears when all are there, so that a download that failed is
-    tried again; files that have arrived are kept.
+    They come into a folder beside it, which gets its name when all are there. Files that came before a
+    failure are kept for the next try. One process downloads, others wait for it.
     """
+    partial = folder.with_name(f".{folder.name}.partial")
+    with locked(folder):
+        if present(folder):
+            return
+        for remote in remotes:
+            _fetch(remote, partial)
+        if folder.is_dir():
+            folder.rmdir()
+        partial.rename(folder)
+
+
+def present(folder: Path) -> bool:
+    """Whether a data set's folder is there and holds something: an empty one is what a failure left."""
+    return folder.is_dir() and any(folder.iterdir())
+
+
+def _fetch(remote: Remote, folder: Path) -> None:
     import pooch
 
-    part = folder.with_name(f"{folder.name}.part")
-    for remote in remotes:
-        processor = {"tar": pooch.Untar(extract_dir="."), "zip": pooch.Unzip(extract_dir=".")}.get(remote.unpack)
-        try:
-            pooch.retrieve(
-                remote.url, known_hash=f"md5:{remote.md5}", path=part, fname=remote.name, processor=processor
-            )
-        except Exception as error:  # network, disk and checksum errors of many kinds
-            raise DataError(f"could not download {remote.url}: {error}") from None
-    part.replace(folder)
+    processor = {"tar": pooch.Untar(extract_dir="."), "zip": pooch.Unzip(extract_dir=".")}.get(remote.unpack)
+    try:
+        pooch.retrieve(remote.url, known_hash=f"md5:{remote.md5}", path=folder, fname=remote.name, processor=processor)
+    except Exception as error:  # network, disk and checksum errors of many kinds
+        raise DataError(f"could not download {remote.url}: {error}; the next call tries again") from None
 
 
 def verify_files(sums: Mapping[str, str], folder: Path) -> None:

@@ -7,6 +7,7 @@ checked against the model before it gets its name.
 from __future__ import annotations
 
 import contextlib
+import copy
 import json
 import logging
 import tempfile
@@ -27,6 +28,7 @@ from rheostat.models.tunable import Tunable
 from rheostat.points.point import Point
 from rheostat.runtime.choices import nearest
 from rheostat.runtime.files import write_bytes
+from rheostat.runtime.seeding import stream
 
 TARGETS = {"onnx": ".onnx", "torch": ".pt2"}
 PARITY = 1e-4
@@ -108,16 +110,17 @@ def export(
 
     Folded: one plain network. `live`: `robustness` is an input, one value per row; one file per width.
     A point with live exits: one file per stage, which `Session` runs with real early exit. `images`
-    (n, C, H, W), n ≥ 2: what parity is checked on (default: noise). Raises ValueError where a point
-    has no such file, or a file does not give what the model gives.
+    (n, C, H, W), n ≥ 2: what parity is checked on (default: noise). The model itself is not touched:
+    a copy on the CPU is written. Raises ValueError where a point has no such file, or a file does not
+    give what the model gives.
     """
     if to not in TARGETS:
         raise ValueError(f"no target {to!r}; {nearest(to, TARGETS)}")
     name = at if isinstance(at, str) else None
     point = model.at(at).point
     numbers = point.numbers()
-    model = model.to(torch.device("cpu")).to_layout(torch.contiguous_format)
-    x = torch.rand(3, *model.net.image) if images is None else images
+    model = copy.deepcopy(model).to(torch.device("cpu")).to_layout(torch.contiguous_format).eval()
+    x = torch.rand(3, *model.net.image, generator=stream("export")) if images is None else images.cpu()
     about_file = describe(model, about, point, name, artifact)
     if live:
         return _live(model, point, out, to, about_file, x)

@@ -16,6 +16,7 @@ from rheostat.attacks import Attack, Candidates, Objective, objective_of
 from rheostat.data import Dataset, to_pixels
 from rheostat.models.tunable import Tunable
 from rheostat.points.point import Point
+from rheostat.runtime.precision import full_precision
 from rheostat.runtime.seeding import stream
 
 CHUNK = 100
@@ -164,6 +165,7 @@ def _routes(aim: Aim, images: Tensor, adversarial: Tensor, rows: Tensor) -> Tens
     return exits
 
 
+@full_precision()
 def outcome(model: nn.Module, point: Point | None, dataset: Dataset, attack: Attack, *, seed: int = 0) -> Outcome:
     """Clean and robust bits of a whole data set (on the model's device)."""
     aim = aim_at(model, point)

@@ -27,12 +27,14 @@ from rheostat.points.point import Point
 from rheostat.results.rows import Row, add_rows, identity, read_rows, write_rows
 from rheostat.runtime.choices import nearest
 from rheostat.runtime.distributed import Ranks
+from rheostat.runtime.precision import full_precision
 
 Report = Callable[[dict[str, Any]], None]
 PROBED = 200
 """Images that the probing checks of a point are made on, at most."""
 
 
+@full_precision()
 def evaluate(
     subject: Subject,
     points: Sequence[Point | None],

@@ -125,7 +125,7 @@ def load_with(which: str | Path) -> tuple[Tunable, About]:
         model.dial_map = DialMap(**{k: tuple(v) for k, v in found["dial_map"].items()})
     model.points = {k: model.checked(Point(**v)) for k, v in found["points"].items()}
     model.temperatures = {k: float(v["temperature"]) for k, v in found["measured"].items() if "temperature" in v}
-    model.requires_grad_(True).eval()
+    model.eval()
     about = About(tuple(found["classes"]), found["threat"], found["provenance"], found["measured"])
     return model, about
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -15,6 +17,7 @@ from rheostat.models.tunable import Tunable
 from rheostat.nn.layers import Conv, Dense, kernel
 from rheostat.points.point import Point
 from rheostat.points.resolved import Resolved
+from rheostat.runtime.seeding import preserved, stream
 
 
 @dataclass(frozen=True)
@@ -37,12 +40,16 @@ class Cost:
 
 
 def observe(model: nn.Module, image: tuple[int, int, int], point: Point | None = None) -> Cost:
-    """The cost of one image (C, H, W) through a module, at a point if it is a Tunable."""
+    """The cost of one image (C, H, W) through a module, at a point if it is a Tunable.
+
+    The model is not touched, and may predict in other threads meanwhile: what is watched is a copy
+    of its modules on the same weights.
+    """
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
-    x = torch.zeros(1, *image, device=device)
-    # Gradients stay enabled: the counter misses operators on parameters otherwise.
-    with FlopCounterMode(display=False) as counter, _Used(model) as used:
-        model(x, point) if isinstance(model, Tunable) else model(x)
+    watched = _sharing(model)
+    with _counting(device) as counter, _Used(watched) as used:
+        x = torch.zeros(1, *image, device=device)
+        watched(x, point) if isinstance(watched, Tunable) else watched(x)
     by_operator = counter.get_flop_counts().get("Global", {})
     convolutions = sum(v for k, v in by_operator.items() if "convolution" in str(k))
     parameters = list(model.parameters())
@@ -56,6 +63,21 @@ def observe(model: nn.Module, image: tuple[int, int, int], point: Point | None =
         convolution_nonzeros=used.convolution_nonzeros(),
         macs_nonzero=sum(by_operator.values()) // 2 - used.saved,
     )
+
+
+@contextmanager
+def _counting(device: torch.device) -> Iterator[FlopCounterMode]:
+    """A counter of this thread's operators, with gradients enabled: it fails on slimmed weights otherwise."""
+    with preserved(device), torch.inference_mode(False), torch.enable_grad(), FlopCounterMode(display=False) as counter:
+        yield counter
+
+
+def _sharing(model: nn.Module) -> nn.Module:
+    """The module, or a copy of it on the same tensors where it has seats to be watched."""
+    if not any(isinstance(m, Conv | Dense) for m in model.modules()):
+        return model
+    shared = {id(t): t for t in (*model.parameters(), *model.buffers())}
+    return copy.deepcopy(model, shared)
 
 
 @dataclass(frozen=True)
@@ -80,12 +102,12 @@ def exit_costs(model: Tunable, point: Point | None = None) -> ExitCosts:
     point = model.checked(point)
     count = int(point.numbers()["depth"])
     device = next(model.parameters()).device
-    x = torch.zeros(1, *model.net.image, device=device)
 
     def counted(point: Point, command: ExitCommand | None = None) -> tuple[int, int]:
-        at = model.resolve(point, x)
-        at = at if command is None else at.with_(command)
-        with FlopCounterMode(display=False) as counter:
+        with _counting(device) as counter:
+            x = torch.zeros(1, *model.net.image, device=device)
+            at = model.resolve(point, x)
+            at = at if command is None else at.with_(command)
             model.read(x, at)
         found = counter.get_flop_counts().get("Global", {})
         part = sum(v for k, v in found.items() if "convolution" in str(k))
@@ -122,7 +144,7 @@ def latency(
         raise ValueError(f"latency takes a batch of at least 1 and some seconds, given {batch}")
     first = next(iter(models.values()))
     device = next((p.device for p in first.parameters()), torch.device("cpu"))
-    x = torch.rand(batch, *image, device=device)
+    x = torch.rand(batch, *image, generator=stream("latency")).to(device)
     times: dict[str, list[float]] = {name: [] for name in models}
     with torch.no_grad():
         for model in models.values():

@@ -22,6 +22,7 @@ from rheostat.nn.layers import Conv, Dense, Dropout, Normalise, Seat, kernel
 from rheostat.nn.norms import Norm
 from rheostat.points.point import Point
 from rheostat.points.resolved import Resolved
+from rheostat.runtime.seeding import stream
 
 LEAVES = (Conv, Dense, Norm, Dropout, Normalise)
 
@@ -90,7 +91,7 @@ def fold(model: Tunable, point: Point | None = None) -> fx.GraphModule:
     net = copy.deepcopy(model.net)
     net.to_layout(torch.contiguous_format)
     device = next(net.parameters()).device
-    image = torch.rand(2, *net.image, device=device)
+    image = torch.rand(2, *net.image, generator=stream("fold")).to(device)
     with torch.no_grad():
         at = model.resolve(point, image)
         tracer = _Tracer()

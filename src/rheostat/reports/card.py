@@ -29,6 +29,7 @@ def card(model: Tunable, about: About, rows: list[Row], *, name: str, digest: st
         f"Data `{data.get('name', 'unknown')}`, {data.get('train_images') or 'all'} images, "
         f"{train.get('epochs', '?')} epochs; attacked in training with {attack.get('kind', '?')} of "
         f"{attack.get('steps', '?')} steps, {about.threat.get('norm', '?')} eps {about.threat.get('eps', '?')}.\n",
+        *_training_flags(about),
         "## Measured\n",
     ]
     worst = worst_rows(rows)
@@ -70,6 +71,13 @@ def card(model: Tunable, about: About, rows: list[Row], *, name: str, digest: st
         "",
     ]
     return "\n".join(parts)
+
+
+def _training_flags(about: About) -> list[str]:
+    """A line for every flag that was raised in training."""
+    raised = about.provenance.get("flags", [])
+    lines = [f"- Raised in training: `{f}`, {NAMES[f].raised_if}." for f in raised if f in NAMES]
+    return [*lines, ""] if lines else []
 
 
 def _positions(values: tuple[float, ...] | None, low: float, high: float) -> str:

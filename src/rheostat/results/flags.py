@@ -173,6 +173,13 @@ ALL = (
         "the last weights are worse than earlier ones",
         "keep the selected epoch (the default); fewer epochs, weight decay",
     ),
+    Flag(
+        "calibration-failed",
+        "training",
+        "the dial's scale or the exit policy could not be fitted after training",
+        "the dial shows the training λ instead of an even scale of robust accuracy, or exits have no thresholds",
+        "`rheostat info` says why; train longer, or set another `policy`; the weights are not affected",
+    ),
 )
 
 NAMES = {flag.name: flag for flag in ALL}

@@ -47,6 +47,10 @@ class Ranks:
             dist.all_reduce(values)
         return values
 
+    def any(self, asked: bool) -> bool:
+        """Whether any rank says so: all get one answer. Goes through the CPU, so no device is waited for."""
+        return bool(self.sum(torch.tensor([int(asked)])))
+
     def wait(self) -> None:
         """Until every rank is here."""
         if self.world > 1:
@@ -58,7 +62,8 @@ def join(device: torch.device) -> Ranks:
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         return Ranks()
     if not dist.is_initialized():
-        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+        # Tensors of the CPU (counts, requests to stop) go by gloo, also where gradients go by NCCL.
+        dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
     return Ranks(dist.get_rank(), dist.get_world_size())
 
 

@@ -9,25 +9,28 @@ from types import FrameType
 
 
 class Interrupted(Exception):
-    """Training was asked to stop and has saved a checkpoint it can continue from."""
+    """Work was asked to stop and did so at a safe moment. The message says what is kept and how to go on."""
 
 
 @contextmanager
 def stoppable() -> Iterator[list[int]]:
-    """A list that SIGINT and SIGTERM are entered in; a second one breaks at once."""
-    asked: list[int] = []
+    """A list that receives the number of the first SIGINT or SIGTERM; a second signal breaks at once.
 
-    def note(number: int, frame: FrameType | None) -> None:
-        if asked:
+    Outside the main thread no signal arrives, and the list stays empty. Handlers are restored.
+    """
+    received: list[int] = []
+
+    def receive(number: int, frame: FrameType | None) -> None:
+        if received:
             raise KeyboardInterrupt
-        asked.append(number)
+        received.append(number)
 
     try:
-        before = {s: signal.signal(s, note) for s in (signal.SIGINT, signal.SIGTERM)}
+        before = {s: signal.signal(s, receive) for s in (signal.SIGINT, signal.SIGTERM)}
     except ValueError:  # not the main thread: signals are its owner's business
         before = {}
     try:
-        yield asked
+        yield received
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import tomllib
 from importlib import resources
@@ -83,14 +84,23 @@ class AttackSection(Section):
 
 
 class TrainSection(Section):
-    """The optimiser and the loop. `schedule` cosine falls to 0; one-cycle rises for 30 %, then falls."""
+    """The optimiser and the loop.
+
+    `schedule` cosine falls to 0; one-cycle rises for 30 %, then falls; multi-step is multiplied by
+    `gamma` at each of `milestones`; constant stays.
+    """
 
     epochs: int = Field(ge=1)
     batch: int = Field(default=128, ge=2)
     lr: float = Field(default=0.1, gt=0)
     momentum: float = Field(default=0.9, ge=0, lt=1)
     weight_decay: float = Field(default=5e-4, ge=0)
-    schedule: Literal["cosine", "one-cycle", "constant"] = "cosine"
+    schedule: Literal["cosine", "one-cycle", "multi-step", "constant"] = "cosine"
+    milestones: tuple[float, ...] = ()
+    """Where a multi-step rate falls: shares of training (below 1), or whole steps (from 1 on)."""
+    gamma: float = Field(default=0.1, gt=0, lt=1)
+    warmup: float = Field(default=0.0, ge=0, lt=1)
+    """The share of training over which the rate rises linearly to that of the schedule; 0 is none."""
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)
     attacked_smoothing: float | None = Field(default=None, ge=0, lt=1)
     """Label smoothing of attacked rows; None: as of all rows."""
@@ -106,6 +116,22 @@ class TrainSection(Section):
     seed: int = 0
     max_steps: int | None = Field(default=None, ge=1)
     checkpoint_seconds: float = Field(default=60.0, ge=0)
+
+    @model_validator(mode="after")
+    def _scheduled(self) -> TrainSection:
+        found = self.milestones
+        if (self.schedule == "multi-step") != bool(found):
+            raise ValueError(
+                f"schedule {self.schedule!r} with {len(found)} milestones; milestones belong to 'multi-step', "
+                "which needs one at least"
+            )
+        shares = all(0 < m < 1 for m in found)
+        steps = all(m >= 1 and m == int(m) for m in found)
+        if not (shares or steps) or any(b <= a for a, b in itertools.pairwise(found)):
+            raise ValueError(
+                f"milestones are rising, all shares of training between 0 and 1 or all whole steps, given {list(found)}"
+            )
+        return self
 
 
 class PolicySection(Section):

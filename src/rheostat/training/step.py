@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -33,19 +32,6 @@ def warmed(attack: Attack, recipe: Recipe, step: int, total: int) -> Attack:
     if share >= 1:
         return attack
     return replace(attack, eps=attack.eps * share, step_size=attack.size * share)
-
-
-def learning_rate(recipe: Recipe, step: int, total: int) -> float:
-    """The rate of a step: cosine to 0; one-cycle up over 30 % and down by a cosine; or constant."""
-    t = recipe.train
-    if t.schedule == "constant":
-        return t.lr
-    if t.schedule == "cosine":
-        return t.lr * 0.5 * (1 + math.cos(math.pi * step / total))
-    rise = 0.3 * total
-    if step < rise:
-        return t.lr * (0.04 + 0.96 * 0.5 * (1 - math.cos(math.pi * step / rise)))
-    return t.lr * 0.5 * (1 + math.cos(math.pi * (step - rise) / (total - rise)))
 
 
 def sgd(model: Tunable, recipe: Recipe) -> torch.optim.SGD:

@@ -1,0 +1,166 @@
+"""A run in progress: one step, the end of an epoch, and the loop over them."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.optim.lr_scheduler import LambdaLR
+
+from rheostat import data
+from rheostat.attacks import Attack
+from rheostat.models.tunable import Tunable
+from rheostat.runtime.files import write_text
+from rheostat.runtime.interrupts import Interrupted
+from rheostat.runtime.seeding import seed_global, seed_of, stream
+from rheostat.training import checkpoint
+from rheostat.training.averaging import follow, updated
+from rheostat.training.checkpoint import State
+from rheostat.training.recipe import Recipe
+from rheostat.training.selection import Watch
+from rheostat.training.step import Step, batches, warmed
+from rheostat.training.tensorboard import to_tensorboard
+
+Report = Callable[[dict[str, Any]], None]
+
+
+def step_precision(recipe: Recipe, device: torch.device) -> AbstractContextManager[object]:
+    """The scope of one training step: bf16 autocast where the recipe says so."""
+    if recipe.device.precision == "fp32":
+        return nullcontext()
+    # Without its cache: that one keeps the cast weights until the context ends, past optimiser steps,
+    # and passes would go on with the weights of the first.
+    return torch.autocast(device.type, dtype=torch.bfloat16, cache_enabled=False)
+
+
+@dataclass
+class Run:
+    """A run in progress: what the loop needs, so that each of its parts is a short function."""
+
+    recipe: Recipe
+    folder: Path
+    state: State
+    step: Step
+    attack: Attack
+    train_set: data.Dataset
+    watch: Watch
+    scheduler: LambdaLR
+    mark: str
+    total: int
+    per_epoch: int
+    report: Report | None
+
+    def save(self) -> None:
+        if self.step.ranks.first:
+            checkpoint.save(self.folder / "checkpoint.safetensors", self.state, self.mark)
+
+    def one_step(self) -> None:
+        """Draw, attack, pass, update; then the method's own bookkeeping and the weight average."""
+        state, t = self.state, self.recipe.train
+        progress, model = state.progress, state.model
+        assert isinstance(model, Tunable)
+        number = progress.step
+        images, labels = batches(self.train_set, self.recipe, number, self.per_epoch, self.step.ranks)
+        terms = model.method.plan(t.batch, stream(t.seed, "plan", number))
+        state.optimiser.zero_grad(set_to_none=False)
+        seed_global(seed_of(t.seed, "dropout", number, self.step.ranks.rank), images.device)
+        self.step.attack = warmed(self.attack, self.recipe, number, self.total)
+        self.step.awp = t.awp if number >= t.awp_from * self.total else 0.0
+        # Low precision makes, full precision judges: only the step runs under autocast.
+        with step_precision(self.recipe, images.device):
+            sums = self.step.backward(terms, images, labels, batch=t.batch, seed=(t.seed, "step", number))
+        self.step.ranks.sum_gradients(model.parameters())
+        if t.clip is not None:
+            torch.nn.utils.clip_grad_norm_(model.parameters(), t.clip)
+        state.optimiser.step()
+        self.scheduler.step()
+        progress.step = number + 1
+        model.method.after_step(model.net, progress.step / self.total)
+        if t.ema is not None:
+            state.average = updated(state.average, model, t.ema)
+        for key, value in sums.items():
+            progress.running[key] = progress.running.get(key, 0.0) + value
+
+    def end_epoch(self) -> None:
+        """Score on calibrate-fit, keep the best weights, write the metrics line."""
+        state, ranks = self.state, self.step.ranks
+        progress, model = state.progress, state.model
+        assert isinstance(model, Tunable)
+        epoch = -(-progress.step // self.per_epoch)
+        model.method.after_epoch(model.net, progress.step / self.total)
+        sums = self._summed(progress.running)
+        progress.running = {}
+        steps = progress.step - (epoch - 1) * self.per_epoch
+        line: dict[str, Any] = {
+            "epoch": epoch,
+            "step": progress.step,
+            "loss": sums["loss"] / max(steps, 1),
+            "train_clean_accuracy": sums["clean"] / max(sums["clean_n"], 1),
+            "train_robust_accuracy": sums["robust"] / max(sums["robust_n"], 1),
+            "seconds": round(progress.seconds, 1),
+        }
+        current = model.state_dict()
+        if state.average is not None:
+            follow(state.average, model)  # masks may have changed after the last step
+            kept = {k: v.clone() for k, v in current.items()}
+            model.load_state_dict(state.average)
+        scored = self.watch.score(model, epoch)
+        line |= scored
+        # A flag stays raised: the run's are those of all its epochs.
+        progress.flags = sorted({*progress.flags, *self.watch.flags(progress.epochs, line)})
+        line["flags"] = progress.flags
+        progress.epochs.append(line)
+        if self.watch.may_select(epoch) and scored["score"] > progress.best_score:
+            progress.best_score, progress.best_epoch = scored["score"], epoch
+            state.best = {k: v.detach().clone() for k, v in model.state_dict().items()}
+        if state.average is not None:
+            model.load_state_dict(kept)
+        if ranks.first:
+            text = "".join(json.dumps(e) + "\n" for e in progress.epochs)
+            write_text(self.folder / "metrics.jsonl", text)
+            to_tensorboard(self.folder, line)
+        if self.report is not None and ranks.first:
+            self.report({"event": "epoch", "epochs": self.recipe.train.epochs, **line})
+
+    def _summed(self, sums: dict[str, float]) -> dict[str, float]:
+        keys = sorted(sums)
+        total = self.step.ranks.sum(torch.tensor([sums[k] for k in keys], dtype=torch.float64))
+        return dict(zip(keys, total.tolist(), strict=True))
+
+    def loop(self, received: list[int]) -> None:
+        """To the last step, or to the checkpoint after the step in which any rank was asked to stop."""
+        progress = self.state.progress
+        started, saved = time.monotonic() - progress.seconds, time.monotonic()
+        while progress.step < self.total:
+            self.one_step()
+            progress.seconds = time.monotonic() - started
+            ended = progress.step % self.per_epoch == 0 or progress.step == self.total
+            if self.report is not None and self.step.ranks.first:
+                self.report(
+                    {
+                        "event": "step",
+                        "step": progress.step,
+                        "total": self.total,
+                        "seconds": progress.seconds,
+                        "mean_loss": progress.running["loss"] / ((progress.step - 1) % self.per_epoch + 1),
+                        **progress.running,
+                    }
+                )
+            if ended:
+                self.end_epoch()
+            stop = self.step.ranks.any(bool(received))
+            due = time.monotonic() - saved > self.recipe.train.checkpoint_seconds
+            if ended or due or stop:
+                self.save()
+                saved = time.monotonic()
+            if stop and progress.step < self.total:
+                raise Interrupted(
+                    f"stopped after step {progress.step} of {self.total}; the checkpoint in {self.folder} keeps them "
+                    "all, and the same command continues"
+                )

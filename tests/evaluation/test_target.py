@@ -1,0 +1,46 @@
+"""A user's own module by name: found in the working directory, and the search path stays what it was."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from rheostat.evaluation.attacked import outcome
+from rheostat.evaluation.target import from_factory
+
+
+def test_the_search_path_is_restored(tmp_path: Path, monkeypatch) -> None:
+    (tmp_path / "a_module_of_mine.py").write_text("import torch\n\ndef make():\n    return torch.nn.Identity()\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [p for p in sys.path if p])
+    before = list(sys.path)
+    assert isinstance(from_factory("a_module_of_mine:make"), torch.nn.Identity)
+    assert sys.path == before
+    with pytest.raises(ValueError, match="cannot import"):
+        from_factory("no_such_module:make")
+    assert sys.path == before
+
+
+def test_a_judgement_is_in_full_precision_whatever_its_caller_set(digits) -> None:
+    from rheostat.attacks import named
+    from rheostat.data import subset
+
+    seen = set()
+
+    class Noting(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            seen.add((torch.is_autocast_enabled("cpu"), torch.backends.cuda.matmul.allow_tf32))
+            return x.flatten(1)[:, :10]
+
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("high")
+    try:
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            outcome(Noting(), None, subset(digits[1], 20), named("fgsm", eps=0.1, norm="linf"))
+        assert torch.get_float32_matmul_precision() == "high"
+    finally:
+        torch.set_float32_matmul_precision(before)
+    assert seen == {(False, False)}
