@@ -27,7 +27,7 @@ class Scale(Transform):
     order = 15
 
     def forward(self, parts, seat, x, at):
-        return tuple((weight * at.scalars["gain"], amount) for weight, amount in parts)
+        return tuple((weight * at.settings["gain"], amount) for weight, amount in parts)
 
 
 @register

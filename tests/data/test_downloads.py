@@ -8,8 +8,8 @@ import pooch
 import pytest
 
 from rheostat import data
-from rheostat.data.base import DataError
-from rheostat.data.downloads import REMOTES, download
+from rheostat.data.base import DATASETS, DataError
+from rheostat.data.downloads import download
 
 
 class Web:
@@ -28,6 +28,10 @@ class Web:
             (path / fname).write_bytes(b"x")
 
 
+def remotes(name: str):
+    return DATASETS.get(name).remotes
+
+
 @pytest.fixture
 def web(monkeypatch) -> Web:
     found = Web()
@@ -36,17 +40,17 @@ def web(monkeypatch) -> Web:
 
 
 def test_a_failed_download_leaves_no_folder_and_is_tried_again(tmp_path: Path, web: Web) -> None:
-    names = [r.name for r in REMOTES["mnist"]]
+    names = [r.name for r in remotes("mnist")]
     web.missing = {names[2]}
     for _ in range(2):
         with pytest.raises(DataError, match="could not download"):
             data.load("mnist", folder=tmp_path, verify=False)
         assert not (tmp_path / "mnist").exists()
     web.missing = set()
-    download("mnist", tmp_path / "mnist")
+    download(remotes("mnist"), tmp_path / "mnist")
     assert sorted(p.name for p in (tmp_path / "mnist").iterdir()) == sorted(names)
     assert sorted(web.fetched) == sorted(names)  # each once: what came before the failure was kept
-    download("mnist", tmp_path / "mnist")
+    download(remotes("mnist"), tmp_path / "mnist")
     assert len(web.fetched) == len(names)
 
 
@@ -54,5 +58,5 @@ def test_an_empty_folder_of_an_earlier_failure_is_no_data(tmp_path: Path, web: W
     (tmp_path / "svhn").mkdir()
     with pytest.raises(DataError, match="no folder"):
         data.load("svhn", folder=tmp_path, fetch=False)
-    download("svhn", tmp_path / "svhn")
+    download(remotes("svhn"), tmp_path / "svhn")
     assert len(list((tmp_path / "svhn").iterdir())) == 2

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
+from conftest import plan_of
 from rheostat import data
-from rheostat.methods.base import everything
 from rheostat.runtime.distributed import Ranks
 from rheostat.runtime.seeding import preserved, seed_global, stream
 from rheostat.training.loop import build
@@ -22,7 +22,7 @@ def loss(smoothing: float, attacked: float | None, *, paper: str = "dual") -> fl
     sgd(model, chosen)
     x, y = batches(train_set, chosen, 0, 5, Ranks())
     step = Step(model, training_attack(chosen), Ranks(), smoothing, attacked_smoothing=attacked)
-    return step.backward(model.method.plan(everything(32), 32, stream(0)), x, y, batch=32, seed=(0,))["loss"]
+    return step.backward(plan_of(model.method, 32, stream(0)), x, y, batch=32, seed=(0,))["loss"]
 
 
 def test_smoothing_of_attacked_rows_is_theirs_alone() -> None:
