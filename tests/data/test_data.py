@@ -12,8 +12,7 @@ import pytest
 import torch
 
 from rheostat import data
-from rheostat.data import DataError, cifar, idx, make_splits, stl10, stratified, subset, svhn, tiny_imagenet
-from rheostat.data import augmentation as augment
+from rheostat.data import DataError, augment, cifar, idx, make_splits, stl10, stratified, subset, svhn, tiny_imagenet
 
 RNG = np.random.default_rng(0)
 
