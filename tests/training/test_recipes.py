@@ -51,7 +51,7 @@ def test_packaged_recipes_are_complete_and_valid(name: str) -> None:
         ("net.dept=8", "net: resnet has no option 'dept'; did you mean 'depth'"),
         ("net.depth=21", "net: resnet has no depth 21"),
         ("net.base_width=0", "net: resnet: base_width must be positive"),
-        ("select.robustness=[0,1.5]", r"select.robustness: .* lie in \\[0, 1\\]"),
+        ("select.robustness=[0,1.5]", r"select.robustness: .* lie in \[0, 1\]"),
         ("select.robustness=[]", "select.robustness: .*at least one"),
     ],
 )
@@ -88,7 +88,7 @@ def test_a_recipe_that_cannot_be_trained_is_refused_when_it_is_loaded(
     [
         ("oat-digits", ["attack.kind=n-fgsm", "attack.steps=3"], "attack.steps has no effect, for n-fgsm"),
         ("oat-digits", ["attack.kind=n-fgsm", "attack.steps=7", "attack.restarts=2"], "attack.restarts"),
-        ("oat-digits", ["policy.rule=budget", "policy.macs=1e6"], "policy.macs has no effect, for oat has no exits"),
+        ("oat-digits", ["policy.macs=1e6"], "policy.macs has no effect, for oat has no exits"),
         ("rdi-mnist", ["policy.macs=1e6"], "policy.macs has no effect, for the rule is 'equal-shares'"),
         ("pgd-at-fashion", ["select.robustness=[0,1]"], "select.robustness has no effect"),
         ("oat-digits", ["train.awp_from=0.5"], "train.awp_from has no effect, for train.awp is 0"),

@@ -107,7 +107,7 @@ class Conv(nn.Module):
 
     def forward(self, x: Tensor, at: Resolved) -> Tensor:
         """(B, C, H, W) → (B, C', H', W'). Fewer channels may come in than the seat has (slimming)."""
-        if self.exact and torch.is_autocast_enabled(x.device.type):
+        if self.exact and not x.is_meta and torch.is_autocast_enabled(x.device.type):
             with torch.autocast(x.device.type, enabled=False):
                 return self._product(x.float(), at)
         return self._product(x, at)
