@@ -7,12 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from markdown import cell, dial, find, per_cent, table
+from plain import Row, read_bits, worst_rows
 
 from rheostat.reports.page import COLOURS
 from rheostat.results.areas import normalised
 from rheostat.results.intervals import paired
-from rheostat.results.labels import worst_rows
-from rheostat.results.rows import Row, read_bits
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

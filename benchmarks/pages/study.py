@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING
 
 from groups import GROUPS, METHODS, TWICE, Group, curve, curves, dedicated, reference, steps
 from markdown import cell, find, per_cent, table
+from plain import Row, read_bits, worst_rows
 
 from rheostat.reports.page import COLOURS, MARKS
 from rheostat.results.areas import compared
 from rheostat.results.comparison import Difference
-from rheostat.results.labels import worst_rows
-from rheostat.results.rows import Row, read_bits, read_rows
+from rheostat.results.rows import read_rows
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -63,7 +63,7 @@ def test_help_names_every_command(capsys) -> None:
         (["evaluate", "oat-digits", "--attack", "pgb20"], "no attack 'pgb20'"),
         (["evaluate", "oat-digits", "--eps", "a"], "not a number"),
         (["evaluate", "oat-digits", "--between", "at-1"], "at-0"),
-        (["evaluate", "oat-digits", "--split", "tset"], "allowed: train"),
+        (["evaluate", "oat-digits", "--split", "tset"], "did you mean 'test'?"),
         (["evaluate", "torch.nn:Linear"], "Linear"),
         (["report", "nowhere"], "no rows in nowhere"),
         (["info", "nothing"], "no file, run or packaged model"),
@@ -133,6 +133,14 @@ def test_ctrl_c_leaves_a_run_that_continues(tmp_path: Path) -> None:
     assert err.count("\n") == 1
 
 
+def test_ctrl_c_before_anything_is_kept_exits_130_too(capsys, monkeypatch) -> None:
+    def interrupted(*arguments, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("rheostat.evaluation.lookup.measure", interrupted)
+    assert call(capsys, "evaluate", "oat-digits") == (130, "", "rheostat: stopped\n")
+
+
 def test_the_packaged_model_works_at_once_and_is_small(capsys) -> None:
     from rheostat.models.artifact import packaged
 
@@ -188,7 +196,7 @@ def test_each_net_family_trains_an_epoch_on_real_images(capsys, tmp_path, real_d
 
 FAULTS = """
 import resource, sys, torch
-from rheostat.allocator import keep_freed_memory
+from rheostat.runtime.allocator import keep_freed_memory
 if sys.argv[1] == "keep":
     assert keep_freed_memory()
 def faults():

@@ -18,9 +18,9 @@ from torch import Tensor
 from rheostat.attacks import named
 from rheostat.data import Dataset, to_pixels
 from rheostat.deploy.onnx_session import KEY, Array, Session, SessionModule
-from rheostat.evaluation.attacked import aim_at, attack_chunk, chunks
+from rheostat.evaluation.attacked import attack_chunk, chunks, victim_at
 from rheostat.evaluation.evaluator import evaluate
-from rheostat.evaluation.target import Subject
+from rheostat.evaluation.target import Target
 from rheostat.models.tunable import Tunable
 from rheostat.points.point import Point
 from rheostat.runtime.files import write_bytes
@@ -82,16 +82,16 @@ def measured_again(
     RA of the file: it stands if neither the float model's PGD-20 images nor Square fool it.
     """
     quantised = SessionModule(Session(path))
-    aim = aim_at(model, point)
+    victim = victim_at(model, point)
     float_right, float_stands, right, stands = [], [], [], []
     for number, part in enumerate(chunks(dataset)):
         x, y = to_pixels(dataset.images[part]), dataset.labels[part]
-        found = attack_chunk(aim, x, y, named("pgd20", eps=eps, norm=norm), (0, "quantised", number))
+        found = attack_chunk(victim, x, y, named("pgd20", eps=eps, norm=norm), (0, "quantised", number))
         float_right.append(found.clean)
         float_stands.append(found.robust)
         right.append(quantised(x).argmax(1) == y)
         stands.append(right[-1] & (quantised(found.adversarial).argmax(1) == y))
-    square = evaluate(Subject(quantised, "int8"), [None], [named("square200", eps=eps, norm=norm)], dataset)
+    square = evaluate(Target(quantised, "int8"), [None], [named("square200", eps=eps, norm=norm)], dataset)
     transfer = float(torch.cat(stands).double().mean())
     return {
         "n": len(dataset),
@@ -99,6 +99,6 @@ def measured_again(
         "float_robust_accuracy": float(torch.cat(float_stands).double().mean()),
         "clean_accuracy": float(torch.cat(right).double().mean()),
         "robust_accuracy_transfer": transfer,
-        "robust_accuracy_square": square[-1]["robust_accuracy"],
-        "robust_accuracy": min(transfer, square[-1]["robust_accuracy"]),
+        "robust_accuracy_square": square[-1].robust_accuracy,
+        "robust_accuracy": min(transfer, square[-1].robust_accuracy),
     }

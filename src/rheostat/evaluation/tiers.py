@@ -5,6 +5,8 @@ from __future__ import annotations
 from rheostat.attacks.autoattack import LEAST_CLASSES
 from rheostat.runtime.choices import nearest
 
+VERSION = 1
+"""Of the choice below; rows name it, for the attacks of a tier may change."""
 TIERS: dict[str, tuple[str, ...]] = {
     "quick": ("pgd20",),
     "standard": ("pgd20", "fgsm", "mi-fgsm", "apgd-ce", "apgd-t", "square"),

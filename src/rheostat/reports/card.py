@@ -8,7 +8,7 @@ from rheostat.models.artifact import About
 from rheostat.models.tunable import Tunable
 from rheostat.results.flags import NAMES
 from rheostat.results.labels import attacker_lines, percent, point_label, worst_rows
-from rheostat.results.rows import Row
+from rheostat.results.row import Row
 
 
 def card(model: Tunable, about: About, rows: list[Row], *, name: str, digest: str) -> str:
@@ -42,15 +42,15 @@ def card(model: Tunable, about: About, rows: list[Row], *, name: str, digest: st
             "|---|---|---|---|---|---|---|---|",
         ]
         parts += [
-            f"| {point_label(r)} | {r['split']} | {percent(r['clean_accuracy'], r['interval']['clean'])} | "
-            f"{percent(r['robust_accuracy'], r['interval']['robust'])} | {', '.join(r['attack']['of'])} "
-            f"({r['attack']['norm']} {r['attack']['eps']:.4g}) | {r['n']} | {r['macs']['mean'] / 1e6:.2f} | "
-            f"{', '.join(r['flags']) or 'none'} |"
+            f"| {point_label(r)} | {r.split} | {percent(r.clean_accuracy, r.interval.clean)} | "
+            f"{percent(r.robust_accuracy, r.interval.robust)} | {', '.join(r.attack.names)} "
+            f"({r.attack.norm} {r.attack.eps:.4g}) | {r.n} | {r.macs.mean / 1e6:.2f} | "
+            f"{', '.join(r.flags) or 'none'} |"
             for r in worst
         ]
         parts.append("")
         parts += [f"- {line}" for line in attacker_lines(rows)]
-        raised = sorted({f for r in worst for f in r["flags"]})
+        raised = sorted({f for r in worst for f in r.flags})
         parts += [f"- `{f}`: {NAMES[f].why}." for f in raised if f in NAMES]
         parts.append("")
     if model.points:
@@ -64,8 +64,8 @@ def card(model: Tunable, about: About, rows: list[Row], *, name: str, digest: st
     parts += [
         "## Limits\n",
         "- Nothing is guaranteed: no accuracy here is a certificate.",
-        f"- The threat is {about.threat.get('norm', '?')} of {about.threat.get('eps', '?')}; other norms, larger radii, "
-        "patches, rotations and shifts of the data were not attacked.",
+        f"- The threat is {about.threat.get('norm', '?')} of {about.threat.get('eps', '?')}; other norms, larger "
+        "radii, patches, rotations and shifts of the data were not attacked.",
         "- Who may turn the dial chooses the weakest point: keep it policy, not a field of a request.",
         "",
     ]

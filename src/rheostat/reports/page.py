@@ -15,9 +15,10 @@ from rheostat.reports import evaluation_plots as plots
 from rheostat.reports.exit_plots import accuracy_against_macs, live, shares_per_exit
 from rheostat.reports.leaderboard import entry
 from rheostat.results.comparison import Comparison
+from rheostat.results.curves import curve_names, curves
 from rheostat.results.flags import NAMES
 from rheostat.results.labels import attacker_lines, gap_lines, percent, point_label, worst_rows
-from rheostat.results.rows import Row
+from rheostat.results.row import Row
 from rheostat.runtime.files import write_bytes, write_text
 
 if TYPE_CHECKING:
@@ -29,23 +30,20 @@ MARKS = ("o", "s", "^", "D", "v", "P", "X")
 
 
 def trade_off(rows: list[Row], *, title: str = "") -> Figure:
-    """SA against RA: a curve per run, one mark per point, 95 % intervals drawn."""
+    """SA against RA: one mark per point, 95 % intervals drawn; a curve joins rows that differ in their points alone."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(6.4, 4.6), layout="constrained")
     axes = figure.add_subplot()
-    runs = list(dict.fromkeys((r["run"], r.get("rule")) for r in worst_rows(rows)))
-    for i, (run, rule) in enumerate(runs):
-        found = [r for r in worst_rows(rows) if (r["run"], r.get("rule")) == (run, rule)]
-        found.sort(key=lambda r: list(r["at"].values()))
-        x = [100 * r["robust_accuracy"] for r in found]
-        y = [100 * r["clean_accuracy"] for r in found]
+    lines = list(curves(worst_rows(rows)).values())
+    for i, (found, name) in enumerate(zip(lines, curve_names(lines), strict=True)):
+        x = [100 * r.robust_accuracy for r in found]
+        y = [100 * r.clean_accuracy for r in found]
         spread = [
-            [[100 * abs(r["interval"][k][side] - r[f"{k}_accuracy"]) for r in found] for side in (0, 1)]
-            for k in ("robust", "clean")
+            [[100 * abs(interval[side] - value) for value, interval in kind] for side in (0, 1)]
+            for kind in ([r.accuracy(k) for r in found] for k in ("robust", "clean"))
         ]
         colour, mark = COLOURS[i % len(COLOURS)], MARKS[i % len(MARKS)]
-        name = run if rule is None else f"{run} (λ, {rule})"
         axes.errorbar(
             x,
             y,
@@ -60,13 +58,13 @@ def trade_off(rows: list[Row], *, title: str = "") -> Figure:
             label=name,
             alpha=0.9,
         )
-        flagged = [(a, b) for a, b, r in zip(x, y, found, strict=True) if r["flags"]]
+        flagged = [(a, b) for a, b, r in zip(x, y, found, strict=True) if r.flags]
         for a, b in flagged:
             axes.annotate("⚑", (a, b), xytext=(4, 4), textcoords="offset points", color="#B00020")
         if len(found) > 1:
             for place in (0, len(found) - 1):
                 axes.annotate(
-                    f"{next(iter(found[place]['at'].values())):g}" if found[place]["at"] else "",
+                    f"{next(iter(found[place].at.values())):g}" if found[place].at else "",
                     (x[place], y[place]),
                     xytext=(6, 6),
                     textcoords="offset points",
@@ -77,7 +75,7 @@ def trade_off(rows: list[Row], *, title: str = "") -> Figure:
     axes.set_ylabel("clean accuracy, %")
     axes.set_title(title, fontsize=11)
     axes.grid(alpha=0.25)
-    if len(runs) > 1:
+    if len(lines) > 1:
         axes.legend(fontsize=8)
     return figure
 
@@ -88,17 +86,15 @@ def along_dial(rows: list[Row]) -> Figure:
 
     figure = Figure(figsize=(6.4, 3.6), layout="constrained")
     axes = figure.add_subplot()
-    found = [r for r in worst_rows(rows) if "robustness" in r["at"]]
-    for i, (run, rule) in enumerate(dict.fromkeys((r["run"], r.get("rule")) for r in found)):
-        mine = [r for r in found if (r["run"], r.get("rule")) == (run, rule)]
-        mine.sort(key=lambda r: float(r["at"]["robustness"]))
-        t = [r["at"]["robustness"] for r in mine]
+    found = [r for r in worst_rows(rows) if "robustness" in r.at]
+    lines = list(curves(found, along="robustness").values())
+    for i, (line, run) in enumerate(zip(lines, curve_names(lines), strict=True)):
+        t = [r.at["robustness"] for r in line]
         for kind, style in (("clean", "-"), ("robust", "--")):
-            values = [100 * r[f"{kind}_accuracy"] for r in mine]
-            low = [100 * r["interval"][kind][0] for r in mine]
-            high = [100 * r["interval"][kind][1] for r in mine]
-            colour = COLOURS[i % len(COLOURS)]
-            name = f"{run}{'' if rule is None else f' ({rule})'} {kind}"
+            values = [100 * r.accuracy(kind)[0] for r in line]
+            low = [100 * r.accuracy(kind)[1][0] for r in line]
+            high = [100 * r.accuracy(kind)[1][1] for r in line]
+            colour, name = COLOURS[i % len(COLOURS)], f"{run} {kind}"
             axes.plot(t, values, style, color=colour, marker=MARKS[i % len(MARKS)], markersize=4, label=name)
             axes.fill_between(t, low, high, color=colour, alpha=0.12)
     axes.set_xlabel("robustness dial")
@@ -122,21 +118,22 @@ def _embedded(figure: Figure, alt: str) -> str:
 
 
 def _table(rows: list[Row]) -> str:
-    head = ("run", "point", "SA % [95 %]", "RA % [95 %]", "attacks", "eps", "n", "MACs", "seconds", "flags")
+    head = ("run", "point", "SA % [95 %]", "RA % [95 %]", "attacks", "eps", "split", "n", "MACs", "seconds", "flags")
     body = []
     for row in worst_rows(rows):
-        attack = row["attack"]
+        attack = row.attack
         cells = (
-            row["run"],
+            row.run,
             point_label(row),
-            percent(row["clean_accuracy"], row["interval"]["clean"]),
-            percent(row["robust_accuracy"], row["interval"]["robust"]),
-            ", ".join(attack["of"]),
-            f"{attack['norm']} {attack['eps']:.4g}",
-            str(row["n"]),
-            f"{row['macs']['mean'] / 1e6:.2f} M",
-            f"{row['seconds']:.1f}",
-            ", ".join(row["flags"]) or "none",
+            percent(row.clean_accuracy, row.interval.clean),
+            percent(row.robust_accuracy, row.interval.robust),
+            ", ".join(attack.names),
+            f"{attack.norm} {attack.eps:.4g}",
+            row.split,
+            str(row.n),
+            f"{row.macs.mean / 1e6:.2f} M",
+            f"{row.seconds or 0:.1f}",
+            ", ".join(row.flags) or "none",
         )
         body.append("<tr>" + "".join(f"<td>{html.escape(c)}</td>" for c in cells) + "</tr>")
     header = "".join(f"<th>{html.escape(h)}</th>" for h in head)
@@ -168,7 +165,7 @@ def page(
         "<h2>The trade-off</h2>",
         _embedded(trade_off(rows), "clean against robust accuracy"),
     ]
-    if any("robustness" in r["at"] for r in worst):
+    if any("robustness" in r.at for r in worst):
         parts += ["<h2>Along the dial</h2>", _embedded(along_dial(rows), "accuracy along the robustness dial")]
     if live(rows):
         parts += [
@@ -187,11 +184,11 @@ def page(
         figure = draw(rows)
         if figure is not None:
             parts += [f"<h2>{title_}</h2>", f"<p>{about_}</p>", _embedded(figure, title_)]
-    if any(r.get("per_class") for r in worst):
+    if any(r.per_class for r in worst):
         parts += ["<h2>Per class</h2>", _per_class(worst)]
     if recipe:
         parts += ["<h2>Recipe</h2>", f"<pre>{html.escape(json.dumps(recipe, indent=1))}</pre>"]
-    about = {"versions": worst[0]["versions"], "hardware": worst[0]["hardware"]}
+    about = {"versions": worst[0].versions, "hardware": worst[0].hardware.model_dump(exclude_none=True)}
     parts += ["<h2>Where</h2>", f"<pre>{html.escape(json.dumps(about, indent=1))}</pre>"]
     return (
         "<!doctype html><html lang=en><meta charset=utf-8>"
@@ -247,12 +244,12 @@ SECTIONS = (
 
 def _flags(worst: list[Row]) -> str:
     """Which flags are raised where, why it matters and what to do."""
-    raised = sorted({f for r in worst for f in r["flags"]})
+    raised = sorted({f for r in worst for f in r.flags})
     if not raised:
         return "<p>No flag was raised in training or evaluation.</p>"
     items = []
     for name in raised:
-        where = dict.fromkeys(f"{r['run']}, {point_label(r)}" for r in worst if name in r["flags"])
+        where = dict.fromkeys(f"{r.run}, {point_label(r)}" for r in worst if name in r.flags)
         known = NAMES.get(name)
         text = f"<b class=flag>{html.escape(name)}</b> at {html.escape('; '.join(where))}."
         if known is not None:
@@ -264,15 +261,17 @@ def _flags(worst: list[Row]) -> str:
 
 def _per_class(worst: list[Row]) -> str:
     """SA and RA of every class at a few points."""
-    found = plots.some([r for r in worst if r.get("per_class")])
-    classes = found[0]["per_class"]["classes"]
-    found = [r for r in found if r["per_class"]["classes"] == classes]
+    shown = plots.some([r for r in worst if r.per_class])
+    found = [(r, r.per_class) for r in shown if r.per_class]
+    classes = found[0][1].classes
     head = "<th>point</th>" + "".join(f"<th>{html.escape(c)}</th>" for c in classes)
     body = []
-    for row in found:
-        values = zip(row["per_class"]["clean"], row["per_class"]["robust"], strict=True)
+    for row, of in found:
+        if of.classes != classes:
+            continue
+        values = zip(of.clean, of.robust, strict=True)
         cells = "".join(f"<td>{_whole(a)} / {_whole(b)}</td>" for a, b in values)
-        body.append(f"<tr><td>{html.escape(plots.named(row, found))}</td>{cells}</tr>")
+        body.append(f"<tr><td>{html.escape(plots.named(row, shown))}</td>{cells}</tr>")
     return "<p>SA / RA in per cent.</p><div class=wide><table><tr>" + head + "</tr>" + "".join(body) + "</table></div>"
 
 
