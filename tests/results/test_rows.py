@@ -95,7 +95,7 @@ def test_a_row_of_version_1_is_read_and_keeps_its_identity() -> None:
     ("changes", "message"),
     [
         ({"version": 3}, "line 1: row of version 3, this package reads versions 1 and 2"),
-        ({"version": 2, "reported": 1}, "line 1: not a row; reported: Extra inputs"),
+        ({"version": 2, "checks": None}, "line 1: not a row; reported: Extra inputs"),
         ({"n": "many"}, "line 1: not a row; n: "),
     ],
 )
