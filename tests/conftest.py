@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -16,6 +17,8 @@ from rheostat.methods.base import Method, Term
 from rheostat.methods.papers import PAPERS, compose
 from rheostat.models.tunable import Tunable
 from rheostat.nets import mobilenet, residual
+from rheostat.results.intervals import accuracies
+from rheostat.results.row import Row
 
 torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
 
@@ -55,6 +58,35 @@ def images_for(model: Tunable, count: int = 6) -> Tensor:
 def plan_of(method: Method, batch: int, generator: torch.Generator) -> list[Term]:
     """The terms of a training step over `batch` rows: the only place in which these tests ask for a plan."""
     return method.plan(batch, generator)
+
+
+def made_row(clean: Tensor | None = None, robust: Tensor | None = None, **changes: Any) -> Row:
+    """A whole row with the accuracies of these bits (n,), and some fields set otherwise."""
+    clean = torch.ones(8, dtype=torch.bool) if clean is None else clean
+    robust = clean if robust is None else robust
+    at = changes.get("at", {})
+    calibrated = "robustness" in at and changes.get("rule") is None
+    fields = {
+        "run": "x",
+        "artifact": "a",
+        "net": "Net",
+        "dataset": "digits",
+        "dataset_hash": "d",
+        "split": "test",
+        "at": at,
+        "dial": ("t" if calibrated else "lambda") if "robustness" in at else None,
+        "tier": "quick",
+        "n": len(clean),
+        "seed": 0,
+        "attack": {"name": "worst", "of": ["pgd20"], "norm": "linf", "eps": 0.1},
+        **accuracies(clean, robust),
+        "params": 10,
+        "nonzeros": 10,
+        "macs": {"mean": 100, "p50": 100, "p99": 100},
+        "versions": {},
+        "hardware": {"device": "cpu", "threads": 1},
+    }
+    return Row(**fields | changes)
 
 
 GRID = [(paper, net) for paper in PAPERS for net in NETS]

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from rheostat.methods.noise import strengths
 from rheostat.models.artifact import digest, load, versions
-from rheostat.results.rows import read_rows, write_rows
+from rheostat.results.timings import read_timings, write_timings
 
 RESULTS = Path(__file__).parents[1] / "results" / "alphas.jsonl"
 
@@ -19,12 +19,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("runs", nargs="+", type=Path)
     options = parser.parse_args()
-    rows = {r["of"]: r for r in read_rows(RESULTS)}
+    rows = {r["of"]: r for r in read_timings(RESULTS)}
     for run in options.runs:
         found = strengths(load(run).net)
         rows[run.name] = {"of": run.name, "value": found, "artifact": digest(run), "versions": versions()}
         print(run.name, " ".join(f"{v:.3f}" for v in found))
-    write_rows(RESULTS, rows.values())
+    write_timings(RESULTS, rows.values())
 
 
 if __name__ == "__main__":

@@ -19,7 +19,8 @@ from rheostat.models.costs import latency, observe
 from rheostat.models.folding import fold
 from rheostat.models.tunable import Tunable
 from rheostat.points.point import Point
-from rheostat.results.rows import hardware, write_rows
+from rheostat.results.machine import hardware
+from rheostat.results.timings import write_timings
 from rheostat.runtime.allocator import keep_freed_memory
 
 RESULTS = Path(__file__).parents[1] / "results" / "costs.jsonl"
@@ -138,7 +139,7 @@ def main() -> None:
     keep_freed_memory()
     torch.set_num_threads(options.threads)
     seconds = options.seconds
-    write_rows(options.out, parameters() + folded(seconds) + sparse(seconds))
+    write_timings(options.out, parameters() + folded(seconds) + sparse(seconds))
     print(f"wrote {options.out}")
 
 

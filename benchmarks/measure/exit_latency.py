@@ -16,7 +16,8 @@ from torch import Tensor, nn
 
 from rheostat import data
 from rheostat.models.artifact import digest, load_with, versions
-from rheostat.results.rows import hardware, read_rows, write_rows
+from rheostat.results.machine import hardware
+from rheostat.results.timings import read_timings, write_timings
 from rheostat.runtime.allocator import keep_freed_memory
 
 RESULTS = Path(__file__).parents[1] / "results" / "exit-latency.jsonl"
@@ -48,7 +49,7 @@ def main() -> None:
     images = data.to_pixels(test.images[: options.images])
     others = data.to_pixels(test.images[options.images : options.images + 5 * 256])
     early, whole = model.at(exit=1.0), static.at()
-    rows = [r for r in read_rows(RESULTS) if r["name"] != options.name]
+    rows = [r for r in read_timings(RESULTS) if r["name"] != options.name]
     for batch in (1, 32, 256):
         count = min(300, len(images) // batch)
         times: list[tuple[float, float]] = []
@@ -86,7 +87,7 @@ def main() -> None:
         )
         low, middle, high = quartiles
         print(f"{options.name}, batch {batch}: {middle:.3f} [{low:.3f}, {high:.3f}], sums {total:.3f}")
-    write_rows(RESULTS, rows)
+    write_timings(RESULTS, rows)
 
 
 if __name__ == "__main__":

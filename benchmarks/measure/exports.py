@@ -24,7 +24,8 @@ from rheostat.models.costs import latency, observe
 from rheostat.models.folding import fold
 from rheostat.models.tunable import Tunable
 from rheostat.points.point import Point
-from rheostat.results.rows import hardware, write_rows
+from rheostat.results.machine import hardware
+from rheostat.results.timings import write_timings
 from rheostat.runtime.allocator import keep_freed_memory
 
 RESULTS = Path(__file__).parents[1] / "results" / "exports.jsonl"
@@ -113,7 +114,7 @@ def main() -> None:
         torch.manual_seed(0)
         plain = fold(Tunable(NETS[net](), compose("pgd-at"))).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         rows += [measured(paper, net, plain, options.seconds) for paper in PAPERS]
-    write_rows(options.out, rows)
+    write_timings(options.out, rows)
 
 
 if __name__ == "__main__":

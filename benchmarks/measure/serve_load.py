@@ -31,7 +31,8 @@ from rheostat.models import artifact
 from rheostat.models.artifact import About, versions
 from rheostat.models.tunable import Tunable
 from rheostat.points.point import Point
-from rheostat.results.rows import hardware, write_rows
+from rheostat.results.machine import hardware
+from rheostat.results.timings import write_timings
 
 RESULTS = Path(__file__).parents[1] / "results" / "serve.jsonl"
 THREADS = os.cpu_count() or 1
@@ -187,7 +188,7 @@ def main() -> None:
             f"(bar {bar}); at 80 % p99 {row['p99_ms']:.0f} ms (bar {row['p99_bar_ms']:.0f}); at 200 % "
             f"{row['overload']}, longest {row['overload_longest_s']:.1f} s"
         )
-    write_rows(RESULTS, rows)
+    write_timings(RESULTS, rows)
 
 
 if __name__ == "__main__":

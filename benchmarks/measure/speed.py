@@ -30,7 +30,8 @@ from rheostat.models.artifact import load_with, versions
 from rheostat.models.costs import observe
 from rheostat.models.tunable import Tunable
 from rheostat.points.point import Point
-from rheostat.results.rows import hardware, write_rows
+from rheostat.results.machine import hardware
+from rheostat.results.timings import write_timings
 from rheostat.runtime.allocator import keep_freed_memory
 from rheostat.runtime.distributed import Ranks
 from rheostat.runtime.seeding import stream
@@ -287,7 +288,7 @@ def main() -> None:
     if options.only != "training":
         rows += sweep(max(options.times // 3, 3), options.sweep)
     if options.only is None:
-        write_rows(options.out, rows)
+        write_timings(options.out, rows)
         print(f"wrote {options.out}")
     print(json.dumps({"hardware": hardware(torch.device("cpu"))}))
 

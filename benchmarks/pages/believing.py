@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from markdown import cell, per_cent, table
-
-from rheostat.results.rows import Row
+from plain import Row
 
 
 def tiers(rows: list[Row]) -> tuple[str, list[list[str]]]:

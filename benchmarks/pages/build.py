@@ -21,10 +21,10 @@ import surprises
 import timings
 from dedicated import against_dedicated, along
 from markdown import contents, find, table
+from plain import Row, read_rows_plain, typed
 
 import training
 from rheostat.reports.page import as_bytes, trade_off
-from rheostat.results.rows import Row, read_rows
 from rheostat.runtime.files import write_bytes, write_text
 
 ROOT = Path(__file__).parents[2]
@@ -48,7 +48,7 @@ def load() -> list[Row]:
         "options",
         "paper",
     )
-    return [r for n in names for r in read_rows(RESULTS / f"{n}.jsonl")]
+    return [r for n in names for r in read_rows_plain(RESULTS / f"{n}.jsonl")]
 
 
 def filled(page: str, name: str, content: str) -> str:
@@ -67,7 +67,7 @@ def main() -> None:
 def build(out: Path) -> None:
     """Write README.md and docs/ into a folder."""
     rows = load()
-    read = {n: read_rows(RESULTS / f"{n}.jsonl") for n in OTHERS}
+    read = {n: read_rows_plain(RESULTS / f"{n}.jsonl") for n in OTHERS}
     comparison, met = against_dedicated(rows, RESULTS, "oat-fashion")
     volumes, found_volumes = conditioning.volumes(rows, RESULTS)
     dials, dials_met = conditioning.continuity(rows)
@@ -207,7 +207,7 @@ def build(out: Path) -> None:
     readme = filled(readme, "finding", surprises.time(equal_claims) + "\n")
     write_text(out / "README.md", readme)
     shown = [r for r in rows if r["rule"] is None and r["run"] in SHOWN]
-    write_bytes(out / "docs" / "trade_off.png", as_bytes(trade_off(shown), "png"))
+    write_bytes(out / "docs" / "trade_off.png", as_bytes(trade_off([typed(r) for r in shown]), "png"))
     if shown_widths := [r for r in rows if r["run"] in ("oats-fashion", "float-slim-fashion") and r["rule"] == "at-0"]:
         write_bytes(out / "docs" / "widths.png", as_bytes(pictures.widths(shown_widths), "png"))
     if (every := pictures.dials(rows)) is not None:

@@ -9,9 +9,9 @@ import multi_exit
 from dedicated import against_dedicated
 from groups import GROUPS, Group, curves
 from markdown import signed, table
+from plain import Row, read_bits
 
 from rheostat.results.intervals import paired
-from rheostat.results.rows import Row, read_bits
 
 Lines = list[list[str]]
 """Claim, measured, verdict."""

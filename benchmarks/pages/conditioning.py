@@ -6,10 +6,10 @@ import itertools
 from pathlib import Path
 
 from markdown import cell, dial, find, per_cent, table
+from plain import Row, read_bits
 
 from rheostat.results.areas import normalised
 from rheostat.results.intervals import paired
-from rheostat.results.rows import Row, read_bits
 
 FIVE = {"oat": "oat-s1", "dual": "dual-s1", "float": "float-s1", "floats": "floats-0.3", "smart": "smart-fashion-e10"}
 RULES = (None, "at-0", "at-0.5", "blend")

@@ -6,9 +6,9 @@ import itertools
 from pathlib import Path
 
 from markdown import cell, dial, find, signed, table
+from plain import Row, read_bits
 
 from rheostat.results.intervals import paired, reversals
-from rheostat.results.rows import Row, read_bits
 
 LEVELS = (0.0, 0.2, 1.0)
 

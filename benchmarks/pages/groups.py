@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from markdown import find
-
-from rheostat.results.rows import Row
+from plain import Row
 
 METHODS = {
     "mixing": "logit mixing",

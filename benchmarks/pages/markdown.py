@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 
+from plain import Row, worst_rows
+
 from rheostat.results.comparison import Difference
-from rheostat.results.labels import percent, worst_rows
-from rheostat.results.rows import Row
+from rheostat.results.labels import percent
 
 
 def find(rows: list[Row], run: str, rule: str | None, *, tier: str = "quick") -> list[Row]:

@@ -5,8 +5,7 @@ from __future__ import annotations
 import itertools
 
 from markdown import cell, dial, find, table
-
-from rheostat.results.rows import Row
+from plain import Row
 
 
 def densities(rows: list[Row], costs: list[Row]) -> str:

@@ -5,10 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from markdown import cell, per_cent, signed, table
+from plain import Row, read_bits, worst_rows
 
 from rheostat.results.intervals import not_lower, paired
-from rheostat.results.labels import worst_rows
-from rheostat.results.rows import Row, read_bits
 
 MARGIN = 0.015
 

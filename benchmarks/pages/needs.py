@@ -6,9 +6,9 @@ from pathlib import Path
 
 from groups import GROUPS, METHODS, TWICE, Group, curve, reference, steps
 from markdown import cell, dial, find, per_cent, table
+from plain import Row, read_rows_plain
 
 from rheostat.results.areas import hypervolume
-from rheostat.results.rows import Row, read_rows
 
 FASHION = {  # what a method's run on Fashion-MNIST, seed 0, is called
     "pgd-at": "pgd-at-1",
@@ -82,7 +82,7 @@ def widest(rows: list[Row], group: Group) -> str:
 
 def page(rows: list[Row], results: Path) -> str:
     """The whole page."""
-    took_step = steps(read_rows(results / "speed.jsonl")) | {"pgd-at": 1.0}
+    took_step = steps(read_rows_plain(results / "speed.jsonl")) | {"pgd-at": 1.0}
     dense = find(rows, "pgd-at-1", None)[0]["params"]
     costs, measured = [], []
     for method, text in NEEDS.items():

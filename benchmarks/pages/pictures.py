@@ -6,10 +6,9 @@ from collections.abc import Iterable
 
 from groups import GROUPS, METHODS, TWICE, curve, dedicated
 from matplotlib.figure import Figure
+from plain import Row, worst_rows
 
 from rheostat.reports.page import COLOURS, MARKS
-from rheostat.results.labels import worst_rows
-from rheostat.results.rows import Row
 
 SHOWN = ("oat", "dual", "float", "floats-0.3", "smart", "mixing")
 """The methods that the study's picture shows."""

@@ -6,9 +6,9 @@ import functools
 from pathlib import Path
 
 from markdown import table
+from plain import Row, worst_rows
 
-from rheostat.results.labels import worst_rows
-from rheostat.results.rows import Row, read_rows
+from rheostat.results.rows import read_rows
 from rheostat.training.queue import read_queue, recorded
 
 QUEUES = Path(__file__).parents[1] / "queues"

@@ -6,11 +6,10 @@ from pathlib import Path
 
 from groups import GROUPS, METHODS, TWICE, Group, curve, curves, dedicated, reference, steps
 from markdown import cell, find, per_cent, table
+from plain import Row, read_bits, worst_rows
 
 from rheostat.results.areas import compared
 from rheostat.results.comparison import Difference
-from rheostat.results.labels import worst_rows
-from rheostat.results.rows import Row, read_bits
 
 
 class Areas:

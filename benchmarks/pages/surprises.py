@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from rheostat.results.labels import worst_rows
-from rheostat.results.rows import Row
+from plain import Row, worst_rows
 
 Lines = list[list[str]]
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import claims
 from markdown import table
-
-from rheostat.results.rows import Row
+from plain import Row
 
 
 def speed(rows: list[Row]) -> str:

@@ -6,9 +6,9 @@ import itertools
 from pathlib import Path
 
 from markdown import cell, find, per_cent, signed, table
+from plain import Row, read_bits
 
 from rheostat.results.intervals import paired
-from rheostat.results.rows import Row, read_bits
 
 
 def options(rows: list[Row], results: Path) -> str:

@@ -9,9 +9,12 @@ from pathlib import Path
 
 import pytest
 
+from conftest import made_row
 from rheostat.cli import main
 from rheostat.points.grid import parse_grid
-from rheostat.results.rows import read_rows
+from rheostat.results.row import Row
+from rheostat.results.rows import read_rows, write_rows
+from rheostat.results.timings import holds_timings
 from rheostat.training.queue import finished, matches, read_queue, recorded, select
 from rheostat.training.queue_runner import commands, states
 from rheostat.training.recipe import load_recipe
@@ -58,28 +61,20 @@ def test_rows_that_are_in_are_known(tmp_path: Path) -> None:
     text = text.replace("attack = [", 'between = "at-0", examples = 9, attack = [')
     (tmp_path / "q.toml").write_text(text)
     (run,) = read_queue(tmp_path / "q.toml")
-    whole = [
-        {
-            "run": "a",
-            "tier": "quick",
-            "rule": "at-0",
-            "n": 9,
-            "at": {"robustness": v},
-            "attack": {"of": ["pgd2", "fgsm"]},
-        }
-        for v in (0.0, 1.0)
-    ]
+    attack = {"name": "worst", "of": ["pgd2", "fgsm"], "norm": "linf", "eps": 0.1}
+    fields = {"run": "a", "tier": "quick", "rule": "at-0", "n": 9, "attack": attack}
+    whole = [made_row(**fields, at={"robustness": v}) for v in (0.0, 1.0)]
 
-    def known(rows: list[dict[str, object]]) -> bool:
-        run.rows.write_text("".join(json.dumps(r) + "\n" for r in rows))
+    def known(rows: list[Row]) -> bool:
+        write_rows(run.rows, rows)
         return bool(recorded(run))
 
     assert not recorded(run)
     assert known(whole)
     assert not known(whole[:1])
-    others = {"run": "b", "tier": "full", "rule": None, "n": 8, "attack": {"of": ["pgd2"]}}
+    others = {"run": "b", "tier": "full", "rule": None, "n": 8, "attack": {**attack, "of": ["pgd2"]}}
     for key, other in others.items():
-        assert not known([whole[0], {**whole[1], key: other}])
+        assert not known([whole[0], made_row(**{**fields, "at": {"robustness": 1.0}, key: other})])
 
 
 def test_the_benchmarks_queues_name_real_recipes_and_the_folder_of_results() -> None:
@@ -227,11 +222,9 @@ def test_every_row_can_be_made_again() -> None:
             entries.setdefault((run.rows.name, run.name), []).extend(run.evaluate)
     missed = set()
     for file in (BENCHMARKS / "results").glob("*.jsonl"):
-        for row in read_rows(file):
-            if "tier" not in row:
-                continue
-            asked = [e for e in entries.get((file.name, row["run"]), []) if matches(row, e)]
+        for row in [] if holds_timings(file) else read_rows(file):
+            asked = [e for e in entries.get((file.name, row.run), []) if matches(row, e)]
             grids = [p.numbers() for e in asked for p in parse_grid(e.get("at", ""))]
-            if not any(grid.items() <= row["at"].items() for grid in grids):
-                missed.add((file.name, row["run"], row["tier"], row["rule"], row["n"]))
+            if not any(grid.items() <= row.at.items() for grid in grids):
+                missed.add((file.name, row.run, row.tier, row.rule, row.n))
     assert not missed

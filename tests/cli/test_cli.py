@@ -63,7 +63,7 @@ def test_help_names_every_command(capsys) -> None:
         (["evaluate", "oat-digits", "--attack", "pgb20"], "no attack 'pgb20'"),
         (["evaluate", "oat-digits", "--eps", "a"], "not a number"),
         (["evaluate", "oat-digits", "--between", "at-1"], "at-0"),
-        (["evaluate", "oat-digits", "--split", "tset"], "allowed: train"),
+        (["evaluate", "oat-digits", "--split", "tset"], "did you mean 'test'?"),
         (["evaluate", "torch.nn:Linear"], "Linear"),
         (["report", "nowhere"], "no rows in nowhere"),
         (["info", "nothing"], "no file, run or packaged model"),
@@ -131,6 +131,14 @@ def test_ctrl_c_leaves_a_run_that_continues(tmp_path: Path) -> None:
     assert "the same command continues" in err
     assert "Traceback" not in err
     assert err.count("\n") == 1
+
+
+def test_ctrl_c_before_anything_is_kept_exits_130_too(capsys, monkeypatch) -> None:
+    def interrupted(*arguments, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("rheostat.evaluation.lookup.measure", interrupted)
+    assert call(capsys, "evaluate", "oat-digits") == (130, "", "rheostat: stopped\n")
 
 
 def test_the_packaged_model_works_at_once_and_is_small(capsys) -> None:

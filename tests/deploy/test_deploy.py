@@ -12,12 +12,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import rheostat
-from conftest import NETS, images_for
+from conftest import NETS, images_for, made_row
 from rheostat.calibration.exit_policy import fit_policy
 from rheostat.calibration.temperature import fit_temperature
 from rheostat.cli.app import main
 from rheostat.data import make_splits, subset, to_pixels
-from rheostat.deploy.choosing import SPLIT, Need, candidates, choose, lower_bound
+from rheostat.deploy.choosing import SPLIT, Need, candidates, choose
 from rheostat.deploy.exporting import export
 from rheostat.deploy.latency import bench
 from rheostat.deploy.onnx_session import Session, unsure
@@ -28,24 +28,14 @@ from rheostat.models.artifact import About, load_with
 from rheostat.models.tunable import Tunable
 from rheostat.points.point import Point
 from rheostat.reports.card import card
+from rheostat.results.intervals import lower_bound
+from rheostat.results.row import Row
 
 
-def row(robustness: float, clean: int, robust: int, macs: float = 1e6, n: int = 1000, **more) -> dict:
-    return {
-        "attack": {"name": "worst", "of": ["pgd20"]},
-        "knowledge": "known",
-        "rule": None,
-        "split": SPLIT,
-        "at": {"robustness": robustness},
-        "artifact": "a",
-        "n": n,
-        "clean_accuracy": clean / n,
-        "robust_accuracy": robust / n,
-        "macs": {"mean": macs},
-        "tier": "quick",
-        "flags": [],
-        **more,
-    }
+def row(robustness: float, clean: int, robust: int, macs: float = 1e6, n: int = 1000, **more) -> Row:
+    bits = [torch.arange(n) < count for count in (clean, robust)]
+    cost = {"mean": macs, "p50": macs, "p99": macs}
+    return made_row(*bits, **{"split": SPLIT, "at": {"robustness": robustness}, "macs": cost, **more})
 
 
 CURVE = [row(0, 950, 10), row(0.25, 940, 300), row(0.5, 930, 500), row(0.75, 920, 600, 2e6), row(1, 900, 700)]
@@ -97,9 +87,9 @@ def test_a_bound_holds_its_level(case: tuple[int, int]) -> None:
 
 def test_nothing_is_chosen_on_test() -> None:
     with pytest.raises(ValueError, match="nothing is chosen on test"):
-        choose([{**r, "split": "test"} for r in CURVE], Need())
+        choose([r.model_copy(update={"split": "test"}) for r in CURVE], Need())
     with pytest.raises(ValueError, match="several models"):
-        choose([CURVE[0], {**CURVE[1], "artifact": "b"}], Need())
+        choose([CURVE[0], CURVE[1].model_copy(update={"artifact": "b"})], Need())
     with pytest.raises(ValueError, match="did you mean 'clean'"):
         choose(CURVE, Need(), maximise="cleen")
     with pytest.raises(ValueError, match="share from 0 to 1"):

@@ -13,7 +13,7 @@ import rheostat
 from rheostat.attacks import named
 from rheostat.data import subset
 from rheostat.evaluation.evaluator import evaluate
-from rheostat.evaluation.target import Subject
+from rheostat.evaluation.target import Target
 from rheostat.points.point import Point
 from rheostat.reports.leaderboard import entry
 
@@ -30,8 +30,8 @@ def test_an_example_runs(file: Path) -> None:
 
 
 def test_an_entry_has_robustbenchs_keys(digits) -> None:
-    subject, few = Subject(rheostat.load("oat-digits"), "x"), subset(digits[1], 50)
-    rows = evaluate(subject, [Point(robustness=1.0)], [named("fgsm", eps=8 / 255)], few)
+    target, few = Target(rheostat.load("oat-digits"), "x"), subset(digits[1], 50)
+    rows = evaluate(target, [Point(robustness=1.0)], [named("fgsm", eps=8 / 255)], few)
     found = entry(rows[-1])
     assert {
         "name",
@@ -48,8 +48,9 @@ def test_an_entry_has_robustbenchs_keys(digits) -> None:
         "link",
     } <= set(found)
     assert found["eps"] == "8/255"
-    assert found["clean_acc"] == f"{100 * rows[-1]['clean_accuracy']:.2f}"
+    assert found["clean_acc"] == f"{100 * rows[-1].clean_accuracy:.2f}"
     # FGSM alone is not AutoAttack, and does not stand under its key.
     assert found["autoattack_acc"] is None
-    assert found["rheostat"]["robust_acc"] == f"{100 * rows[-1]['robust_accuracy']:.2f}"
-    assert entry({**rows[-1], "attack": {**rows[-1]["attack"], "eps": 0.1, "of": ["autoattack"]}})["eps"] == "0.1"
+    assert found["rheostat"]["robust_acc"] == f"{100 * rows[-1].robust_accuracy:.2f}"
+    attack = rows[-1].attack.model_copy(update={"eps": 0.1, "of": ["autoattack"]})
+    assert entry(rows[-1].model_copy(update={"attack": attack}))["eps"] == "0.1"

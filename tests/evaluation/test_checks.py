@@ -11,10 +11,11 @@ from torch import Tensor, nn
 import rheostat
 from rheostat.attacks import Attack, named
 from rheostat.data import Dataset, subset, to_pixels
-from rheostat.evaluation.attacked import aim_at, attack_chunk
+from rheostat.evaluation.attacked import attack_chunk, victim_at
 from rheostat.evaluation.checks import Finding, of_attacks, of_model, probe
 from rheostat.evaluation.evaluator import evaluate
-from rheostat.evaluation.target import Subject
+from rheostat.evaluation.options import EvaluationOptions
+from rheostat.evaluation.target import Target
 from rheostat.evaluation.tiers import attacks_of
 from rheostat.models.tunable import Tunable
 from rheostat.points.grid import parse_grid
@@ -130,7 +131,7 @@ def names(found: list[Finding]) -> set[str]:
 
 
 def probed(model: nn.Module, batch: tuple[Tensor, Tensor], attack: Attack) -> set[str]:
-    standing = attack_chunk(aim_at(model), *batch, attack, (0,)).robust
+    standing = attack_chunk(victim_at(model), *batch, attack, (0,)).robust
     return names(list(probe(model, None, *batch, attack, standing).findings))
 
 
@@ -192,12 +193,12 @@ def test_an_attack_stopped_early(batch) -> None:
 
 
 def flags_of(rows: list[dict], name: str = "worst") -> set[str]:
-    return {f for r in rows if r["attack"]["name"] == name for f in r["flags"]}
+    return {f for r in rows if r.attack.name == name for f in r.flags}
 
 
 def test_gradients_masked_and_square_finds_the_way(sample) -> None:
     attacks = [named(n, eps=EPS) for n in ("pgd20", "square200")]
-    rows = evaluate(Subject(Rounding().eval(), "rounding"), [None], attacks, sample)
+    rows = evaluate(Target(Rounding().eval(), "rounding"), [None], attacks, sample)
     assert {"square-gain", "quick-too-weak", "zero-gradients"} <= flags_of(rows)
 
 
@@ -207,10 +208,10 @@ def test_images_that_prove_nothing(sample) -> None:
             return (images + 2 * self.eps).clamp(0, 1)
 
     model = rheostat.load("oat-digits")
-    rows = evaluate(Subject(model, "x"), [Point(robustness=1.0)], [Outside("outside", 0.1)], sample)
+    rows = evaluate(Target(model, "x"), [Point(robustness=1.0)], [Outside("outside", 0.1)], sample)
     assert "outside-threat-model" in flags_of(rows)
-    assert rows[-1]["robust_accuracy"] == rows[-1]["clean_accuracy"]
-    rows = evaluate(Subject(Batchwise().eval(), "x"), [None], [named("pgd5", eps=EPS)], sample)
+    assert rows[-1].robust_accuracy == rows[-1].clean_accuracy
+    rows = evaluate(Target(Batchwise().eval(), "x"), [None], [named("pgd5", eps=EPS)], sample)
     assert "success-not-verified" in flags_of(rows)
 
 
@@ -224,13 +225,17 @@ def test_the_dials_own_masking(sample, monkeypatch) -> None:
     model = rheostat.load("oat-digits").between("at-0")
     monkeypatch.setattr(Tunable, "read", masked)
     rows = evaluate(
-        Subject(model, "x"), parse_grid("robustness=0.2,1"), [named("pgd20", eps=EPS)], sample, transfer=True
+        Target(model, "x"),
+        parse_grid("robustness=0.2,1"),
+        [named("pgd20", eps=EPS)],
+        sample,
+        options=EvaluationOptions(transfer=True),
     )
-    by = {r["at"].get("robustness"): r for r in rows if r["attack"]["name"] == "worst"}
-    assert "transfer-beats-known" in by[1.0]["flags"]
-    assert "transfer-beats-known" not in by[0.2]["flags"]
-    found = next(c for c in by[1.0]["checks"] if c["flag"] == "transfer-beats-known")
-    assert found["made at"] in ("mean over points", {"robustness": 0.2})
+    by = {r.at.get("robustness"): r for r in rows if r.attack.name == "worst"}
+    assert "transfer-beats-known" in by[1.0].flags
+    assert "transfer-beats-known" not in by[0.2].flags
+    found = next(c for c in by[1.0].checks if c.flag == "transfer-beats-known")
+    assert found.made_at in ("mean over points", {"robustness": 0.2})
 
 
 def test_few_classes_have_a_set_of_their_own(digits) -> None:
@@ -245,9 +250,11 @@ def test_few_classes_have_a_set_of_their_own(digits) -> None:
             return logits[:, :3]
 
     chosen = [named(n, eps=EPS) for n in attacks_of("standard", 3) if n != "square"]
-    rows = evaluate(Subject(Three().eval(), "x"), [None], chosen, few, tier="standard", probing=False)
+    rows = evaluate(
+        Target(Three().eval(), "x"), [None], chosen, few, options=EvaluationOptions(tier="standard", probing=False)
+    )
     assert flags_of(rows) >= {"untargeted-set"}
-    assert rows[-1]["robust_accuracy"] < rows[-1]["clean_accuracy"]
+    assert rows[-1].robust_accuracy < rows[-1].clean_accuracy
     with pytest.raises(ValueError, match="did you mean 'standard'"):
         attacks_of("standart", 10)
 
@@ -256,12 +263,14 @@ def test_few_classes_have_a_set_of_their_own(digits) -> None:
 def test_standard_raises_nothing_on_a_sound_model(sample) -> None:
     model = rheostat.load("oat-digits")
     attacks = [named(n, eps=EPS / 2) for n in attacks_of("standard", 10)]
-    rows = evaluate(Subject(model, "x"), [Point(robustness=1.0)], attacks, sample, tier="standard")
-    assert rows[-1]["flags"] == []
-    ladder = [r["robust_accuracy"] for r in rows]
+    rows = evaluate(
+        Target(model, "x"), [Point(robustness=1.0)], attacks, sample, options=EvaluationOptions(tier="standard")
+    )
+    assert rows[-1].flags == []
+    ladder = [r.robust_accuracy for r in rows]
     assert ladder == sorted(ladder, reverse=True)
-    assert rows[-1]["eps_curve"][0][1] == rows[-1]["clean_accuracy"]
-    assert rows[-1]["loss_curve"] == sorted(rows[-1]["loss_curve"])
+    assert rows[-1].eps_curve[0][1] == rows[-1].clean_accuracy
+    assert rows[-1].loss_curve == sorted(rows[-1].loss_curve)
 
 
 def test_every_flag_is_explained_and_tested() -> None:

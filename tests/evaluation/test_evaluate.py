@@ -4,28 +4,32 @@ from __future__ import annotations
 
 import itertools
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.stats import beta
 from torch import nn
 
 import rheostat
 from rheostat.attacks import Attack, named
 from rheostat.calibration.dial import Knot, calibrate_dial, fitted
 from rheostat.data import Dataset, subset, to_pixels
-from rheostat.evaluation.attacked import aim_at, attack_chunk, outcome
+from rheostat.evaluation.attacked import attack_chunk, outcome, victim_at
 from rheostat.evaluation.evaluator import evaluate
-from rheostat.evaluation.target import Subject, from_factory
+from rheostat.evaluation.options import EvaluationOptions
+from rheostat.evaluation.target import Target, from_factory
 from rheostat.points.grid import parse_grid
 from rheostat.points.point import Point
 from rheostat.reports.page import trade_off, write_report
 from rheostat.results.areas import compared, hypervolume, normalised
+from rheostat.results.bits import read_bits
 from rheostat.results.intervals import exact, not_lower, paired, reversals
-from rheostat.results.labels import worst_rows
-from rheostat.results.rows import identity, read_bits, read_rows
+from rheostat.results.labels import point_label, worst_rows
+from rheostat.results.rows import read_rows
 
 
 @pytest.fixture(scope="module")
@@ -44,34 +48,34 @@ def test_rows_bits_and_resumption(model, sample, tmp_path: Path) -> None:
     attacks = [named("fgsm", eps=0.2), named("pgd10", eps=0.2)]
     passes: list[int] = []
     hook = model.net.register_forward_pre_hook(lambda _, inputs: passes.append(len(inputs[0])))
-    rows = evaluate(Subject(model, "x"), points, attacks, sample, out=out)
+    rows = evaluate(Target(model, "x"), points, attacks, sample, options=EvaluationOptions(out=out))
     assert sum(passes) > len(sample)
     assert rows == read_rows(out)
-    assert [r["attack"]["name"] for r in rows] == ["fgsm", "pgd10", "worst"] * 2
+    assert [r.attack.name for r in rows] == ["fgsm", "pgd10", "worst"] * 2
     for fgsm, pgd, worst in (rows[:3], rows[3:]):
-        assert fgsm["robust_accuracy"] >= pgd["robust_accuracy"] == worst["robust_accuracy"]
-        assert (fgsm["cumulative"], pgd["cumulative"]) == (False, True)
+        assert fgsm.robust_accuracy >= pgd.robust_accuracy == worst.robust_accuracy
+        assert (fgsm.cumulative, pgd.cumulative) == (False, True)
         for row in (fgsm, pgd, worst):
-            clean, robust = read_bits(tmp_path, row)
-            assert float(clean.double().mean()) == row["clean_accuracy"]
-            assert float(robust.double().mean()) == row["robust_accuracy"]
+            clean, robust = read_bits(out).of(row)
+            assert float(clean.double().mean()) == row.clean_accuracy
+            assert float(robust.double().mean()) == row.robust_accuracy
             assert not bool((robust & ~clean).any())
-            low, high = row["interval"]["robust"]
-            assert low <= row["robust_accuracy"] <= high
-            assert row["queries"] > 0
-            assert row["versions"]["torch"] == torch.__version__
+            low, high = row.interval.robust
+            assert low <= row.robust_accuracy <= high
+            assert row.queries > 0
+            assert row.versions["torch"] == torch.__version__
     # A finished point is not measured again: the model is not even called.
     passes.clear()
-    again = [identity(r) for r in evaluate(Subject(model, "x"), points, attacks, sample, out=out)]
+    again = evaluate(Target(model, "x"), points, attacks, sample, options=EvaluationOptions(out=out))
     hook.remove()
-    assert again == [identity(r) for r in rows]
+    assert [r.identity for r in again] == [r.identity for r in rows]
     assert len(read_rows(out)) == 6
     assert passes == []
 
 
 def test_a_module_that_gives_no_logits_is_refused(sample) -> None:
     with pytest.raises((ValueError, RuntimeError), match=r"."):
-        evaluate(Subject(nn.Identity(), "x"), [None], [named("fgsm", eps=0.2)], sample)
+        evaluate(Target(nn.Identity(), "x"), [None], [named("fgsm", eps=0.2)], sample)
 
 
 def test_the_same_seed_gives_the_same_bits_in_any_order(model, sample) -> None:
@@ -114,12 +118,12 @@ def test_an_attack_that_cheats_is_found(model, sample) -> None:
         def __call__(self, objective, images, generator=None, *, share=None):
             return images
 
-    aim = aim_at(model, Point(robustness=1.0))
-    found = attack_chunk(aim, x, y, Outside("outside", 0.1), (0,))
+    victim = victim_at(model, Point(robustness=1.0))
+    found = attack_chunk(victim, x, y, Outside("outside", 0.1), (0,))
     assert torch.equal(found.outside, found.clean)
     assert torch.equal(found.robust, found.clean)
     assert torch.equal(found.adversarial, x)
-    found = attack_chunk(aim, x, y, Lazy("lazy", 0.1), (0,))
+    found = attack_chunk(victim, x, y, Lazy("lazy", 0.1), (0,))
     clean, robust = found.clean, found.robust
     assert torch.equal(clean, robust)
 
@@ -141,6 +145,10 @@ def test_calibration_makes_the_dial_about_linear(model, digits) -> None:
 
 
 def test_intervals_against_known_values() -> None:
+    for k, n in ((0, 7), (3, 7), (7, 7), (431, 2000), (1, 10000)):
+        low = beta.ppf(0.025, k, n - k + 1) if k else 0.0
+        high = beta.ppf(0.975, k + 1, n - k) if k < n else 1.0
+        assert exact(k, n) == (pytest.approx(low, abs=1e-12), pytest.approx(high, abs=1e-12))
     assert exact(0, 10) == (0.0, pytest.approx(0.3085, abs=1e-4))
     assert exact(5, 10) == (pytest.approx(0.1871, abs=1e-4), pytest.approx(0.8129, abs=1e-4))
     a = torch.tensor([True] * 30 + [False] * 70)
@@ -171,8 +179,8 @@ def test_grids() -> None:
 
 
 def test_a_report_is_whole_and_offline(model, sample, tmp_path: Path) -> None:
-    rows = evaluate(Subject(model, "x"), parse_grid("robustness=0,0.5,1"), [named("pgd3", eps=0.2)], sample)
-    rows[-1]["flags"] = ["robust-overfitting"]
+    rows = evaluate(Target(model, "x"), parse_grid("robustness=0,0.5,1"), [named("pgd3", eps=0.2)], sample)
+    rows[-1] = rows[-1].model_copy(update={"flags": ["robust-overfitting"]})
     paths = write_report(rows, tmp_path, title="<b>", recipe={"a": 1})
     text = paths[0].read_text()
     assert all(p.stat().st_size > 1000 for p in paths)
@@ -195,11 +203,11 @@ def test_a_users_own_network_is_measured(sample, tmp_path: Path, monkeypatch) ->
         "def wrong():\n    return 3\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
-    subject = Subject(from_factory("own_net:make"), "own")
-    rows = evaluate(subject, [None], [named("pgd5", eps=0.1)], sample)
-    assert rows[-1]["at"] == {}
-    assert rows[-1]["robust_accuracy"] <= rows[-1]["clean_accuracy"]
-    assert json.dumps(rows)
+    target = Target(from_factory("own_net:make"), "own")
+    rows = evaluate(target, [None], [named("pgd5", eps=0.1)], sample)
+    assert rows[-1].at == {}
+    assert rows[-1].robust_accuracy <= rows[-1].clean_accuracy
+    assert json.dumps([r.plain() for r in rows])
     for text, message in (
         ("own_net:mak", "did you mean 'make'"),
         ("own_net:wrong", "returned a int"),
@@ -207,6 +215,37 @@ def test_a_users_own_network_is_measured(sample, tmp_path: Path, monkeypatch) ->
     ):
         with pytest.raises(ValueError, match=message):
             from_factory(text)
+
+
+def test_plain_models_names_and_dicts_do(model, sample) -> None:
+    options = EvaluationOptions(eps=0.2)
+    rows = rheostat.evaluate(model, [{"robustness": 1}], "fgsm,pgd3", sample, options=options)
+    assert [r.attack.name for r in rows] == ["fgsm", "pgd3", "worst"]
+    assert (rows[-1].run, rows[-1].at, rows[-1].dial) == ("Tunable", {"robustness": 1.0}, "t")
+    same = evaluate(Target(model, "x"), "robustness=1", [named("fgsm", eps=0.2), "pgd3"], sample, options=options)
+    assert [r.robust_accuracy for r in same] == [r.robust_accuracy for r in rows]
+    net = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+    (_, worst) = evaluate(net, None, "fgsm", sample, options=replace(options, name="mine", probing=False))
+    assert (worst.run, worst.at, worst.dial, worst.net) == ("mine", {}, None, "Sequential")
+    assert len(evaluate(model, None, "fgsm", sample.only(torch.arange(5)), options=options)) == 2 * 11
+    with pytest.raises(ValueError, match="no threat model of its own"):
+        evaluate(model, None, "fgsm", sample)
+    with pytest.raises(ValueError, match="has no dials"):
+        evaluate(net, "robustness=1", "fgsm", sample, options=options)
+    with pytest.raises(ValueError, match="at least one attack"):
+        evaluate(model, None, [], sample)
+    with pytest.raises(ValueError, match="no split 'tset'"):
+        EvaluationOptions(split="tset")
+
+
+def test_a_position_without_a_dial_map_is_a_training_lambda(sample) -> None:
+    bare = rheostat.load("oat-digits")
+    bare.dial_map = None
+    rows = evaluate(bare, "robustness=0", "fgsm", sample, options=EvaluationOptions(eps=0.1))
+    assert point_label(rows[-1]) == "λ = 0"
+    bare = rheostat.load("oat-digits")
+    rows = evaluate(bare, "robustness=0", "fgsm", sample, options=EvaluationOptions(eps=0.1))
+    assert point_label(rows[-1]) == "t = 0"
 
 
 def test_hypervolume_by_hand_and_its_normalisation() -> None:

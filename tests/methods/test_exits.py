@@ -13,7 +13,7 @@ from rheostat import data, nets
 from rheostat.attacks import Attack, named
 from rheostat.attacks import multi_exit as forms
 from rheostat.calibration.exit_policy import anytime, fit_policy, stacked
-from rheostat.evaluation.attacked import aim_at, attack_chunk
+from rheostat.evaluation.attacked import attack_chunk, victim_at
 from rheostat.methods import Dual, Exits, Experts, Film, Slim
 from rheostat.methods.base import Stack
 from rheostat.methods.exits import ExitCommand
@@ -277,11 +277,11 @@ def test_nothing_is_fitted_on_test(digits) -> None:
 def test_a_chunk_says_which_exit_every_image_took() -> None:
     model, fit = varied(count=100)
     x, y = data.to_pixels(fit.images), fit.labels
-    found = attack_chunk(aim_at(model, LIVE), x, y, named("pgd5@slowdown", eps=0.1), (0,))
+    found = attack_chunk(victim_at(model, LIVE), x, y, named("pgd5@slowdown", eps=0.1), (0,))
     assert torch.equal(found.exits[0], model.read(x, model.resolve(LIVE, x)).taken)
     moved = model.read(found.adversarial, model.resolve(LIVE, x)).taken
     assert torch.equal(found.exits[1], moved)
-    assert attack_chunk(aim_at(model, Point()), x, y, named("fgsm", eps=0.1), (0,)).exits is None
+    assert attack_chunk(victim_at(model, Point()), x, y, named("fgsm", eps=0.1), (0,)).exits is None
 
 
 def test_plans_of_defences() -> None:

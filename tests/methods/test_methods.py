@@ -18,7 +18,7 @@ from rheostat.attacks.objective import gradient
 from rheostat.calibration.dial import calibrate_norms
 from rheostat.data import to_pixels
 from rheostat.evaluation.evaluator import evaluate
-from rheostat.evaluation.target import Subject
+from rheostat.evaluation.target import Target
 from rheostat.methods import Dual, Exits, Experts, Film, Masks, Noise, Slim
 from rheostat.methods.base import Stack, row_loss
 from rheostat.methods.noise import NoiseLevel, WeightNoise, deviation, strengths, window
@@ -514,17 +514,17 @@ def test_expectation_over_draws_averages_and_is_asked_for(digits, tmp_path) -> N
     assert spread(32) < 0.5 * spread(1)
     assert torch.equal(gradients(4, 1), gradients(4, 1))
     rows = {
-        name: evaluate(Subject(model, "sampled"), [point], [named(name, eps=0.1)], digits[1].only(torch.arange(40)))[-1]
+        name: evaluate(Target(model, "sampled"), [point], [named(name, eps=0.1)], digits[1].only(torch.arange(40)))[-1]
         for name in ("pgd5", "pgd5-eot20")
     }
-    assert rows["pgd5"]["flags"] == ["randomised-without-eot"]
-    assert rows["pgd5-eot20"]["flags"] == []
-    draws = rows["pgd5-eot20"]["draws"]
-    assert len(draws["robust"]) == 10
-    assert rows["pgd5-eot20"]["robust_accuracy"] == pytest.approx(sum(draws["robust"]) / 10)
-    assert len(set(draws["clean"])) > 1
-    again = evaluate(Subject(model, "sampled"), [point], [named("pgd5", eps=0.1)], digits[1].only(torch.arange(40)))[-1]
-    assert again["draws"] == rows["pgd5"]["draws"]
+    assert rows["pgd5"].flags == ["randomised-without-eot"]
+    assert rows["pgd5-eot20"].flags == []
+    draws = rows["pgd5-eot20"].draws
+    assert len(draws.robust) == 10
+    assert rows["pgd5-eot20"].robust_accuracy == pytest.approx(sum(draws.robust) / 10)
+    assert len(set(draws.clean)) > 1
+    again = evaluate(Target(model, "sampled"), [point], [named("pgd5", eps=0.1)], digits[1].only(torch.arange(40)))[-1]
+    assert again.draws == rows["pgd5"].draws
 
 
 def test_windows_of_the_pool_are_unit_normals_anew_in_each_pass() -> None:

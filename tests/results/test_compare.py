@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from conftest import made_row
 from rheostat.cli.app import main
 from rheostat.results.areas import compared
 from rheostat.results.comparison import MARGIN, Comparison, compare, side
 from rheostat.results.intervals import paired
-from rheostat.results.rows import scores, write_bits
+from rheostat.results.rows import add_rows
 
 N = 200
 
@@ -25,29 +25,14 @@ def bits(seed: int, clean: float, robust: float) -> tuple[torch.Tensor, torch.Te
 
 
 def put(file: Path, run: str, points: list[dict[str, float]], *, seed: int, **changes: Any) -> None:
-    """Append a run's rows and bits."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    with file.open("a") as out:
-        for place, at in enumerate(points):
-            clean, robust = bits(seed + place, 0.9 - 0.1 * place, 0.1 + 0.2 * place)
-            row: dict[str, Any] = {
-                "run": run,
-                "artifact": "a",
-                "dataset": "digits",
-                "dataset_hash": "d",
-                "split": "test",
-                "at": at,
-                "rule": None,
-                "tier": "quick",
-                "knowledge": "known",
-                "seed": 0,
-                "cumulative": False,
-                "attack": {"name": "worst", "of": ["pgd20"], "norm": "linf", "eps": 0.1},
-                **scores(clean, robust),
-                **changes,
-            }
-            row["bits"] = write_bits(file.parent, row, clean, robust)
-            out.write(json.dumps(row) + "\n")
+    """Add a run's rows and bits."""
+    rows, kept = [], {}
+    for place, at in enumerate(points):
+        clean, robust = bits(seed + place, 0.9 - 0.1 * place, 0.1 + 0.2 * place)
+        row = made_row(clean, robust, **{"run": run, "at": at, **changes})
+        rows.append(row)
+        kept[row.identity] = (clean, robust)
+    add_rows(file, rows, kept)
 
 
 def dials(*values: float, **more: float) -> list[dict[str, float]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 from rich.table import Table
@@ -13,6 +13,11 @@ from rheostat.cli import deploy as cli_deploy
 from rheostat.cli import queue as cli_queue
 from rheostat.cli import rows as cli_rows
 from rheostat.cli.deploy import DataDir, Threads, Verify, console, set_threads
+
+if TYPE_CHECKING:
+    from rheostat.evaluation.lookup import Request
+    from rheostat.evaluation.options import EvaluationOptions
+    from rheostat.results.row import Row
 
 app = typer.Typer(
     name="rheostat",
@@ -33,6 +38,8 @@ def demo(
 ) -> None:
     """Train OAT on the embedded digits, turn the dial, measure every position, write a report."""
     from rheostat.cli.progress import Show
+    from rheostat.evaluation.lookup import Request
+    from rheostat.evaluation.options import EvaluationOptions
     from rheostat.training.loop import train as run
     from rheostat.training.recipe import load_recipe
 
@@ -41,8 +48,8 @@ def demo(
     console.print(f"OAT on the embedded digits: {recipe.train.epochs} epochs, one model for every λ.")
     with Show(console) as show:
         run(recipe, out=out, folder=data_dir, fresh=fresh, report=show)
-    _measure(str(out), "", data_dir=data_dir, fresh=fresh)
-    _measure(str(out), "robustness=0,0.1,0.2,0.5,1", between="at-0", data_dir=data_dir)
+    _measure(Request(str(out), data_dir=data_dir), EvaluationOptions(fresh=fresh))
+    _measure(Request(str(out), "robustness=0,0.1,0.2,0.5,1", between="at-0", data_dir=data_dir), EvaluationOptions())
     cli_rows.write([out], out)
 
 
@@ -120,7 +127,9 @@ def evaluate(
     probe: Annotated[
         bool | None, typer.Option(help="Checks that cost attacks of their own; default in all tiers but quick.")
     ] = None,
-    fresh: Annotated[bool, typer.Option("--fresh", help="Drop the rows that this run has, and measure anew.")] = False,
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="Measure anew what is there; drop its rows of another model or other data.")
+    ] = False,
     strict: Annotated[bool, typer.Option("--strict", help="Exit with 3 where a flag is raised.")] = False,
     data_dir: DataDir = None,
     threads: Threads = None,
@@ -131,51 +140,43 @@ def evaluate(
 
     A killed evaluation goes on where it was. Under torchrun the ranks share the images.
     """
+    from rheostat.evaluation.lookup import Request
+    from rheostat.evaluation.options import EvaluationOptions
     from rheostat.runtime.distributed import leave
 
     set_threads(threads)
-    rows = _measure(
+    request = Request(
         subject,
         at,
-        attack,
+        tuple(attack or ()),
         tier=tier,
-        warm=warm,
-        transfer=transfer,
-        probing=probe,
-        fresh=fresh,
         data=data,
         eps=eps,
         norm=norm,
         step_size=step_size,
         between=between,
-        split=split,
         examples=examples,
-        out=out,
-        name=name,
-        seed=seed,
         data_dir=data_dir,
         device=device,
         verify=verify,
     )
+    options = EvaluationOptions(
+        split=split, out=out, name=name, seed=seed, warm=warm, transfer=transfer, probing=probe, fresh=fresh
+    )
+    rows = _measure(request, options)
     leave()
-    raised = sorted({flag for row in rows for flag in row["flags"]})
+    raised = sorted({flag for row in rows for flag in row.flags})
     if strict and raised:
         fail(f"raised: {', '.join(raised)} (docs/evaluation.md says what to do)", 3)
 
 
-def _measure(subject: str, at: str, attacks: list[str] | None = None, **options: Any) -> list[dict[str, Any]]:
+def _measure(request: Request, options: EvaluationOptions) -> list[Row]:
     from rheostat.cli.progress import Show
     from rheostat.evaluation.lookup import measure
     from rheostat.results.labels import attacker_lines, gap_lines
-    from rheostat.runtime.interrupts import Interrupted
 
-    try:
-        with Show(console) as show:
-            rows = measure(subject, at, attacks, report=show, **options)
-    except KeyboardInterrupt:
-        raise Interrupted(
-            "stopped; rows that are written and chunks that are measured are kept, and the same command continues"
-        ) from None
+    with Show(console) as show:
+        rows = measure(request, options, report=show)
     if rows:
         console.print(_table(rows))
         for line in [*gap_lines(rows), *attacker_lines(rows)]:
@@ -183,20 +184,21 @@ def _measure(subject: str, at: str, attacks: list[str] | None = None, **options:
     return rows
 
 
-def _table(rows: list[dict[str, Any]]) -> Table:
+def _table(rows: list[Row]) -> Table:
     from rheostat.results.labels import percent, point_label, worst_rows
 
     table = Table(box=None, pad_edge=False)
-    for head in ("point", "SA % [95 %]", "RA % [95 %]", "MACs", "n", "flags"):
-        table.add_column(head, justify="left" if head in ("point", "flags") else "right")
+    for head in ("point", "SA % [95 %]", "RA % [95 %]", "MACs", "split", "n", "flags"):
+        table.add_column(head, justify="left" if head in ("point", "split", "flags") else "right")
     for row in worst_rows(rows):
         table.add_row(
             point_label(row),
-            percent(row["clean_accuracy"], row["interval"]["clean"]),
-            percent(row["robust_accuracy"], row["interval"]["robust"]),
-            f"{row['macs']['mean'] / 1e6:.2f} M",
-            str(row["n"]),
-            ", ".join(row["flags"]) or "–",
+            percent(row.clean_accuracy, row.interval.clean),
+            percent(row.robust_accuracy, row.interval.robust),
+            f"{row.macs.mean / 1e6:.2f} M",
+            row.split,
+            str(row.n),
+            ", ".join(row.flags) or "–",
         )
     return table
 
@@ -250,8 +252,8 @@ app.registered_commands += cli_rows.app.registered_commands
 app.registered_commands += cli_deploy.app.registered_commands
 app.registered_commands += cli_queue.app.registered_commands
 
-STOPPED = 130
-"""The exit code after Ctrl-C: 128 and the signal's number, as shells have it."""
+INTERRUPTED = 130
+"""The exit code of what Ctrl-C or SIGTERM stopped: 128 + SIGINT."""
 # Typer carries a copy of Click from some version on; either way this is its UsageError.
 UsageError: Any = typer.BadParameter.__mro__[1]
 
@@ -269,19 +271,20 @@ def main(arguments: list[str] | None = None) -> None:
 
     keep_freed_memory()
     try:
-        stopped = app(args=arguments, standalone_mode=False)
-        # Typer turns Ctrl-C into this return value, which is no exit code yet.
-        if stopped == STOPPED:
-            fail("stopped; what was written before is whole and is kept", STOPPED)
+        code = app(args=arguments, standalone_mode=False)
     except typer.Exit as stop:
         sys.exit(stop.exit_code)
     except UsageError as error:
         fail(error.format_message())
     except (typer.Abort, KeyboardInterrupt):
-        fail("stopped; what was written before is whole and is kept", STOPPED)
+        fail("stopped; what was written before is whole and is kept", INTERRUPTED)
     except Interrupted as stop:
-        fail(str(stop), STOPPED)
+        fail(str(stop), INTERRUPTED)
     except ValueError as error:
         fail(str(error))
     except OSError as error:
         fail(f"{error.filename or ''}: {error.strerror or error}")
+    if code == INTERRUPTED:  # Typer swallows Ctrl-C and returns this
+        fail("stopped; what was written before is whole and is kept", INTERRUPTED)
+    if isinstance(code, int) and code:
+        sys.exit(code)

@@ -120,9 +120,9 @@ def _point(model: Any, at: str) -> Any:
 def _int8(file: str, model: Any, point: Any, path: Path, examples: int, data_dir: Path | None, verify: bool) -> None:
     from rheostat.data import to_pixels
     from rheostat.deploy.quantising import measured_again, quantise
-    from rheostat.evaluation.lookup import find_data, find_subject
+    from rheostat.evaluation.lookup import find_data, find_target
 
-    subject = find_subject(file, name=None, between=None)
+    subject = find_target(file, name=None, between=None)
     fit, test = (
         find_data(subject, None, split, data_dir=data_dir, examples=n, verify=verify)
         for split, n in (("calibrate-fit", 256), ("test", examples))

@@ -56,10 +56,10 @@ class Show:
             self.console.print(f"calibration-failed: {event['why']}; {event['model']} is the model as trained")
         elif kind == "point" and not self.console.is_terminal:
             row = event["row"]
-            at = " ".join(f"{k}={v:g}" for k, v in row["at"].items())
+            at = " ".join(f"{k}={v:g}" for k, v in row.at.items())
             self.console.print(
-                f"point {event['number']}/{event['of']} {at}: SA {row['clean_accuracy']:.3f} "
-                f"RA {row['robust_accuracy']:.3f} ({row['seconds']:.1f} s)"
+                f"point {event['number']}/{event['of']} {at}: SA {row.clean_accuracy:.3f} "
+                f"RA {row.robust_accuracy:.3f} ({row.seconds:.1f} s)"
             )
 
     def _advance(self, what: str, done: int, total: int, note: str) -> None:

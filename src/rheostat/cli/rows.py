@@ -27,22 +27,22 @@ def write(runs: list[Path], out: Path | None) -> None:
     """The report of some runs."""
     from rheostat.reports.page import write_report
     from rheostat.results.comparison import sides
+    from rheostat.results.row import Row
     from rheostat.results.rows import read_rows, rows_file
 
-    rows: list[dict[str, Any]] = []
+    rows: list[Row] = []
     compared = []
     for run in runs:
         file = rows_file(run)
         found = read_rows(file)
-        compared += sides(found, file.parent)
+        compared += sides(found, file)
         for row in found:
-            if row.get("examples"):
-                row["examples"] = str(file.parent / row["examples"])
-        rows += found
+            beside = {"examples": str(file.parent / row.examples)} if row.examples else {}
+            rows.append(row.model_copy(update=beside))
     first = runs[0] if runs[0].is_dir() else runs[0].parent
     recipe_file = first / "recipe.json"
     recipe = json.loads(recipe_file.read_text()) if recipe_file.is_file() else None
-    title = "Rheostat: " + ", ".join(dict.fromkeys(r["run"] for r in rows))
+    title = "Rheostat: " + ", ".join(dict.fromkeys(r.run for r in rows))
     pairs = _comparisons(compared)
     for path in write_report(rows, out or first, title=title, recipe=recipe, comparisons=pairs):
         console.print(f"wrote {path}")

@@ -9,8 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from rheostat.points.point import Point
-from rheostat.results.intervals import exact
-from rheostat.results.rows import Row
+from rheostat.results.intervals import lower_bound
+from rheostat.results.row import Row
 from rheostat.runtime.choices import nearest
 
 SPLIT = "calibrate-choose"
@@ -103,13 +103,6 @@ class Choice:
     need: Need = field(default_factory=Need)
 
 
-def lower_bound(successes: int, n: int, *, confidence: float) -> float:
-    """One-sided exact (Clopper–Pearson) lower bound of a share."""
-    if not 0 < confidence < 1:
-        raise ValueError(f"confidence lies between 0 and 1, given {confidence:g}")
-    return exact(successes, n, level=2 * confidence - 1)[0]
-
-
 def candidates(
     rows: list[Row], *, confidence: float = 0.95, latencies: dict[Point, float] | None = None
 ) -> list[Candidate]:
@@ -120,35 +113,35 @@ def candidates(
     """
     found: dict[Point, Row] = {}
     for row in rows:
-        if row["attack"]["name"] != "worst" or row["knowledge"] != "known" or row["rule"] is not None:
+        if row.attack.name != "worst" or row.knowledge != "known" or row.rule is not None:
             continue
-        if row["split"] != SPLIT:
+        if row.split != SPLIT:
             continue
-        point = Point(**row["at"])
-        if point not in found or len(row["attack"]["of"]) > len(found[point]["attack"]["of"]):
+        point = Point(**row.at)
+        if point not in found or len(row.attack.names) > len(found[point].attack.names):
             found[point] = row
     if not found:
-        splits = sorted({r["split"] for r in rows})
+        splits = sorted({r.split for r in rows})
         raise ValueError(
             f"no rows of split {SPLIT!r} (there are: {', '.join(splits) or 'none'}); measure with "
             f"`rheostat evaluate RUN --split {SPLIT}`: nothing is chosen on test"
         )
-    if len({r["artifact"] for r in found.values()}) > 1:
+    if len({r.artifact for r in found.values()}) > 1:
         raise ValueError("the rows are of several models; choose from the rows of one")
     each = 1 - (1 - confidence) / (2 * len(found))
     return [
         Candidate(
             point,
-            r["clean_accuracy"],
-            r["robust_accuracy"],
-            lower_bound(round(r["clean_accuracy"] * r["n"]), r["n"], confidence=each),
-            lower_bound(round(r["robust_accuracy"] * r["n"]), r["n"], confidence=each),
-            r["macs"]["mean"],
+            r.clean_accuracy,
+            r.robust_accuracy,
+            lower_bound(round(r.clean_accuracy * r.n), r.n, confidence=each),
+            lower_bound(round(r.robust_accuracy * r.n), r.n, confidence=each),
+            r.macs.mean,
             (latencies or {}).get(point),
-            tuple(r["attack"]["of"]),
-            r["tier"],
-            tuple(r["flags"]),
-            r["n"],
+            r.attack.names,
+            r.tier,
+            tuple(r.flags),
+            r.n,
         )
         for point, r in found.items()
     ]

@@ -7,13 +7,14 @@ from typing import Any
 
 from rheostat.calibration.temperature import calibrated
 from rheostat.deploy.choosing import SPLIT, Candidate, Choice, Need, choose
-from rheostat.evaluation.lookup import find_data, find_subject
+from rheostat.evaluation.lookup import find_data, find_target
 from rheostat.models import artifact
 from rheostat.models.costs import latency
 from rheostat.models.folding import foldable
 from rheostat.models.tunable import Tunable
 from rheostat.points.point import Point
-from rheostat.results.rows import Row, read_rows
+from rheostat.results.row import Row
+from rheostat.results.rows import read_rows
 
 
 def rows_place(which: str, rows: Path | None = None) -> Path | None:
@@ -23,7 +24,7 @@ def rows_place(which: str, rows: Path | None = None) -> Path | None:
 
 def own_rows(place: Path | None, digest: str) -> list[Row]:
     """The rows in a file that are of the model with this hash; none where there is no file."""
-    return [] if place is None else [r for r in read_rows(place) if r["artifact"] == digest]
+    return [] if place is None else [r for r in read_rows(place) if r.artifact == digest]
 
 
 def rows_of(which: str, rows: Path | None) -> list[Row]:
@@ -58,7 +59,7 @@ def choose_point(
     times = None
     if need.max_latency is not None or maximise == "latency":
         model = artifact.load(which)
-        every = {Point(**r["at"]) for r in measured if r["split"] == SPLIT and r["at"]}
+        every = {Point(**r.at) for r in measured if r.split == SPLIT and r.at}
         times = latencies(model, sorted(every, key=lambda p: p.label()))
     return choose(measured, need, maximise=maximise, confidence=confidence, latencies=times)
 
@@ -67,13 +68,13 @@ def store(
     which: str, name: str, found: Candidate, choice: Choice, *, data_dir: Path | None = None, verify: bool = True
 ) -> dict[str, Any]:
     """Name a chosen point in the model's file, with its numbers and a fitted temperature; the numbers."""
-    subject = find_subject(which, name=None, between=None)
-    assert isinstance(subject.model, Tunable)
+    target = find_target(which, name=None, between=None)
+    assert isinstance(target.model, Tunable)
     halves = [
-        find_data(subject, None, split, data_dir=data_dir, examples=None, verify=verify)
+        find_data(target, None, split, data_dir=data_dir, examples=None, verify=verify)
         for split in ("calibrate-fit", SPLIT)
     ]
-    point = subject.model.checked(found.point)
+    point = target.model.checked(found.point)
     numbers: dict[str, Any] = {
         "clean_accuracy": found.clean,
         "robust_accuracy": found.robust,
@@ -88,7 +89,7 @@ def store(
         "macs": found.macs,
         "latency_ms": found.latency,
         "flags": list(found.flags),
-        **calibrated(subject.model, point, *halves),
+        **calibrated(target.model, point, *halves),
     }
     artifact.name_point(which, name, point, numbers)
     return numbers

@@ -20,7 +20,7 @@ from torch import Tensor
 from rheostat.attacks import named
 from rheostat.data import Dataset, to_pixels
 from rheostat.deploy.onnx_session import KEY, Array, Session, SessionModule
-from rheostat.evaluation.attacked import aim_at, attack_chunk, chunks
+from rheostat.evaluation.attacked import attack_chunk, chunks, victim_at
 from rheostat.models.tunable import Tunable
 from rheostat.points.point import Point
 from rheostat.results.intervals import share
@@ -94,12 +94,12 @@ def measured_again(
     nor Square on the file itself gets wrong.
     """
     quantised = SessionModule(Session(path))
-    aim, square = aim_at(model, point), named("square200", eps=eps, norm=norm)
-    whole = aim_at(quantised)
+    victim, square = victim_at(model, point), named("square200", eps=eps, norm=norm)
+    whole = victim_at(quantised)
     float_right, float_stands, right, transferred, searched = [], [], [], [], []
     for number, part in enumerate(chunks(dataset)):
         x, y = to_pixels(dataset.images[part]), dataset.labels[part]
-        found = attack_chunk(aim, x, y, named("pgd20", eps=eps, norm=norm), (0, "quantised", number))
+        found = attack_chunk(victim, x, y, named("pgd20", eps=eps, norm=norm), (0, "quantised", number))
         float_right.append(found.clean)
         float_stands.append(found.robust)
         right.append(quantised(x).argmax(1) == y)

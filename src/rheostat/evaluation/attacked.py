@@ -25,7 +25,7 @@ FRESH = 10
 
 
 @dataclass(frozen=True)
-class Aim:
+class Victim:
     """What is attacked: (labels of a chunk, loss name, form, stream of the noise) → objective.
 
     `randomised` says that a pass draws noise: then every image is attacked, right or wrong, and
@@ -52,10 +52,10 @@ class Outcome:
     queries: int
 
 
-def aim_at(model: nn.Module, point: Point | None = None) -> Aim:
+def victim_at(model: nn.Module, point: Point | None = None) -> Victim:
     """What an attack on a model at a point maximises; for a plain module the point is None."""
     if not isinstance(model, Tunable):
-        return Aim(lambda labels, loss, form, noise: objective_of(model, labels, loss=loss))
+        return Victim(lambda labels, loss, form, noise: objective_of(model, labels, loss=loss))
 
     def route(images: Tensor) -> Tensor:
         with torch.no_grad():
@@ -63,7 +63,7 @@ def aim_at(model: nn.Module, point: Point | None = None) -> Aim:
         assert found is not None
         return found
 
-    return Aim(
+    return Victim(
         lambda labels, loss, form, noise: model.objective(labels, point, loss=loss, form=form, generator=noise),
         model.method.randomised(model.checked(point)),
         route if model.method.live(model.checked(point)) else None,
@@ -104,7 +104,12 @@ class Chunk:
 
 
 def attack_chunk(
-    aim: Aim, images: Tensor, labels: Tensor, attack: Attack, *seeds: tuple[object, ...], rows: Tensor | None = None
+    victim: Victim,
+    images: Tensor,
+    labels: Tensor,
+    attack: Attack,
+    *seeds: tuple[object, ...],
+    rows: Tensor | None = None,
 ) -> Chunk:
     """One attack on one batch; with several seeds, on as many equal parts, each with streams of its own.
 
@@ -112,14 +117,14 @@ def attack_chunk(
     model gets right). A row's random start does not depend on which others stand. Success is judged
     here, on the images that came back, and once more in a batch of other rows.
     """
-    judge = aim.judge(labels, stream(*seeds[0], "judge"))
+    judge = victim.judge(labels, stream(*seeds[0], "judge"))
     clean, queries = torch.zeros_like(labels, dtype=torch.bool), 0
     routed = torch.arange(len(labels), device=labels.device) if rows is None else rows
     if rows is None:
         with torch.no_grad():
             clean = ~judge.judge(images)[1]
         queries = len(labels)
-        attacked = torch.ones_like(clean) if aim.randomised else clean
+        attacked = torch.ones_like(clean) if victim.randomised else clean
         rows = attacked.nonzero()[:, 0]
     else:
         clean[rows] = True
@@ -127,9 +132,9 @@ def attack_chunk(
     outside, unverified = torch.zeros_like(clean), torch.zeros_like(clean)
     if not len(rows):
         return Chunk(
-            clean, robust, adversarial, queries, outside, unverified, exits=_routes(aim, images, adversarial, routed)
+            clean, robust, adversarial, queries, outside, unverified, exits=_routes(victim, images, adversarial, routed)
         )
-    objective = aim.objective(labels, attack.loss, attack.form, stream(*seeds[0], "noise"))
+    objective = victim.objective(labels, attack.loss, attack.form, stream(*seeds[0], "noise"))
     passed: list[int] = []
     starts = [stream(*s) for s in seeds] if len(seeds) > 1 else stream(*seeds[0])
     moved = attack(objective.only(rows).watched(passed.append), images[rows], starts, share=(rows, len(labels)))
@@ -138,14 +143,14 @@ def attack_chunk(
         _, fallen = judge.only(rows).judge(moved)
         fallen &= ~outside[rows]
         down = fallen.nonzero()[:, 0].flip(0)
-        if len(down) and not aim.randomised:
+        if len(down) and not victim.randomised:
             _, again = judge.only(rows[down]).judge(moved[down])
             unverified[rows[down]] = ~again
     robust[rows] &= ~fallen
     adversarial[rows] = torch.where(outside[rows][:, None, None, None], images[rows], moved)
     queries += len(rows) + len(down) + sum(passed)
-    exits = _routes(aim, images, adversarial, routed)
-    if not aim.randomised:
+    exits = _routes(victim, images, adversarial, routed)
+    if not victim.randomised:
         return Chunk(clean, robust, adversarial, queries, outside, unverified, exits=exits)
     draws = torch.zeros(2, FRESH)
     with torch.no_grad():
@@ -156,24 +161,24 @@ def attack_chunk(
     return Chunk(clean, robust, adversarial, queries, outside, unverified, draws, exits)
 
 
-def _routes(aim: Aim, images: Tensor, adversarial: Tensor, rows: Tensor) -> Tensor | None:
-    if aim.route is None:
+def _routes(victim: Victim, images: Tensor, adversarial: Tensor, rows: Tensor) -> Tensor | None:
+    if victim.route is None:
         return None
-    exits = torch.stack([aim.route(images), rows.new_full((len(images),), -1)])
+    exits = torch.stack([victim.route(images), rows.new_full((len(images),), -1)])
     if len(rows):
-        exits[1, rows] = aim.route(adversarial[rows])
+        exits[1, rows] = victim.route(adversarial[rows])
     return exits
 
 
 @full_precision()
 def outcome(model: nn.Module, point: Point | None, dataset: Dataset, attack: Attack, *, seed: int = 0) -> Outcome:
     """Clean and robust bits of a whole data set (on the model's device)."""
-    aim = aim_at(model, point)
+    victim = victim_at(model, point)
     label = point.label() if point is not None else ""
     clean, robust, queries = [], [], 0
     for i, part in enumerate(chunks(dataset)):
         found = attack_chunk(
-            aim, to_pixels(dataset.images[part]), dataset.labels[part], attack, (seed, label, attack.name, i)
+            victim, to_pixels(dataset.images[part]), dataset.labels[part], attack, (seed, label, attack.name, i)
         )
         clean.append(found.clean)
         robust.append(found.robust)

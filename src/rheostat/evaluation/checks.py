@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from rheostat.attacks import Attack, Objective
 from rheostat.attacks.objective import gradient
-from rheostat.evaluation.attacked import Aim, aim_at, attack_chunk
+from rheostat.evaluation.attacked import Victim, attack_chunk, victim_at
 from rheostat.models.tunable import Tunable
 from rheostat.points.point import Point
 from rheostat.results.intervals import exact, paired
@@ -47,23 +47,23 @@ def gains(before: Tensor, after: Tensor, flag: str, *, points: float, name: str 
 def of_model(model: nn.Module, point: Point | None, images: Tensor, labels: Tensor) -> list[Finding]:
     """Cheap looks at the model itself, on a few images: randomness, probabilities, mode, gradients."""
     found: list[Finding] = []
-    aim = aim_at(model, point)
+    victim = victim_at(model, point)
     if not isinstance(model, Tunable) and any(m.training for m in model.modules() if _has_mode(m)):
         found.append(Finding("train-mode"))
     state = {k: v.clone() for k, v in model.state_dict().items()}
     with torch.no_grad():
         # The streams of the two passes differ: only a declared noise may follow them.
-        passes = [_logits(aim, images, labels, number) for number in (0, 1)]
+        passes = [_logits(victim, images, labels, number) for number in (0, 1)]
     first, second = passes
     scale = max(first.abs().max().item(), 1.0)
     spread = (first - second).abs().max().item()
-    if not aim.randomised and spread > 1e-5 * scale:
+    if not victim.randomised and spread > 1e-5 * scale:
         found.append(Finding("random-output", {"largest difference": spread}))
     flat = first.reshape(-1, first.shape[-1])
     sums = (flat.sum(1) - 1).abs().max().item()
     if flat.min().item() >= 0 and flat.max().item() <= 1 and sums < 1e-4:
         found.append(Finding("probabilities"))
-    objective = aim.objective(labels, "ce", "direct", stream("checks"))
+    objective = victim.objective(labels, "ce", "direct", stream("checks"))
     assert isinstance(objective, Objective)
     try:
         grad = gradient(objective, images)[0].flatten(1)
@@ -80,8 +80,8 @@ def _has_mode(module: nn.Module) -> bool:
     return isinstance(module, nn.modules.batchnorm._BatchNorm | nn.modules.dropout._DropoutNd)
 
 
-def _logits(aim: Aim, images: Tensor, labels: Tensor, number: int) -> Tensor:
-    objective = aim.objective(labels, "ce", "direct", stream("checks", number))
+def _logits(victim: Victim, images: Tensor, labels: Tensor, number: int) -> Tensor:
+    objective = victim.objective(labels, "ce", "direct", stream("checks", number))
     assert isinstance(objective, Objective)
     return objective.forward(images, None).detach().float()
 
@@ -133,11 +133,11 @@ def probe(
 
     `attack` is a PGD attack of the row; `standing` (n,) who stands after the row's worst case.
     """
-    aim = aim_at(model, point)
+    victim = victim_at(model, point)
 
     def bits(one: Attack, rows: Tensor | None = None) -> Tensor:
         name = (seed, "probe", one.name, one.eps)
-        return attack_chunk(aim, images, labels, one, name, rows=rows).robust.cpu()
+        return attack_chunk(victim, images, labels, one, name, rows=rows).robust.cpu()
 
     found: list[Finding] = []
     wide = LARGE if attack.norm == "linf" else LARGE * math.sqrt(images[0].numel())
@@ -145,14 +145,14 @@ def probe(
     with_eps = [replace(attack, eps=e, step_size=None) for e in radii]
     curve = [bits(one) for one in with_eps]
     with torch.no_grad():
-        clean = ~aim.judge(labels, stream(seed, "probe", "clean")).judge(images)[1].cpu()
-    if not aim.randomised and not torch.equal(curve[0], clean):
+        clean = ~victim.judge(labels, stream(seed, "probe", "clean")).judge(images)[1].cpu()
+    if not victim.randomised and not torch.equal(curve[0], clean):
         change = float((clean.double() - curve[0].double()).mean())
         found.append(Finding("eps-0-differs", {"clean - robust": change}))
     for before, after, radius in zip(curve[:-1], curve[1:], radii[1:], strict=True):
         rises = gains(after, before, "not-falling-in-eps", points=1.0, name="rise")
         found += [replace(f, figures={**f.figures, "eps": radius}) for f in rises]
-    classes = _logits(aim, images[:1], labels[:1], 0).shape[-1]
+    classes = _logits(victim, images[:1], labels[:1], 0).shape[-1]
     low = exact(int(curve[-1].sum()), len(labels))[0]
     if low > 1 / classes:
         share = float(curve[-1].double().mean())
@@ -165,7 +165,7 @@ def probe(
     found += gains(standing, bits(longer, alive), "steps-gain", points=1.0)
     again = replace(attack, label="again", restarts=5)
     found += gains(standing, bits(again, alive), "restarts-gain", points=1.0)
-    losses = climb(aim, images, labels, attack, seed)
+    losses = climb(victim, images, labels, attack, seed)
     tenth = max(1, math.ceil(attack.steps / 10))
     whole, last = losses[-1] - losses[0], losses[-1] - losses[-1 - tenth]
     if attack.steps >= 10 and whole > 0 and last > 0.05 * whole:
@@ -174,9 +174,9 @@ def probe(
     return Probe(tuple(found), shares, tuple(losses))
 
 
-def climb(aim: Aim, images: Tensor, labels: Tensor, attack: Attack, seed: int = 0) -> list[float]:
+def climb(victim: Victim, images: Tensor, labels: Tensor, attack: Attack, seed: int = 0) -> list[float]:
     """The attack's mean loss at its start and after every step, no row dropped."""
-    objective = aim.objective(labels, attack.loss, "direct", stream(seed, "climb"))
+    objective = victim.objective(labels, attack.loss, "direct", stream(seed, "climb"))
     assert isinstance(objective, Objective)
     seen: list[float] = []
 

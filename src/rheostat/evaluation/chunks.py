@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from rheostat.attacks import Attack, Objective
 from rheostat.attacks.objective import cross_entropy
-from rheostat.evaluation.attacked import FRESH, Aim, Chunk, aim_at, attack_chunk
+from rheostat.evaluation.attacked import FRESH, Chunk, Victim, attack_chunk, victim_at
 from rheostat.models.tunable import Tunable
 from rheostat.points.point import Point
 from rheostat.runtime.seeding import stream
@@ -44,7 +44,7 @@ class Task:
     transfer: bool = False
 
     def __post_init__(self) -> None:
-        if self.warm and any(aim_at(self.model, p).randomised for p in self.points):
+        if self.warm and any(victim_at(self.model, p).randomised for p in self.points):
             raise ValueError("warm starts need points that draw no noise; leave --warm out")
 
     def packs(self, images: Tensor) -> Iterator[list[int]]:
@@ -65,8 +65,8 @@ class Task:
             return False
         if not all(x.rowwise and x.form == "direct" for x in self.attacks):
             return False
-        aims = [aim_at(model, p) for p in (a, b)]
-        if any(x.randomised or x.route is not None for x in aims):
+        victims = [victim_at(model, p) for p in (a, b)]
+        if any(x.randomised or x.route is not None for x in victims):
             return False
         first, second = model.checked(a), model.checked(b)
         return all(first[n] == second[n] for n, d in model.dials.items() if d.structural)
@@ -97,7 +97,7 @@ def measured(task: Task, images: Tensor, labels: Tensor, number: int) -> Record:
     places = torch.full((count,), -1)
     shown = images.new_zeros(count, *images.shape[1:]).cpu()
     for p, point in enumerate(task.points):
-        judge = aim_at(task.model, point).judge(labels, stream(task.seed, number, "example"))
+        judge = victim_at(task.model, point).judge(labels, stream(task.seed, number, "example"))
         with torch.no_grad():
             margin, fallen = judge.judge(moved[p])
         fallen &= (out["clean"][p] & ~out["standing"][p, -1]).to(fallen.device)
@@ -116,16 +116,16 @@ def _pack(
     """Attack the points of a pack in one batch; the adversarial images of each, right or wrong."""
     count, n = len(pack), len(images)
     point = _joined([task.points[p] for p in pack], n)
-    aim = aim_at(task.model, point)
+    victim = victim_at(task.model, point)
     labels_all, images_all = labels.repeat(count), images.repeat(count, 1, 1, 1)
     moved, rows = images_all.clone(), None
     names = [q.label() if (q := task.points[p]) is not None else "" for p in pack]
     if task.warm:
-        rows = _warm(aim, before[-WARM_FROM:], images, labels, pack[0], number, task.seed, out, moved)
+        rows = _warm(victim, before[-WARM_FROM:], images, labels, pack[0], number, task.seed, out, moved)
     for i, attack in enumerate(task.attacks, int(task.warm)):
         started = time.perf_counter()
         seeds = [(task.seed, name, attack.name, number) for name in names]
-        found = attack_chunk(aim, images_all, labels_all, attack, *seeds, rows=rows)
+        found = attack_chunk(victim, images_all, labels_all, attack, *seeds, rows=rows)
         took = time.perf_counter() - started
         if rows is None:
             out["clean"][pack] = found.clean.reshape(count, n).cpu()
@@ -152,7 +152,7 @@ def _note(out: Record, pack: list[int], i: int, found: Chunk, took: float) -> No
 
 
 def _warm(
-    aim: Aim,
+    victim: Victim,
     lent: Sequence[Tensor],
     images: Tensor,
     labels: Tensor,
@@ -164,7 +164,7 @@ def _warm(
 ) -> Tensor:
     """Try images found at other points, as they are; the rows that still stand."""
     started = time.perf_counter()
-    judge = aim.judge(labels, stream(seed, number, "warm"))
+    judge = victim.judge(labels, stream(seed, number, "warm"))
     with torch.no_grad():
         clean = ~judge.judge(images)[1]
         standing, queries = clean.clone(), len(images)
@@ -179,8 +179,8 @@ def _warm(
     out["clean"][place], out["standing"][place, 0] = clean.cpu(), standing.cpu()
     out["queries"][place, 0] = queries
     out["seconds"][place, 0] = time.perf_counter() - started
-    if aim.route is not None:
-        exits = torch.stack([aim.route(images), aim.route(moved)])
+    if victim.route is not None:
+        exits = torch.stack([victim.route(images), victim.route(moved)])
         out["exits"][place, 0] = exits.cpu()
     return standing.nonzero()[:, 0]
 
@@ -202,10 +202,10 @@ def _transferred(task: Task, moved: list[Tensor], images: Tensor, labels: Tensor
     """Bits of every point's images at every point, and of images made for the mean loss over points."""
     first = task.attacks[0]
     noise = stream(task.seed, number, "transfer")
-    aims = [aim_at(task.model, p) for p in task.points]
-    judges = [aim.judge(labels, noise) for aim in aims]
+    victims = [victim_at(task.model, p) for p in task.points]
+    judges = [victim.judge(labels, noise) for victim in victims]
     attack = replace(first, label=f"{first.name} on the mean over points", drop=False)
-    mean = over_points([aim.objective(labels, first.loss, "direct", noise) for aim in aims], labels)
+    mean = over_points([victim.objective(labels, first.loss, "direct", noise) for victim in victims], labels)
     found = attack(mean, images, stream(task.seed, "mean over points", number))
     with torch.no_grad():
         crossed = [[~judge.judge(x)[1].cpu() for judge in judges] for x in moved]

@@ -1,7 +1,7 @@
 """Points × attacks → rows: worst cases per example, what the attacker knows of the dial, flags beside.
 
-Work is cut into units (`units`), kept as each is done (`journal`) and shared by ranks; rows are made of
-them at the end, so that a killed, resumed or sharded evaluation writes what an undisturbed one would.
+Work is cut into chunks (`chunks`), kept as each is done (`store`) and shared by ranks; rows are made of
+them at the end (`rows`), so that a killed, resumed or sharded evaluation writes what an undisturbed one would.
 """
 
 from __future__ import annotations
@@ -12,21 +12,27 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from rheostat.attacks import Attack
-from rheostat.data import SPLITS, Dataset, to_pixels
-from rheostat.evaluation.attacked import CHUNK, aim_at, chunks
-from rheostat.evaluation.checks import Finding, Probe, gains, of_attacks, of_ladder, of_model, probe
+from rheostat.data import Dataset, to_pixels
+from rheostat.evaluation.arguments import Attacks, Points, as_attacks, as_points
+from rheostat.evaluation.attacked import CHUNK, chunks, victim_at
+from rheostat.evaluation.checks import Finding, Probe, of_attacks, of_ladder, of_model, probe
 from rheostat.evaluation.chunks import WARM_FROM, Record, Task, measured
-from rheostat.evaluation.scoring import Bits, crossed_rows, finished
-from rheostat.evaluation.store import Journal
-from rheostat.evaluation.target import Subject
+from rheostat.evaluation.crossing import checked_by_transfer, crossed_rows
+from rheostat.evaluation.options import EvaluationOptions
+from rheostat.evaluation.rows import RowBuilder
+from rheostat.evaluation.scoring import Bits, finished
+from rheostat.evaluation.store import ChunkStore
+from rheostat.evaluation.target import Target, as_target
 from rheostat.evaluation.tiers import untargeted
 from rheostat.points.point import Point
-from rheostat.results.rows import Row, add_rows, identity, read_rows, write_rows
-from rheostat.runtime.choices import nearest
+from rheostat.results.bits import Pair
+from rheostat.results.row import Measurement, Row
+from rheostat.results.rows import add_rows, read_rows
 from rheostat.runtime.distributed import Ranks
+from rheostat.runtime.interrupts import Interrupted, breakable
 from rheostat.runtime.precision import full_precision
 
 Report = Callable[[dict[str, Any]], None]
@@ -36,93 +42,114 @@ PROBED = 200
 
 @full_precision()
 def evaluate(
-    subject: Subject,
-    points: Sequence[Point | None],
-    attacks: Sequence[Attack],
-    dataset: Dataset,
+    model: nn.Module | Target,
+    points: Points,
+    attacks: Attacks,
+    data: Dataset,
     *,
-    split: str = "test",
-    out: str | Path | None = None,
-    tier: str = "quick",
-    seed: int = 0,
-    warm: bool = False,
-    transfer: bool = False,
-    probing: bool | None = None,
-    fresh: bool = False,
+    options: EvaluationOptions | None = None,
     ranks: Ranks | None = None,
     report: Report | None = None,
 ) -> list[Row]:
     """Rows of every point: one per attack (on survivors of those before) and one `worst`.
 
-    `points` is [None] for a plain module. Rows go to `out` (a .jsonl file, bits beside it); a point
-    whose rows are there already is not measured again, and a killed evaluation goes on at the chunk
-    where it was. ValueError if rows or chunks there are of another model or other data, unless
-    `fresh` drops them. `warm` and `transfer`: see `Task`; transfer adds rows for an attacker who made
-    the images elsewhere, who does not know the point, and who may choose it. `probing` (default: in
-    every tier but quick) adds the checks that cost attacks of their own. Under several ranks all call
-    this, and only the first returns rows.
+    `model`: a Tunable, any module (images (B, C, H, W) in [0, 1] → logits (B, K)), or a `Target`, which
+    also says what rows call it. `points`: a grid text ("robustness=0,0.5,1"), points or dicts; None: all
+    positions of the dials, or the one point of a plain module. `attacks`: values, or names with
+    `options.eps`. All else: `EvaluationOptions`.
+
+    With `options.out` rows go to that file, their bits beside it; a point whose rows are there is not
+    measured again, and a killed evaluation goes on at the chunk where it was. Under several ranks all
+    call this, and only the first returns rows. ValueError if rows there are of another model or other
+    data; Interrupted, which says what is kept, on Ctrl-C and SIGTERM.
     """
-    if split not in SPLITS:
-        raise ValueError(f"no split {split!r}; {nearest(split, SPLITS)}")
-    if not attacks:
-        raise ValueError("an evaluation needs at least one attack")
-    ranks = ranks or Ranks()
-    if ranks.world > 1 and out is None:
+    options, ranks = options or EvaluationOptions(), ranks or Ranks()
+    target = as_target(model, options.name)
+    if ranks.world > 1 and options.out is None:
         raise ValueError("several ranks meet in a file: give `out`")
-    device = next((p.device for p in subject.model.parameters()), torch.device("cpu"))
-    dataset = dataset.to(device)
-    described = subject.described() | {"dataset_hash": dataset.fingerprint}
-    probing = tier != "quick" if probing is None else probing
-    plans = [
-        _planned(
-            described, p, attacks, dataset, split, tier, seed, subject.rule, None if not warm else _lent(points, i)
-        )
-        for i, p in enumerate(points)
-    ]
-    if out and fresh and ranks.first:
-        write_rows(out, [r for r in read_rows(out) if r["run"] != subject.run])
+    asked, used = as_points(target, points), as_attacks(target, attacks, options)
+    device = next((p.device for p in target.model.parameters()), torch.device("cpu"))
+    builder = RowBuilder(target, data.to(device), options)
+    rows = _rows(builder, asked, used, ranks, report)
     ranks.wait()
-    done = {identity(r): r for r in (read_rows(out) if out else [])}
-    here = {"dataset": dataset.name, "split": split, "n": len(dataset)}
-    _same_model(list(done.values()), described | here, out)
-    wanted = [i for i, plan in enumerate(plans) if any(identity(r) not in done for r in plan)]
-    if (warm or transfer) and (wanted or transfer):
-        wanted = list(range(len(points)))
-    rows = {i: [done[identity(r)] for r in plan] for i, plan in enumerate(plans) if i not in wanted}
-    if wanted:
-        task = Task(subject.model, tuple(points[i] for i in wanted), tuple(attacks), seed, warm, transfer)
-        about = {
-            "artifact": described["artifact"],
-            "data": described["dataset_hash"],
-            "rows": [identity(r) for i in wanted for r in plans[i]],
-            "transfer": transfer,
-        }
-        journal = Journal(Path(out).parent, subject.run, about) if out else None
-        record = _run(task, dataset, journal, ranks, report, fresh)
-        if not ranks.first:
-            ranks.wait()
-            return []
-        for place, i in enumerate(wanted):
-            bits = _bits(record, place, task)
-            found = _checked(subject, points[i], dataset, attacks, bits, tier, probing, seed)
-            rows[i] = finished(subject, points[i], dataset, plans[i], bits, found, out)
-        crossing = []
-        if transfer:
-            crossing = crossed_rows(subject, [rows[i] for i in wanted], record, out)
-            _compare(rows, wanted, record)
-        if out:
-            add_rows(out, [r for i in wanted for r in rows[i]] + crossing)
-        if journal is not None:
-            journal.close()
-        rows[len(points)] = crossing
     if not ranks.first:
-        ranks.wait()
         return []
-    ranks.wait()
-    for number in range(len(points)):
+    for number in range(len(asked)):
         if report is not None:
-            report({"event": "point", "number": number + 1, "of": len(points), "row": rows[number][-1]})
-    return [r for i in sorted(rows) for r in rows[i]]
+            report({"event": "point", "number": number + 1, "of": len(asked), "row": rows[number][-1]})
+    return [row for number in sorted(rows) for row in rows[number]]
+
+
+def _rows(
+    builder: RowBuilder, points: list[Point | None], attacks: list[Attack], ranks: Ranks, report: Report | None
+) -> dict[int, list[Row]]:
+    """Each point's rows by its number, those there and those measured; after them, of other attackers."""
+    target, options = builder.target, builder.options
+    plans = [builder.planned(p, attacks, _lent(points, i) if options.warm else None) for i, p in enumerate(points)]
+    if options.out is not None and options.fresh and ranks.first:
+        _forget(options.out, builder, [m.identity for plan in plans for m in plan])
+    ranks.wait()
+    there = read_rows(options.out) if options.out else []
+    stale = next((r for r in there if _other(r, builder)), None)
+    if stale is not None:
+        _refuse(stale, builder)
+    done = {r.identity: r for r in there}
+    wanted = [i for i, plan in enumerate(plans) if any(m.identity not in done for m in plan)]
+    if options.transfer or (options.warm and wanted):
+        wanted = list(range(len(points)))
+    rows = {i: [done[m.identity] for m in plan] for i, plan in enumerate(plans) if i not in wanted}
+    if not wanted:
+        return rows
+    task = Task(
+        target.model, tuple(points[i] for i in wanted), tuple(attacks), options.seed, options.warm, options.transfer
+    )
+    about = {
+        "artifact": builder.artifact,
+        "data": builder.fingerprint,
+        "rows": [m.identity for i in wanted for m in plans[i]],
+        "transfer": options.transfer,
+    }
+    store = ChunkStore(options.out.parent, about) if options.out else None
+    try:
+        with breakable():
+            records = _run(task, builder.dataset, store, ranks, report, options.fresh)
+            if not ranks.first:
+                return {}
+            made = _made(builder, points, attacks, plans, wanted, task, records)
+    except KeyboardInterrupt:
+        raise Interrupted(_stopped(store, len(chunks(builder.dataset)), options.fresh)) from None
+    if options.out:
+        new = [pair for of_point in made for pair in of_point]
+        kept = {row.identity: bits for row, bits in new}
+        add_rows(options.out, [row for row, _ in new], kept)
+    if store is not None:
+        store.drop()
+    for number, of_point in zip([*wanted, len(points)], made, strict=False):
+        rows[number] = [row for row, _ in of_point]
+    return rows
+
+
+def _made(
+    builder: RowBuilder,
+    points: list[Point | None],
+    attacks: list[Attack],
+    plans: list[list[Measurement]],
+    wanted: list[int],
+    task: Task,
+    records: list[Record],
+) -> list[list[tuple[Row, Pair]]]:
+    """The rows, with their bits, of every wanted point; last, with transfer, those of other attackers."""
+    made = []
+    for place, i in enumerate(wanted):
+        bits = _bits(records, place, task)
+        found = _checked(builder, points[i], attacks, bits)
+        made.append(finished(builder, points[i], plans[i], bits, found, builder.options.out))
+    if task.transfer:
+        worst = [of_point[-1][0] for of_point in made]
+        for of_point, row in zip(made, checked_by_transfer(worst, records), strict=True):
+            of_point[-1] = (row, of_point[-1][1])
+        made.append(crossed_rows(builder, worst, records))
+    return made
 
 
 def _lent(points: Sequence[Point | None], place: int) -> list[str]:
@@ -130,81 +157,66 @@ def _lent(points: Sequence[Point | None], place: int) -> list[str]:
     return [p.label() for p in points[max(0, place - WARM_FROM) : place] if p is not None]
 
 
-def _same_model(rows: list[Row], described: Row, out: str | Path | None) -> None:
-    """ValueError if a file holds rows of this run that were measured on another model or other data."""
-    for row in rows:
-        same = all(row[k] == described.get(k) for k in ("run", "dataset", "split", "n"))
-        if row["run"] == described["run"] and row["artifact"] != described["artifact"]:
-            what = f"another model ({row['artifact']}, now {described['artifact']})"
-        elif same and row.get("dataset_hash") not in (None, described["dataset_hash"]):
-            what = f"other data ({row['dataset_hash']}, now {described['dataset_hash']})"
-        else:
-            continue
-        raise ValueError(
-            f"{out} holds rows of {row['run']!r} measured on {what}; --fresh drops them, --name gives "
-            "this one another name"
-        )
+def _other(row: Row, builder: RowBuilder) -> bool:
+    """Whether a row is of this run, but of another model, or of other data under the same name."""
+    if row.run != builder.target.run:
+        return False
+    data, options = builder.dataset, builder.options
+    same = (row.dataset, row.split, row.n) == (data.name, options.split, len(data))
+    return row.artifact != builder.artifact or (same and row.dataset_hash not in (None, builder.fingerprint))
 
 
-def _planned(
-    described: Row,
-    point: Point | None,
-    attacks: Sequence[Attack],
-    dataset: Dataset,
-    split: str,
-    tier: str,
-    seed: int,
-    rule: str | None,
-    lent: list[str] | None,
-) -> list[Row]:
-    """The rows that a point will give, before they are measured."""
-    common = described | {
-        "dataset": dataset.name,
-        "split": split,
-        "at": point.numbers() if point is not None else {},
-        "rule": rule,
-        "tier": tier,
-        "knowledge": "known",
-        "n": len(dataset),
-        "seed": seed,
-        "reported": None,
-    }
-    budget = {"norm": attacks[0].norm, "eps": attacks[0].eps}
-    shown = [a.row() for a in attacks]
-    if lent is not None:
-        shown.insert(0, {"name": "warm", "from": lent, **budget, "eot": 1})
-    worst = {"name": "worst", "of": [a["name"] for a in shown], **budget}
-    return [
-        *(common | {"attack": a, "cumulative": i > 0} for i, a in enumerate(shown)),
-        common | {"attack": worst, "cumulative": False},
-    ]
+def _forget(out: Path, builder: RowBuilder, asked: list[str]) -> None:
+    """Drop the rows that are measured anew, and those of this run that are of another model or other data."""
+    if out.is_file():
+        stale = [r.identity for r in read_rows(out) if _other(r, builder)]
+        add_rows(out, [], drop=[*asked, *stale])
+
+
+def _refuse(row: Row, builder: RowBuilder) -> None:
+    if row.artifact != builder.artifact:
+        what = f"another model ({row.artifact}, now {builder.artifact})"
+    else:
+        what = f"other data ({row.dataset_hash}, now {builder.fingerprint})"
+    raise ValueError(
+        f"{builder.options.out} holds rows of {row.run!r} measured on {what}; --fresh drops those, --name gives "
+        "this one another name"
+    )
 
 
 def _run(
-    task: Task, dataset: Dataset, journal: Journal | None, ranks: Ranks, report: Report | None, fresh: bool
+    task: Task, dataset: Dataset, store: ChunkStore | None, ranks: Ranks, report: Report | None, fresh: bool
 ) -> list[Record]:
     """Every chunk's record: read where it is done, measured where it is not; chunks are dealt to ranks."""
     parts, records = chunks(dataset), dict[int, Record]()
-    if journal is not None and ranks.first:
+    if store is not None and ranks.first:
         if fresh:
-            journal.drop()
-        journal.open()
+            store.drop()
+        store.open()
     ranks.wait()
-    mine = range(ranks.rank, len(parts), ranks.world)
-    for done, number in enumerate(mine, 1):
-        if journal is None or not journal.has(number):
+    own = range(ranks.rank, len(parts), ranks.world)
+    for done, number in enumerate(own, 1):
+        if store is None or not store.has(number):
             part = parts[number]
             record = measured(task, to_pixels(dataset.images[part]), dataset.labels[part], number)
-            if journal is None:
+            if store is None:
                 records[number] = record
             else:
-                journal.write(number, record)
+                store.write(number, record)
         if report is not None:
-            report({"event": "chunk", "done": done, "total": len(mine)})
+            report({"event": "chunk", "done": done, "total": len(own)})
     ranks.wait()
-    if journal is None or not ranks.first:
+    if store is None or not ranks.first:
         return list(records.values())
-    return [journal.read(number) for number in range(len(parts))]
+    return [store.read(number) for number in range(len(parts))]
+
+
+def _stopped(store: ChunkStore | None, total: int, fresh: bool) -> str:
+    """What is kept of an evaluation that was interrupted, and how to go on."""
+    if store is None:
+        return "stopped; nothing is kept, for no file of rows was given"
+    kept = f"stopped after {store.count()} of {total} chunks, which are kept in {store.folder}"
+    return f"{kept}; the same command{' without --fresh' if fresh else ''} continues"
 
 
 def _bits(records: list[Record], place: int, task: Task) -> Bits:
@@ -216,7 +228,7 @@ def _bits(records: list[Record], place: int, task: Task) -> Bits:
     def summed(key: str) -> list[float]:
         return torch.stack([r[key][place] for r in records]).sum(0).tolist()
 
-    aim = aim_at(task.model, task.points[place])
+    victim = victim_at(task.model, task.points[place])
     draws = torch.stack([r["draws"][place] for r in records])
     best = sorted(enumerate(records), key=lambda x: -float(x[1]["example_margin"][place]))
     return Bits(
@@ -225,8 +237,8 @@ def _bits(records: list[Record], place: int, task: Task) -> Bits:
         seconds=summed("seconds"),
         queries=[round(q) for q in summed("queries")],
         # A chunk without a standing image was not attacked: its draws are -1 and count as none right.
-        draws=list(draws.clamp_min(0).sum(0)) if aim.randomised else [],
-        exits=list(joined("exits")) if aim.route is not None else [],
+        draws=list(draws.clamp_min(0).sum(0)) if victim.randomised else [],
+        exits=list(joined("exits")) if victim.route is not None else [],
         outside=round(sum(summed("outside"))),
         unverified=round(sum(summed("unverified"))),
         examples=[
@@ -238,51 +250,26 @@ def _bits(records: list[Record], place: int, task: Task) -> Bits:
 
 
 def _checked(
-    subject: Subject,
-    point: Point | None,
-    dataset: Dataset,
-    attacks: Sequence[Attack],
-    bits: Bits,
-    tier: str,
-    probing: bool,
-    seed: int,
+    builder: RowBuilder, point: Point | None, attacks: Sequence[Attack], bits: Bits
 ) -> tuple[list[Finding], Probe | None]:
     """Findings on a point: from its bits, from a few passes, and with `probing` from more attacks."""
+    target, dataset, options = builder.target, builder.dataset, builder.options
     sample = slice(0, min(PROBED, len(dataset)))
     images, labels = to_pixels(dataset.images[sample]), dataset.labels[sample]
     names = [a.name for a in attacks]
-    found = [Finding(name) for name in subject.about.provenance.get("flags", [])]
-    found += of_model(subject.model, point, images[:100], labels[:100])
+    found = [Finding(name) for name in target.about.provenance.get("flags", [])]
+    found += of_model(target.model, point, images[:100], labels[:100])
     found += of_attacks(attacks)
     found += of_ladder(names, bits.clean, bits.standing[-len(names) :])
-    if untargeted(tier, len(dataset.classes)):
+    if untargeted(options.tier, len(dataset.classes)):
         found.append(Finding("untargeted-set"))
     if bits.outside:
         found.append(Finding("outside-threat-model", {"images": bits.outside}))
     if bits.unverified:
         found.append(Finding("success-not-verified", {"images": bits.unverified}))
     first = next((a for a in attacks if a.kind == "pgd" and a.form == "direct"), None)
-    if not probing or first is None:
+    if not options.probes or first is None:
         return found, None
     plain = replace(first, restarts=1, label=first.name)
-    probed = probe(subject.model, point, images, labels, plain, bits.standing[-1][sample], seed=seed)
+    probed = probe(target.model, point, images, labels, plain, bits.standing[-1][sample], seed=options.seed)
     return [*found, *probed.findings], probed
-
-
-def _compare(rows: dict[int, list[Row]], wanted: list[int], records: list[Record]) -> None:
-    """Raise `transfer-beats-known` where images made elsewhere do more harm than those of this point."""
-    crossed, standing, unknown = (
-        torch.cat([r[key] for r in records], -1) for key in ("crossed", "standing", "unknown")
-    )
-    for p, i in enumerate(wanted):
-        row = rows[i][-1]
-        others = [(rows[k][-1]["at"], crossed[q, p]) for q, k in enumerate(wanted) if q != p]
-        others.append(("mean over points", unknown[p]))
-        found = [
-            {"flag": f.flag, **f.figures, "made at": made}
-            for made, bits in others
-            for f in gains(standing[p, -1], bits, "transfer-beats-known", points=1.0)
-        ]
-        if found:
-            row["checks"].append(max(found, key=lambda f: f["gain"]))
-            row["flags"] = sorted({*row["flags"], "transfer-beats-known"})

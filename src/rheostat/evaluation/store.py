@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -14,33 +15,21 @@ from rheostat.runtime.seeding import seed_of
 FOLDER = "unfinished"
 
 
-class Journal:
-    """A folder with one file per finished chunk; its name is a hash of everything that is measured."""
+class ChunkStore:
+    """A folder with one file per finished chunk; its name is a hash of everything that is measured.
 
-    def __init__(self, beside: Path, run: str, about: dict[str, object]) -> None:
-        text = json.dumps(about, sort_keys=True)
+    So every evaluation has a folder of its own: it continues its own work, and neither sees, hinders nor
+    drops that of another.
+    """
+
+    def __init__(self, beside: Path, about: Mapping[str, object]) -> None:
+        self.about = json.dumps(about, sort_keys=True)
         self.root = beside / FOLDER
-        self.folder = self.root / f"{seed_of(text):016x}"
-        self.run = run
-        self.subject = {"run": run, "artifact": about["artifact"], "data": about["data"]}
+        self.folder = self.root / f"{seed_of(self.about):016x}"
 
     def open(self) -> None:
-        """Make the folder. ValueError if an unfinished evaluation of this run was of another model."""
-        for other in sorted(self.root.glob("*/about.json")):
-            found = json.loads(other.read_text())
-            if found["run"] == self.run and found != self.subject:
-                what = "model" if found["artifact"] != self.subject["artifact"] else "data"
-                raise ValueError(
-                    f"{other.parent} is an unfinished evaluation of {self.run!r} on another {what} "
-                    f"({found['artifact']} on {found['data']}); --fresh drops it"
-                )
-        write_text(self.folder / "about.json", json.dumps(self.subject))
-
-    def drop(self) -> None:
-        """Forget every unfinished evaluation of this run."""
-        for other in self.root.glob("*/about.json"):
-            if json.loads(other.read_text())["run"] == self.run:
-                shutil.rmtree(other.parent)
+        """Make the folder, with what it is of."""
+        write_text(self.folder / "about.json", self.about)
 
     def _file(self, number: int) -> Path:
         return self.folder / f"chunk-{number:05d}.safetensors"
@@ -48,6 +37,10 @@ class Journal:
     def has(self, number: int) -> bool:
         """Whether a chunk is finished."""
         return self._file(number).is_file()
+
+    def count(self) -> int:
+        """How many chunks are finished."""
+        return len(list(self.folder.glob("chunk-*.safetensors")))
 
     def write(self, number: int, record: dict[str, torch.Tensor]) -> None:
         """Keep a finished chunk, whole or not at all."""
@@ -57,8 +50,8 @@ class Journal:
         """A finished chunk."""
         return read_tensors(self._file(number))[0]
 
-    def close(self) -> None:
-        """The rows are written: the chunks are not needed any more."""
+    def drop(self) -> None:
+        """Forget this evaluation's chunks: it is finished, or starts over."""
         shutil.rmtree(self.folder, ignore_errors=True)
         if self.root.is_dir() and not any(self.root.iterdir()):
             self.root.rmdir()

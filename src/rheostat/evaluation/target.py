@@ -1,4 +1,4 @@
-"""What is measured: a module of ours or anybody's, and what its rows say of it."""
+"""The target of an evaluation: a module of ours or anybody's, and what its rows say of it."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ import contextlib
 import hashlib
 import importlib
 import sys
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from torch import nn
 
@@ -17,12 +17,11 @@ from rheostat.methods.base import settings_of
 from rheostat.models.artifact import About, tensor_bytes
 from rheostat.models.tunable import Tunable
 from rheostat.points.point import Point
-from rheostat.results.rows import Row
 from rheostat.runtime.choices import nearest
 
 
 @dataclass(frozen=True)
-class Subject:
+class Target:
     """What is measured: a module, and what its rows say of it."""
 
     model: nn.Module
@@ -33,11 +32,11 @@ class Subject:
     rule: str | None = None
     """How λ chooses norm sets where this is not the model's own dial: "at-0" and so on."""
 
-    def described(self) -> Row:
-        """The fields of a row that do not depend on point or attack."""
+    def described(self) -> dict[str, Any]:
+        """The fields of a row that do not depend on point, attack or data."""
         model = self.model
         recipe = self.about.provenance.get("recipe", {})
-        net: Any = type(model).__name__
+        net: dict[str, Any] | str = type(model).__name__
         if isinstance(model, Tunable):
             net = {
                 k: list(v) if isinstance(v, tuple) else v for k, v in model.net.spec.items() if k not in ("mean", "std")
@@ -56,7 +55,15 @@ class Subject:
                 "seconds": self.about.provenance.get("seconds"),
             },
             "net": net,
+            "rule": self.rule,
         }
+
+    def dial(self, at: Mapping[str, float]) -> Literal["lambda", "t"] | None:
+        """What a position of `robustness` is: t where the dial is calibrated, else training λ."""
+        if "robustness" not in at:
+            return None
+        calibrated = isinstance(self.model, Tunable) and self.model.dial_map is not None
+        return "t" if calibrated and self.rule is None else "lambda"
 
     def at(self, point: Point | None) -> nn.Module:
         """The module that maps images to logits at a point; anybody's own has none."""
@@ -66,6 +73,13 @@ class Subject:
     def hash(self) -> str:
         """What tells this model from another: the artifact's hash, or one of the module's tensors."""
         return self.artifact or digest_of(self.model)
+
+
+def as_target(model: nn.Module | Target, name: str | None = None) -> Target:
+    """A target as it is, or a module under a name (by default that of its class)."""
+    if isinstance(model, Target):
+        return model if name is None else replace(model, run=name)
+    return Target(model, name or type(model).__name__)
 
 
 def digest_of(model: nn.Module) -> str:

@@ -7,6 +7,9 @@ from rheostat.attacks.base import FIXED_TIERS
 from rheostat.attacks.reference import LEAST_CLASSES
 from rheostat.runtime.choices import nearest
 
+VERSION = 1
+"""Of the choice of attacks; rows name it, for the attacks of a tier may change."""
+
 
 def _entries(tier: str) -> list[TierEntry]:
     """Its attacks in order; empty where no attack names the tier."""

@@ -20,7 +20,7 @@ from rheostat.models.tunable import Tunable
 from rheostat.points.dial_map import DialMap
 from rheostat.points.point import Point
 from rheostat.runtime.choices import nearest
-from rheostat.runtime.files import read_tensors, write_tensors
+from rheostat.runtime.files import locked, read_tensors, write_tensors
 
 FORMAT = 1
 KNOWN = {"artifact", "composition", "net", "dials", "dial_map", "points", "classes", "threat", "provenance", "measured"}
@@ -163,7 +163,8 @@ def name_point(path: str | Path, name: str, point: Point, measured: dict[str, An
     if file in packaged().values():
         raise ValueError(f"{path} comes with the package; copy it before you name points in it")
     point = load(file).checked(point)
-    tensors, found = read_tensors(file)
-    found["points"] = {**found["points"], name: point.numbers()}
-    found["measured"] = {**found["measured"], name: measured}
-    write_tensors(file, tensors, found)
+    with locked(file):
+        tensors, found = read_tensors(file)
+        found["points"] = {**found["points"], name: point.numbers()}
+        found["measured"] = {**found["measured"], name: measured}
+        write_tensors(file, tensors, found)

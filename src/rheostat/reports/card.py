@@ -8,7 +8,7 @@ from rheostat.models.artifact import About
 from rheostat.models.tunable import Tunable
 from rheostat.results.flags import NAMES
 from rheostat.results.labels import attacker_lines, percent, point_label, worst_rows
-from rheostat.results.rows import Row
+from rheostat.results.row import Row
 
 
 def card(model: Tunable, about: About, rows: list[Row], *, name: str, digest: str) -> str:
@@ -43,15 +43,15 @@ def card(model: Tunable, about: About, rows: list[Row], *, name: str, digest: st
             "|---|---|---|---|---|---|---|---|",
         ]
         parts += [
-            f"| {point_label(r)} | {r['split']} | {percent(r['clean_accuracy'], r['interval']['clean'])} | "
-            f"{percent(r['robust_accuracy'], r['interval']['robust'])} | {', '.join(r['attack']['of'])} "
-            f"({r['attack']['norm']} {r['attack']['eps']:.4g}) | {r['n']} | {r['macs']['mean'] / 1e6:.2f} | "
-            f"{', '.join(r['flags']) or 'none'} |"
+            f"| {point_label(r)} | {r.split} | {percent(r.clean_accuracy, r.interval.clean)} | "
+            f"{percent(r.robust_accuracy, r.interval.robust)} | {', '.join(r.attack.names)} "
+            f"({r.attack.norm} {r.attack.eps:.4g}) | {r.n} | {r.macs.mean / 1e6:.2f} | "
+            f"{', '.join(r.flags) or 'none'} |"
             for r in worst
         ]
         parts.append("")
         parts += [f"- {line}" for line in attacker_lines(rows)]
-        raised = sorted({f for r in worst for f in r["flags"]})
+        raised = sorted({f for r in worst for f in r.flags})
         parts += [f"- `{f}`: {NAMES[f].why}." for f in raised if f in NAMES]
         parts.append("")
     if model.points:

@@ -6,8 +6,9 @@ import itertools
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rheostat.results.curves import same_setting
 from rheostat.results.labels import point_label, worst_rows
-from rheostat.results.rows import Row
+from rheostat.results.row import At, Row
 from rheostat.runtime.files import read_tensors
 
 if TYPE_CHECKING:
@@ -26,8 +27,8 @@ def some(rows: list[Row]) -> list[Row]:
 
 def named(row: Row, rows: list[Row]) -> str:
     """The point's label, with the run's name where there are several."""
-    several = len({r["run"] for r in rows}) > 1
-    return f"{row['run']}: {point_label(row)}" if several else point_label(row)
+    several = len({r.run for r in rows}) > 1
+    return f"{row.run}: {point_label(row)}" if several else point_label(row)
 
 
 def colours(count: int) -> list[tuple[float, ...]]:
@@ -46,19 +47,20 @@ def _axes(height: float = 3.6) -> tuple[Figure, Any]:
 
 def transfer_map(rows: list[Row]) -> Figure | None:
     """RA at each point (columns) on images made at each (rows), in per cent; the diagonal is *known*."""
-    crossed = [r for r in rows if r["knowledge"] == "transfer"]
+    crossed = [r for r in rows if r.knowledge == "transfer"]
     if not crossed:
         return None
-    crossed = [r for r in crossed if r["run"] == crossed[0]["run"]]
-    made, at = [], []
+    crossed = [r for r in crossed if same_setting(r, crossed[0])]
+    made: list[At] = []
+    at: list[At] = []
     for r in crossed:
-        if r["attack"]["made_at"] not in made:
-            made.append(r["attack"]["made_at"])
-        if r["at"] not in at:
-            at.append(r["at"])
+        if _source(r) not in made:
+            made.append(_source(r))
+        if r.at not in at:
+            at.append(r.at)
     grid = [[float("nan")] * len(at) for _ in made]
     for r in crossed:
-        grid[made.index(r["attack"]["made_at"])][at.index(r["at"])] = 100 * r["robust_accuracy"]
+        grid[made.index(_source(r))][at.index(r.at)] = 100 * r.robust_accuracy
     figure, axes = _axes(1.6 + 0.34 * len(made))
     shown = axes.imshow(grid, cmap="viridis", vmin=0, vmax=100, aspect="auto")
     for i, j in itertools.product(range(len(made)), range(len(at))):
@@ -73,7 +75,7 @@ def transfer_map(rows: list[Row]) -> Figure | None:
             weight=weight,
             color="white" if dark else "black",
         )
-    labels = [[point_label({**crossed[0], "at": p}) for p in found] for found in (at, made)]
+    labels = [[point_label(crossed[0], p) for p in found] for found in (at, made)]
     axes.set_xticks(range(len(at)), labels[0], rotation=45, ha="right", fontsize=8)
     axes.set_yticks(range(len(made)), labels[1], fontsize=8)
     axes.set_xlabel("scored at")
@@ -82,17 +84,21 @@ def transfer_map(rows: list[Row]) -> Figure | None:
     return figure
 
 
+def _source(row: Row) -> At:
+    """The point that a row's images were made at."""
+    return row.at if row.attack.made_at is None else row.attack.made_at
+
+
 def ladder(rows: list[Row]) -> Figure | None:
     """RA after each attack of a worst case, one line a point."""
-    found = some([r for r in worst_rows(rows) if len(r["attack"]["of"]) > 1])
+    found = some([r for r in worst_rows(rows) if len(r.attack.names) > 1])
     if not found:
         return None
     figure, axes = _axes()
     for row, colour in zip(found, colours(len(found)), strict=True):
-        same = ("run", "at", "rule", "tier", "split", "n", "seed")
-        steps = {r["attack"]["name"]: r for r in rows if all(r[k] == row[k] for k in same)}
-        names = [n for n in row["attack"]["of"] if n in steps]
-        values = [100 * steps[n]["robust_accuracy"] for n in names]
+        steps = {r.attack.name: r for r in rows if r.at == row.at and same_setting(r, row)}
+        names = [n for n in row.attack.names if n in steps]
+        values = [100 * steps[n].robust_accuracy for n in names]
         axes.plot(names, values, "o-", color=colour, markersize=4, label=named(row, found))
     axes.set_ylabel("robust accuracy left, %")
     axes.tick_params(axis="x", rotation=30, labelsize=8)
@@ -102,15 +108,15 @@ def ladder(rows: list[Row]) -> Figure | None:
 
 def eps_curves(rows: list[Row]) -> Figure | None:
     """RA against the radius, on the probed sample; it must fall, and reach chance."""
-    found = some([r for r in worst_rows(rows) if r.get("eps_curve")])
+    found = some([r for r in worst_rows(rows) if r.eps_curve])
     if not found:
         return None
     figure, axes = _axes()
     for row, colour in zip(found, colours(len(found)), strict=True):
-        x, y = zip(*row["eps_curve"], strict=True)
+        x, y = zip(*(row.eps_curve or ()), strict=True)
         axes.plot(x, [100 * v for v in y], "o-", color=colour, markersize=4, label=named(row, found))
-    axes.axvline(found[0]["attack"]["eps"], color="#888888", linewidth=0.8)
-    axes.set_xlabel(f"eps ({found[0]['attack']['norm']}; the line: the radius of the rows)")
+    axes.axvline(found[0].attack.eps, color="#888888", linewidth=0.8)
+    axes.set_xlabel(f"eps ({found[0].attack.norm}; the line: the radius of the rows)")
     axes.set_ylabel("robust accuracy, %")
     _finish(axes)
     return figure
@@ -118,12 +124,12 @@ def eps_curves(rows: list[Row]) -> Figure | None:
 
 def loss_curves(rows: list[Row]) -> Figure | None:
     """The attack's mean loss at every step: it should have stopped rising."""
-    found = some([r for r in worst_rows(rows) if r.get("loss_curve")])
+    found = some([r for r in worst_rows(rows) if r.loss_curve])
     if not found:
         return None
     figure, axes = _axes()
     for row, colour in zip(found, colours(len(found)), strict=True):
-        axes.plot(row["loss_curve"], color=colour, label=named(row, found))
+        axes.plot(row.loss_curve or [], color=colour, label=named(row, found))
     axes.set_xlabel("attack step")
     axes.set_ylabel("mean loss")
     _finish(axes)
@@ -132,15 +138,16 @@ def loss_curves(rows: list[Row]) -> Figure | None:
 
 def reliability(rows: list[Row]) -> Figure | None:
     """Accuracy against confidence on clean images, in bins; the diagonal is right."""
-    found = some([r for r in worst_rows(rows) if r.get("calibration")])
+    found = some([r for r in worst_rows(rows) if r.calibration])
     if not found:
         return None
     figure, axes = _axes()
     axes.plot([0, 1], [0, 1], color="#888888", linewidth=0.8)
     for row, colour in zip(found, colours(len(found)), strict=True):
-        sure, right, _ = zip(*row["calibration"]["bins"], strict=True)
-        label = f"{named(row, found)}: ECE {100 * row['calibration']['ece']:.1f} %"
-        axes.plot(sure, right, "o-", color=colour, markersize=4, label=label)
+        assert row.calibration is not None
+        confidence, right, _ = zip(*row.calibration.bins, strict=True)
+        label = f"{named(row, found)}: ECE {100 * row.calibration.ece:.1f} %"
+        axes.plot(confidence, right, "o-", color=colour, markersize=4, label=label)
     axes.set_xlabel("confidence")
     axes.set_ylabel("accuracy")
     _finish(axes)
@@ -151,15 +158,16 @@ def examples(rows: list[Row]) -> Figure | None:
     """The worst successful perturbations of a few points: clean, ten times the change, adversarial."""
     from matplotlib.figure import Figure
 
-    found = [r for r in some(worst_rows(rows)) if r.get("examples") and Path(r["examples"]).is_file()][:4]
+    found = [r for r in some(worst_rows(rows)) if r.examples and r.per_class and Path(r.examples).is_file()][:4]
     if not found:
         return None
-    files = [read_tensors(Path(r["examples"]))[0] for r in found]
+    files = [read_tensors(Path(r.examples or ""))[0] for r in found]
     most = min(4, max(len(t["labels"]) for t in files))
     figure = Figure(figsize=(0.2 + 2.4 * most, 1.2 * len(found) + 0.2), layout="constrained")
     grid = figure.subplots(len(found), 3 * most, squeeze=False)
     for line, row, tensors in zip(grid, found, files, strict=True):
-        classes = row["per_class"]["classes"]
+        assert row.per_class is not None
+        classes = row.per_class.classes
         clean, moved = tensors["clean"], tensors["adversarial"]
         change = ((moved - clean) * 10 * 0.5 + 0.5).clamp(0, 1)
         for cell in line:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from rheostat.results.rows import Row
+from rheostat.results.curves import curve_names, curves
+from rheostat.results.row import Row
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -14,7 +15,7 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#0
 
 def live(rows: list[Row]) -> list[Row]:
     """The worst-case rows of points with live exits."""
-    return [r for r in rows if r["attack"]["name"] == "worst" and r.get("exit_shares")]
+    return [r for r in rows if r.attack.name == "worst" and r.exit_shares]
 
 
 def accuracy_against_macs(rows: list[Row]) -> Figure:
@@ -23,29 +24,30 @@ def accuracy_against_macs(rows: list[Row]) -> Figure:
 
     figure = Figure(figsize=(6.4, 3.8), layout="constrained")
     axes = figure.add_subplot()
-    worst = [r for r in rows if r["attack"]["name"] == "worst" and "exit" in r["at"]]
-    for i, run in enumerate(dict.fromkeys(r["run"] for r in worst)):
-        mine = sorted((r for r in worst if r["run"] == run), key=lambda r: r["macs"]["mean"])
+    worst = [r for r in rows if r.attack.name == "worst" and "exit" in r.at]
+    lines = list(curves(worst, along="exit").values())
+    for i, (line, name) in enumerate(zip(lines, curve_names(lines), strict=True)):
+        found = sorted(line, key=lambda r: r.macs.mean)
         for kind, style in (("clean", "o-"), ("robust", "s--")):
             axes.plot(
-                [r["macs"]["mean"] / 1e6 for r in mine],
-                [100 * r[f"{kind}_accuracy"] for r in mine],
+                [r.macs.mean / 1e6 for r in found],
+                [100 * (r.clean_accuracy if kind == "clean" else r.robust_accuracy) for r in found],
                 style,
                 color=COLOURS[i % len(COLOURS)],
                 markersize=5,
-                label=f"{run}, {kind}",
+                label=f"{name}, {kind}",
             )
-        attacked = [r for r in mine if "macs_attacked" in r]
+        attacked = [(r.macs_attacked.mean / 1e6, 100 * r.robust_accuracy) for r in found if r.macs_attacked]
         axes.plot(
-            [r["macs_attacked"]["mean"] / 1e6 for r in attacked],
-            [100 * r["robust_accuracy"] for r in attacked],
+            [cost for cost, _ in attacked],
+            [robust for _, robust in attacked],
             "x",
             color=COLOURS[i % len(COLOURS)],
-            label=f"{run}, robust at the attacked cost",
+            label=f"{name}, robust at the attacked cost",
         )
-        for row in mine[-1:]:
-            if "macs_static" in row:
-                axes.axvline(row["macs_static"] / 1e6, color="#888888", linewidth=0.8)
+        for row in found[-1:]:
+            if row.macs_static is not None:
+                axes.axvline(row.macs_static / 1e6, color="#888888", linewidth=0.8)
     axes.set_xlabel("mean MACs an image, millions (the line: the static network)")
     axes.set_ylabel("accuracy, %")
     axes.grid(alpha=0.25)
@@ -62,8 +64,9 @@ def shares_per_exit(rows: list[Row]) -> Figure:
     axes = figure.add_subplot()
     names: list[str] = []
     for row in found:
-        label = ", ".join(f"{k} = {v:g}" for k, v in row["at"].items() if k in ("exit", "width"))
-        for kind, shares in row["exit_shares"].items():
+        label = ", ".join(f"{k} = {v:g}" for k, v in row.at.items() if k in ("exit", "width"))
+        assert row.exit_shares is not None
+        for kind, shares in row.exit_shares.model_dump(exclude_none=True).items():
             left = 0.0
             for exit_, share in enumerate(shares):
                 axes.barh(
@@ -74,7 +77,7 @@ def shares_per_exit(rows: list[Row]) -> Figure:
                     label=f"exit {exit_ + 1}" if not names else None,
                 )
                 left += 100 * share
-            names.append(f"{row['run']}, {label}, {kind}")
+            names.append(f"{row.run}, {label}, {kind}")
     axes.set_yticks(range(len(names)), names, fontsize=7)
     axes.invert_yaxis()
     axes.set_xlabel("share of images, %")

@@ -3,49 +3,49 @@
 from __future__ import annotations
 
 from fractions import Fraction
+from typing import Any
 
 from rheostat.results.labels import point_label
-from rheostat.results.rows import Row
+from rheostat.results.row import Row
 
 
-def entry(row: Row) -> Row:
+def entry(row: Row) -> dict[str, Any]:
     """A `worst` row as a RobustBench entry: accuracies are texts in per cent, eps a fraction of 255.
 
     `autoattack_acc` is None unless AutoAttack was among the attacks: a weaker worst case is under
     `rheostat` alone, with the attacks it was taken over, n and interval.
     """
-    attack = row["attack"]
-    robust = f"{100 * row['robust_accuracy']:.2f}"
-    net = row["net"]
-    reported = row.get("reported")
+    attack = row.attack
+    robust = f"{100 * row.robust_accuracy:.2f}"
+    net = row.net
     return {
         "link": None,
-        "name": f"{row['run']}, {point_label(row)}",
+        "name": f"{row.run}, {point_label(row)}",
         "authors": None,
         "additional_data": False,
         "number_forward_passes": 1,
-        "dataset": row["dataset"],
+        "dataset": row.dataset,
         "venue": None,
         "architecture": net.get("name", "") if isinstance(net, dict) else net,
-        "threat_model": {"linf": "Linf", "l2": "L2"}[attack["norm"]],
-        "eps": _eps(attack["eps"], attack["norm"]),
-        "clean_acc": f"{100 * row['clean_accuracy']:.2f}",
-        "reported": None if reported is None else f"{100 * reported:.2f}",
-        "autoattack_acc": robust if "autoattack" in attack["of"] else None,
-        "unreliable": bool(row["flags"]),
+        "threat_model": {"linf": "Linf", "l2": "L2"}[attack.norm],
+        "eps": _eps(attack.eps, attack.norm),
+        "clean_acc": f"{100 * row.clean_accuracy:.2f}",
+        "reported": None,
+        "autoattack_acc": robust if "autoattack" in attack.names else None,
+        "unreliable": bool(row.flags),
         "rheostat": {
-            "at": row["at"],
-            "rule": row["rule"],
+            "at": row.at,
+            "rule": row.rule,
             "robust_acc": robust,
-            "attacks": attack["of"],
-            "tier": row["tier"],
-            "knowledge": row["knowledge"],
-            "n": row["n"],
-            "interval": row["interval"],
-            "flags": row["flags"],
-            "macs": row["macs"],
-            "params": row["params"],
-            "artifact": row["artifact"],
+            "attacks": list(attack.names),
+            "tier": row.tier,
+            "knowledge": row.knowledge,
+            "n": row.n,
+            "interval": row.interval.model_dump(mode="json"),
+            "flags": list(row.flags),
+            "macs": row.macs.model_dump(),
+            "params": row.params,
+            "artifact": row.artifact,
         },
     }
 

@@ -14,9 +14,10 @@ from rheostat.reports.exit_plots import accuracy_against_macs, live, shares_per_
 from rheostat.reports.leaderboard import entry
 from rheostat.reports.templating import render
 from rheostat.results.comparison import Comparison
+from rheostat.results.curves import curve_names, curves
 from rheostat.results.flags import NAMES
 from rheostat.results.labels import attacker_lines, gap_lines, percent, point_label, worst_rows
-from rheostat.results.rows import Row
+from rheostat.results.row import Row
 from rheostat.runtime.files import write_bytes, write_text
 
 if TYPE_CHECKING:
@@ -29,23 +30,20 @@ MARKS = ("o", "s", "^", "D", "v", "P", "X")
 
 
 def trade_off(rows: list[Row], *, title: str = "") -> Figure:
-    """SA against RA: a curve per run, one mark per point, 95 % intervals drawn."""
+    """SA against RA: one mark per point, 95 % intervals drawn; a curve joins rows that differ in their points alone."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(6.4, 4.6), layout="constrained")
     axes = figure.add_subplot()
-    runs = list(dict.fromkeys((r["run"], r.get("rule")) for r in worst_rows(rows)))
-    for i, (run, rule) in enumerate(runs):
-        found = [r for r in worst_rows(rows) if (r["run"], r.get("rule")) == (run, rule)]
-        found.sort(key=lambda r: list(r["at"].values()))
-        x = [100 * r["robust_accuracy"] for r in found]
-        y = [100 * r["clean_accuracy"] for r in found]
+    lines = list(curves(worst_rows(rows)).values())
+    for i, (found, name) in enumerate(zip(lines, curve_names(lines), strict=True)):
+        x = [100 * r.robust_accuracy for r in found]
+        y = [100 * r.clean_accuracy for r in found]
         spread = [
-            [[100 * abs(r["interval"][k][side] - r[f"{k}_accuracy"]) for r in found] for side in (0, 1)]
-            for k in ("robust", "clean")
+            [[100 * abs(interval[side] - value) for value, interval in kind] for side in (0, 1)]
+            for kind in ([r.accuracy(k) for r in found] for k in ("robust", "clean"))
         ]
         colour, mark = COLOURS[i % len(COLOURS)], MARKS[i % len(MARKS)]
-        name = run if rule is None else f"{run} (λ, {rule})"
         axes.errorbar(
             x,
             y,
@@ -60,13 +58,13 @@ def trade_off(rows: list[Row], *, title: str = "") -> Figure:
             label=name,
             alpha=0.9,
         )
-        flagged = [(a, b) for a, b, r in zip(x, y, found, strict=True) if r["flags"]]
+        flagged = [(a, b) for a, b, r in zip(x, y, found, strict=True) if r.flags]
         for a, b in flagged:
             axes.annotate("⚑", (a, b), xytext=(4, 4), textcoords="offset points", color="#B00020")
         if len(found) > 1:
             for place in (0, len(found) - 1):
                 axes.annotate(
-                    f"{next(iter(found[place]['at'].values())):g}" if found[place]["at"] else "",
+                    f"{next(iter(found[place].at.values())):g}" if found[place].at else "",
                     (x[place], y[place]),
                     xytext=(6, 6),
                     textcoords="offset points",
@@ -77,7 +75,7 @@ def trade_off(rows: list[Row], *, title: str = "") -> Figure:
     axes.set_ylabel("clean accuracy, %")
     axes.set_title(title, fontsize=11)
     axes.grid(alpha=0.25)
-    if len(runs) > 1:
+    if len(lines) > 1:
         axes.legend(fontsize=8)
     return figure
 
@@ -88,17 +86,15 @@ def along_dial(rows: list[Row]) -> Figure:
 
     figure = Figure(figsize=(6.4, 3.6), layout="constrained")
     axes = figure.add_subplot()
-    found = [r for r in worst_rows(rows) if "robustness" in r["at"]]
-    for i, (run, rule) in enumerate(dict.fromkeys((r["run"], r.get("rule")) for r in found)):
-        mine = [r for r in found if (r["run"], r.get("rule")) == (run, rule)]
-        mine.sort(key=lambda r: float(r["at"]["robustness"]))
-        t = [r["at"]["robustness"] for r in mine]
+    found = [r for r in worst_rows(rows) if "robustness" in r.at]
+    lines = list(curves(found, along="robustness").values())
+    for i, (line, run) in enumerate(zip(lines, curve_names(lines), strict=True)):
+        t = [r.at["robustness"] for r in line]
         for kind, style in (("clean", "-"), ("robust", "--")):
-            values = [100 * r[f"{kind}_accuracy"] for r in mine]
-            low = [100 * r["interval"][kind][0] for r in mine]
-            high = [100 * r["interval"][kind][1] for r in mine]
-            colour = COLOURS[i % len(COLOURS)]
-            name = f"{run}{'' if rule is None else f' ({rule})'} {kind}"
+            values = [100 * r.accuracy(kind)[0] for r in line]
+            low = [100 * r.accuracy(kind)[1][0] for r in line]
+            high = [100 * r.accuracy(kind)[1][1] for r in line]
+            colour, name = COLOURS[i % len(COLOURS)], f"{run} {kind}"
             axes.plot(t, values, style, color=colour, marker=MARKS[i % len(MARKS)], markersize=4, label=name)
             axes.fill_between(t, low, high, color=colour, alpha=0.12)
     axes.set_xlabel("robustness dial")
@@ -123,7 +119,7 @@ def page(
     worst = worst_rows(rows)
     if not worst:
         raise ValueError("there are no rows to report; run `rheostat evaluate` first")
-    measured_on = {"versions": worst[0]["versions"], "hardware": worst[0]["hardware"]}
+    measured_on = {"versions": worst[0].versions, "hardware": worst[0].hardware.model_dump(exclude_none=True)}
     return render(
         "report.html.j2",
         title=title,
@@ -178,7 +174,7 @@ def _section(title: str, about: str, *figures: Figure, alts: Sequence[str] = ())
 def _curves(rows: list[Row]) -> list[dict[str, Any]]:
     """The trade-off, accuracy along the dial, and exits where there are any."""
     out = [_section("The trade-off", "", trade_off(rows), alts=["clean against robust accuracy"])]
-    if any("robustness" in r["at"] for r in worst_rows(rows)):
+    if any("robustness" in r.at for r in worst_rows(rows)):
         out.append(_section("Along the dial", "", along_dial(rows), alts=["accuracy along the robustness dial"]))
     if live(rows):
         about = (
@@ -194,31 +190,32 @@ def _flags(worst: list[Row]) -> list[dict[str, Any]]:
     return [
         {
             "name": name,
-            "points": list(dict.fromkeys(f"{r['run']}, {point_label(r)}" for r in worst if name in r["flags"])),
+            "points": list(dict.fromkeys(f"{r.run}, {point_label(r)}" for r in worst if name in r.flags)),
             "known": NAMES.get(name),
         }
-        for name in sorted({f for r in worst for f in r["flags"]})
+        for name in sorted({f for r in worst for f in r.flags})
     ]
 
 
 def _points(worst: list[Row]) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
     """(head, body) of the table of all points."""
-    head = ("run", "point", "SA % [95 %]", "RA % [95 %]", "attacks", "eps", "n", "MACs", "seconds", "flags")
+    head = ("run", "point", "SA % [95 %]", "RA % [95 %]", "attacks", "eps", "split", "n", "MACs", "seconds", "flags")
     body: list[tuple[str, ...]] = []
     for row in worst:
-        attack = row["attack"]
+        attack = row.attack
         body.append(
             (
-                row["run"],
+                row.run,
                 point_label(row),
-                percent(row["clean_accuracy"], row["interval"]["clean"]),
-                percent(row["robust_accuracy"], row["interval"]["robust"]),
-                ", ".join(attack["of"]),
-                f"{attack['norm']} {attack['eps']:.4g}",
-                str(row["n"]),
-                f"{row['macs']['mean'] / 1e6:.2f} M",
-                f"{row['seconds']:.1f}",
-                ", ".join(row["flags"]) or "none",
+                percent(row.clean_accuracy, row.interval.clean),
+                percent(row.robust_accuracy, row.interval.robust),
+                ", ".join(attack.names),
+                f"{attack.norm} {attack.eps:.4g}",
+                row.split,
+                str(row.n),
+                f"{row.macs.mean / 1e6:.2f} M",
+                f"{row.seconds or 0:.1f}",
+                ", ".join(row.flags) or "none",
             )
         )
     return head, body
@@ -240,16 +237,16 @@ def compared_html(found: Comparison) -> Markup:
 
 def _per_class(worst: list[Row]) -> tuple[list[str], list[list[str]]] | None:
     """(head, body) of SA and RA of every class at a few points; None where the rows lack them."""
-    counted = [r for r in worst if r.get("per_class")]
-    if not counted:
+    shown = plots.some([r for r in worst if r.per_class])
+    found = [(r, r.per_class) for r in shown if r.per_class]
+    if not found:
         return None
-    found = plots.some(counted)
-    classes = found[0]["per_class"]["classes"]
-    found = [r for r in found if r["per_class"]["classes"] == classes]
+    classes = found[0][1].classes
     body = []
-    for row in found:
-        values = zip(row["per_class"]["clean"], row["per_class"]["robust"], strict=True)
-        body.append([plots.named(row, found), *(f"{_whole(a)} / {_whole(b)}" for a, b in values)])
+    for row, of in found:
+        if of.classes == classes:
+            values = zip(of.clean, of.robust, strict=True)
+            body.append([plots.named(row, shown), *(f"{_whole(a)} / {_whole(b)}" for a, b in values)])
     return ["point", *classes], body
 
 

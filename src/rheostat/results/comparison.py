@@ -7,9 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rheostat.results.areas import compared
+from rheostat.results.bits import PackedBits, read_bits
 from rheostat.results.intervals import paired
 from rheostat.results.labels import point_label, worst_rows
-from rheostat.results.rows import Row, read_bits, read_rows, rows_file
+from rheostat.results.row import At, Row
+from rheostat.results.rows import read_rows, rows_file
 from rheostat.runtime.choices import nearest
 
 MARGIN = 0.02
@@ -55,18 +57,18 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Side:
-    """The rows of one run and the folder that their bits lie in."""
+    """The rows of one run and their bits."""
 
     name: str
     rows: tuple[Row, ...]
-    folder: Path
+    bits: PackedBits
 
 
-def sides(rows: list[Row], folder: Path) -> list[Side]:
-    """Every run that has rows in a file; `folder` is the file's."""
-    kept = [r for r in worst_rows(rows) if r["knowledge"] == "known"]
-    names = dict.fromkeys(str(r["run"]) for r in kept)
-    return [Side(n, tuple(r for r in kept if r["run"] == n), folder) for n in names]
+def sides(rows: list[Row], file: Path) -> list[Side]:
+    """Every run that has rows in a file."""
+    kept = [r for r in worst_rows(rows) if r.knowledge == "known"]
+    bits = read_bits(file)
+    return [Side(n, tuple(r for r in kept if r.run == n), bits) for n in dict.fromkeys(r.run for r in kept)]
 
 
 def side(given: str) -> Side:
@@ -76,7 +78,7 @@ def side(given: str) -> Side:
         text, _, name = given.rpartition(":")
         path = Path(text)
     file = rows_file(path)
-    found = {s.name: s for s in sides(read_rows(file), file.parent)}
+    found = {s.name: s for s in sides(read_rows(file), file)}
     if not found:
         raise ValueError(f"no rows in {given}; run `rheostat evaluate {given}` first")
     if not name and len(found) > 1:
@@ -93,7 +95,7 @@ def compare(
     *,
     tier: str = "quick",
     between: str | None = None,
-    at: dict[str, float] | None = None,
+    at: At | None = None,
     above: float | None = None,
 ) -> Comparison:
     """The first run less the second at every point that both were measured at on the same images.
@@ -111,20 +113,20 @@ def compare(
             for s, found in ((first, a), (second, b))
         )
         raise ValueError(f"no point in common: {told}")
-    mine = [read_bits(first.folder, a[key]) for key in both]
-    theirs = [read_bits(second.folder, b[key]) for key in both]
+    ours = [first.bits.of(a[key]) for key in both]
+    theirs = [second.bits.of(b[key]) for key in both]
     if above is None:
-        above = min(float(r["clean_accuracy"]) for r in (*a.values(), *b.values())) - MARGIN
-    area = Difference(*compared(mine, theirs, (above, 0.0))) if len(both) > 2 else None
+        above = min(r.clean_accuracy for r in (*a.values(), *b.values())) - MARGIN
+    area = Difference(*compared(ours, theirs, (above, 0.0))) if len(both) > 2 else None
     points = []
-    for key, x, y in zip(both, mine, theirs, strict=True):
-        label = point_label({**a[key], "at": dict(key)} if key else a[key])
+    for key, x, y in zip(both, ours, theirs, strict=True):
+        label = point_label(a[key], dict(key) or None)
         clean, robust = (Difference(*paired(x[i], y[i])) for i in (0, 1))
         points.append((label, clean, robust))
     row = a[both[0]]
-    attack = row["attack"]
-    under = f"{', '.join(attack['of'])}, {attack['norm']}, eps {attack['eps']:g}; {row['dataset']}, {row['split']}"
-    return Comparison((first.name, second.name), row["n"], under, tuple(points), area, above)
+    attack = row.attack
+    under = f"{', '.join(attack.names)}, {attack.norm}, eps {attack.eps:g}; {row.dataset}, {row.split}"
+    return Comparison((first.name, second.name), row.n, under, tuple(points), area, above)
 
 
 def _matched(
@@ -136,7 +138,7 @@ def _matched(
         [
             r
             for r in s.rows
-            if (r["tier"], r["rule"]) == (tier, between) and all(r["at"].get(k, v) == v for k, v in fixed.items())
+            if (r.tier, r.rule) == (tier, between) and all(r.at.get(k, v) == v for k, v in fixed.items())
         ]
         for s in sides
     ]
@@ -147,28 +149,28 @@ def _matched(
         raise ValueError(f"nothing pairs by tier {tier!r}{rule}: {told}")
     chosen = max(shared, key=lambda key: (json.loads(key)["n"], key))
     kept = [[r for r in rows if _images(r) == chosen] for rows in asked]
-    hashes = [{r["dataset_hash"] for r in rows if "dataset_hash" in r} for rows in kept]
+    hashes = [{r.dataset_hash for r in rows if r.dataset_hash is not None} for rows in kept]
     if all(hashes) and hashes[0] != hashes[1]:
         raise ValueError(f"{first.name} and {second.name} were measured on different images")
-    dials = set.intersection(*(set(r["at"]) for rows in kept for r in rows))
+    dials = set.intersection(*(set(r.at) for rows in kept for r in rows))
     return [_by_point(s, rows, dials) for s, rows in zip(sides, kept, strict=True)]
 
 
 def _images(row: Row) -> str:
     """What two rows must share to be paired: the images and the attacks."""
-    keys = ("dataset", "split", "n", "attack")
-    return json.dumps({k: row[k] for k in keys}, sort_keys=True)
+    shared = {"dataset": row.dataset, "split": row.split, "n": row.n, "tier_version": row.tier_version}
+    return json.dumps({**shared, "attack": row.attack.plain()}, sort_keys=True)
 
 
 def _by_point(of: Side, rows: list[Row], dials: set[str]) -> dict[Key, Row]:
     out: dict[Key, Row] = {}
     for row in rows:
-        key = frozenset((k, v) for k, v in row["at"].items() if k in dials)
-        if key in out and out[key]["at"] != row["at"]:
-            more = sorted(set(row["at"]) - dials)
+        key = frozenset((k, v) for k, v in row.at.items() if k in dials)
+        if key in out and out[key].at != row.at:
+            more = sorted(set(row.at) - dials)
             raise ValueError(
                 f"{of.name} was measured at several positions of {', '.join(more)}, a dial that the other "
-                f"run does not have; fix it: --at {more[0]}={row['at'][more[0]]:g}"
+                f"run does not have; fix it: --at {more[0]}={row.at[more[0]]:g}"
             )
         out[key] = row  # the last one written, where a model was trained again
     return out
@@ -177,8 +179,8 @@ def _by_point(of: Side, rows: list[Row], dials: set[str]) -> dict[Key, Row]:
 def _have(rows: tuple[Row, ...]) -> str:
     """A run's rows in a few words."""
     found = dict.fromkeys(
-        f"{r['tier']}{'' if r['rule'] is None else ' by ' + r['rule']} on {r['n']} of {r['dataset']} "
-        f"{r['split']} under {', '.join(r['attack']['of'])} at {r['attack']['eps']:g}"
+        f"{r.tier}{'' if r.rule is None else ' by ' + r.rule} on {r.n} of {r.dataset} "
+        f"{r.split} under {', '.join(r.attack.names)} at {r.attack.eps:g}"
         for r in rows
     )
     return "; ".join(found) or "no rows"

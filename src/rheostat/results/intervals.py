@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import itertools
 import math
+from statistics import NormalDist
+from typing import Any
 
 import torch
-from scipy.stats import beta, norm
 from torch import Tensor
+
+LEVEL = 0.95
+"""The level of the intervals in rows."""
 
 
 def exact(successes: int, n: int, *, level: float = 0.95) -> tuple[float, float]:
     """Clopper–Pearson interval of a share (two-sided)."""
+    from scipy.stats import binomtest  # here: its import takes more than a second
+
     if not 0 <= successes <= n or n < 1:
         raise ValueError(f"{successes} successes of {n}")
-    tail = (1 - level) / 2
-    low = 0.0 if successes == 0 else float(beta.ppf(tail, successes, n - successes + 1))
-    high = 1.0 if successes == n else float(beta.ppf(1 - tail, successes + 1, n - successes))
-    return low, high
+    found = binomtest(successes, n).proportion_ci(confidence_level=level, method="exact")
+    return float(found.low), float(found.high)
 
 
 def paired(a: Tensor, b: Tensor, *, level: float = 0.95) -> tuple[float, float, float]:
@@ -32,7 +36,7 @@ def paired(a: Tensor, b: Tensor, *, level: float = 0.95) -> tuple[float, float, 
     up, down, size = only_a + 0.5, only_b + 0.5, n + 2.0
     centre = (up - down) / size
     spread = math.sqrt(max(up + down - (up - down) ** 2 / size, 0.0)) / size
-    z = float(norm.ppf(0.5 + level / 2))
+    z = NormalDist().inv_cdf(0.5 + level / 2)
     return (only_a - only_b) / n, centre - z * spread, centre + z * spread
 
 
@@ -49,3 +53,27 @@ def reversals(bits: list[Tensor], *, level: float = 0.95) -> list[int]:
 def share(bits: Tensor) -> float:
     """The mean of bits as a fraction."""
     return float(bits.to(torch.float64).mean())
+
+
+def lower_bound(successes: int, n: int, *, confidence: float) -> float:
+    """One-sided exact (Clopper–Pearson) lower bound of a share."""
+    from scipy.stats import binomtest
+
+    if not 0 < confidence < 1:
+        raise ValueError(f"confidence lies between 0 and 1, given {confidence:g}")
+    found = binomtest(successes, n, alternative="greater").proportion_ci(confidence_level=confidence, method="exact")
+    return float(found.low)
+
+
+def accuracies(clean: Tensor, robust: Tensor) -> dict[str, Any]:
+    """The accuracy fields of a row, from bits (N,)."""
+    n = len(clean)
+    return {
+        "clean_accuracy": share(clean),
+        "robust_accuracy": share(robust),
+        "interval": {
+            "level": LEVEL,
+            "clean": exact(int(clean.sum()), n, level=LEVEL),
+            "robust": exact(int(robust.sum()), n, level=LEVEL),
+        },
+    }

@@ -1,105 +1,65 @@
-"""Result rows: one JSON object a line, with the per-example bits beside in a file the row names."""
+"""Files of rows: one JSON object a line, with the per-example bits of all packed beside (`bits`).
+
+Only rows of evaluations: timings and costs have files of their own (`timings`).
+"""
 
 from __future__ import annotations
 
-import io
 import json
-import os
-import platform
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
-from torch import Tensor
+from pydantic import ValidationError
 
-from rheostat.results.intervals import exact, share
-from rheostat.runtime.files import write_bytes, write_text
-from rheostat.runtime.seeding import seed_of
-
-Row = dict[str, Any]
-LEVEL = 0.95
+from rheostat.results.bits import Pair, write_bits
+from rheostat.results.migration import migrated
+from rheostat.results.row import Row
+from rheostat.runtime.files import locked, write_text
 
 
-def hardware(device: torch.device) -> dict[str, Any]:
-    """What the numbers were measured on."""
-    if device.type == "cuda":
-        return {"device": torch.cuda.get_device_name(device), "threads": torch.get_num_threads()}
-    model = platform.processor() or platform.machine()
-    info = Path("/proc/cpuinfo")
-    if info.is_file():
-        lines = [x for x in info.read_text().splitlines() if x.startswith("model name")]
-        model = lines[0].partition(":")[2].strip() if lines else model
-    return {"device": model, "cores": os.cpu_count(), "threads": torch.get_num_threads()}
-
-
-def scores(clean: Tensor, robust: Tensor) -> Row:
-    """The accuracy fields of a row, from bits (N,)."""
-    n = len(clean)
-    return {
-        "n": n,
-        "clean_accuracy": share(clean),
-        "robust_accuracy": share(robust),
-        "interval": {
-            "level": LEVEL,
-            "clean": list(exact(int(clean.sum()), n, level=LEVEL)),
-            "robust": list(exact(int(robust.sum()), n, level=LEVEL)),
-        },
-    }
-
-
-def identity(row: Row) -> str:
-    """What makes two rows the same measurement: 16 hex digits."""
-    keys = (
-        "run",
-        "artifact",
-        "dataset",
-        "split",
-        "at",
-        "rule",
-        "attack",
-        "tier",
-        "cumulative",
-        "knowledge",
-        "n",
-        "seed",
-    )
-    return f"{seed_of(json.dumps([row.get(k) for k in keys], sort_keys=True)):016x}"
-
-
-def write_bits(folder: Path, row: Row, clean: Tensor, robust: Tensor) -> str:
-    """Store per-example bits beside the rows; the name to put in the row."""
-    packed = np.packbits(torch.stack([clean, robust]).numpy(), axis=1)
-    buffer = io.BytesIO()
-    np.save(buffer, packed, allow_pickle=False)
-    name = f"bits/{identity(row)}.npy"
-    write_bytes(folder / name, buffer.getvalue())
-    return name
-
-
-def read_bits(folder: Path, row: Row) -> tuple[Tensor, Tensor]:
-    """(clean, robust) bits of a row, (n,) bool each."""
-    path = folder / str(row["bits"])
-    if not path.is_file():
-        raise ValueError(f"no file {path}, which a row names")
-    packed = np.load(path, allow_pickle=False)
-    bits = torch.from_numpy(np.unpackbits(packed, axis=1)[:, : row["n"]].astype(bool))
-    return bits[0], bits[1]
-
-
-def read_rows(path: str | Path) -> list[Row]:
-    """The rows of a file; ValueError names the line that is not JSON. No file: no rows."""
-    out: list[Row] = []
+def read_lines(path: str | Path) -> list[dict[str, Any]]:
+    """The JSON objects of a file; ValueError names the line that is none. No file: none."""
+    out: list[dict[str, Any]] = []
     file = Path(path)
     if not file.is_file():
         return out
     for number, line in enumerate(file.read_text().splitlines(), 1):
         try:
-            out.append(json.loads(line))
+            found = json.loads(line)
         except json.JSONDecodeError as error:
             raise ValueError(f"{file}, line {number}: not JSON ({error})") from None
+        if not isinstance(found, dict):
+            raise ValueError(f"{file}, line {number}: not a JSON object")
+        out.append(found)
     return out
+
+
+def is_row(line: Mapping[str, Any]) -> bool:
+    """Whether an object of a results file is of an evaluation: every such row names its tier."""
+    return "tier" in line
+
+
+def read_rows(path: str | Path) -> list[Row]:
+    """The rows of a file, of this version or before. No file: no rows.
+
+    ValueError names the line that is not JSON, is not of an evaluation, or does not fit the schema.
+    """
+    return [parse_row(line, f"{path}, line {number}") for number, line in enumerate(read_lines(path), 1)]
+
+
+def parse_row(line: dict[str, Any], where: str = "row") -> Row:
+    """A row from its JSON object, of this version or before; ValueError says what does not fit."""
+    if not is_row(line):
+        raise ValueError(f"{where}: no row of an evaluation (it has no tier); timings are read by read_timings")
+    if line.get("version", 2) != 2:
+        raise ValueError(f"{where}: row of version {line['version']}, this package reads versions 1 and 2")
+    try:
+        return Row.model_validate(migrated(line))
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        field = ".".join(map(str, first["loc"]))
+        raise ValueError(f"{where}: not a row; {field}: {first['msg']}") from None
 
 
 def rows_file(run: Path) -> Path:
@@ -111,12 +71,23 @@ def rows_file(run: Path) -> Path:
 
 
 def write_rows(path: str | Path, rows: Iterable[Row]) -> None:
-    """Write all rows of a file, whole."""
-    write_text(Path(path), "".join(json.dumps(r) + "\n" for r in rows))
+    """Write all rows of a file, whole; to add some, and their bits, take `add_rows`."""
+    write_text(Path(path), "".join(json.dumps(row.plain()) + "\n" for row in rows))
 
 
-def add_rows(path: str | Path, new: Iterable[Row]) -> None:
-    """Add rows; a row of the same measurement is replaced in place."""
-    rows = {identity(r): r for r in read_rows(path)}
-    rows |= {identity(r): r for r in new}
-    write_rows(path, rows.values())
+def add_rows(
+    path: str | Path, new: Iterable[Row], bits: Mapping[str, Pair] | None = None, *, drop: Sequence[str] = ()
+) -> None:
+    """Add rows and their bits (by identity); a row of the same measurement is replaced in place.
+
+    `drop`: identities of rows to leave out. The file is locked meanwhile, so that several processes
+    and threads may add to it at once and lose nothing.
+    """
+    with locked(Path(path)):
+        rows = {r.identity: r for r in read_rows(path)}
+        for identity in drop:
+            rows.pop(identity, None)
+        rows |= {r.identity: r for r in new}
+        if bits or drop:
+            write_bits(path, rows.values(), bits or {})
+        write_rows(path, rows.values())

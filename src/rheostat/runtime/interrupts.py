@@ -34,3 +34,17 @@ def stoppable() -> Iterator[list[int]]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+@contextmanager
+def breakable() -> Iterator[None]:
+    """SIGTERM breaks off what is under way as Ctrl-C does, by KeyboardInterrupt."""
+    try:
+        before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    except ValueError:  # not the main thread: signals are its owner's business
+        yield
+        return
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -19,15 +19,16 @@ from rheostat import data
 from rheostat.attacks import named
 from rheostat.data import Dataset
 from rheostat.deploy.named_points import own_rows, rows_place
-from rheostat.evaluation.attacked import aim_at, attack_chunk
+from rheostat.evaluation.attacked import attack_chunk, victim_at
 from rheostat.models import artifact
 from rheostat.models.costs import latency, observe
 from rheostat.models.tunable import Tunable
 from rheostat.points.dial import Dial
 from rheostat.points.point import Point
 from rheostat.reports.page import trade_off
+from rheostat.results.curves import curves
 from rheostat.results.labels import worst_rows
-from rheostat.results.rows import Row
+from rheostat.results.row import Row
 
 PATH = "/playground"
 SHOWN = 224
@@ -101,7 +102,7 @@ def looker(
         with torch.no_grad():
             before = model(x, point).softmax(1)
         truth = torch.tensor([int(before.argmax()) if label is None else label])
-        found = attack_chunk(aim_at(model, point), x, truth, named("pgd10", eps=radius, norm=norm), (0, "look"))
+        found = attack_chunk(victim_at(model, point), x, truth, named("pgd10", eps=radius, norm=norm), (0, "look"))
         with torch.no_grad():
             after = model(found.adversarial, point).softmax(1)
         spent = observe(model, model.net.image, point)
@@ -148,16 +149,19 @@ def _scores(probabilities: torch.Tensor, classes: tuple[str, ...]) -> dict[str, 
 
 
 def _curve(rows: list[Row], point: Point) -> Any:
-    """The measured curve, with a ring around the measured point nearest to the current one."""
-    found = [r for r in worst_rows(rows) if r.get("rule") is None]
+    """The measured curve of most points and images, with a ring around the point nearest to the current one."""
+    lines = curves(r for r in worst_rows(rows) if r.rule is None).values()
+    found = max(lines, key=lambda line: (len(line), line[0].n), default=[])
     if not found:
         return None
-    figure = trade_off(found)
+    first = found[0]
+    title = f"{', '.join(first.attack.names)} on {first.n} images of {first.split}"
+    figure = trade_off(found, title=title)
     numbers = point.numbers()
-    near = min(found, key=lambda r: sum(abs(v - numbers.get(k, v)) for k, v in r["at"].items()))
+    near = min(found, key=lambda r: sum(abs(v - numbers.get(k, v)) for k, v in r.at.items()))
     figure.axes[0].plot(
-        100 * near["robust_accuracy"],
-        100 * near["clean_accuracy"],
+        100 * near.robust_accuracy,
+        100 * near.clean_accuracy,
         "o",
         markersize=16,
         fillstyle="none",

@@ -19,7 +19,8 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from rheostat.points.grid import parse_grid
-from rheostat.results.rows import Row, read_rows
+from rheostat.results.row import Row
+from rheostat.results.rows import read_rows
 from rheostat.runtime.choices import check_choice, nearest
 
 
@@ -153,9 +154,9 @@ def recorded(run: Run, read: Callable[[Path], list[Row]] = read_rows) -> bool:
 
     Whoever asks for many runs passes a `read` that keeps what it has read, such as `functools.cache(read_rows)`.
     """
-    rows = [r for r in read(run.rows) if r["run"] == run.name]
+    rows = [r for r in read(run.rows) if r.run == run.name]
     for entry in run.evaluate:
-        found = [r["at"].items() for r in rows if matches(r, entry)]
+        found = [r.at.items() for r in rows if matches(r, entry)]
         # A row also names the dials that the entry left at rest.
         asked = [p.numbers().items() for p in parse_grid(entry.get("at", ""))]
         if not all(any(point <= at for at in found) for point in asked):
@@ -165,12 +166,12 @@ def recorded(run: Run, read: Callable[[Path], list[Row]] = read_rows) -> bool:
 
 def matches(row: Row, entry: dict[str, Any]) -> bool:
     """Whether a row is of this measurement: its tier, rule between norm sets, number of images and attacks."""
-    asked = entry.get("tier", "quick"), entry.get("between"), entry.get("examples", row["n"])
-    if (row["tier"], row["rule"], row["n"]) != asked:
+    asked = entry.get("tier", "quick"), entry.get("between"), entry.get("examples", row.n)
+    if (row.tier, row.rule, row.n) != asked:
         return False
-    made = row["attack"].get("of")
-    if "attack" not in entry or made is None:
+    if "attack" not in entry or row.attack.of is None:
         return True
+    made = list(row.attack.names)
     # Every form of attack on a multi-exit net goes by one name: pgd20@all.
     whole = [name.partition("@")[0] for name in entry["attack"] if name.endswith("@all")]
     return made == entry["attack"] or (len(made) > 1 and [made[0].partition("@")[0]] == whole)

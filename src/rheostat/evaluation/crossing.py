@@ -1,0 +1,69 @@
+"""Attackers with other knowledge of the dial: images made elsewhere, at an unknown point, or at a chosen one."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from rheostat.evaluation.checks import gains
+from rheostat.evaluation.chunks import Record
+from rheostat.evaluation.rows import Knowledge, RowBuilder
+from rheostat.results.bits import Pair
+from rheostat.results.row import At, AttackEntry, Check, Row
+
+COST = ("params", "nonzeros", "macs", "macs_nonzero", "convolution_nonzeros", "macs_static", "macs_papers_count")
+"""What a row says of its point alone, whatever the attack."""
+
+
+def crossed_rows(builder: RowBuilder, worst: list[Row], records: list[Record]) -> list[tuple[Row, Pair]]:
+    """Rows, with their bits, for an attacker who made the images at another point, does not know it, or may choose it.
+
+    `worst`: the worst case of every point, in the records' order. Transfer: one row per pair of points.
+    Unknown: per point, the worse of one attack on the mean loss over all points and of the one point
+    whose images do most harm on average. Chosen: an image stands if it stands at every point, under
+    the images of every point.
+    """
+    clean, standing = (torch.cat([r[k] for r in records], -1) for k in ("clean", "standing"))
+    crossed, unknown = (torch.cat([r[k] for r in records], -1) for k in ("crossed", "unknown"))
+    single = int(crossed.double().mean((1, 2)).argmin())
+    out: list[tuple[Row, Pair]] = []
+
+    def add(base: Row, at: At, knowledge: Knowledge, right: Tensor, robust: Tensor, **attack: object) -> None:
+        budget = {"name": knowledge, "norm": base.attack.norm, "eps": base.attack.eps}
+        entry = AttackEntry.model_validate({**budget, **attack})
+        of = builder.measurement(at, entry, knowledge=knowledge)
+        row = builder.row(of, right, robust, **{k: getattr(base, k) for k in COST})
+        out.append((row, (right, robust)))
+
+    for q, made in enumerate(worst):
+        for p, scored in enumerate(worst):
+            robust = standing[p, -1] if p == q else crossed[q, p]
+            add(scored, scored.at, "transfer", clean[p], robust, made_at=made.at)
+    best = ["mean over points", "best single point"]
+    for p, scored in enumerate(worst):
+        add(scored, scored.at, "unknown", clean[p], unknown[p] & crossed[single, p], of=best, made_at=worst[single].at)
+    stands = standing[:, -1].all(0) & crossed.flatten(0, 1).all(0)
+    add(worst[0], {}, "chosen", clean.all(0), stands, of=[r.at for r in worst])
+    return out
+
+
+def checked_by_transfer(worst: list[Row], records: list[Record]) -> list[Row]:
+    """The worst cases, flagged where images made elsewhere do more harm than those made at their point."""
+    crossed, standing, unknown = (
+        torch.cat([r[key] for r in records], -1) for key in ("crossed", "standing", "unknown")
+    )
+    out = []
+    for p, row in enumerate(worst):
+        others: list[tuple[At | str, Tensor]] = [(o.at, crossed[q, p]) for q, o in enumerate(worst) if q != p]
+        others.append(("mean over points", unknown[p]))
+        found = [
+            Check(flag=f.flag, figures=f.figures, made_at=made)
+            for made, bits in others
+            for f in gains(standing[p, -1], bits, "transfer-beats-known", points=1.0)
+        ]
+        if found:
+            most = max(found, key=lambda f: f.figures["gain"])
+            flags = sorted({*row.flags, most.flag})
+            row = row.model_copy(update={"checks": [*(row.checks or []), most], "flags": flags})
+        out.append(row)
+    return out

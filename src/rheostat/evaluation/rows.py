@@ -1,0 +1,90 @@
+"""The one place where rows are made: of every attack and worst case, whatever the attacker knows of the dial."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal
+
+from torch import Tensor
+
+from rheostat.attacks import Attack
+from rheostat.data import Dataset
+from rheostat.evaluation.options import EvaluationOptions
+from rheostat.evaluation.target import Target
+from rheostat.evaluation.tiers import VERSION
+from rheostat.models.artifact import versions
+from rheostat.points.point import Point
+from rheostat.results.intervals import accuracies
+from rheostat.results.machine import hardware
+from rheostat.results.row import AttackEntry, Measurement, Row
+
+Knowledge = Literal["known", "transfer", "unknown", "chosen"]
+
+
+@dataclass(frozen=True)
+class RowBuilder:
+    """Makes the rows of one evaluation: a target on a data set, under its options."""
+
+    target: Target
+    dataset: Dataset
+    options: EvaluationOptions
+
+    @cached_property
+    def common(self) -> dict[str, Any]:
+        """The fields that all rows share."""
+        return self.target.described() | {
+            "dataset": self.dataset.name,
+            "dataset_hash": self.dataset.fingerprint,
+            "split": self.options.split,
+            "tier": self.options.tier,
+            "tier_version": VERSION,
+            "n": len(self.dataset),
+            "seed": self.options.seed,
+            "precision": "fp32",
+        }
+
+    @property
+    def artifact(self) -> str:
+        """The model's hash."""
+        return str(self.common["artifact"])
+
+    @property
+    def fingerprint(self) -> str:
+        """The data's hash."""
+        return str(self.common["dataset_hash"])
+
+    def measurement(
+        self, at: Mapping[str, float], attack: AttackEntry, *, cumulative: bool = False, knowledge: Knowledge = "known"
+    ) -> Measurement:
+        """What a row will be of, before it is measured."""
+        return Measurement(
+            **self.common,
+            at=dict(at),
+            dial=self.target.dial(at),
+            attack=attack,
+            cumulative=cumulative,
+            knowledge=knowledge,
+        )
+
+    def planned(
+        self, point: Point | None, attacks: Sequence[Attack], lent: list[str] | None = None
+    ) -> list[Measurement]:
+        """A point's measurements: one per attack, each on the survivors of those before, and the worst case.
+
+        `lent`: the points whose images a warm start may use; it then comes first, as an attack.
+        """
+        at = point.numbers() if point is not None else {}
+        eps, norm = attacks[0].eps, attacks[0].norm
+        shown = [AttackEntry.model_validate(a.row()) for a in attacks]
+        if lent is not None:
+            shown.insert(0, AttackEntry(name="warm", eps=eps, norm=norm, eot=1, lent=lent))
+        worst = AttackEntry(name="worst", eps=eps, norm=norm, of=[a.name for a in shown])
+        return [*(self.measurement(at, a, cumulative=i > 0) for i, a in enumerate(shown)), self.measurement(at, worst)]
+
+    def row(self, of: Measurement, clean: Tensor, robust: Tensor, **found: Any) -> Row:
+        """A measurement's row, from its bits (n,) and what else was found, by field."""
+        fields: dict[str, Any] = dict(of) | accuracies(clean, robust)
+        fields |= {"versions": versions(), "hardware": hardware(self.dataset.images.device)}
+        return Row(**fields | found)

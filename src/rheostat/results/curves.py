@@ -1,0 +1,76 @@
+"""Which rows make one curve: those that agree in everything but the point.
+
+Rows that differ in attack, tier, split, number of images or anything else are never joined by a line.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+
+from rheostat.results.row import Row
+
+SHOWN = ("run", "rule", "tier", "split", "n", "dataset", "knowledge", "seed", "artifact", "dial", "attack")
+"""Fields that may distinguish two curves by name, the plainest first."""
+
+
+def key_of(row: Row, *, along: str | None = None) -> str:
+    """What the rows of a curve share: all that was measured but for the point, or for one dial of it.
+
+    Hashes of the data are left out: not every row of version 1 has one, and a file holds one data set of
+    a name, split and number of images.
+    """
+    shared = {k: getattr(row, k) for k in ("tier_version", "precision", "cumulative", *SHOWN) if k != "attack"}
+    shared["attack"] = row.attack.plain()
+    if along is not None:
+        shared["at"] = {k: v for k, v in row.at.items() if k != along}
+        shared["has"] = along in row.at
+    return json.dumps(shared, sort_keys=True)
+
+
+def curves(rows: Iterable[Row], *, along: str | None = None) -> dict[str, list[Row]]:
+    """The curves that rows make, each sorted by its points, in the order that they are met.
+
+    With `along`, a dial, rows of one curve agree in all other dials too.
+    """
+    found: dict[str, list[Row]] = {}
+    for row in rows:
+        found.setdefault(key_of(row, along=along), []).append(row)
+    return {key: sorted(line, key=lambda r: list(r.at.values())) for key, line in found.items()}
+
+
+def curve_names(lines: Sequence[Sequence[Row]]) -> list[str]:
+    """A name for each curve: its run, its rule between norm sets, and whatever else distinguishes them."""
+    fields: list[str] = []
+    names = [_name(line, fields) for line in lines]
+    for field in ("at", *SHOWN[2:]):
+        if len(set(names)) == len(names):
+            break
+        if len({_shown(line, field) for line in lines}) > 1:
+            fields.append(field)
+            names = [_name(line, fields) for line in lines]
+    return names
+
+
+def _name(line: Sequence[Row], fields: Iterable[str]) -> str:
+    row = line[0]
+    run = row.run if row.rule is None else f"{row.run} (λ, {row.rule})"
+    return ", ".join([run, *filter(None, (_shown(line, field) for field in fields))])
+
+
+def _shown(line: Sequence[Row], field: str) -> str:
+    """A field of a curve as text; of the point, the dials that stand still along it."""
+    row = line[0]
+    if field == "at":
+        still = {k: v for k, v in row.at.items() if all(r.at.get(k) == v for r in line) and len(line) > 1}
+        return ", ".join(f"{k} = {v:g}" for k, v in still.items())
+    if field == "attack":
+        return f"{', '.join(row.attack.names)}, {row.attack.norm} {row.attack.eps:.4g}"
+    value = getattr(row, field)
+    return f"{field} = {value}" if field in ("n", "seed", "dial") else str(value)
+
+
+def same_setting(a: Row, b: Row) -> bool:
+    """Whether two rows are of one run, model, data and seed: they may differ in point, attack and knowledge."""
+    fields = ("run", "artifact", "dataset", "split", "rule", "tier", "tier_version", "n", "seed")
+    return all(getattr(a, field) == getattr(b, field) for field in fields)

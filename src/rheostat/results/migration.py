@@ -1,0 +1,31 @@
+"""Rows of version 1 (files without a `version`) as rows of version 2."""
+
+from __future__ import annotations
+
+from typing import Any
+
+NEVER_SET = ("reported", "latency_ms")
+"""Fields of version 1 that no row has ever filled."""
+
+
+def migrated(row: dict[str, Any]) -> dict[str, Any]:
+    """A row of version 1 as version 2 has it; other rows as they are.
+
+    All were judged in fp32 under version 1 of the tiers. Positions under a rule between norm sets are
+    training λ, others were printed as t.
+    """
+    if "version" in row:
+        return row
+    kept = {k: v for k, v in row.items() if k not in NEVER_SET and v is not None}
+    kept |= {"version": 2, "precision": "fp32", "tier_version": 1}
+    if "robustness" in row.get("at", {}):
+        kept["dial"] = "t" if row.get("rule") is None else "lambda"
+    if "checks" in kept:
+        kept["checks"] = [_check(check) for check in kept["checks"]]
+    return kept
+
+
+def _check(old: dict[str, Any]) -> dict[str, Any]:
+    figures = {k: v for k, v in old.items() if k not in ("flag", "made at")}
+    made = {"made_at": old["made at"]} if "made at" in old else {}
+    return {"flag": old["flag"], "figures": figures, **made}

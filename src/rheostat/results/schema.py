@@ -1,0 +1,88 @@
+"""The schema of a row as a page of the documentation, made from the model: docs/row.md."""
+
+from __future__ import annotations
+
+import types
+from typing import Any, Literal, Union, get_args, get_origin
+
+from pydantic import BaseModel
+
+from rheostat.results.row import VERSION, Measurement, Row
+
+HEAD = f"""# A result row
+
+Written from `rheostat.results.row`; version {VERSION} of the schema. A file of rows, `rows.jsonl` in a run's folder or
+a file of `benchmarks/results/`, holds one JSON object a line. Fields that do not apply are absent. Files of version 1,
+whose rows have no `version`, are read through a migration. Accuracies are fractions, radii are of pixels in [0, 1].
+
+The bits of every image lie beside, in one file: `rows.bits.safetensors` holds for each row, by its identity, a uint8
+tensor (2, ceil(n / 8)), clean and robust, most significant bit first. `read_rows(file)` gives the rows and
+`read_bits(file).of(row)` the bits of one. Files of timings and costs are other files: `read_timings` reads them.
+
+Rows that differ in attack, tier, split, number of images or anything else but the point are never joined by a line.
+"""
+
+
+def page() -> str:
+    """The page as Markdown: what is measured, what was found, and every nested value."""
+    own = [name for name in Row.model_fields if name not in Measurement.model_fields]
+    parts = [
+        HEAD,
+        "## What is measured\n",
+        _table(Row, list(Measurement.model_fields)),
+        "## What was found\n",
+        _table(Row, own),
+    ]
+    for model in _nested(Row):
+        about = (model.__doc__ or "").strip().split("\n\n")[0]
+        parts += [f"## {model.__name__}\n", f"{about}\n", _table(model, list(model.model_fields))]
+    return "\n".join(parts)
+
+
+def _table(model: type[BaseModel], names: list[str]) -> str:
+    lines = ["| field | type | what it is |", "|---|---|---|"]
+    for name in names:
+        field = model.model_fields[name]
+        must = "" if field.is_required() else ", optional"
+        shown = field.alias or name
+        lines.append(f"| `{shown}` | {_text(field.annotation)}{must} | {field.description} |")
+    return "\n".join(lines) + "\n"
+
+
+def _text(annotation: Any) -> str:
+    """A type in words."""
+    origin, arguments = get_origin(annotation), get_args(annotation)
+    if origin in (Union, types.UnionType):
+        kept = [a for a in arguments if a is not type(None)]
+        return "number" if set(kept) == {int, float} else " or ".join(map(_text, kept))
+    if origin is Literal:
+        return " or ".join(f"`{a}`" for a in arguments)
+    if origin is list:
+        return f"list of {_text(arguments[0])}"
+    if origin is tuple:
+        return f"({', '.join(map(_text, arguments))})"
+    if origin is dict:
+        return f"{{{_text(arguments[0])}: {_text(arguments[1])}}}"
+    if annotation is type(None):
+        return "null"
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return f"[{annotation.__name__}](#{annotation.__name__.lower()})"
+    names = {str: "text", float: "number", int: "whole number", bool: "true or false", Any: "any"}
+    return names[annotation]
+
+
+def _nested(model: type[BaseModel]) -> list[type[BaseModel]]:
+    """The models of a model's fields, in order, each once."""
+    found: dict[type[BaseModel], None] = {}
+
+    def visit(annotation: Any) -> None:
+        if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+            found.setdefault(annotation)
+            for field in annotation.model_fields.values():
+                visit(field.annotation)
+        for argument in get_args(annotation):
+            visit(argument)
+
+    for field in model.model_fields.values():
+        visit(field.annotation)
+    return list(found)
