@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import stat
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -97,3 +99,21 @@ def expect_size(path: Path, given: int, expected: int) -> None:
     """DataError that names the file unless it holds the expected number of bytes."""
     if given != expected:
         raise DataError(f"{path}: {given} bytes, expected {expected} (truncated or not this format)")
+
+
+def read_regular(path: Path, largest: int) -> bytes:
+    """The bytes of a regular file; DataError for a pipe, a device, or a file of more than `largest` bytes.
+
+    A pipe is not waited for: the file is opened without blocking and looked at before it is read.
+    """
+    try:
+        number = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    except OSError as error:
+        raise DataError(f"{path}: not readable ({error.strerror})") from None
+    with os.fdopen(number, "rb") as file:
+        about = os.fstat(number)
+        if not stat.S_ISREG(about.st_mode):
+            raise DataError(f"{path}: not a regular file")
+        if about.st_size > largest:
+            raise DataError(f"{path}: {about.st_size} bytes; at most {largest} are read")
+        return file.read(largest)

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from rheostat.data.base import DataError, Dataset, expect_size, find
+from rheostat.data.images import read_image
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".webp"}
 STL10 = ("airplane", "bird", "car", "cat", "deer", "dog", "horse", "monkey", "ship", "truck")
@@ -51,18 +52,6 @@ def stl10(folder: Path, verify: bool) -> tuple[Dataset, Dataset]:
             Dataset("stl10", columns.transpose(2, 3).contiguous(), torch.from_numpy(marks.astype(np.int64) - 1), STL10)
         )
     return halves[0], halves[1]
-
-
-def read_image(path: Path) -> torch.Tensor:
-    """One image file as (3, H, W) uint8; DataError that names a file that cannot be read."""
-    from PIL import Image
-
-    try:
-        with Image.open(path) as opened:
-            pixels = np.asarray(opened.convert("RGB"))
-    except Exception as error:  # Pillow raises many kinds on a damaged file
-        raise DataError(f"{path}: not a readable image ({error})") from None
-    return torch.from_numpy(pixels.copy()).permute(2, 0, 1).contiguous()
 
 
 def _assembled(name: str, files: list[tuple[Path, int]], classes: tuple[str, ...]) -> Dataset:
