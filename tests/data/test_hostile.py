@@ -248,6 +248,8 @@ def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
     for read in (images.read_image, idx.read_idx, cifar.read_pickle):
         with pytest.raises(DataError, match="not a regular file"):
             read(tmp_path / "a.jpg")
+    with pytest.raises(DataError, match="not a regular file"):
+        read_regular(tmp_path, 9)
     with pytest.raises(DataError, match="not readable"):
         read_regular(tmp_path / "absent", 9)
     (tmp_path / "long").write_bytes(b"0123456789")

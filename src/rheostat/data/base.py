@@ -110,10 +110,13 @@ def read_regular(path: Path, largest: int) -> bytes:
         number = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
     except OSError as error:
         raise DataError(f"{path}: not readable ({error.strerror})") from None
-    with os.fdopen(number, "rb") as file:
+    try:
         about = os.fstat(number)
         if not stat.S_ISREG(about.st_mode):
             raise DataError(f"{path}: not a regular file")
         if about.st_size > largest:
             raise DataError(f"{path}: {about.st_size} bytes; at most {largest} are read")
-        return file.read(largest)
+        with os.fdopen(number, "rb", closefd=False) as file:
+            return file.read(largest)
+    finally:
+        os.close(number)

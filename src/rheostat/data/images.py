@@ -100,7 +100,11 @@ def _eight_bits(opened: Image.Image) -> Image.Image:
     """16-bit grey (PNG) as 8 bits, rounded; other modes as they are."""
     if not opened.mode.startswith("I"):
         return opened
-    return opened.convert("I").point(lambda value: value * (1 / 257) + 0.5).convert("L")
+    return opened.convert("I").point(_scaled).convert("L")
+
+
+def _scaled(value: Image.ImagePointTransform) -> Image.ImagePointTransform:
+    return value * (1 / 257) + 0.5
 
 
 def read_image(path: Path) -> torch.Tensor:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import io
 import math
 import pickletools
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -48,11 +49,8 @@ class _Array:
     value: np.ndarray | None = None
 
 
-class _Mark:
-    """Where a sequence begins on the stack."""
-
-
-_MARK = _Mark()
+_MARK = _Global("mark")
+"""Where a sequence begins on the stack."""
 
 
 def loads(raw: bytes) -> Any:
@@ -107,8 +105,10 @@ class _Machine:
             _expect(stack[-1], list).extend(values)
         elif name in ("TUPLE1", "TUPLE2", "TUPLE3"):
             stack.append(tuple(self.popped(int(name[-1]))))
-        elif name in ("TUPLE", "LIST"):
-            stack.append((tuple if name == "TUPLE" else list)(self.marked()))
+        elif name == "TUPLE":
+            stack.append(tuple(self.marked()))
+        elif name == "LIST":
+            stack.append(self.marked())
         elif name == "DICT":
             stack.append({})
             self.fill(self.marked(below=1))
@@ -168,7 +168,7 @@ def _same(value: Any) -> Any:
 
 
 _IGNORED = ("PROTO", "FRAME")
-_MAKERS = {
+_MAKERS: dict[str, Callable[[], Any]] = {
     "MARK": lambda: _MARK,
     "NONE": lambda: None,
     "NEWTRUE": lambda: True,
@@ -177,7 +177,7 @@ _MAKERS = {
     "EMPTY_TUPLE": tuple,
     "EMPTY_DICT": dict,
 }
-_VALUES = {
+_VALUES: dict[str, Callable[[Any], Any]] = {
     **dict.fromkeys(("INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4"), _same),
     **dict.fromkeys(("UNICODE", "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8"), _same),
     **dict.fromkeys(("BINBYTES", "SHORT_BINBYTES", "BINBYTES8"), _same),
@@ -245,6 +245,6 @@ def _finished(found: Any) -> Any:
         return found.value
     if isinstance(found, dict):
         return {k: v.value if isinstance(v, _Array) else v for k, v in found.items()}
-    if isinstance(found, _Mark | _Global | _Kind):
+    if isinstance(found, _Global | _Kind):
         raise DataError("holds no value")
     return found
