@@ -11,6 +11,7 @@ from rich.table import Table
 
 from rheostat.cli import deploy as cli_deploy
 from rheostat.cli import rows as cli_rows
+from rheostat.cli import serving as cli_serving
 from rheostat.cli.deploy import DataDir, Threads, Verify, console, set_threads
 
 app = typer.Typer(
@@ -239,6 +240,7 @@ def info(file: Annotated[str, typer.Argument(help="A model file, a run's folder 
 
 app.registered_commands += cli_rows.app.registered_commands
 app.registered_commands += cli_deploy.app.registered_commands
+app.registered_commands += cli_serving.app.registered_commands
 
 # Typer carries a copy of Click from some version on; either way this is its UsageError.
 UsageError: Any = typer.BadParameter.__mro__[1]
