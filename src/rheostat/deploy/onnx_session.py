@@ -36,7 +36,7 @@ def _about(path: Path, text: str) -> dict[str, Any]:
     """A file's description of itself; ValueError that names the file where it is not one of `export`'s."""
     try:
         found = json.loads(text)
-    except (json.JSONDecodeError, RecursionError):
+    except (ValueError, RecursionError):
         found = None
     if not isinstance(found, dict):
         raise ValueError(f"{path}: its description is not a JSON object")
