@@ -80,6 +80,8 @@ class _Worker:
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,
                 env=kept,
+                # Ctrl-C is for the server, which first finishes what it accepted.
+                start_new_session=True,
             )
             assert process.stdout is not None
             timer = threading.Timer(START, process.kill)
