@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 RUN := env OMP_NUM_THREADS=$(or $(OMP_NUM_THREADS),2) MPLBACKEND=Agg
 
-.PHONY: demo test test-slow quick check bench pages wheel clean
+.PHONY: demo test test-slow quick check harden bench pages wheel clean
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -30,6 +30,11 @@ check: $(VENV)/.installed
 	$(BIN)/ruff format --check src tests benchmarks
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+# Ten minutes of hostile input, on loopback alone; the table at the end says what was tried and what came of it.
+harden: $(VENV)/.installed
+	env OMP_NUM_THREADS=1 MPLBACKEND=Agg RHEOSTAT_HARDEN_SECONDS=$(or $(SECONDS_OF_FUZZING),480) \
+	  $(BIN)/python -m pytest tests/hardening tests/serve tests/data/test_hostile.py
 
 bench: $(VENV)/.installed
 	$(RUN) $(BIN)/python benchmarks/measure/speed.py

@@ -94,17 +94,17 @@ def cifar_folder(tmp_path: Path, monkeypatch, *, python: bool) -> Path:
 @pytest.mark.parametrize("python", [True, False])
 def test_cifar10_and_its_damage(tmp_path: Path, monkeypatch, python: bool) -> None:
     folder = cifar_folder(tmp_path, monkeypatch, python=python)
-    train, test = cifar.cifar10(folder)
+    train, test = cifar.cifar10(sums={})(folder)
     assert (len(train), len(test), train.image) == (50_000, 10_000, (3, 32, 32))
     assert train.labels[:11].tolist() == [*range(10), 0]
     name = "cifar-10-batches-py/data_batch_3" if python else "cifar-10-batches-bin/data_batch_3.bin"
     whole = (folder / name).read_bytes()
     (folder / name).write_bytes(whole[:-1000])
     with pytest.raises(DataError, match="data_batch_3"):
-        cifar.cifar10(folder)
+        cifar.cifar10(sums={})(folder)
     (folder / name).unlink()
     with pytest.raises(DataError, match="no data_batch_3"):
-        cifar.cifar10(folder)
+        cifar.cifar10(sums={})(folder)
 
 
 class Bomb:

@@ -10,12 +10,12 @@ from pathlib import Path
 import httpx
 import numpy as np
 import pytest
-from test_serve import BEARER, IMAGE, MEASURED, NPY, TOKEN, npy
+from fakes import BEARER, IMAGE, MEASURED, NPY, TOKEN, npy
 
 from rheostat.models import artifact
 from rheostat.points.point import Point
-from rheostat.serve.app import Options
-from rheostat.serve.ladder import Policy
+from rheostat.serve.options import Options
+from rheostat.serve.policy import Policy
 
 
 @pytest.mark.slow

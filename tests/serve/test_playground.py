@@ -13,7 +13,8 @@ from pathlib import Path
 import httpx
 import pytest
 import torch
-from test_serve import MEASURED, environment
+from fakes import MEASURED
+from test_serve import environment
 
 from rheostat.models import artifact
 from rheostat.points.point import Point

@@ -21,21 +21,17 @@ import httpx
 import numpy as np
 import pytest
 import torch
+from fakes import BEARER, IMAGE, MEASURED, NPY, TOKEN, npy
 from PIL import Image
+from test_decoding import picture
 
 from rheostat.data import to_pixels
 from rheostat.models import artifact
 from rheostat.points.point import Point
-from rheostat.serve.app import Options, check_host, make_app
+from rheostat.serve.app import make_app
 from rheostat.serve.backends import service
-from rheostat.serve.decoding import Limits, Refusal, decode
-from rheostat.serve.ladder import DOWN_AFTER, UP_AFTER, Ladder, Policy, checked, floor, parse
-
-IMAGE = (1, 8, 8)
-MEASURED = {"safe": {"robust_bound": 0.6}, "balanced": {"robust_bound": 0.4}, "fast": {"robust_bound": 0.1}}
-TOKEN = "a-token-for-tests"
-BEARER = {"Authorization": f"Bearer {TOKEN}"}
-NPY = {"Content-Type": "application/x-npy"}
+from rheostat.serve.options import Options
+from rheostat.serve.policy import Policy
 
 
 def environment() -> dict[str, str]:
@@ -43,118 +39,7 @@ def environment() -> dict[str, str]:
     return {**os.environ, "OMP_NUM_THREADS": "1", "RHEOSTAT_TOKEN": TOKEN}
 
 
-def npy(array: np.ndarray) -> bytes:
-    buffer = io.BytesIO()
-    np.save(buffer, array, allow_pickle=array.dtype == object)
-    return buffer.getvalue()
-
-
-def picture(form: str, size: tuple[int, int] = (8, 8), mode: str = "L") -> bytes:
-    buffer = io.BytesIO()
-    Image.new(mode, size, 120 if mode in ("L", "P") else (120,) * len(mode)).save(buffer, form)
-    return buffer.getvalue()
-
-
-def test_the_ladder_goes_down_fast_and_up_slowly() -> None:
-    ladder = Ladder(("safe", "balanced", "fast"), 50)
-    for _ in range(DOWN_AFTER - 1):
-        assert ladder.observe(80, 0) == 0
-    assert ladder.observe(80, 0) == 1
-    assert ladder.name == "balanced"
-    assert ladder.observe(5, 0.1) == 0
-    assert ladder.observe(30, 1.0) == 0  # neither late nor calm: the calm starts anew
-    assert ladder.observe(5, 1.1) == 0
-    assert ladder.observe(5, 1.1 + UP_AFTER - 0.01) == 0
-    assert ladder.observe(5, 1.1 + UP_AFTER) == -1
-    assert ladder.name == "safe"
-    for _ in range(50):
-        ladder.observe(80, 9)
-    assert ladder.name == "fast"
-
-
-def test_never_below_the_floor() -> None:
-    policy = checked(Policy(("safe", "balanced", "fast"), min_robust=0.3), MEASURED)
-    assert floor(policy, MEASURED) == ("safe", "balanced")
-    ladder = Ladder(floor(policy, MEASURED), policy.target_ms)
-    for _ in range(50):
-        ladder.observe(1e6, 0)
-    assert ladder.name == "balanced"
-    for bad, message in (
-        (Policy(("safe",), min_robust=0.7), "no point of the ladder"),
-        (Policy(("save",)), "did you mean 'safe'"),
-        (Policy(()), "at least one point"),
-        (Policy(("safe", "safe")), "stands once"),
-        (Policy(("safe",), target_ms=0), "target_ms lies above 0"),
-        (Policy(("safe",), min_robust=2), "share from 0 to 1"),
-    ):
-        with pytest.raises(ValueError, match=message):
-            checked(bad, MEASURED)
-    for found in ([], {"ladder": "safe"}, {"ladder": ["safe"], "x": 1}, {"ladder": ["safe"], "target_ms": True}, {}):
-        with pytest.raises(ValueError, match=r"."):
-            parse(found)
-
-
-def test_nobody_on_the_network_turns_the_dial() -> None:
-    check_host("127.0.0.1", Options(open_policy=True, client_dial=True))
-    check_host("0.0.0.0", Options(token=TOKEN))
-    for options in (Options(open_policy=True), Options(client_dial=True, token=TOKEN)):
-        with pytest.raises(ValueError, match="weakest point"):
-            check_host("0.0.0.0", options)
-
-
-@pytest.mark.parametrize("form", ["PNG", "JPEG", "WEBP"])
-def test_pictures_of_any_size(form: str) -> None:
-    found = decode(picture(form, (20, 13), "RGB"), f"image/{form.lower()}", IMAGE, Limits())
-    assert found.shape == (1, *IMAGE)
-    assert found.dtype == np.float32
-    assert np.allclose(found, 120 / 255, atol=0.02)
-    assert decode(picture(form, mode="RGB"), f"image/{form.lower()}", (3, 8, 8), Limits()).shape == (1, 3, 8, 8)
-
-
-def bomb() -> bytes:
-    """A PNG header of 60 000 × 60 000 pixels, a few bytes long."""
-    found = bytearray(picture("PNG"))
-    found[16:24] = (60000).to_bytes(4, "big") * 2
-    import zlib
-
-    found[29:33] = zlib.crc32(bytes(found[12:29])).to_bytes(4, "big")
-    return bytes(found)
-
-
 GOOD = np.zeros((2, *IMAGE), np.float32)
-NOISE = np.random.default_rng(0).random((2, *IMAGE)).astype(np.float32)
-ARRAY = NPY["Content-Type"]
-HOSTILE = [
-    (b"", "image/png", 400),
-    (b"x", "text/plain", 415),
-    (b"x", "", 415),
-    (b"\0" * 99, "image/png", 422),
-    (picture("PNG")[:40], "image/png", 422),
-    (picture("JPEG"), "image/png", 422),
-    (bomb(), "image/png", 413),
-    (npy(GOOD)[:-3], ARRAY, 422),
-    (npy(GOOD) + b"x", ARRAY, 422),
-    (npy(GOOD[:, :, :7]), ARRAY, 422),
-    (npy(GOOD.astype(np.float64)), ARRAY, 422),
-    (npy(np.asfortranarray(NOISE)), ARRAY, 422),
-    (npy(GOOD + np.nan), ARRAY, 422),
-    (npy(GOOD + 2), ARRAY, 422),
-    (npy(GOOD - 1), ARRAY, 422),
-    (npy(np.zeros((0, *IMAGE), np.float32)), ARRAY, 413),
-    (npy(np.zeros((65, *IMAGE), np.float32)), ARRAY, 413),
-    (npy(np.array([{}], object)), ARRAY, 422),
-    (b"\x93NUMPY\x01\x00\xff\xff", ARRAY, 422),
-    (b"\x93NUMPY\x01\x00\x10\x00" + b"(" * 16, ARRAY, 422),
-    (b"\x93NUMPY\x02\x00" + b"\xff" * 20, ARRAY, 422),
-]
-
-
-@pytest.mark.parametrize(("body", "kind", "status"), HOSTILE, ids=range(len(HOSTILE)))
-def test_hostile_bodies_are_refused_with_a_sentence(body: bytes, kind: str, status: int) -> None:
-    with pytest.raises(Refusal) as found:
-        decode(body, kind, IMAGE, Limits())
-    assert found.value.status == status
-    assert len(found.value.detail) > 10
 
 
 @pytest.fixture(scope="module")

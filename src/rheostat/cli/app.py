@@ -12,6 +12,7 @@ from rich.table import Table
 from rheostat.cli import deploy as cli_deploy
 from rheostat.cli import queue as cli_queue
 from rheostat.cli import rows as cli_rows
+from rheostat.cli import serving as cli_serving
 from rheostat.cli.deploy import DataDir, Threads, Verify, console, set_threads
 
 if TYPE_CHECKING:
@@ -251,6 +252,7 @@ def info(file: Annotated[str, typer.Argument(help="A model file, a run's folder 
 app.registered_commands += cli_rows.app.registered_commands
 app.registered_commands += cli_deploy.app.registered_commands
 app.registered_commands += cli_queue.app.registered_commands
+app.registered_commands += cli_serving.app.registered_commands
 
 INTERRUPTED = 130
 """The exit code of what Ctrl-C or SIGTERM stopped: 128 + SIGINT."""

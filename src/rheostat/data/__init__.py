@@ -44,7 +44,8 @@ def load(
         download(source.remotes, inside)
     if verify:
         verify_files(source.sums(), inside)
-    return _marked(source.read(inside))
+    read = source.read_verified if verify and source.read_verified is not None else source.read
+    return _marked(read(inside))
 
 
 def check_known(name: str) -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+import os
+import stat
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -107,18 +109,19 @@ class Source:
 
     `image` (C, H, W) and `classes` are those of every image of it, so that a recipe can be validated before
     anything is read (None: not known before). `remotes` are its published files, which are downloaded where
-    the folder is absent; `checksums` the md5 of further files, by their path in the folder.
+    the folder is absent. `read_verified` is a reader that compares the published checksums of the very bytes
+    that it reads; without one, files of `remotes` that are not archives are compared before `read`.
     """
 
     read: Reader
     image: tuple[int, int, int] | None = None
     classes: int = 10
     remotes: tuple[Remote, ...] = ()
-    checksums: Mapping[str, str] = field(default_factory=dict)
+    read_verified: Reader | None = None
 
     def sums(self) -> dict[str, str]:
         """The published md5 of every file of the folder that has one."""
-        return {r.name: r.md5 for r in self.remotes if not r.unpack} | dict(self.checksums)
+        return {r.name: r.md5 for r in self.remotes if not r.unpack}
 
 
 DATASETS: Registry[Source] = Registry("data set", group="rheostat.datasets")
@@ -141,3 +144,24 @@ def expect_size(path: Path, given: int, expected: int) -> None:
     """DataError that names the file unless it holds the expected number of bytes."""
     if given != expected:
         raise DataError(f"{path}: {given} bytes, expected {expected} (truncated or not this format)")
+
+
+def read_regular(path: Path, largest: int) -> bytes:
+    """The bytes of a regular file; DataError for a pipe, a device, or a file of more than `largest` bytes.
+
+    A pipe is not waited for: the file is opened without blocking and looked at before it is read.
+    """
+    try:
+        number = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    except OSError as error:
+        raise DataError(f"{path}: not readable ({error.strerror})") from None
+    try:
+        about = os.fstat(number)
+        if not stat.S_ISREG(about.st_mode):
+            raise DataError(f"{path}: not a regular file")
+        if about.st_size > largest:
+            raise DataError(f"{path}: {about.st_size} bytes; at most {largest} are read")
+        with os.fdopen(number, "rb", closefd=False) as file:
+            return file.read(largest)
+    finally:
+        os.close(number)

@@ -1,79 +1,55 @@
 """CIFAR-10 and CIFAR-100 (Krizhevsky 2009), binary and python versions.
 
-The python version is a pickle. It is read by an unpickler that allows arrays, lists, strings and
-numbers, after a dry run of the whole stream in which every global is inert: anything else is refused
-before any of it is run.
+The python version is a pickle. `pickles.loads` reads it without running anything; its published checksum is
+compared with the very bytes that are read, wherever the file lies.
 """
 
 from __future__ import annotations
 
-import io
-import pickle
+import functools
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from rheostat.data.base import DataError, Dataset, Reader, Remote, Source, expect_size, register
+from rheostat.data import pickles
+from rheostat.data.base import DataError, Dataset, Reader, Remote, Source, expect_size, read_regular, register
+from rheostat.data.downloads import check_md5
 
 CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 PIXELS = 3 * 32 * 32
-ALLOWED = {
-    ("numpy.core.multiarray", "_reconstruct"),
-    ("numpy._core.multiarray", "_reconstruct"),
-    ("numpy", "ndarray"),
-    ("numpy", "dtype"),
-    ("_codecs", "encode"),
-}
+LARGEST = 2**28
+"""Bytes of the largest batch that is read; the real ones have at most 155 million."""
 
 
-class _Unpickler(pickle.Unpickler):
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) not in ALLOWED:
-            raise DataError(f"holds {module}.{name}")
-        return super().find_class(module, name)
+def read_pickle(path: Path, md5: str | None = None) -> dict[str, Any]:
+    """A CIFAR python batch as a dict with text keys; DataError where it holds anything but data.
 
-
-class _Inert:
-    """What every global is in the dry run: it can be called and filled, and does nothing."""
-
-    def __new__(cls, *arguments: object, **named: object) -> _Inert:
-        return object.__new__(cls)
-
-    def __setstate__(self, state: object) -> None:
-        return
-
-
-class _DryRun(pickle.Unpickler):
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) not in ALLOWED:
-            raise DataError(f"holds {module}.{name}")
-        return _Inert
-
-
-def read_pickle(path: Path) -> dict[str, Any]:
-    """A CIFAR python batch as a dict with text keys; DataError where it holds anything but data."""
-    raw = path.read_bytes()
+    `md5`: the checksum that its bytes must have; None: none is compared.
+    """
+    raw = read_regular(path, LARGEST)
+    if md5 is not None:
+        check_md5(path, raw, md5)
     try:
-        _DryRun(io.BytesIO(raw), encoding="bytes").load()
-        found = _Unpickler(io.BytesIO(raw), encoding="bytes").load()
+        found = pickles.loads(raw)
     except DataError as error:
-        raise DataError(f"{path}: refused, {error}; expected arrays, lists, strings and numbers only") from None
-    except Exception as error:  # a damaged pickle can raise nearly anything
-        raise DataError(f"{path}: not a whole CIFAR batch ({error})") from None
+        raise DataError(f"{path}: refused, {error}; expected uint8 arrays, lists, strings and numbers only") from None
     if not isinstance(found, dict):
         raise DataError(f"{path}: holds a {type(found).__name__}, expected a dict")
-    return {k.decode() if isinstance(k, bytes) else str(k): v for k, v in found.items()}
+    return {k.decode("latin-1") if isinstance(k, bytes) else k: v for k, v in found.items()}
 
 
-def _python_half(folder: Path, files: tuple[str, ...], key: str, each: int) -> tuple[np.ndarray, np.ndarray]:
+def _python_half(
+    folder: Path, files: tuple[str, ...], key: str, each: int, sums: Mapping[str, str]
+) -> tuple[np.ndarray, np.ndarray]:
     images, labels = [], []
     for name in files:
         path = folder / name
         if not path.is_file():
             raise DataError(f"no {name} in {folder}")
-        batch = read_pickle(path)
+        batch = read_pickle(path, sums.get(name))
         data, marks = batch.get("data"), batch.get(key)
         if not isinstance(data, np.ndarray) or data.dtype != np.uint8 or data.ndim != 2:
             raise DataError(f"{path}: no uint8 array 'data'")
@@ -81,6 +57,8 @@ def _python_half(folder: Path, files: tuple[str, ...], key: str, each: int) -> t
             raise DataError(f"{path}: no list {key!r} as long as 'data'")
         if data.shape != (each, PIXELS):
             raise DataError(f"{path}: 'data' is {data.shape}, expected {(each, PIXELS)}")
+        if not all(type(mark) is int and 0 <= mark < 256 for mark in marks):
+            raise DataError(f"{path}: {key!r} holds what is no label")
         images.append(data)
         labels.append(np.asarray(marks, dtype=np.int64))
     return np.concatenate(images), np.concatenate(labels)
@@ -94,8 +72,9 @@ def _binary_half(
         path = folder / name
         if not path.is_file():
             raise DataError(f"no {name} in {folder}")
-        raw = np.fromfile(path, np.uint8)
-        expect_size(path, raw.size, each * (bytes_of_labels + PIXELS))
+        expected = each * (bytes_of_labels + PIXELS)
+        expect_size(path, path.stat().st_size, expected)
+        raw = np.frombuffer(read_regular(path, expected), np.uint8)
         table = raw.reshape(each, bytes_of_labels + PIXELS)
         labels.append(table[:, bytes_of_labels - 1].astype(np.int64))
         images.append(table[:, bytes_of_labels:])
@@ -117,6 +96,7 @@ def _reader(
     key: str,
     bytes_of_labels: int,
     classes: int,
+    sums: Mapping[str, str],
 ) -> Reader:
     def read(folder: Path) -> tuple[Dataset, Dataset]:
         names = CIFAR10 if classes == 10 else tuple(str(i) for i in range(classes))
@@ -131,7 +111,7 @@ def _reader(
                     halves.append(
                         _binary_half(inside, paths, bytes_of_labels, count)
                         if is_binary
-                        else _python_half(inside, paths, key, count)
+                        else _python_half(inside, paths, key, count, sums)
                     )
                 return _dataset(name, halves[0], names), _dataset(name, halves[1], names)
         raise DataError(f"no {binary}/ and no {python}/ in {folder}")
@@ -139,7 +119,28 @@ def _reader(
     return read
 
 
-cifar10 = _reader(
+def _source(
+    reader: Callable[..., Reader], sums: Mapping[str, str], archive: str, md5: str, classes: int = 10
+) -> Source:
+    remote = Remote(f"https://www.cs.toronto.edu/~kriz/{archive}", md5, "tar")
+    return Source(
+        reader(sums={}), image=(3, 32, 32), classes=classes, remotes=(remote,), read_verified=reader(sums=sums)
+    )
+
+
+# The md5 of the batches of the python versions, of the archives that the same page publishes.
+CIFAR10_BATCHES = {
+    "data_batch_1": "c99cafc152244af753f735de768cd75f",
+    "data_batch_2": "d4bba439e000b95fd0a9bffe97cbabec",
+    "data_batch_3": "54ebc095f3ab1f0389bbae665268c751",
+    "data_batch_4": "634d18415352ddfa80567beed471001a",
+    "data_batch_5": "482c414d41f54cd18b22e5b47cb7c3cb",
+    "test_batch": "40351d587109b95175f43aff81a1287e",
+}
+CIFAR100_BATCHES = {"train": "16019d7e3df5f24257cddd939b257f8d", "test": "f0ef6b0ae62326f3e7ffdfab6717acfc"}
+
+cifar10 = functools.partial(
+    _reader,
     "cifar10",
     python="cifar-10-batches-py",
     binary="cifar-10-batches-bin",
@@ -149,7 +150,8 @@ cifar10 = _reader(
     bytes_of_labels=1,
     classes=10,
 )
-cifar100 = _reader(
+cifar100 = functools.partial(
+    _reader,
     "cifar100",
     python="cifar-100-python",
     binary="cifar-100-binary",
@@ -159,39 +161,8 @@ cifar100 = _reader(
     bytes_of_labels=2,
     classes=100,
 )
-
-# The md5 of the batches of the python version, published inside the same page's archive.
-CIFAR10_BATCHES = {
-    "data_batch_1": "c99cafc152244af753f735de768cd75f",
-    "data_batch_2": "d4bba439e000b95fd0a9bffe97cbabec",
-    "data_batch_3": "54ebc095f3ab1f0389bbae665268c751",
-    "data_batch_4": "634d18415352ddfa80567beed471001a",
-    "data_batch_5": "482c414d41f54cd18b22e5b47cb7c3cb",
-    "test_batch": "40351d587109b95175f43aff81a1287e",
-}
-register(
-    "cifar10",
-    Source(
-        cifar10,
-        image=(3, 32, 32),
-        remotes=(
-            Remote(
-                "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz", "c32a1d4ab5d03f1284b67883e8d87530", "tar"
-            ),
-        ),
-        checksums={f"cifar-10-batches-py/{name}": md5 for name, md5 in CIFAR10_BATCHES.items()},
-    ),
-)
+register("cifar10", _source(cifar10, CIFAR10_BATCHES, "cifar-10-binary.tar.gz", "c32a1d4ab5d03f1284b67883e8d87530"))
 register(
     "cifar100",
-    Source(
-        cifar100,
-        image=(3, 32, 32),
-        classes=100,
-        remotes=(
-            Remote(
-                "https://www.cs.toronto.edu/~kriz/cifar-100-binary.tar.gz", "03b5dce01913d631647c71ecec9e9cb8", "tar"
-            ),
-        ),
-    ),
+    _source(cifar100, CIFAR100_BATCHES, "cifar-100-binary.tar.gz", "03b5dce01913d631647c71ecec9e9cb8", classes=100),
 )

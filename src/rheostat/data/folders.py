@@ -4,24 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from rheostat.data.base import DataError, Dataset
+from rheostat.data.images import read_image
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".webp"}
-
-
-def read_image(path: Path) -> torch.Tensor:
-    """One image file as (3, H, W) uint8; DataError that names a file that cannot be read."""
-    from PIL import Image
-
-    try:
-        with Image.open(path) as opened:
-            pixels = np.asarray(opened.convert("RGB"))
-    except Exception as error:  # Pillow raises many kinds on a damaged file
-        raise DataError(f"{path}: not a readable image ({error})") from None
-    return torch.from_numpy(pixels.copy()).permute(2, 0, 1).contiguous()
 
 
 def assembled(name: str, files: list[tuple[Path, int]], classes: tuple[str, ...]) -> Dataset:

@@ -3,37 +3,59 @@
 from __future__ import annotations
 
 import gzip
+import io
+import math
 import zlib
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from rheostat.data.base import DataError, Dataset, Reader, Remote, Source, expect_size, find, register
+from rheostat.data.base import DataError, Dataset, Reader, Remote, Source, expect_size, find, read_regular, register
 
 LABEL_MAGIC, IMAGE_MAGIC = 0x00000801, 0x00000803
+LARGEST = 2**30
+"""Bytes of the largest file that is read, packed or not; the largest published one has 47 million."""
+MOST_PACKED = 1032
+"""Times that deflate can shrink a file, at most."""
 FASHION = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
 DIGITS = tuple(str(i) for i in range(10))
 
 
 def read_idx(path: Path) -> np.ndarray:
-    """The uint8 array of an idx1 or idx3 file; DataError on another magic number or length."""
+    """The uint8 array of an idx1 or idx3 file; DataError on another magic number or length.
+
+    Its header says how much is unpacked: a small .gz cannot fill the memory.
+    """
+    packed = read_regular(path, LARGEST)
+    source = gzip.GzipFile(fileobj=io.BytesIO(packed)) if path.suffix == ".gz" else io.BytesIO(packed)
     try:
-        raw = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+        header, shape = _header(path, source.read(16))
+        expected = math.prod(shape)
+        if expected > LARGEST or expected > MOST_PACKED * len(packed):
+            raise DataError(f"{path}: its header asks for {expected} bytes, more than a file like this can hold")
+        rest = header + source.read(max(0, expected + 1 - len(header)))
     except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"{path}: not a whole gzip file ({error})") from None
-    magic = int.from_bytes(raw[:4], "big")
+    if len(rest) > expected:
+        raise DataError(f"{path}: more bytes than the {expected} of its header")
+    start = 4 + 4 * len(shape)
+    expect_size(path, start + len(rest), start + expected)
+    return np.frombuffer(rest, np.uint8).reshape(shape)
+
+
+def _header(path: Path, start: bytes) -> tuple[bytes, tuple[int, ...]]:
+    """(bytes read past the header, shape) of a file's first 16 bytes."""
+    magic = int.from_bytes(start[:4], "big")
     if magic not in (LABEL_MAGIC, IMAGE_MAGIC):
         raise DataError(
             f"{path}: magic number {magic:#010x}, expected {LABEL_MAGIC:#010x} (labels) or {IMAGE_MAGIC:#010x} (images)"
         )
     dimensions = magic & 0xFF
-    header = 4 + 4 * dimensions
-    if len(raw) < header:
-        raise DataError(f"{path}: {len(raw)} bytes, shorter than its own header")
-    shape = tuple(int.from_bytes(raw[4 + 4 * i : 8 + 4 * i], "big") for i in range(dimensions))
-    expect_size(path, len(raw), header + int(np.prod(shape, dtype=np.int64)))
-    return np.frombuffer(raw, np.uint8, offset=header).reshape(shape)
+    end = 4 + 4 * dimensions
+    if len(start) < end:
+        raise DataError(f"{path}: {len(start)} bytes, shorter than its own header")
+    return start[end:], tuple(int.from_bytes(start[4 + 4 * i : 8 + 4 * i], "big") for i in range(dimensions))
 
 
 def reader(name: str, classes: tuple[str, ...]) -> Reader:

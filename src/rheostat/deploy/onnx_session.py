@@ -11,7 +11,11 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from rheostat.attacks.multi_exit import MEASURES
+
 KEY = "rheostat"
+STAGES = 64
+"""The most stages that a file may name."""
 Array = npt.NDArray[np.float32]
 
 
@@ -25,6 +29,30 @@ def unsure(logits: Array, measure: str) -> Array:
         return found
     top = np.sort(p, 1)
     found = 1 - top[:, -1] + (top[:, -2] if measure == "margin" else 0)
+    return found
+
+
+def _about(path: Path, text: str) -> dict[str, Any]:
+    """A file's description of itself; ValueError that names the file where it is not one of `export`'s."""
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError):
+        found = None
+    if not isinstance(found, dict):
+        raise ValueError(f"{path}: its description is not a JSON object")
+    stages = found.get("stages", 1)
+    if type(stages) is not int or not 1 <= stages <= STAGES:
+        raise ValueError(f"{path}: it has from 1 to {STAGES} stages, given {str(stages)[:20]}")
+    if "stages" in found:
+        limits = found.get("thresholds")
+        if (
+            not isinstance(limits, list)
+            or len(limits) < stages - 1
+            or not all(type(v) in (int, float) and v == v for v in limits)
+        ):
+            raise ValueError(f"{path}: an exit of its stages has no threshold")
+        if found.get("measure") not in MEASURES:
+            raise ValueError(f"{path}: its exit measure is not one of {', '.join(MEASURES)}")
     return found
 
 
@@ -42,7 +70,7 @@ class Session:
         text = self.stages[0].get_modelmeta().custom_metadata_map.get(KEY)
         if text is None:
             raise ValueError(f"{path}: an ONNX file, but not one of Rheostat's")
-        self.about: dict[str, Any] = json.loads(text)
+        self.about = _about(path, text)
         for number in range(1, self.about.get("stages", 1)):
             self.stages.append(
                 self.plain(path.with_name(f"{path.stem}.stage-{number}{path.suffix}"), threads, spin=spin)

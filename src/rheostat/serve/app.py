@@ -4,156 +4,107 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import logging
-import secrets
 import time
 from collections.abc import AsyncIterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from typing import Any
 
 from fastapi import FastAPI, Request
-from fastapi.responses import JSONResponse, Response
-from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from fastapi.responses import HTMLResponse, JSONResponse, Response
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
-from rheostat.serve.decoding import IMAGES, TENSOR, Limits, Refusal, decode
-from rheostat.serve.engine import Engine, Full, Run, Served
-from rheostat.serve.ladder import Ladder, Policy, Store, checked, floor, parse
+from rheostat.serve.budgets import client_of
+from rheostat.serve.decoding import IMAGES, TENSOR, Refusal
+from rheostat.serve.docs_page import POLICY as DOCS_POLICY
+from rheostat.serve.docs_page import page
+from rheostat.serve.engine import Full
+from rheostat.serve.gate import read_body
+from rheostat.serve.guard import Guard
+from rheostat.serve.options import LOOPBACK, Options, Service, check_host
+from rheostat.serve.policy import NotJSON, Policy, floor, parse
+from rheostat.serve.schema import Listing, PolicyBody, Prediction, problem
+from rheostat.serve.state import State
 
 log = logging.getLogger("rheostat.serve")
-LOOPBACK = ("127.0.0.1", "::1", "localhost")
+__all__ = ["LOOPBACK", "Options", "Service", "check_host", "make_app"]
 
-
-@dataclass(frozen=True)
-class Service:
-    """What is served: passes by point name, the points, their measured numbers, classes and image shape."""
-
-    runs: dict[str, Run]
-    points: dict[str, dict[str, float]]
-    measured: dict[str, dict[str, Any]]
-    classes: tuple[str, ...]
-    image: tuple[int, int, int]
-    artifact: str
-
-
-@dataclass(frozen=True)
-class Options:
-    """How it is served. Without a token policy cannot be changed, unless `open_policy` (loopback alone)."""
-
-    token: str | None = None
-    open_policy: bool = False
-    client_dial: bool = False
-    store: Store | None = None
-    poll: float | None = None
-    """Seconds between looks at the store, where other replicas may write it; None: never."""
-    limits: Limits = field(default_factory=Limits)
-    most: int = 64
-    queue: int = 512
-    deadline: float = 0.005
-
-
-def check_host(host: str, options: Options) -> None:
-    """ValueError if anybody on the network could turn the dial."""
-    if host not in LOOPBACK and options.open_policy:
-        raise ValueError(f"an open policy on {host} lets anybody on the network choose the weakest point; set a token")
-    if host not in LOOPBACK and options.client_dial:
-        raise ValueError(f"--allow-client-dial on {host} lets an attacker choose the weakest point; it is for loopback")
-
-
-class _Metrics:
-    def __init__(self) -> None:
-        self.registry = CollectorRegistry()
-        here = self.registry
-        self.images = Counter("rheostat_images", "Images predicted", ["point"], registry=here)
-        self.refused = Counter("rheostat_refused", "Requests refused", ["status"], registry=here)
-        self.steps = Counter("rheostat_ladder_steps", "Steps on the load ladder", ["direction"], registry=here)
-        self.policies = Counter("rheostat_policy_changes", "Changes of policy", registry=here)
-        self.waited = Histogram("rheostat_wait_seconds", "Longest wait of a batch", registry=here)
-        self.batch = Histogram("rheostat_batch_seconds", "Time of a batch in the model", registry=here)
-        self.waiting = Gauge("rheostat_waiting_images", "Images in the queue", registry=here)
-        self.place = Gauge("rheostat_ladder_place", "Place on the ladder; 0 is preferred", registry=here)
+ERRORS: dict[int | str, dict[str, Any]] = {
+    code: problem(text)
+    for code, text in {
+        400: "Not understood",
+        401: "No valid token",
+        403: "This dial is not for clients",
+        408: "The body came too slowly",
+        413: "Too large",
+        415: "Not a content type that is taken",
+        422: "Not images of this model",
+        429: "Too many requests of one client; see Retry-After",
+        503: "Full; see Retry-After",
+        504: "The request took too long",
+    }.items()
+}
 
 
 def make_app(served: Service, policy: Policy, options: Options | None = None) -> FastAPI:
-    """The application. A policy that `options.store` holds comes before the one given."""
-    options = options or Options()
-    stored = options.store.read() if options.store is not None else None
-    current = checked(stored or policy, served.measured)
-    metrics = _Metrics()
+    """The application.
 
-    def note(found: Served) -> None:
-        metrics.images.labels(found.point).inc(found.images)
-        metrics.waited.observe(found.waited)
-        metrics.batch.observe(found.seconds)
-        metrics.place.set(engine.ladder.place)
-        if found.step:
-            metrics.steps.labels("down" if found.step > 0 else "up").inc()
-            log.info("ladder: now at %s (waited %.0f ms)", engine.ladder.name, 1e3 * found.waited)
-
-    engine = Engine(
-        served.runs,
-        Ladder(floor(current, served.measured), current.target_ms),
-        most=options.most,
-        queue=options.queue,
-        deadline=options.deadline,
-        note=note,
-    )
-
-    def take(new: Policy) -> None:
-        # One assignment: a batch reads the ladder once, so it stands at the old or at the new policy.
-        engine.ladder = Ladder(floor(new, served.measured), new.target_ms)
-        app.state.policy = new
-        metrics.policies.inc()
-        log.info("policy: %s", asdict(new))
-
-    async def follow() -> None:
-        while options.store is not None and options.poll is not None:
-            await asyncio.sleep(options.poll)
-            with contextlib.suppress(ValueError):
-                new = await asyncio.to_thread(options.store.read)
-                if new is not None and new != app.state.policy:
-                    take(checked(new, served.measured))
+    A policy that `options.store` holds comes before the one given, under the stricter floor of the two;
+    `app.state.notes` says what was decided. A `min_robust` that is given holds for every later policy.
+    """
+    state = State(served, policy, options or Options())
 
     @contextlib.asynccontextmanager
     async def life(app: FastAPI) -> AsyncIterator[None]:
-        engine.start()
-        follower = asyncio.create_task(follow())
-        yield
-        follower.cancel()
-        await engine.close()
+        state.engine.start()
+        await asyncio.to_thread(state.decoders.start)
+        follower = asyncio.create_task(state.follow())
+        try:
+            yield
+        finally:
+            follower.cancel()
+            await state.engine.close()
+            state.decoders.close()
 
     app = FastAPI(
         title="Rheostat",
         description="Predictions at the operating point that policy decides.",
         version="1",
         lifespan=life,
+        docs_url=None,
+        redoc_url=None,
     )
-    app.state.engine, app.state.policy = engine, current
-    errors: dict[int | str, dict[str, Any]] = {
-        code: {"description": text, "content": {"application/json": {"schema": _ERROR}}}
-        for code, text in {
-            400: "Not understood",
-            408: "The body came too slowly",
-            413: "Too large",
-            415: "Not a content type that is taken",
-            422: "Not images of this model",
-            503: "The queue is full; see Retry-After",
-        }.items()
-    }
+    app.state.engine, app.state.notes = state.engine, state.notes
+    app.add_middleware(Guard, metrics=state.metrics, access_log=state.options.access_log)
 
     @app.exception_handler(Refusal)
-    async def refuse(request: Request, problem: Refusal) -> JSONResponse:
-        metrics.refused.labels(str(problem.status)).inc()
-        headers = {"Retry-After": str(engine.retry_after())} if problem.status == 503 else {}
-        if problem.status == 401:
+    async def refuse(request: Request, found: Refusal) -> JSONResponse:
+        state.metrics.refused.labels(str(found.status)).inc()
+        headers = {}
+        if found.status in (429, 503):
+            headers["Retry-After"] = str(found.retry or state.engine.retry_after())
+        if found.status == 401:
             headers["WWW-Authenticate"] = "Bearer"
-        return JSONResponse({"detail": problem.detail}, problem.status, headers)
+        if found.status == 408:
+            headers["Connection"] = "close"
+        return JSONResponse({"detail": found.detail}, found.status, headers)
+
+    _predictions(app, state)
+    _policy(app, state)
+    _health(app, state)
+    return app
+
+
+def _predictions(app: FastAPI, state: State) -> None:
+    served, options = state.served, state.options
 
     @app.post(
         "/v1/predict",
         summary="Classify images",
-        responses={200: _PREDICTIONS, **errors, 403: _refused("The dial is policy")},
+        response_model=Prediction,
+        responses=ERRORS,
         openapi_extra={
+            "security": [{"bearer": []}, {}],
             "requestBody": {
                 "required": True,
                 "content": {kind: {"schema": {"type": "string", "format": "binary"}} for kind in (*IMAGES, TENSOR)},
@@ -171,21 +122,29 @@ def make_app(served: Service, policy: Policy, options: Options | None = None) ->
     )
     async def predict(request: Request) -> JSONResponse:
         started = time.perf_counter()
+        client = client_of(request.client.host if request.client else None)
+        state.gate.predict(request)
+        state.rate.check(client)
         asked = request.query_params.get("point")
         if asked is not None and not options.client_dial:
             raise Refusal(403, "the dial is policy, not a field of a request: who may choose it chooses the weakest")
+        if asked is not None:
+            state.gate.at_home(request)
         if asked is not None and asked not in served.runs:
-            raise Refusal(422, f"no point {asked!r}")
-        body = await _body(request, options.limits)
-        images = await asyncio.to_thread(
-            decode, body, request.headers.get("content-type", ""), served.image, options.limits
-        )
+            raise Refusal(422, f"no point {asked[:100]!r}")
         try:
-            point, found = await engine.submit(images, asked)
+            async with asyncio.timeout(options.request_seconds):
+                with state.bytes.hold(client) as held:
+                    body = await read_body(request, options.limits, held)
+                    kind = request.headers.get("content-type", "")
+                    images = await state.decoders.decode(body, kind, served.image, options.limits)
+                    del body
+                with state.images.hold(client, len(images)):
+                    point, found = await state.engine.submit(images, asked)
         except Full:
             raise Refusal(503, "the queue is full") from None
-        finally:
-            metrics.waiting.set(engine.waiting)
+        except TimeoutError:
+            raise Refusal(504, f"the request took longer than {options.request_seconds:g} s") from None
         best = found.argmax(1)
         return JSONResponse(
             {
@@ -197,120 +156,76 @@ def make_app(served: Service, policy: Policy, options: Options | None = None) ->
             }
         )
 
-    @app.get("/v1/points", summary="Named points, their measured numbers, and the policy")
-    async def points() -> JSONResponse:
-        now: Policy = app.state.policy
+
+def _policy(app: FastAPI, state: State) -> None:
+    served, options = state.served, state.options
+
+    @app.get(
+        "/v1/points",
+        summary="Named points, their measured numbers, and the policy",
+        response_model=Listing,
+        responses={401: ERRORS[401]},
+    )
+    async def points(request: Request) -> JSONResponse:
+        state.gate.look(request)
         return JSONResponse(
             {
                 "artifact": served.artifact,
                 "classes": list(served.classes),
                 "points": {n: {"at": p, "measured": served.measured[n]} for n, p in served.points.items()},
-                "policy": asdict(now),
-                "current": engine.ladder.name,
+                "policy": asdict(state.policy),
+                "used": list(floor(state.policy, served.measured)),
+                "current": state.engine.ladder.name,
             }
         )
 
     @app.put(
         "/v1/policy",
         summary="Change the policy (bearer token)",
-        responses={
-            **{k: errors[k] for k in (400, 408, 413, 422)},
-            401: _refused("No valid token"),
-            403: _refused("This server's policy cannot be changed"),
-        },
+        response_model=PolicyBody,
+        responses={k: ERRORS[k] for k in (400, 401, 403, 408, 413, 422, 503)},
         openapi_extra={
             "security": [{"bearer": []}],
-            "requestBody": {"required": True, "content": {"application/json": {"schema": _POLICY}}},
+            "requestBody": {
+                "required": True,
+                "content": {"application/json": {"schema": PolicyBody.model_json_schema()}},
+            },
         },
     )
     async def put_policy(request: Request) -> JSONResponse:
-        _authorised(request, options)
-        body = await _body(request, options.limits)
-        try:
-            new = checked(parse(json.loads(body)), served.measured)
-        except (UnicodeDecodeError, json.JSONDecodeError, RecursionError):
-            raise Refusal(400, "not JSON") from None
-        except ValueError as error:
-            raise Refusal(422, str(error)) from None
-        if options.store is not None:
-            await asyncio.to_thread(options.store.write, new)
-        take(new)
+        client = client_of(request.client.host if request.client else None)
+        state.rate.check(client)
+        state.gate.change_policy(request)
+        with state.bytes.hold(client) as held:
+            body = await read_body(request, options.limits, held)
+            try:
+                new = state.allowed(parse(body))
+            except NotJSON as error:
+                raise Refusal(400, str(error)) from None
+            except ValueError as error:
+                raise Refusal(422, str(error)) from None
+        await state.keep(new)
         return JSONResponse(asdict(new))
 
+
+def _health(app: FastAPI, state: State) -> None:
+    @app.head("/healthz", include_in_schema=False)
     @app.get("/healthz", summary="Alive")
     async def healthz() -> JSONResponse:
         return JSONResponse({"status": "alive"})
 
-    @app.get("/readyz", summary="Serving", responses={503: _refused("Not serving")})
+    @app.head("/readyz", include_in_schema=False)
+    @app.get("/readyz", summary="Serving", responses={503: {"description": "Not serving"}})
     async def readyz() -> JSONResponse:
-        return JSONResponse({"ready": engine.ready}, 200 if engine.ready else 503)
+        return JSONResponse({"ready": state.ready}, 200 if state.ready else 503)
 
-    @app.get("/metrics", summary="Prometheus")
-    async def show_metrics() -> Response:
-        metrics.waiting.set(engine.waiting)
-        return Response(generate_latest(metrics.registry), media_type=CONTENT_TYPE_LATEST)
+    @app.get("/metrics", summary="Prometheus", responses={401: ERRORS[401]})
+    async def show_metrics(request: Request) -> Response:
+        state.gate.look(request)
+        state.metrics.waiting.set(state.engine.waiting)
+        state.metrics.held.set(state.bytes.used)
+        return Response(generate_latest(state.metrics.registry), media_type=CONTENT_TYPE_LATEST)
 
-    return app
-
-
-async def _body(request: Request, limits: Limits) -> bytes:
-    """The body, no longer and no slower than allowed."""
-    told = request.headers.get("content-length", "")
-    if told and (not told.isdigit() or int(told) > limits.max_bytes):
-        raise Refusal(413, f"a body of {told[:20]} bytes; at most {limits.max_bytes} are taken")
-    parts, size = [], 0
-    try:
-        async with asyncio.timeout(limits.body_seconds):
-            async for part in request.stream():
-                size += len(part)
-                if size > limits.max_bytes:
-                    raise Refusal(413, f"a body of more than {limits.max_bytes} bytes")
-                parts.append(part)
-    except TimeoutError:
-        raise Refusal(408, f"the body took longer than {limits.body_seconds:g} s") from None
-    return b"".join(parts)
-
-
-def _authorised(request: Request, options: Options) -> None:
-    if options.open_policy and options.token is None:
-        return
-    if options.token is None:
-        raise Refusal(403, "this server was started without a token: its policy cannot be changed")
-    kind, _, given = request.headers.get("authorization", "").partition(" ")
-    if kind.lower() != "bearer" or not secrets.compare_digest(given.strip().encode(), options.token.encode()):
-        raise Refusal(401, "a valid bearer token is needed")
-
-
-_ERROR = {"type": "object", "required": ["detail"], "properties": {"detail": {"type": "string"}}}
-_POLICY = {
-    "type": "object",
-    "required": ["ladder"],
-    "additionalProperties": False,
-    "properties": {
-        "ladder": {"type": "array", "items": {"type": "string"}, "minItems": 1},
-        "target_ms": {"type": "number", "exclusiveMinimum": 0, "maximum": 60000},
-        "min_robust": {"type": "number", "minimum": 0, "maximum": 1},
-    },
-}
-_PREDICTIONS = {
-    "description": "Labels and probabilities, and the point they were made at",
-    "content": {
-        "application/json": {
-            "schema": {
-                "type": "object",
-                "required": ["point", "at", "labels", "probabilities", "ms"],
-                "properties": {
-                    "point": {"type": "string"},
-                    "at": {"type": "object"},
-                    "labels": {"type": "array", "items": {"type": "string"}},
-                    "probabilities": {"type": "array", "items": {"type": "array", "items": {"type": "number"}}},
-                    "ms": {"type": "number"},
-                },
-            }
-        }
-    },
-}
-
-
-def _refused(text: str) -> dict[str, Any]:
-    return {"description": text, "content": {"application/json": {"schema": _ERROR}}}
+    @app.get("/docs", include_in_schema=False)
+    async def docs() -> HTMLResponse:
+        return HTMLResponse(page(app.openapi()), headers={"Content-Security-Policy": DOCS_POLICY})

@@ -16,8 +16,8 @@ from rheostat.models.folding import foldable
 from rheostat.models.tunable import Tunable
 from rheostat.points.point import Point
 from rheostat.runtime.choices import nearest
-from rheostat.serve.app import Service
 from rheostat.serve.engine import Run
+from rheostat.serve.options import Service
 
 BACKENDS = ("onnx", "torch")
 

@@ -9,9 +9,10 @@ import ray
 from fastapi import FastAPI
 from ray import serve
 
-from rheostat.serve.app import Options, make_app
+from rheostat.serve.app import make_app
 from rheostat.serve.backends import service
-from rheostat.serve.ladder import Policy
+from rheostat.serve.options import Options
+from rheostat.serve.policy import Policy
 
 STORE = "rheostat-policy"
 POLL = 0.2

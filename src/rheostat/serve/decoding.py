@@ -2,106 +2,115 @@
 
 from __future__ import annotations
 
-import io
-import warnings
+import math
+import re
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from rheostat.data import images
+
 Array = npt.NDArray[np.float32]
 IMAGES = {"image/png": "PNG", "image/jpeg": "JPEG", "image/webp": "WEBP"}
 TENSOR = "application/x-npy"
-HEADER = 4096
-"""The longest .npy header that is read."""
+MAGIC = b"\x93NUMPY\x01\x00"
+HEADER = re.compile(
+    rb"\{\s*'descr':\s*'([<>|=]?[A-Za-z?]\d{0,3})'\s*,\s*'fortran_order':\s*(True|False)\s*,"
+    rb"\s*'shape':\s*\(\s*(\d{1,9}(?:\s*,\s*\d{1,9}){0,3})\s*,?\s*\)\s*,?\s*\}\s*"
+)
+"""The header of a .npy file: a pattern, so that no text of a stranger is parsed as Python."""
+LONGEST = 512
+"""Bytes of the longest header that is read."""
 
 
 class Refusal(Exception):
-    """What is wrong with a request, as a status and a sentence."""
+    """What is wrong with a request, as a status and a sentence; `retry`: seconds after which to try again."""
 
-    def __init__(self, status: int, detail: str) -> None:
+    def __init__(self, status: int, detail: str, retry: int | None = None) -> None:
         super().__init__(detail)
-        self.status, self.detail = status, detail
+        self.status, self.detail, self.retry = status, detail, retry
 
 
 @dataclass(frozen=True)
 class Limits:
-    """How much a request may ask for. Bytes, pixels of an encoded image, images, seconds for a body."""
+    """How much a request may ask for.
+
+    Bytes, pixels of an encoded image, images, seconds for a body, seconds to unpack an image.
+    """
 
     max_bytes: int = 8 * 2**20
     max_pixels: int = 4 * 2**20
     max_images: int = 64
     body_seconds: float = 10.0
+    image_seconds: float = 2.0
+
+
+def check_kind(body: bytes, kind: str) -> str:
+    """The content type, plain; Refusal for one that is not taken, and for an empty body."""
+    kind = kind.partition(";")[0].strip().lower()
+    if kind not in (*IMAGES, TENSOR):
+        raise Refusal(415, f"content type {kind[:60] or 'missing'!r}; send {', '.join([*IMAGES, TENSOR])}")
+    if not body:
+        raise Refusal(400, "the body is empty")
+    return kind
 
 
 def decode(body: bytes, kind: str, image: tuple[int, int, int], limits: Limits) -> Array:
     """A request's body → (n, C, H, W) float32 in [0, 1]; Refusal (4xx) for anything else.
 
     `kind` is the content type: an encoded image (resized to the model's), or .npy of float32 in [0, 1] or
-    uint8, shape (n, C, H, W) or (C, H, W).
+    uint8, shape (n, C, H, W) or (C, H, W). The service unpacks images in `workers.Decoders` instead.
     """
-    kind = kind.partition(";")[0].strip().lower()
-    if kind not in (*IMAGES, TENSOR):
-        raise Refusal(415, f"content type {kind or 'missing'!r}; send {', '.join([*IMAGES, TENSOR])}")
-    if not body:
-        raise Refusal(400, "the body is empty")
-    return _tensor(body, image, limits) if kind == TENSOR else _picture(body, IMAGES[kind], image, limits)
-
-
-def _picture(body: bytes, form: str, image: tuple[int, int, int], limits: Limits) -> Array:
+    kind = check_kind(body, kind)
+    if kind == TENSOR:
+        return tensor(body, image, limits)
     channels, height, width = image
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            # The header alone is read here: a bomb is refused before it is unpacked.
-            opened = Image.open(io.BytesIO(body), formats=[form])
-            if opened.width * opened.height > limits.max_pixels:
-                raise Refusal(413, f"an image of {opened.width} × {opened.height}, at most {limits.max_pixels} pixels")
-            if getattr(opened, "n_frames", 1) != 1:
-                raise Refusal(422, "an animation; send one image")
-            grey = channels == 1
-            plain = opened.convert("L" if grey else "RGB").resize((width, height), Image.Resampling.BILINEAR)
-    except Refusal:
-        raise
-    except Image.DecompressionBombError:
-        raise Refusal(413, f"a picture of far more than {limits.max_pixels} pixels") from None
-    except Exception as error:  # PIL's decoders raise anything on hostile bytes
-        raise Refusal(422, f"not a whole {form} image ({type(error).__name__})") from None
-    pixels = np.asarray(plain, np.float32) / np.float32(255)
-    stacked = pixels[None, None] if grey else pixels.transpose(2, 0, 1)[None]
-    return np.ascontiguousarray(stacked)
+        opened = images.decode(body, (IMAGES[kind],), "L" if channels == 1 else "RGB", limits.max_pixels)
+    except images.ImageProblem as problem:
+        raise Refusal(413 if problem.large else 422, str(problem)) from None
+    return as_batch(opened.resize((width, height), Image.Resampling.BILINEAR).tobytes(), image)
 
 
-def _tensor(body: bytes, image: tuple[int, int, int], limits: Limits) -> Array:
-    stream = io.BytesIO(body)
-    try:
-        version = np.lib.format.read_magic(stream)
-        if version != (1, 0):
-            raise Refusal(422, "a .npy file of version 1.0 is expected")
-        shape, fortran, kind = np.lib.format.read_array_header_1_0(stream, max_header_size=HEADER)
-    except Refusal:
-        raise
-    except Exception:  # the header is parsed as Python text, and fails in as many ways
-        raise Refusal(422, "not a .npy array") from None
-    if fortran or kind not in (np.dtype("<f4"), np.dtype("u1")):
-        raise Refusal(422, f"an array of {kind}, C order; send float32 in [0, 1] or uint8")
+def as_batch(pixels: bytes, image: tuple[int, int, int]) -> Array:
+    """Bytes of one grey or RGB image → (1, C, H, W) float32 in [0, 1]."""
+    _, height, width = image
+    plain = np.frombuffer(pixels, np.uint8).reshape(height, width, -1).astype(np.float32) / np.float32(255)
+    return np.ascontiguousarray(plain.transpose(2, 0, 1)[None])
+
+
+def tensor(body: bytes, image: tuple[int, int, int], limits: Limits) -> Array:
+    """A .npy file of version 1.0 → (n, C, H, W) float32 in [0, 1]; Refusal for anything else."""
+    if not body.startswith(MAGIC):
+        raise Refusal(422, "not a .npy array of version 1.0")
+    start = 10 + int.from_bytes(body[8:10], "little")
+    found = HEADER.fullmatch(body[10:start]) if start <= LONGEST else None
+    if found is None:
+        raise Refusal(422, "not the header of a plain .npy array")
+    kind, fortran = found[1].decode(), found[2] == b"True"
+    if fortran or kind not in ("<f4", "|u1"):
+        raise Refusal(
+            422, f"an array of {kind}, {'Fortran' if fortran else 'C'} order; send float32 in [0, 1] or uint8"
+        )
+    shape = tuple(int(n) for n in re.findall(rb"\d+", found[3]))
     if len(shape) == 3:
         shape = (1, *shape)
-    if len(shape) != 4 or tuple(shape[1:]) != image:
-        raise Refusal(422, f"shape {tuple(shape)}; this model takes (n, {', '.join(map(str, image))})")
+    if len(shape) != 4 or shape[1:] != image:
+        raise Refusal(422, f"shape {shape}; this model takes (n, {', '.join(map(str, image))})")
     if not 1 <= shape[0] <= limits.max_images:
         raise Refusal(413, f"{shape[0]} images in one request; from 1 to {limits.max_images} are taken")
-    count = int(np.prod(shape))
-    rest = memoryview(body)[stream.tell() :]
-    if len(rest) != count * kind.itemsize:
-        raise Refusal(422, f"{len(rest)} bytes of data, expected {count * kind.itemsize}")
-    found = np.frombuffer(rest, kind).reshape(shape)
-    if kind == np.dtype("u1"):
-        scaled: Array = found.astype(np.float32) / np.float32(255)
+    rest = memoryview(body)[start:]
+    expected = math.prod(shape) * (1 if kind == "|u1" else 4)
+    if len(rest) != expected:
+        raise Refusal(422, f"{len(rest)} bytes of data, expected {expected}")
+    if kind == "|u1":
+        scaled: Array = np.frombuffer(rest, np.uint8).reshape(shape).astype(np.float32) / np.float32(255)
         return scaled
-    if not np.isfinite(found).all():
+    values: Array = np.frombuffer(rest, "<f4").reshape(shape)
+    if not np.isfinite(values).all():
         raise Refusal(422, "the array holds NaN or infinite values")
-    if found.min() < 0 or found.max() > 1:
+    if values.min() < 0 or values.max() > 1:
         raise Refusal(422, "pixels lie in [0, 1]; the array goes beyond")
-    return np.ascontiguousarray(found)
+    return np.ascontiguousarray(values)

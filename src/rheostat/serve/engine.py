@@ -17,6 +17,8 @@ from rheostat.serve.ladder import Ladder
 
 Run = Callable[[Array], Array]
 """(B, C, H, W) → (B, K) probabilities."""
+STALLED = 10.0
+"""Seconds of one batch in the model after which the server is not ready."""
 
 
 class Full(Exception):
@@ -68,6 +70,8 @@ class Engine:
         self.closing = False
         self.worker = ThreadPoolExecutor(1, "rheostat")
         self.task: asyncio.Task[None] | None = None
+        self.started: float | None = None
+        """When the batch that now is in the model began."""
         self.rate = 0.0
         """Images a second of late, for Retry-After."""
 
@@ -77,7 +81,9 @@ class Engine:
 
     @property
     def ready(self) -> bool:
-        """Whether batches are being served."""
+        """Whether batches are being served, and the one in the model has not been there for long."""
+        if self.started is not None and time.perf_counter() - self.started > STALLED:
+            return False
         return self.task is not None and not self.task.done() and not self.closing
 
     async def submit(self, images: Array, point: str | None = None) -> tuple[str, Array]:
@@ -112,19 +118,25 @@ class Engine:
                 self.arrived.clear()
                 await self.arrived.wait()
                 continue
-            batch = await self._gather()
+            batch = [job for job in await self._gather() if not job.done.done()]
+            if not batch:
+                continue  # whoever asked has left, or their time was up
             waited = time.perf_counter() - batch[0].arrived
             step = self.ladder.observe(1e3 * waited, time.monotonic())
             name = batch[0].point or self.ladder.name
             images = np.concatenate([j.images for j in batch]) if len(batch) > 1 else batch[0].images
-            started = time.perf_counter()
+            started = self.started = time.perf_counter()
             try:
                 found = await loop.run_in_executor(self.worker, self.runs[name], images)
+                if len(found) != len(images) or not np.isfinite(found).all():
+                    raise RuntimeError(f"the model's answer at {name} is not finite")
             except Exception as error:
                 for job in batch:
                     if not job.done.done():
                         job.done.set_exception(error)
                 continue
+            finally:
+                self.started = None
             took = time.perf_counter() - started
             rate = len(images) / max(took, 1e-9)
             self.rate = rate if not self.rate else 0.8 * self.rate + 0.2 * rate

@@ -1,0 +1,138 @@
+"""The command that serves a model's points over HTTP."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from rheostat.cli.deploy import DataDir, File, Threads, console, set_threads
+
+app = typer.Typer()
+
+
+@app.command()
+def serve(
+    file: File,
+    host: Annotated[str, typer.Option(help="Address; beyond loopback the policy needs a token.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535)] = 8000,
+    ladder: Annotated[str, typer.Option(help="Points, preferred first: safe,balanced,fast. Default all stored.")] = "",
+    target_ms: Annotated[float, typer.Option(help="Wait above which the server steps down the ladder.")] = 50.0,
+    min_robust: Annotated[
+        float | None,
+        typer.Option(help="No point measured below is ever used. Default half of the first point's; 0 for any point."),
+    ] = None,
+    token_file: Annotated[
+        Path | None,
+        typer.Option(help="Tokens that may change the policy, one a line. RHEOSTAT_TOKEN in the environment is one."),
+    ] = None,
+    predict_token_file: Annotated[
+        Path | None, typer.Option(help="Tokens that may ask for predictions; default anybody may.")
+    ] = None,
+    private: Annotated[bool, typer.Option("--private", help="/metrics and /v1/points need one of the tokens.")] = False,
+    open_policy: Annotated[bool, typer.Option("--open-policy", help="No token needed; loopback alone.")] = False,
+    client_dial: Annotated[
+        bool,
+        typer.Option(
+            "--allow-client-dial",
+            help="For labs: ?point=NAME. An attacker who may choose the point chooses the weakest.",
+        ),
+    ] = False,
+    unmeasured: Annotated[
+        bool, typer.Option("--unmeasured-points", help="Also serve t-0, t-0.5, t-1, which nobody measured.")
+    ] = False,
+    backend: Annotated[str, typer.Option(help="onnx or torch.")] = "onnx",
+    state: Annotated[
+        Path | None, typer.Option(help="Where the policy is kept; default policy.json beside the model.")
+    ] = None,
+    max_batch: Annotated[int, typer.Option(help="Images in a batch.", min=1)] = 64,
+    queue: Annotated[int, typer.Option(help="Images that may wait; then 503.", min=1)] = 512,
+    deadline_ms: Annotated[float, typer.Option(help="How long a request waits for company.", min=0)] = 5.0,
+    request_seconds: Annotated[float, typer.Option(help="How long a request may take in all.", min=0.1)] = 30.0,
+    body_seconds: Annotated[float, typer.Option(help="How long a body may take.", min=0.1)] = 10.0,
+    image_seconds: Annotated[float, typer.Option(help="How long one image may take to unpack.", min=0.05)] = 2.0,
+    header_seconds: Annotated[float, typer.Option(help="How long a request's headers may take.", min=0.1)] = 10.0,
+    max_mb: Annotated[float, typer.Option(help="Largest body.", min=0.001)] = 8.0,
+    max_mb_in_flight: Annotated[float, typer.Option(help="All bodies at once; then 503.", min=0.001)] = 128.0,
+    max_connections: Annotated[int, typer.Option(help="Connections; then 503.", min=1)] = 1024,
+    rate: Annotated[float | None, typer.Option(help="Requests a second of one client; then 429.", min=0.01)] = None,
+    behind_proxy: Annotated[
+        bool, typer.Option("--behind-proxy", help="Believe X-Forwarded-For of a proxy on this machine.")
+    ] = False,
+    access_log: Annotated[bool, typer.Option("--access-log", help="One line of JSON a request.")] = False,
+    playground: Annotated[
+        bool, typer.Option("--playground", help="A page with sliders at /playground; loopback alone.")
+    ] = False,
+    threads: Threads = None,
+    data_dir: DataDir = None,
+) -> None:
+    """Serve the stored points over HTTP. The dial is policy: no request can name its point."""
+    import logging
+
+    try:
+        import uvicorn
+
+        from rheostat.serve.app import make_app
+        from rheostat.serve.connections import Connections, config
+        from rheostat.serve.options import LOOPBACK, Options, check_host
+    except ImportError as error:
+        raise ValueError(f"serving needs {error.name}: pip install 'rheostat[serve]'") from None
+    from rheostat.models import artifact
+    from rheostat.serve.backends import service
+    from rheostat.serve.decoding import Limits
+    from rheostat.serve.policy import Policy
+    from rheostat.serve.stores import FileStore
+
+    set_threads(threads)
+    place = artifact.locate(file)
+    packaged = place in artifact.packaged().values()
+    options = Options(
+        token=os.environ.get("RHEOSTAT_TOKEN"),
+        open_policy=open_policy,
+        client_dial=client_dial,
+        store=FileStore(state or (Path("policy.json") if packaged else place.with_name("policy.json"))),
+        poll=0.5,
+        limits=Limits(
+            round(max_mb * 2**20), max_images=max_batch, body_seconds=body_seconds, image_seconds=image_seconds
+        ),
+        most=max_batch,
+        queue=queue,
+        deadline=deadline_ms / 1e3,
+        token_file=token_file,
+        predict_token_file=predict_token_file,
+        private=private,
+        rate=rate,
+        request_seconds=request_seconds,
+        bytes_in_flight=round(max_mb_in_flight * 2**20),
+        access_log=access_log,
+    )
+    check_host(host, options)
+    served = service(file, backend=backend, threads=threads, every=unmeasured)
+    names = tuple(n for n in ladder.split(",") if n) or tuple(served.points)
+    web = make_app(served, Policy(names, target_ms, min_robust), options)
+    notes = web.state.notes
+    if playground:
+        if host not in LOOPBACK:
+            raise ValueError("the playground turns the dial freely, so it is for loopback")
+        try:
+            from rheostat.serve.playground import mount
+        except ImportError as error:
+            raise ValueError(f"the playground needs {error.name}: pip install 'rheostat[playground]'") from None
+        web = mount(web, file, data_dir=data_dir)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
+    for note in notes:
+        console.print(note, markup=False)
+    if client_dial:
+        console.print("the dial is open to clients: whoever may choose the point chooses the weakest", style="red")
+    where = host if host in LOOPBACK else f"{host} (reachable from the network)"
+    console.print(
+        f"serving {', '.join(served.points)} of {place} on http://{where}:{port}; docs at /docs", markup=False
+    )
+    limits = Connections(max_connections, header_seconds=header_seconds)
+    server = uvicorn.Server(config(web, host, port, limits, behind_proxy=behind_proxy))
+    server.run()
+    if not server.started:
+        sys.exit(1)

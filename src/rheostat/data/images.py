@@ -1,0 +1,123 @@
+"""Image files and encoded images from strangers, bounded by their headers before anything is unpacked.
+
+`decode` uses the standard library and Pillow alone, so that a service can run it in a small process of its
+own (`serve.image_worker` loads this file by its path) and kill that process when it takes too long.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from PIL import Image
+
+if TYPE_CHECKING:
+    import torch
+
+FILE_FORMATS = ("PNG", "JPEG", "BMP", "WEBP")
+FILE_BYTES, FILE_PIXELS = 2**28, 2**25
+"""The largest file of a folder of images, in bytes, and in pixels (33 million)."""
+SCANS = 64
+"""The most scans of a JPEG; encoders write ten."""
+WORK = 16
+"""The most pixels that all scans of a JPEG touch, in units of the most pixels that an image may have."""
+_MARKER = re.compile(rb"\xff([^\x00\xff\xd0-\xd7])")
+_SCAN, _END = 0xDA, 0xD9
+_BARE = (0x01, 0xD8)
+"""Markers that no length follows."""
+
+
+class ImageProblem(Exception):
+    """What is wrong with an encoded image; `large`: it is not broken but asks for too much."""
+
+    def __init__(self, text: str, *, large: bool = False) -> None:
+        super().__init__(text)
+        self.large = large
+
+
+def decode(raw: bytes, formats: tuple[str, ...], mode: str, most_pixels: int) -> Image.Image:
+    """An encoded still image as "L" (grey) or "RGB", 8 bits; ImageProblem for anything else.
+
+    Its header's pixels and, of a JPEG, its scans are counted before any of it is unpacked. 16-bit grey
+    is scaled to 8 bits; a wider number would otherwise saturate.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            if raw[:4] == b"RIFF":
+                _check_size(*_webp_size(raw), most_pixels)
+            opened = Image.open(io.BytesIO(raw), formats=formats)
+            _check_size(opened.width, opened.height, most_pixels)
+            if opened.format in ("JPEG", "MPO"):
+                _check_scans(raw, opened.width * opened.height, most_pixels)
+            if getattr(opened, "n_frames", 1) != 1:
+                raise ImageProblem("an animation; send one image")
+            return _eight_bits(opened).convert(mode)
+    except ImageProblem:
+        raise
+    except Image.DecompressionBombError:
+        raise ImageProblem(f"an image of far more than {most_pixels} pixels", large=True) from None
+    except Exception as error:  # Pillow's decoders raise anything on hostile bytes
+        raise ImageProblem(f"not a whole {' or '.join(formats)} image ({type(error).__name__})") from None
+
+
+def _check_size(width: int, height: int, most_pixels: int) -> None:
+    if width * height > most_pixels:
+        raise ImageProblem(f"an image of {width} × {height}, at most {most_pixels} pixels", large=True)
+
+
+def _webp_size(raw: bytes) -> tuple[int, int]:
+    """A WebP's canvas; Pillow allocates it as it opens the file."""
+    kind = raw[12:16]
+    if kind == b"VP8X":
+        return 1 + int.from_bytes(raw[24:27], "little"), 1 + int.from_bytes(raw[27:30], "little")
+    if kind == b"VP8L":
+        bits = int.from_bytes(raw[21:25], "little")
+        return 1 + (bits & 0x3FFF), 1 + (bits >> 14 & 0x3FFF)
+    return int.from_bytes(raw[26:28], "little") & 0x3FFF, int.from_bytes(raw[28:30], "little") & 0x3FFF
+
+
+def _check_scans(raw: bytes, pixels: int, most_pixels: int) -> None:
+    """Refuse a JPEG of many scans: each may touch every pixel, and costs few bytes."""
+    most = min(SCANS, WORK * most_pixels // max(1, pixels))
+    scans, at = 0, 2
+    while (found := _MARKER.search(raw, at)) is not None:
+        marker = found[1][0]
+        if marker == _END:
+            return
+        scans += marker == _SCAN
+        if scans > most:
+            raise ImageProblem(f"a JPEG of more than {most} scans", large=True)
+        at = found.end()
+        if marker not in _BARE:
+            at += int.from_bytes(raw[at : at + 2], "big")
+
+
+def _eight_bits(opened: Image.Image) -> Image.Image:
+    """16-bit grey (PNG) as 8 bits, rounded; other modes as they are."""
+    if not opened.mode.startswith("I"):
+        return opened
+    return opened.convert("I").point(_scaled).convert("L")
+
+
+def _scaled(value: Image.ImagePointTransform) -> Image.ImagePointTransform:
+    return value * (1 / 257) + 0.5
+
+
+def read_image(path: Path) -> torch.Tensor:
+    """One image file as (3, H, W) uint8; DataError that names a file that cannot be read."""
+    # Imported here: a process that only decodes needs neither.
+    import numpy as np
+    import torch
+
+    from rheostat.data.base import DataError, read_regular
+
+    raw = read_regular(path, FILE_BYTES)
+    try:
+        pixels = np.asarray(decode(raw, FILE_FORMATS, "RGB", FILE_PIXELS))
+    except ImageProblem as problem:
+        raise DataError(f"{path}: not a readable image ({problem})") from None
+    return torch.from_numpy(pixels.copy()).permute(2, 0, 1).contiguous()

@@ -1,0 +1,93 @@
+"""What there is only so much of: bytes in flight, images in the queue, requests a second; in all and for one client."""
+
+from __future__ import annotations
+
+import ipaddress
+import math
+import time
+from collections import OrderedDict
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from rheostat.serve.decoding import Refusal
+
+EACH = 4
+"""One client beyond loopback has at most the total divided by this."""
+CLIENTS = 10_000
+"""Clients whose rate is remembered."""
+
+
+def client_of(host: str | None) -> str:
+    """Whom a request is counted under: its address; of IPv6 its /64, for one holder has all of it."""
+    try:
+        found = ipaddress.ip_address(host or "")
+    except ValueError:
+        return "local"
+    if found.is_loopback:
+        return "local"
+    if isinstance(found, ipaddress.IPv6Address):
+        return str(ipaddress.ip_network((found, 64), strict=False))
+    return str(found)
+
+
+class Held:
+    """What one request holds of a budget."""
+
+    def __init__(self, budget: Budget, client: str) -> None:
+        self.budget, self.client, self.amount = budget, client, 0
+
+    def add(self, amount: int) -> None:
+        """Hold more; Refusal (503) where the total or the client's share is spent."""
+        budget = self.budget
+        mine = budget.clients.get(self.client, 0) + amount
+        if budget.used + amount > budget.total or (self.client != "local" and mine > budget.total // EACH):
+            raise Refusal(503, f"too many {budget.what} at once; try again")
+        budget.used += amount
+        budget.clients[self.client] = mine
+        self.amount += amount
+
+
+class Budget:
+    """A total that requests hold parts of. Clients on loopback have no share: one of them may be a proxy."""
+
+    def __init__(self, what: str, total: int) -> None:
+        self.what, self.total, self.used = what, total, 0
+        self.clients: dict[str, int] = {}
+
+    @contextmanager
+    def hold(self, client: str, amount: int = 0) -> Iterator[Held]:
+        """Hold an amount, and what is added to it, until the end of the block."""
+        held = Held(self, client)
+        try:
+            held.add(amount)
+            yield held
+        finally:
+            self.used -= held.amount
+            left = self.clients.get(client, 0) - held.amount
+            if left > 0:
+                self.clients[client] = left
+            else:
+                self.clients.pop(client, None)
+
+
+class Rate:
+    """Requests a second for each client, with two seconds' worth at once; Refusal (429) beyond."""
+
+    def __init__(self, each: float | None) -> None:
+        self.each = each
+        self.clients: OrderedDict[str, tuple[float, float]] = OrderedDict()
+
+    def check(self, client: str, now: float | None = None) -> None:
+        """Count one request."""
+        if self.each is None:
+            return
+        now = time.monotonic() if now is None else now
+        most = max(1.0, 2 * self.each)
+        left, then = self.clients.pop(client, (most, now))
+        left = min(most, left + (now - then) * self.each)
+        allowed = left >= 1
+        self.clients[client] = (left - 1 if allowed else left, now)
+        if len(self.clients) > CLIENTS:
+            self.clients.popitem(last=False)
+        if not allowed:
+            raise Refusal(429, f"more than {self.each:g} requests a second", retry=math.ceil((1 - left) / self.each))

@@ -1,0 +1,60 @@
+"""The service's messages as pydantic models; its OpenAPI is made from them."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Name = Annotated[str, Field(min_length=1, max_length=100)]
+
+
+class Problem(BaseModel):
+    """Why a request was refused, in a sentence."""
+
+    detail: str
+
+
+class PolicyBody(BaseModel):
+    """What whoever holds the token decides."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, title="Policy")
+
+    ladder: list[Name] = Field(
+        min_length=1, max_length=64, description="Names of points, the preferred one first; later ones are cheaper."
+    )
+    target_ms: float = Field(
+        50.0, gt=0, le=60000, description="The wait in the queue above which the server steps down the ladder."
+    )
+    min_robust: float | None = Field(
+        None,
+        ge=0,
+        le=1,
+        description="No point measured below is ever used. Absent: half of what the ladder's first point has.",
+    )
+
+
+class Prediction(BaseModel):
+    """Labels and probabilities, and the point they were made at."""
+
+    point: str
+    at: dict[str, float]
+    labels: list[str]
+    probabilities: list[list[float]]
+    ms: float
+
+
+class Listing(BaseModel):
+    """The named points, their measured numbers, and the policy."""
+
+    artifact: str
+    classes: list[str]
+    points: dict[str, Any]
+    policy: PolicyBody
+    used: list[str] = Field(description="The points of the ladder that the policy's floor admits.")
+    current: str
+
+
+def problem(text: str) -> dict[str, Any]:
+    """An answer of OpenAPI that holds a `Problem`."""
+    return {"description": text, "model": Problem}

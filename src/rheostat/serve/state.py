@@ -1,0 +1,108 @@
+"""What an application holds while it runs: engine, policy, budgets, image processes, counters."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from dataclasses import asdict
+
+from rheostat.serve.budgets import Budget, Rate
+from rheostat.serve.decoding import Refusal
+from rheostat.serve.engine import Engine, Served
+from rheostat.serve.gate import Gate
+from rheostat.serve.ladder import Ladder
+from rheostat.serve.metrics import Metrics
+from rheostat.serve.options import Options, Service
+from rheostat.serve.policy import Policy, checked, floor, settled, strict
+from rheostat.serve.workers import Decoders
+
+log = logging.getLogger("rheostat.serve")
+
+
+class State:
+    """One application's. ValueError for a policy or options that cannot be kept."""
+
+    def __init__(self, served: Service, policy: Policy, options: Options) -> None:
+        self.served, self.options = served, options
+        self.gate = Gate(options)
+        self.metrics = Metrics()
+        self.least = policy.min_robust
+        """The floor that the server was started with; no later policy goes below it."""
+        stored = options.store.read() if options.store is not None else None
+        self.policy, note = settled(policy, stored, served.measured)
+        self.notes = [note] if note else []
+        unused = [n for n in self.policy.ladder if n not in floor(self.policy, served.measured)]
+        if unused:
+            self.notes.append(f"below the policy's floor, never used: {', '.join(unused)} (see --min-robust)")
+        self.bytes = Budget("bytes of bodies", options.bytes_in_flight)
+        self.images = Budget("images in the queue", options.queue + options.most)
+        self.rate = Rate(options.rate)
+        self.decoders = Decoders(options.decoders, seconds=options.limits.image_seconds, killed=self.metrics.killed.inc)
+        self.engine = Engine(
+            served.runs,
+            self._ladder(self.policy),
+            most=options.most,
+            queue=options.queue,
+            deadline=options.deadline,
+            note=self._note,
+        )
+
+    @property
+    def ready(self) -> bool:
+        """Whether batches are served and images unpacked, now."""
+        return self.engine.ready and self.decoders.ready
+
+    def allowed(self, new: Policy) -> Policy:
+        """A policy under the floor of the start, if the named points can keep it; ValueError otherwise."""
+        return checked(strict(new, self.least), self.served.measured)
+
+    async def keep(self, new: Policy) -> None:
+        """Store a policy, then use it; Refusal (503), and no change, where it cannot be stored."""
+        if self.options.store is not None:
+            try:
+                await asyncio.to_thread(self.options.store.write, new)
+            except OSError as error:
+                self.metrics.errors.inc()
+                log.error("the policy could not be stored: %s", error)
+                raise Refusal(503, f"the policy could not be stored ({error.strerror}); nothing has changed") from None
+        self.take(new)
+
+    def take(self, new: Policy) -> None:
+        """Use a policy from the next batch on."""
+        # One assignment: a batch reads the ladder once, so it stands at the old or at the new policy.
+        self.engine.ladder = self._ladder(new)
+        self.policy = new
+        self.metrics.policies.inc()
+        log.info("policy: %s", asdict(new))
+
+    async def follow(self) -> None:
+        """Take what other servers store, as long as the application lives."""
+        store, poll = self.options.store, self.options.poll
+        refused: Policy | None = None
+        while store is not None and poll is not None:
+            await asyncio.sleep(poll)
+            try:
+                new = await asyncio.to_thread(store.read)
+            except Exception as error:  # a file, or a cluster's actor: neither may end this task
+                log.warning("the stored policy could not be read: %s", error)
+                continue
+            if new is None or new in (self.policy, refused):
+                continue
+            try:
+                self.take(self.allowed(new))
+                refused = None if self.policy == new else new
+            except ValueError as error:
+                refused = new
+                log.warning("the stored policy is not used: %s", error)
+
+    def _ladder(self, policy: Policy) -> Ladder:
+        return Ladder(floor(policy, self.served.measured), policy.target_ms)
+
+    def _note(self, found: Served) -> None:
+        self.metrics.images.labels(found.point).inc(found.images)
+        self.metrics.waited.observe(found.waited)
+        self.metrics.batch.observe(found.seconds)
+        self.metrics.place.set(self.engine.ladder.place)
+        if found.step:
+            self.metrics.steps.labels("down" if found.step > 0 else "up").inc()
+            log.info("ladder: now at %s (waited %.0f ms)", self.engine.ladder.name, 1e3 * found.waited)
