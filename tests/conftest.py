@@ -12,9 +12,8 @@ import torch
 from torch import Tensor
 
 from rheostat import data, nets
-from rheostat.methods import Exits
+from rheostat.methods import COMPOSITIONS, Exits, compose
 from rheostat.methods.base import Method, Term
-from rheostat.methods.papers import PAPERS, compose
 from rheostat.models.tunable import Tunable
 from rheostat.nets import mobilenet, residual
 from rheostat.results.intervals import accuracies
@@ -89,7 +88,7 @@ def made_row(clean: Tensor | None = None, robust: Tensor | None = None, **change
     return Row(**fields | changes)
 
 
-GRID = [(paper, net) for paper in PAPERS for net in NETS]
+GRID = [(paper, net) for paper in COMPOSITIONS.names() for net in NETS]
 
 
 def shorten(paper: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -101,7 +100,7 @@ def shorten(paper: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """
     for depth in (18, 50):
         monkeypatch.setitem(residual.IMAGENET_BLOCKS, depth, (1, 2, 1, 1))
-    if Exits not in PAPERS[paper].parts:
+    if Exits not in COMPOSITIONS.get(paper).parts:
         monkeypatch.setattr(mobilenet, "STAGES", ((1, 16, 1, 1), (6, 24, 2, 1), (6, 32, 2, 2), (6, 64, 1, 2)))
 
 

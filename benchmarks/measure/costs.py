@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from rheostat import nets
-from rheostat.methods.papers import compose
+from rheostat.methods.composition import compose
 from rheostat.models.artifact import versions
 from rheostat.models.costs import latency, observe
 from rheostat.models.folding import fold

@@ -18,7 +18,7 @@ from torch import nn
 from rheostat import nets
 from rheostat.deploy.exporting import export
 from rheostat.deploy.onnx_session import Session, SessionModule
-from rheostat.methods.papers import PAPERS, compose
+from rheostat.methods.composition import COMPOSITIONS, compose
 from rheostat.models.artifact import About, versions
 from rheostat.models.costs import latency, observe
 from rheostat.models.folding import fold
@@ -113,7 +113,7 @@ def main() -> None:
     for net in options.net or NETS:
         torch.manual_seed(0)
         plain = fold(Tunable(NETS[net](), compose("pgd-at"))).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        rows += [measured(paper, net, plain, options.seconds) for paper in PAPERS]
+        rows += [measured(paper, net, plain, options.seconds) for paper in COMPOSITIONS.names()]
     write_timings(options.out, rows)
 
 

@@ -26,7 +26,7 @@ import torch
 from rheostat import nets
 from rheostat.deploy.exporting import export
 from rheostat.deploy.onnx_session import Session
-from rheostat.methods.papers import compose
+from rheostat.methods.composition import compose
 from rheostat.models import artifact
 from rheostat.models.artifact import About, versions
 from rheostat.models.tunable import Tunable

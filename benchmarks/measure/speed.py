@@ -25,7 +25,7 @@ from rheostat import data, nets
 from rheostat.attacks import Attack, training_step_size
 from rheostat.evaluation.attacked import chunks
 from rheostat.evaluation.chunks import Task, measured
-from rheostat.methods.papers import PAPERS, compose
+from rheostat.methods.composition import COMPOSITIONS, compose
 from rheostat.models.artifact import load_with, versions
 from rheostat.models.costs import observe
 from rheostat.models.tunable import Tunable
@@ -163,7 +163,9 @@ def passes(model: Tunable, batch: int, steps: int, number: int) -> float:
 
 def every(times: int) -> list[dict[str, object]]:
     """A step of every composition against PGD-AT's, PGD-2; those with widths on a wide network too."""
-    rows = stepping("narrow ResNet-8", lambda: nets.resnet(depth=8, image=(1, 28, 28)), list(PAPERS), 128, times)
+    rows = stepping(
+        "narrow ResNet-8", lambda: nets.resnet(depth=8, image=(1, 28, 28)), COMPOSITIONS.names(), 128, times
+    )
     widths = ["pgd-at", "oat", "oats", "float", "float-slim"]
     return rows + stepping("ResNet-18", lambda: nets.resnet(depth=18), widths, 32, max(times // 3, 4))
 

@@ -8,7 +8,7 @@
 from rheostat.calibration.dial import calibrate_dial, calibrate_norms
 from rheostat.calibration.exit_policy import fit_policy
 from rheostat.evaluation.evaluator import evaluate
-from rheostat.methods.papers import compose
+from rheostat.methods.composition import compose
 from rheostat.models.adoption import adopt
 from rheostat.models.artifact import load, save
 from rheostat.models.costs import observe

@@ -11,8 +11,8 @@ import torch
 
 from conftest import images_for, make, plan_of
 from rheostat.attacks import Attack
+from rheostat.methods import COMPOSITIONS, parse_method
 from rheostat.methods.base import row_loss
-from rheostat.methods.papers import PAPERS, parse_method
 from rheostat.models import artifact
 from rheostat.models.costs import observe
 from rheostat.models.tunable import Tunable
@@ -203,7 +203,7 @@ def test_a_point_exports_as_eager(model: Tunable) -> None:
         assert torch.allclose(program.module()(y), at(y), atol=1e-4)
 
 
-@pytest.mark.parametrize("paper", [p for p in PAPERS if p not in ("pgd-at", "rdi")])
+@pytest.mark.parametrize("paper", [p for p in COMPOSITIONS.names() if p not in ("pgd-at", "rdi")])
 def test_the_live_dial_exports_as_a_tensor(paper: str) -> None:
     model = make(paper, "resnet-8")
 

@@ -17,7 +17,7 @@ import torch
 
 from conftest import images_for, make, plan_of
 from rheostat.attacks import Attack
-from rheostat.methods.papers import PAPERS
+from rheostat.methods import COMPOSITIONS
 from rheostat.runtime.distributed import Ranks
 from rheostat.runtime.files import write_text
 from rheostat.training.step import Step
@@ -36,7 +36,7 @@ def step_of(paper: str) -> dict[str, float]:
     for parameter in model.parameters():
         parameter.grad = torch.zeros_like(parameter)
     terms = plan_of(model.method, BATCH, torch.Generator().manual_seed(0))
-    step = Step(model, Attack("pgd2", 0.5, 2, 0.25, "l2", drop=False), Ranks())
+    step = Step(model, Attack("pgd", 0.5, 2, 0.25, "l2", drop=False), Ranks())
     sums = step.backward(terms, images_for(model, BATCH), torch.arange(BATCH) % 10, batch=BATCH, seed=(0,))
     squares = sum(float(p.grad.double().square().sum()) for p in model.parameters())
     return {"loss": sums["loss"], "gradient": squares**0.5}
@@ -46,16 +46,18 @@ def step_of(paper: str) -> dict[str, float]:
 def goldens() -> dict[str, dict[str, float]]:
     """The numbers of the file; rewritten first where that is asked for."""
     if os.environ.get("WRITE_GOLDENS"):
-        found = {paper: {k: float(f"{v:.8g}") for k, v in step_of(paper).items()} for paper in sorted(PAPERS)}
+        found = {
+            paper: {k: float(f"{v:.8g}") for k, v in step_of(paper).items()} for paper in sorted(COMPOSITIONS.names())
+        }
         write_text(FILE, json.dumps(found, indent=2) + "\n")
     return json.loads(FILE.read_text())
 
 
 def test_every_composition_has_goldens(goldens: dict[str, dict[str, float]]) -> None:
-    assert sorted(goldens) == sorted(PAPERS)
+    assert sorted(goldens) == sorted(COMPOSITIONS.names())
 
 
-@pytest.mark.parametrize("paper", sorted(PAPERS))
+@pytest.mark.parametrize("paper", sorted(COMPOSITIONS.names()))
 def test_one_step_is_golden(paper: str, goldens: dict[str, dict[str, float]]) -> None:
     found = step_of(paper)
     assert found["loss"] == pytest.approx(goldens[paper]["loss"], rel=1e-5)

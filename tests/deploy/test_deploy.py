@@ -22,7 +22,7 @@ from rheostat.deploy.exporting import export
 from rheostat.deploy.latency import bench
 from rheostat.deploy.onnx_session import Session, unsure
 from rheostat.deploy.quantising import measured_again, quantise
-from rheostat.methods.papers import compose
+from rheostat.methods.composition import compose
 from rheostat.models import artifact
 from rheostat.models.artifact import About, load_with
 from rheostat.models.tunable import Tunable

@@ -13,7 +13,7 @@ from rheostat.data import subset
 from rheostat.deploy import quantising
 from rheostat.deploy.exporting import export
 from rheostat.evaluation.attacked import Chunk
-from rheostat.methods.papers import compose
+from rheostat.methods.composition import compose
 from rheostat.models import artifact
 from rheostat.models.artifact import About
 from rheostat.models.folding import fold

@@ -282,7 +282,7 @@ def test_what_the_attacker_knows(model, sample, tmp_path: Path) -> None:
 
 def test_a_randomised_point_takes_no_warm_start(sample, tmp_path: Path) -> None:
     from conftest import NETS
-    from rheostat.methods.papers import compose
+    from rheostat.methods.composition import compose
 
     torch.manual_seed(0)
     noisy = rheostat.Tunable(NETS["resnet-8"](), compose("float", draw="sampled"))

@@ -8,7 +8,7 @@ import torch
 from conftest import NETS, images_for
 from rheostat import nets
 from rheostat.methods.base import row_loss
-from rheostat.methods.papers import compose
+from rheostat.methods.composition import compose
 from rheostat.models import artifact
 from rheostat.models.costs import observe
 from rheostat.models.folding import fold

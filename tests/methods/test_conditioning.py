@@ -12,8 +12,8 @@ from conftest import images_for, make
 from rheostat import nets
 from rheostat.methods import Dedicated, Dual, Film, Slim
 from rheostat.methods.base import Method, Stack, Term
+from rheostat.methods.composition import compose, parse_method
 from rheostat.methods.dual import Pair
-from rheostat.methods.papers import compose, parse_method
 from rheostat.models.tunable import Tunable
 from rheostat.nn.layers import seats
 from rheostat.nn.norms import Norm, NormSet, row_norm

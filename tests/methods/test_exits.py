@@ -16,8 +16,8 @@ from rheostat.calibration.exit_policy import anytime, fit_policy, stacked
 from rheostat.evaluation.attacked import attack_chunk, victim_at
 from rheostat.methods import Dual, Exits, Experts, Film, Slim
 from rheostat.methods.base import Stack
+from rheostat.methods.composition import compose
 from rheostat.methods.exits import ExitCommand
-from rheostat.methods.papers import compose
 from rheostat.models.costs import exit_costs, observe
 from rheostat.models.tunable import Tunable
 from rheostat.points.point import Point

@@ -21,8 +21,8 @@ from rheostat.evaluation.evaluator import evaluate
 from rheostat.evaluation.target import Target
 from rheostat.methods import Dual, Exits, Experts, Film, Masks, Noise, Slim
 from rheostat.methods.base import Stack, row_loss
+from rheostat.methods.composition import compose
 from rheostat.methods.noise import NoiseLevel, WeightNoise, deviation, strengths, window
-from rheostat.methods.papers import compose
 from rheostat.models.costs import observe
 from rheostat.models.tunable import Tunable
 from rheostat.nn.layers import Conv, seats
@@ -546,7 +546,7 @@ STRIDED = """
 import torch
 torch.set_num_threads(2)
 from rheostat import nets
-from rheostat.methods.papers import compose
+from rheostat.methods.composition import compose
 from rheostat.models.tunable import Tunable
 from rheostat.points.phase import Phase
 from rheostat.points.phase import Phase

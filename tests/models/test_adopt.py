@@ -11,7 +11,7 @@ import rheostat
 from conftest import images_for
 from rheostat import data
 from rheostat.attacks import Attack
-from rheostat.methods.papers import compose
+from rheostat.methods.composition import compose
 from rheostat.nn.layers import Dense
 from rheostat.points.point import Point
 from rheostat.runtime.distributed import Ranks

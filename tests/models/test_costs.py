@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from conftest import NETS, images_for, make
-from rheostat.methods.papers import compose
+from rheostat.methods.composition import compose
 from rheostat.models.costs import exit_costs, observe
 from rheostat.models.tunable import Tunable
 from rheostat.points.point import Point

@@ -8,7 +8,7 @@ from torch import nn
 
 from conftest import images_for, make
 from rheostat import nets
-from rheostat.methods.papers import compose
+from rheostat.methods.composition import compose
 from rheostat.models.adoption import adopt
 from rheostat.models.costs import latency, observe
 from rheostat.models.folding import fold

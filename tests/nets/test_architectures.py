@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from rheostat import nets
-from rheostat.methods.papers import compose
+from rheostat.methods.composition import compose
 from rheostat.models.tunable import Tunable
 from rheostat.nets import NETS, Net, build
 

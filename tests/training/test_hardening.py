@@ -10,7 +10,7 @@ from torch import Tensor
 from rheostat import nets
 from rheostat.attacks import Attack
 from rheostat.attacks.objective import gradient
-from rheostat.methods.papers import compose
+from rheostat.methods.composition import compose
 from rheostat.models.tunable import Tunable
 from rheostat.nn.masking import Path as MaskPath
 from rheostat.nn.norms import NormSet

@@ -272,6 +272,8 @@ def main(arguments: list[str] | None = None) -> None:
     from rheostat.runtime.interrupts import Interrupted
 
     keep_freed_memory()
+    if "" not in sys.path and str(Path.cwd()) not in sys.path:
+        sys.path.insert(0, "")  # a factory's module may lie in the working directory, as with `python -m`
     try:
         code = app(args=arguments, standalone_mode=False)
     except typer.Exit as stop:

@@ -6,11 +6,8 @@ Square, which needs no gradient, attacks the quantised file itself.
 
 from __future__ import annotations
 
-import contextlib
 import json
-import logging
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +48,7 @@ def quantise(path: Path, out: Path, images: Tensor) -> Path:
             part = next(self.parts, None)
             return None if part is None else {"images": part.numpy()}
 
-    with tempfile.TemporaryDirectory() as folder, _quiet():
+    with tempfile.TemporaryDirectory() as folder:
         prepared, made = Path(folder) / "p.onnx", Path(folder) / "q.onnx"
         quant_pre_process(str(path), str(prepared), skip_symbolic_shape=True)
         quantize_static(
@@ -69,19 +66,6 @@ def quantise(path: Path, out: Path, images: Tensor) -> Path:
         entry.key, entry.value = KEY, json.dumps({**source.about, "quantised": "int8"})
         write_bytes(out, found.SerializeToString())
     return out
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """ONNX Runtime's quantiser writes to the root logger, which is left as it was found."""
-    root = logging.getLogger()
-    level, handlers = root.level, list(root.handlers)
-    root.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        root.setLevel(level)
-        root.handlers[:] = handlers
 
 
 @full_precision()

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import importlib
-import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any, Literal
 
 from torch import nn
@@ -90,35 +87,24 @@ def digest_of(model: nn.Module) -> str:
     return found.hexdigest()[:16]
 
 
-@contextlib.contextmanager
-def _working_directory_importable() -> Iterator[None]:
-    """Modules of the working directory can be imported inside; the search path is restored."""
-    here = str(Path.cwd())
-    sys.path.insert(0, here)
-    importlib.invalidate_caches()
-    try:
-        yield
-    finally:
-        with contextlib.suppress(ValueError):  # the user's own code may have changed the path
-            sys.path.remove(here)
-
-
 def from_factory(text: str) -> nn.Module:
-    """A user's own module from `package.module:factory`; ValueError says what is wrong with the name."""
+    """A user's own module from `package.module:factory`, as Python's search path finds it.
+
+    The command line adds the working directory to that path. ValueError says what is wrong with the name.
+    """
     module_name, _, factory_name = text.partition(":")
-    with _working_directory_importable():
-        try:
-            module = importlib.import_module(module_name)
-        except ImportError as error:
-            raise ValueError(f"cannot import {module_name!r}: {error}") from None
-        factory = getattr(module, factory_name, None)
-        if not callable(factory):
-            allowed = [n for n in dir(module) if callable(getattr(module, n)) and n[0] != "_"]
-            raise ValueError(f"{module_name} has no callable {factory_name!r}; {nearest(factory_name, allowed)}")
-        try:
-            made = factory()
-        except Exception as error:  # the user's own code may raise anything
-            raise ValueError(f"{text}() raised {type(error).__name__}: {error}") from None
+    try:
+        module = importlib.import_module(module_name)
+    except ImportError as error:
+        raise ValueError(f"cannot import {module_name!r}: {error}") from None
+    factory = getattr(module, factory_name, None)
+    if not callable(factory):
+        allowed = [n for n in dir(module) if callable(getattr(module, n)) and n[0] != "_"]
+        raise ValueError(f"{module_name} has no callable {factory_name!r}; {nearest(factory_name, allowed)}")
+    try:
+        made = factory()
+    except Exception as error:  # the user's own code may raise anything
+        raise ValueError(f"{text}() raised {type(error).__name__}: {error}") from None
     if not isinstance(made, nn.Module):
         raise ValueError(f"{text} returned a {type(made).__name__}, expected a torch.nn.Module")
     return made

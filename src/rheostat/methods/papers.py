@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from rheostat.methods.composition import COMPOSITIONS, compose, compose_as, parse_method
+from rheostat.methods.composition import compose_as
 from rheostat.methods.dedicated import Dedicated
 from rheostat.methods.dual import Dual
 from rheostat.methods.exits import Exits
@@ -12,11 +12,6 @@ from rheostat.methods.masks import Masks
 from rheostat.methods.mixing import Mixing
 from rheostat.methods.noise import Noise
 from rheostat.methods.slim import Slim
-
-__all__ = ["PAPERS", "compose", "parse_method"]
-
-PAPERS = COMPOSITIONS
-"""Those of the papers and of other packages."""
 
 compose_as("oat", "Once-for-all adversarial training (Wang et al., NeurIPS 2020): dual norms and FiLM.", Dual, Film)
 compose_as("oats", "OAT and slimming (same paper, §3.3): λ and width, two live dials.", Dual, Film, Slim)
