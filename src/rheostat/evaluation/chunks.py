@@ -204,7 +204,7 @@ def _transferred(task: Task, moved: list[Tensor], images: Tensor, labels: Tensor
     noise = stream(task.seed, number, "transfer")
     aims = [aim_at(task.model, p) for p in task.points]
     judges = [aim.judge(labels, noise) for aim in aims]
-    attack = replace(first, name=f"{first.name} on the mean over points", drop=False)
+    attack = replace(first, label=f"{first.name} on the mean over points", drop=False)
     mean = over_points([aim.objective(labels, first.loss, "direct", noise) for aim in aims], labels)
     found = attack(mean, images, stream(task.seed, "mean over points", number))
     with torch.no_grad():
