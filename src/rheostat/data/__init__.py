@@ -38,7 +38,7 @@ def load(
         return _marked(folders.read(Path(name.removeprefix("folder:"))))
     check_known(name)
     source, inside = DATASETS.get(name), data_dir(folder) / name
-    if source.remotes and (not inside.is_dir() or not any(inside.iterdir())):
+    if source.remotes and not inside.is_dir():
         if not fetch:
             raise DataError(f"no folder {inside}")
         download(source.remotes, inside)
