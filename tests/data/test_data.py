@@ -265,7 +265,6 @@ def test_a_download_that_failed_is_tried_again(tmp_path: Path, monkeypatch: pyte
         (Path(path) / fname).touch()
 
     monkeypatch.setattr(pooch, "retrieve", retrieve)
-    (tmp_path / "svhn").mkdir()  # an empty folder is no data set
     with pytest.raises(DataError, match="could not download"):
         data.load("svhn", folder=tmp_path, verify=False)
     with pytest.raises(DataError, match=r"not a whole \.mat file"):

@@ -208,7 +208,7 @@ def test_images_that_prove_nothing(sample) -> None:
             return (images + 2 * self.eps).clamp(0, 1)
 
     model = rheostat.load("oat-digits")
-    rows = evaluate(Target(model, "x"), [Point(robustness=1.0)], [Outside("outside", 0.1)], sample)
+    rows = evaluate(Target(model, "x"), [Point(robustness=1.0)], [Outside("pgd", 0.1, label="outside")], sample)
     assert "outside-threat-model" in flags_of(rows)
     assert rows[-1].robust_accuracy == rows[-1].clean_accuracy
     rows = evaluate(Target(Batchwise().eval(), "x"), [None], [named("pgd5", eps=EPS)], sample)

@@ -119,11 +119,11 @@ def test_an_attack_that_cheats_is_found(model, sample) -> None:
             return images
 
     victim = victim_at(model, Point(robustness=1.0))
-    found = attack_chunk(victim, x, y, Outside("outside", 0.1), (0,))
+    found = attack_chunk(victim, x, y, Outside("pgd", 0.1, label="outside"), (0,))
     assert torch.equal(found.outside, found.clean)
     assert torch.equal(found.robust, found.clean)
     assert torch.equal(found.adversarial, x)
-    found = attack_chunk(victim, x, y, Lazy("lazy", 0.1), (0,))
+    found = attack_chunk(victim, x, y, Lazy("pgd", 0.1, label="lazy"), (0,))
     clean, robust = found.clean, found.robust
     assert torch.equal(clean, robust)
 
