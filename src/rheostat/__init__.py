@@ -5,38 +5,41 @@
 >>> safe = model.at(robustness=1.0)      # a plain nn.Module, pixels in [0, 1] → logits
 """
 
-from rheostat.calibration.dial import calibrate_dial, calibrate_norms
-from rheostat.calibration.exit_policy import fit_policy
-from rheostat.evaluation.evaluator import evaluate
-from rheostat.methods.composition import compose
-from rheostat.models.adoption import adopt
-from rheostat.models.artifact import load, save
-from rheostat.models.costs import observe
-from rheostat.models.folding import fold
-from rheostat.models.tunable import Tunable
-from rheostat.points.dial import Dial
-from rheostat.points.point import Point
-from rheostat.training.loop import train
-from rheostat.training.recipe import Recipe, load_recipe
+from rheostat.attacks import Attack
+from rheostat.calibration import calibrate_dial, calibrate_norms, fit_policy
+from rheostat.deploy import Need, choose, export
+from rheostat.evaluation import EvaluationOptions, evaluate
+from rheostat.methods import Stack, compose
+from rheostat.models import Tunable, adopt, fold, load, observe, save
+from rheostat.points import Dial, Point
+from rheostat.results import read_rows
+from rheostat.training import Recipe, load_recipe, train
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "Attack",
     "Dial",
+    "EvaluationOptions",
+    "Need",
     "Point",
     "Recipe",
+    "Stack",
     "Tunable",
     "__version__",
     "adopt",
     "calibrate_dial",
     "calibrate_norms",
+    "choose",
     "compose",
     "evaluate",
+    "export",
     "fit_policy",
     "fold",
     "load",
     "load_recipe",
     "observe",
+    "read_rows",
     "save",
     "train",
 ]

@@ -1,1 +1,8 @@
 """Points × attacks → rows: targets, chunks, checks, tiers, resumption."""
+
+from rheostat.evaluation.evaluator import evaluate
+from rheostat.evaluation.lookup import Request
+from rheostat.evaluation.options import EvaluationOptions
+from rheostat.evaluation.target import Target
+
+__all__ = ["EvaluationOptions", "Request", "Target", "evaluate"]

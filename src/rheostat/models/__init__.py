@@ -1,1 +1,9 @@
 """Everything that holds or makes a finished model: Tunable, adoption, folding, the file, costs."""
+
+from rheostat.models.adoption import adopt
+from rheostat.models.artifact import About, load, save
+from rheostat.models.costs import exit_costs, latency, observe
+from rheostat.models.folding import fold
+from rheostat.models.tunable import AtPoint, Tunable
+
+__all__ = ["About", "AtPoint", "Tunable", "adopt", "exit_costs", "fold", "latency", "load", "observe", "save"]
