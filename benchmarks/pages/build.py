@@ -90,7 +90,7 @@ def build(out: Path) -> None:
         [
             f"area over dedicated networks' ({k})",
             f"{v:.3f} [{low:.3f}, {high:.3f}]",
-            "better" if low > 1 else "worse" if high < 1 else "not told apart",
+            "better" if low > 1 else "worse" if high < 1 else "not significantly different",
         ]
         for k, (v, low, high) in found_volumes.items()
     ]

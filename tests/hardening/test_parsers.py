@@ -23,7 +23,7 @@ from PIL import Image
 from rheostat.data import DataError, idx, images, pickles
 from rheostat.runtime.quantities import quantity
 from rheostat.serve.decoding import Limits, Refusal, decode
-from rheostat.serve.policy import parse
+from rheostat.serve.policy import parse_policy
 from rheostat.serve.tokens import Tokens
 
 pytestmark = pytest.mark.slow

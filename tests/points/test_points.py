@@ -122,7 +122,7 @@ def test_a_grid_of_one_point_is_one() -> None:
 def test_a_number_near_a_step_is_that_step() -> None:
     model = Tunable(nets.resnet(depth=8, base_width=8, image=(3, 8, 8)), Stack(Dual(), Slim(widths=(0.3, 1.0))))
     x = torch.rand(2, 3, 8, 8)
-    assert model.checked(Point(width=0.1 + 0.2))["width"] == 0.3
+    assert model.complete(Point(width=0.1 + 0.2))["width"] == 0.3
     assert torch.equal(model(x, Point(width=0.1 + 0.2)), model(x, Point(width=0.3)))
     with pytest.raises(ValueError, match=r"no position 0\.31; allowed: 0\.3, 1"):
         model(x, Point(width=0.31))

@@ -73,7 +73,7 @@ def test_the_other_way_about_the_sign_turns(two) -> None:
     for (_, a, b), (_, c, d) in zip(one.points, other.points, strict=True):
         assert (a.value, b.value) == (-c.value, -d.value)
     same = compare(side(two[0]), side(two[0]))
-    assert all(d.verdict == "not told apart" for _, *both in same.points for d in both)
+    assert all(d.verdict == "not significantly different" for _, *both in same.points for d in both)
     assert same.area is not None
     assert same.area.value == 0
 
@@ -125,7 +125,7 @@ def test_as_a_person_sees_it(two, capsys) -> None:
     out = " ".join(capsys.readouterr().out.split())
     assert out.startswith("one less two, 200 images, paired, 95 %: pgd20, linf, eps 0.1; digits, test")
     assert "t = 0.5" in out
-    assert "square points, not told apart" in out
+    assert "square points, not significantly different" in out
     with pytest.raises(SystemExit) as stop:
         main(["compare", *two, "--at", "robustness=0,1"])
     assert stop.value.code == 2

@@ -7,7 +7,7 @@ from fakes import MEASURED, TOKEN
 
 from rheostat.serve.ladder import DOWN_A_MINUTE, DOWN_AFTER, DWELL, LATE_FOR, UP_AFTER, Ladder
 from rheostat.serve.options import Options, check_host
-from rheostat.serve.policy import Policy, checked, floor, parse
+from rheostat.serve.policy import Policy, floor, parse_policy, validated
 
 
 def test_the_ladder_goes_down_fast_and_up_slowly() -> None:
@@ -44,7 +44,7 @@ def test_load_moves_the_ladder_seldom() -> None:
 
 
 def test_never_below_the_floor() -> None:
-    policy = checked(Policy(("safe", "balanced", "fast"), min_robust=0.3), MEASURED)
+    policy = validated(Policy(("safe", "balanced", "fast"), min_robust=0.3), MEASURED)
     assert floor(policy, MEASURED) == ("safe", "balanced")
     ladder = Ladder(floor(policy, MEASURED), policy.target_ms)
     for i in range(50):
@@ -63,10 +63,10 @@ def test_never_below_the_floor() -> None:
         (Policy(("safe",), min_robust=2), "share from 0 to 1"),
     ):
         with pytest.raises(ValueError, match=message):
-            checked(bad, MEASURED)
+            validated(bad, MEASURED)
     for found in ([], {"ladder": "safe"}, {"ladder": ["safe"], "x": 1}, {"ladder": ["safe"], "target_ms": True}, {}):
         with pytest.raises(ValueError, match=r"."):
-            parse(found)
+            parse_policy(found)
 
 
 def test_nobody_on_the_network_turns_the_dial() -> None:

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from rheostat.serve.app import make_app
 from rheostat.serve.options import Options
-from rheostat.serve.policy import NotJSON, Policy, parse, settled, strict
+from rheostat.serve.policy import NotJSON, Policy, parse_policy, settled, strict
 from rheostat.serve.stores import FileStore
 from rheostat.serve.tokens import Tokens
 
@@ -48,20 +48,20 @@ GOOD = npy(np.zeros((1, *IMAGE), np.float32))
 )
 def test_a_policy_that_cannot_be_is_refused_with_a_sentence(text: bytes, message: str) -> None:
     with pytest.raises(ValueError, match=message) as error:
-        parse(text)
+        parse_policy(text)
     assert not isinstance(error.value, NotJSON)
     assert len(str(error.value)) < 400
 
 
 def test_a_number_of_five_thousand_digits_is_refused() -> None:
     with pytest.raises(ValueError, match=r"target_ms|not JSON"):
-        parse(b'{"ladder": ["x"], "target_ms": -' + b"9" * 5000 + b"}")
+        parse_policy(b'{"ladder": ["x"], "target_ms": -' + b"9" * 5000 + b"}")
 
 
 @pytest.mark.parametrize("text", [b"", b"{", b"\xff\xfe", b"[" * 100_000, b'{"a":' * 100_000, b"{'ladder': 1}"])
 def test_what_is_not_json_is_told_so(text: bytes) -> None:
     with pytest.raises(NotJSON):
-        parse(text)
+        parse_policy(text)
 
 
 @settings(max_examples=300, deadline=None)
@@ -75,7 +75,7 @@ def test_what_is_not_json_is_told_so(text: bytes) -> None:
 )
 def test_no_text_is_worse_than_a_value_error(text: bytes) -> None:
     with contextlib.suppress(ValueError):
-        assert isinstance(parse(text), Policy)
+        assert isinstance(parse_policy(text), Policy)
 
 
 def test_the_stricter_floor_holds_and_the_start_says_so() -> None:

@@ -39,7 +39,7 @@ def on_path(model: Tunable, places: list[float]) -> Tunable:
         tuple(places), tuple(model.method.path(u)[0] for u in places), tuple(model.method.path(u)[1] for u in places)
     )
     # Without a dual norm there is nothing to blend: the place alone is mapped.
-    view = model.between("blend") if model.method.find(Dual) else copy.copy(model)
+    view = model.between("blend") if model.method.part(Dual) else copy.copy(model)
     view.dial_map = dial_map
     return view
 

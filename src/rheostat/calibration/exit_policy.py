@@ -34,7 +34,7 @@ class Fitted:
 
 
 def _method(model: Tunable) -> Exits:
-    found = model.method.find(Exits)
+    found = model.method.part(Exits)
     if found is None:
         raise ValueError("this model has no exits")
     return found
@@ -72,7 +72,7 @@ def fit_policy(
     method = _method(model)
     check_choice("exits", "rule", rule, RULES)
     data.to_choose_on()
-    point = model.checked(at)
+    point = model.complete(at)
     stack = stacked(model, data, point)
     costs = torch.tensor(exit_costs(model, point).macs, dtype=torch.float64)
     unsure = uncertainty(stack[:, :-1], method.measure)
@@ -154,6 +154,6 @@ def _demanding(unsure: Tensor, right: Tensor, level: float, top: float) -> Tenso
 def anytime(model: Tunable, images: Tensor, point: Point | None = None) -> Iterator[Tensor]:
     """Logits (B, K) of one exit after another, each as soon as it is there: stop when time is up."""
     method = _method(model)
-    at = model.resolve(model.checked(point).replace(exit=0.0), images)
+    at = model.resolve(model.complete(point).replace(exit=0.0), images)
     for _, logits in method.progressive(model.net, images, at):
         yield logits

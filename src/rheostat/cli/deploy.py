@@ -45,7 +45,7 @@ def choose(
 ) -> None:
     """Choose an operating point from rows on calibrate-choose, by bounds; exit 1 if none keeps the limits."""
     from rheostat.deploy.choosing import Need
-    from rheostat.deploy.named_points import choose_point, store, told
+    from rheostat.deploy.named_points import choice_lines, choose_point, store_point
     from rheostat.runtime.quantities import quantity
 
     set_threads(threads)
@@ -56,12 +56,12 @@ def choose(
         None if max_latency is None else quantity(max_latency, "ms", "latency"),
     )
     found = choose_point(run, need, maximise=maximise, confidence=confidence, rows=rows)
-    for line in told(found):
+    for line in choice_lines(found):
         console.print(line, markup=False)
     if found.chosen is None:
         sys.exit(1)
     if name is not None:
-        stored = store(run, name, found.chosen, found, data_dir=data_dir, verify=verify)
+        stored = store_point(run, name, found.chosen, found, data_dir=data_dir, verify=verify)
         console.print(
             f"stored as {name!r}: model.at({name!r}); temperature {stored['temperature']:.2f}, ECE "
             f"{100 * stored['ece_before']:.1f} → {100 * stored['ece_after']:.1f} %"
@@ -172,7 +172,7 @@ def bench(
         "images/s",
     ):
         table.add_column(head, justify="left" if head in ("point", "form") else "right")
-    for c in measure(model, about, [model.checked(p) for p in points], seconds=seconds, compiled=compiled):
+    for c in measure(model, about, [model.complete(p) for p in points], seconds=seconds, compiled=compiled):
         table.add_row(
             c.point.label(),
             c.form,
@@ -193,14 +193,14 @@ def card(
     out: Annotated[Path | None, typer.Option(help="Write here; default to the terminal.")] = None,
 ) -> None:
     """Write a model card from a model's file and its rows."""
-    from rheostat.deploy.named_points import own_rows, rows_place
+    from rheostat.deploy.named_points import own_rows, rows_path
     from rheostat.models import artifact
     from rheostat.reports.card import card as write
     from rheostat.runtime.files import write_text
 
     model, about = artifact.load_with(file)
     own = artifact.digest(file)
-    found = own_rows(rows_place(file, rows), own)
+    found = own_rows(rows_path(file, rows), own)
     text = write(model, about, found, name=Path(file).name, digest=own)
     if out is None:
         print(text)

@@ -132,7 +132,7 @@ def register(name: str, source: Source) -> Source:
     return DATASETS.register(name, source, origin=f"{origin_of(source.read)} ({name})")
 
 
-def find(folder: Path, *names: str) -> Path:
+def find_file(folder: Path, *names: str) -> Path:
     """The first of some file names that exists below the folder; DataError lists what was expected."""
     for name in names:
         if (folder / name).is_file():

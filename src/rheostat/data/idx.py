@@ -11,7 +11,17 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from rheostat.data.base import DataError, Dataset, Reader, Remote, Source, expect_size, find, read_regular, register
+from rheostat.data.base import (
+    DataError,
+    Dataset,
+    Reader,
+    Remote,
+    Source,
+    expect_size,
+    find_file,
+    read_regular,
+    register,
+)
 
 LABEL_MAGIC, IMAGE_MAGIC = 0x00000801, 0x00000803
 LARGEST = 2**30
@@ -64,7 +74,7 @@ def reader(name: str, classes: tuple[str, ...]) -> Reader:
     def half(folder: Path, prefix: str) -> Dataset:
         arrays = []
         for kind, dimensions in (("images-idx3", 3), ("labels-idx1", 1)):
-            path = find(folder, f"{prefix}-{kind}-ubyte.gz", f"{prefix}-{kind}-ubyte")
+            path = find_file(folder, f"{prefix}-{kind}-ubyte.gz", f"{prefix}-{kind}-ubyte")
             array = read_idx(path)
             if array.ndim != dimensions:
                 raise DataError(f"{path}: an idx{array.ndim} file, expected idx{dimensions}")

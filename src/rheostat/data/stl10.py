@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from rheostat.data.base import DataError, Dataset, Remote, Source, expect_size, find, register
+from rheostat.data.base import DataError, Dataset, Remote, Source, expect_size, find_file, register
 
 STL10 = ("airplane", "bird", "car", "cat", "deer", "dog", "horse", "monkey", "ship", "truck")
 
@@ -17,7 +17,7 @@ def read(folder: Path) -> tuple[Dataset, Dataset]:
     inside = folder / "stl10_binary" if (folder / "stl10_binary").is_dir() else folder
     halves = []
     for half in ("train", "test"):
-        path, marks_path = find(inside, f"{half}_X.bin"), find(inside, f"{half}_y.bin")
+        path, marks_path = find_file(inside, f"{half}_X.bin"), find_file(inside, f"{half}_y.bin")
         raw = np.fromfile(path, np.uint8)
         marks = np.fromfile(marks_path, np.uint8)
         if not marks.size or marks.min() < 1 or marks.max() > 10:

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from rheostat.data.base import DataError, Dataset, Remote, Source, find, register
+from rheostat.data.base import DataError, Dataset, Remote, Source, find_file, register
 
 
 def read(folder: Path) -> tuple[Dataset, Dataset]:
@@ -16,7 +16,7 @@ def read(folder: Path) -> tuple[Dataset, Dataset]:
 
     halves = []
     for name in ("train_32x32.mat", "test_32x32.mat"):
-        path = find(folder, name)
+        path = find_file(folder, name)
         try:
             found = loadmat(str(path), variable_names=["X", "y"])
         except Exception as error:  # scipy raises many kinds on a damaged file

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from rheostat.data.base import DataError, Dataset, Remote, Source, find, register
+from rheostat.data.base import DataError, Dataset, Remote, Source, find_file, register
 from rheostat.data.folders import assembled, image_files
 
 
 def read(folder: Path) -> tuple[Dataset, Dataset]:
     """Train from train/WNID/images, val with val_annotations.txt as the test half."""
     root = folder / "tiny-imagenet-200" if (folder / "tiny-imagenet-200").is_dir() else folder
-    names = find(root, "wnids.txt").read_text().split()
+    names = find_file(root, "wnids.txt").read_text().split()
     classes = tuple(sorted(names))
-    annotations = find(root / "val", "val_annotations.txt")
+    annotations = find_file(root / "val", "val_annotations.txt")
     place = {name: i for i, name in enumerate(classes)}
     test: list[tuple[Path, int]] = []
     for number, line in enumerate(annotations.read_text().splitlines(), 1):

@@ -53,7 +53,7 @@ class Stage(nn.Module):
     def __init__(self, model: Tunable, point: Point, number: int) -> None:
         super().__init__()
         self.model, self.point, self.number = model, point, number
-        exits = model.method.find(Exits)
+        exits = model.method.part(Exits)
         assert isinstance(exits, Exits)
         ends = [*exits.positions, len(model.net.blocks) - 1]
         self.first = 0 if number == 0 else ends[number - 1] + 1
@@ -161,7 +161,7 @@ def _live(model: Tunable, point: Point, out: Path, to: str, about: dict[str, Any
 
 
 def _stages(model: Tunable, point: Point, out: Path, about: dict[str, Any], x: Tensor) -> list[Path]:
-    exits = model.method.find(Exits)
+    exits = model.method.part(Exits)
     assert isinstance(exits, Exits)
     depth = int(point.numbers()["depth"])
     thresholds = (policy(model.net, depth) * point.numbers()["exit"]).tolist()

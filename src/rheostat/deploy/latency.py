@@ -19,7 +19,7 @@ from rheostat.points.point import Point
 
 
 @dataclass(frozen=True)
-class Cost:
+class PointBenchmark:
     """One form of one point: counts, and milliseconds of a pass at batch 1 and 32."""
 
     point: Point
@@ -35,9 +35,9 @@ class Cost:
 
 def bench(
     model: Tunable, about: About, points: list[Point], *, seconds: float = 0.5, compiled: bool = False
-) -> list[Cost]:
+) -> list[PointBenchmark]:
     """Costs of every point as eager, folded, ONNX Runtime and (asked for) compiled; measured in turn."""
-    found: list[Cost] = []
+    found: list[PointBenchmark] = []
     for point in points:
         forms: dict[str, nn.Module] = {"eager": model.at(point)}
         folded = foldable(model, point)
@@ -53,7 +53,7 @@ def bench(
             times = {batch: latency(forms, model.net.image, batch=batch, seconds=seconds) for batch in (1, 32)}
         cost = observe(model, model.net.image, point)
         found += [
-            Cost(
+            PointBenchmark(
                 point,
                 name,
                 cost.params,

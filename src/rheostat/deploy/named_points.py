@@ -17,7 +17,7 @@ from rheostat.results.row import Row
 from rheostat.results.rows import read_rows
 
 
-def rows_place(which: str, rows: Path | None = None) -> Path | None:
+def rows_path(which: str, rows: Path | None = None) -> Path | None:
     """The rows file that is named, or the one beside a run's model; None beside a lone file."""
     return rows or (Path(which) / "rows.jsonl" if Path(which).is_dir() else None)
 
@@ -29,7 +29,7 @@ def own_rows(place: Path | None, digest: str) -> list[Row]:
 
 def rows_of(which: str, rows: Path | None) -> list[Row]:
     """The rows of a run that are of the model in its file; ValueError says where they should be."""
-    place = rows_place(which, rows)
+    place = rows_path(which, rows)
     if place is None or not place.is_file():
         raise ValueError(
             f"no rows beside {which}; measure with `rheostat evaluate {which} --split {SPLIT}` (or say "
@@ -64,7 +64,7 @@ def choose_point(
     return choose(measured, need, maximise=maximise, confidence=confidence, latencies=times)
 
 
-def store(
+def store_point(
     which: str, name: str, found: Candidate, choice: Choice, *, data_dir: Path | None = None, verify: bool = True
 ) -> dict[str, Any]:
     """Name a chosen point in the model's file, with its numbers and a fitted temperature; the numbers."""
@@ -74,7 +74,7 @@ def store(
         find_data(target, None, split, data_dir=data_dir, examples=None, verify=verify)
         for split in ("calibrate-fit", SPLIT)
     ]
-    point = target.model.checked(found.point)
+    point = target.model.complete(found.point)
     numbers: dict[str, Any] = {
         "clean_accuracy": found.clean,
         "robust_accuracy": found.robust,
@@ -95,7 +95,7 @@ def store(
     return numbers
 
 
-def told(choice: Choice) -> list[str]:
+def choice_lines(choice: Choice) -> list[str]:
     """The answer in lines a person reads; a robust accuracy is measured, never guaranteed."""
 
     def line(what: str, c: Candidate) -> str:

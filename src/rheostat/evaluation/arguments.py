@@ -28,9 +28,9 @@ def as_points(target: Target, given: Points) -> list[Point | None]:
         return [None]
     if given is None or given == "":
         every = [Point(**{d.name: v}) for d in model.dials.values() for v in d.positions()]
-        return [model.checked(p) for p in every or [Point()]]
+        return [model.complete(p) for p in every or [Point()]]
     points = parse_grid(given) if isinstance(given, str) else [Point(**(p or {})) for p in given]
-    return [model.checked(p) for p in points]
+    return [model.complete(p) for p in points]
 
 
 def as_attacks(target: Target, given: Attacks, options: EvaluationOptions) -> list[Attack]:

@@ -65,8 +65,8 @@ def victim_at(model: nn.Module, point: Point | None = None) -> Victim:
 
     return Victim(
         lambda labels, loss, form, noise: model.objective(labels, point, loss=loss, form=form, generator=noise),
-        model.method.randomised(model.checked(point)),
-        route if model.method.live(model.checked(point)) else None,
+        model.method.randomised(model.complete(point)),
+        route if model.method.live(model.complete(point)) else None,
     )
 
 

@@ -68,7 +68,7 @@ class Task:
         victims = [victim_at(model, p) for p in (a, b)]
         if any(x.randomised or x.route is not None for x in victims):
             return False
-        first, second = model.checked(a), model.checked(b)
+        first, second = model.complete(a), model.complete(b)
         return all(first[n] == second[n] for n, d in model.dials.items() if d.structural)
 
 

@@ -242,7 +242,7 @@ class Stack(Method):
     def bound(self, net: Net) -> Stack:
         return Stack(*(method.bound(net) for method in self.methods))
 
-    def find(self, kind: type[M]) -> M | None:
+    def part(self, kind: type[M]) -> M | None:
         """The method of one kind in this stack, or None."""
         return next((m for m in self.methods if isinstance(m, kind)), None)
 

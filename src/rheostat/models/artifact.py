@@ -123,7 +123,7 @@ def load_with(which: str | Path) -> tuple[Tunable, About]:
         raise ValueError(f"{path}: weights do not fit the composition ({first})") from None
     if found["dial_map"] is not None:
         model.dial_map = DialMap(**{k: tuple(v) for k, v in found["dial_map"].items()})
-    model.points = {k: model.checked(Point(**v)) for k, v in found["points"].items()}
+    model.points = {k: model.complete(Point(**v)) for k, v in found["points"].items()}
     model.temperatures = {k: float(v["temperature"]) for k, v in found["measured"].items() if "temperature" in v}
     model.eval()
     about = About(tuple(found["classes"]), found["threat"], found["provenance"], found["measured"])
@@ -162,7 +162,7 @@ def name_point(path: str | Path, name: str, point: Point, measured: dict[str, An
     file = locate(path)
     if file in packaged().values():
         raise ValueError(f"{path} comes with the package; copy it before you name points in it")
-    point = load(file).checked(point)
+    point = load(file).complete(point)
     with locked(file):
         tensors, found = read_tensors(file)
         found["points"] = {**found["points"], name: point.numbers()}

@@ -99,7 +99,7 @@ def exit_costs(model: Tunable, point: Point | None = None) -> ExitCosts:
     """The cost of every exit of a multi-exit model at a point (its `exit` dial aside), observed."""
     if "exit" not in model.dials:
         raise ValueError("this model has no exits")
-    point = model.checked(point)
+    point = model.complete(point)
     count = int(point.numbers()["depth"])
     device = next(model.parameters()).device
 

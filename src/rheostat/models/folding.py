@@ -78,7 +78,7 @@ def fold(model: Tunable, point: Point | None = None) -> fx.GraphModule:
     Has no dials and needs none of this package's parts. Raises ValueError where the point is not one
     fixed network: noise drawn in each pass, a mixture of two passes, or exits that are live.
     """
-    point = model.checked(point)
+    point = model.complete(point)
     point.numbers()
     if model.method.randomised(point):
         raise ValueError(f"{point} draws noise in each pass; it does not fold")
@@ -107,7 +107,7 @@ def fold(model: Tunable, point: Point | None = None) -> fx.GraphModule:
 
 def foldable(model: Tunable, point: Point) -> fx.GraphModule | None:
     """The folded module, or None where a point is not one fixed network."""
-    point = model.checked(point)
+    point = model.complete(point)
     method = model.method
     if method.randomised(point) or method.live(point) or method.passes(point) != 1:
         return None

@@ -58,7 +58,7 @@ class Tunable(nn.Module):
         """The dials of this model by name."""
         return {dial.name: dial for dial in self.method.dials()}
 
-    def checked(self, point: Point | None) -> Point:
+    def complete(self, point: Point | None) -> Point:
         """The point with every dial set: those it does not mention at rest. ValueError on others."""
         dials = self.dials
         given = point or Point()
@@ -86,7 +86,7 @@ class Tunable(nn.Module):
         """
         if not isinstance(phase, Phase):  # a string would quietly be an evaluation
             raise ValueError(f"a phase is one of {', '.join(map(str, Phase))}, given {phase!r}")
-        dials, values = self.dials, self.checked(point)
+        dials, values = self.dials, self.complete(point)
         by_row = {k: v for k, v in values.items() if isinstance(v, Tensor)}
         numbers = {k: v for k, v in values.items() if not isinstance(v, Tensor)}
         tables, rows = distinct(by_row, dials, x) if by_row else ({}, None)
@@ -125,7 +125,7 @@ class Tunable(nn.Module):
             if point not in self.points:
                 raise ValueError(f"no point named {point!r}; {nearest(point, self.points)}")
             point = self.points[point]
-        found = self.checked(Point(**{**dict(point or {}), **dials}))
+        found = self.complete(Point(**{**dict(point or {}), **dials}))
         return AtPoint(self, found, 1.0 if dials else temperature)
 
     def between(self, rule: str) -> Tunable:
@@ -133,7 +133,7 @@ class Tunable(nn.Module):
 
         For comparison with dedicated models ("at-0"); the view has no dial map.
         """
-        dual = self.method.find(Dual)
+        dual = self.method.part(Dual)
         if dual is None:
             raise ValueError("this model has no dual norm to choose between")
         view = copy.copy(self)

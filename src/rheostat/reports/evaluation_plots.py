@@ -25,7 +25,7 @@ def some(rows: list[Row]) -> list[Row]:
     return [rows[round(i * (len(rows) - 1) / (MOST - 1))] for i in range(MOST)]
 
 
-def named(row: Row, rows: list[Row]) -> str:
+def row_name(row: Row, rows: list[Row]) -> str:
     """The point's label, with the run's name where there are several."""
     several = len({r.run for r in rows}) > 1
     return f"{row.run}: {point_label(row)}" if several else point_label(row)
@@ -99,7 +99,7 @@ def ladder(rows: list[Row]) -> Figure | None:
         steps = {r.attack.name: r for r in rows if r.at == row.at and same_setting(r, row)}
         names = [n for n in row.attack.names if n in steps]
         values = [100 * steps[n].robust_accuracy for n in names]
-        axes.plot(names, values, "o-", color=colour, markersize=4, label=named(row, found))
+        axes.plot(names, values, "o-", color=colour, markersize=4, label=row_name(row, found))
     axes.set_ylabel("robust accuracy left, %")
     axes.tick_params(axis="x", rotation=30, labelsize=8)
     _finish(axes)
@@ -114,7 +114,7 @@ def eps_curves(rows: list[Row]) -> Figure | None:
     figure, axes = _axes()
     for row, colour in zip(found, colours(len(found)), strict=True):
         x, y = zip(*(row.eps_curve or ()), strict=True)
-        axes.plot(x, [100 * v for v in y], "o-", color=colour, markersize=4, label=named(row, found))
+        axes.plot(x, [100 * v for v in y], "o-", color=colour, markersize=4, label=row_name(row, found))
     axes.axvline(found[0].attack.eps, color="#888888", linewidth=0.8)
     axes.set_xlabel(f"eps ({found[0].attack.norm}; the line: the radius of the rows)")
     axes.set_ylabel("robust accuracy, %")
@@ -129,7 +129,7 @@ def loss_curves(rows: list[Row]) -> Figure | None:
         return None
     figure, axes = _axes()
     for row, colour in zip(found, colours(len(found)), strict=True):
-        axes.plot(row.loss_curve or [], color=colour, label=named(row, found))
+        axes.plot(row.loss_curve or [], color=colour, label=row_name(row, found))
     axes.set_xlabel("attack step")
     axes.set_ylabel("mean loss")
     _finish(axes)
@@ -146,7 +146,7 @@ def reliability(rows: list[Row]) -> Figure | None:
     for row, colour in zip(found, colours(len(found)), strict=True):
         assert row.calibration is not None
         confidence, right, _ = zip(*row.calibration.bins, strict=True)
-        label = f"{named(row, found)}: ECE {100 * row.calibration.ece:.1f} %"
+        label = f"{row_name(row, found)}: ECE {100 * row.calibration.ece:.1f} %"
         axes.plot(confidence, right, "o-", color=colour, markersize=4, label=label)
     axes.set_xlabel("confidence")
     axes.set_ylabel("accuracy")

@@ -246,7 +246,7 @@ def _per_class(worst: list[Row]) -> tuple[list[str], list[list[str]]] | None:
     for row, of in found:
         if of.classes == classes:
             values = zip(of.clean, of.robust, strict=True)
-            body.append([plots.named(row, shown), *(f"{_whole(a)} / {_whole(b)}" for a, b in values)])
+            body.append([plots.row_name(row, shown), *(f"{_whole(a)} / {_whole(b)}" for a, b in values)])
     return ["point", *classes], body
 
 

@@ -29,8 +29,8 @@ class Difference:
 
     @property
     def verdict(self) -> str:
-        """What the interval says: "better", "worse", or "not told apart"."""
-        return "better" if self.low > 0 else "worse" if self.high < 0 else "not told apart"
+        """What the interval says: "better", "worse", or "not significantly different"."""
+        return "better" if self.low > 0 else "worse" if self.high < 0 else "not significantly different"
 
     def text(self, scale: float = 100, digits: int = 1) -> str:
         """+2.5 [+1.5, +3.4], in points."""

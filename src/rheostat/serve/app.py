@@ -22,7 +22,7 @@ from rheostat.serve.engine import Full
 from rheostat.serve.gate import read_body
 from rheostat.serve.guard import Guard
 from rheostat.serve.options import LOOPBACK, Options, Service, check_host
-from rheostat.serve.policy import NotJSON, Policy, floor, parse
+from rheostat.serve.policy import NotJSON, Policy, floor, parse_policy
 from rheostat.serve.schema import Listing, PolicyBody, Prediction, problem
 from rheostat.serve.state import State
 
@@ -199,7 +199,7 @@ def _policy(app: FastAPI, state: State) -> None:
         with state.bytes.hold(client) as held:
             body = await read_body(request, options.limits, held)
             try:
-                new = state.allowed(parse(body))
+                new = state.allowed(parse_policy(body))
             except NotJSON as error:
                 raise Refusal(400, str(error)) from None
             except ValueError as error:

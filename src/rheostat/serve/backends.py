@@ -34,7 +34,7 @@ def service(which: str, *, backend: str = "onnx", threads: int | None = None, ev
     model, about = artifact.load_with(which)
     points = dict(model.points)
     if every and "robustness" in model.dials:
-        points |= {f"t-{v:g}": model.checked(Point(robustness=v)) for v in (0.0, 0.5, 1.0)}
+        points |= {f"t-{v:g}": model.complete(Point(robustness=v)) for v in (0.0, 0.5, 1.0)}
     if not points:
         raise ValueError(
             f"{which} has no named points to serve; store some: rheostat choose RUN --min-robust … --name "

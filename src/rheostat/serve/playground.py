@@ -18,7 +18,7 @@ from PIL import Image
 from rheostat import data
 from rheostat.attacks import named
 from rheostat.data import Dataset
-from rheostat.deploy.named_points import own_rows, rows_place
+from rheostat.deploy.named_points import own_rows, rows_path
 from rheostat.evaluation.attacked import attack_chunk, victim_at
 from rheostat.models import artifact
 from rheostat.models.costs import latency, observe
@@ -38,7 +38,7 @@ SHOWN = 224
 def mount(web: FastAPI, file: str, *, data_dir: Path | None = None) -> FastAPI:
     """The application with the playground on it."""
     model, about = artifact.load_with(file)
-    rows = own_rows(rows_place(file), artifact.digest(file))
+    rows = own_rows(rows_path(file), artifact.digest(file))
     page = build(model, about, rows, _test(about, data_dir))
     return gr.mount_gradio_app(web, page, path=PATH)
 
@@ -56,7 +56,7 @@ def build(model: Tunable, about: artifact.About, rows: list[Row], test: Dataset 
     classes = about.classes or tuple(str(i) for i in range(model.net.classes))
     eps = float(about.threat.get("eps", 0.1))
     dials = list(model.dials.values())
-    look = looker(model, classes, about, rows, test)
+    look = viewer(model, classes, about, rows, test)
     with gr.Blocks(title="Rheostat playground") as page:
         gr.Markdown("# Rheostat\nOne network. Turn a dial and see what it costs and what it withstands.")
         with gr.Row():
@@ -90,7 +90,7 @@ def _control(dial: Dial) -> Any:
     return gr.Slider(dial.low, dial.high, dial.rest, step=0.01, label=dial.name, elem_id=f"dial-{dial.name}")
 
 
-def looker(
+def viewer(
     model: Tunable, classes: tuple[str, ...], about: artifact.About, rows: list[Row], test: Dataset | None
 ) -> Callable[..., tuple[Any, ...]]:
     """What is computed at every move: images, predictions clean and attacked, cost, curve."""

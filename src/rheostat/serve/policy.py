@@ -36,7 +36,7 @@ class NotJSON(ValueError):
     """Text that is not JSON at all."""
 
 
-def parse(found: object) -> Policy:
+def parse_policy(found: object) -> Policy:
     """A policy from JSON, as text (str or bytes) or as values; ValueError names what is wrong."""
     try:
         if isinstance(found, str | bytes):
@@ -62,7 +62,7 @@ def _sentence(kind: str, where: tuple[int | str, ...], message: str) -> str:
     return f"{'.'.join(str(p)[:40] for p in where)}: {message[0].lower()}{message[1:200]}"
 
 
-def checked(policy: Policy, measured: Measured) -> Policy:
+def validated(policy: Policy, measured: Measured) -> Policy:
     """The policy, if these named points can keep it; ValueError otherwise."""
     if not policy.ladder:
         raise ValueError("a policy names at least one point in its ladder")
@@ -116,14 +116,14 @@ def settled(given: Policy, stored: Policy | None, measured: Measured) -> tuple[P
     The stored one was set by a token while the server ran, so it holds; but the stricter floor of the two
     always wins, and where no stored point keeps that floor the given policy holds.
     """
-    given = checked(given, measured)
+    given = validated(given, measured)
     if stored is None or stored == given:
         return given, ""
     least = given.min_robust
     raised = least is not None and (stored.min_robust is None or stored.min_robust < least)
     wanted = replace(stored, min_robust=least) if raised else stored
     try:
-        held = checked(wanted, measured)
+        held = validated(wanted, measured)
     except ValueError as error:
         return given, f"the stored policy is not used ({error}); the command line's holds"
     text = (

@@ -13,7 +13,7 @@ from rheostat.serve.gate import Gate
 from rheostat.serve.ladder import Ladder
 from rheostat.serve.metrics import Metrics
 from rheostat.serve.options import Options, Service
-from rheostat.serve.policy import Policy, checked, floor, settled, strict
+from rheostat.serve.policy import Policy, floor, settled, strict, validated
 from rheostat.serve.workers import Decoders
 
 log = logging.getLogger("rheostat.serve")
@@ -54,7 +54,7 @@ class State:
 
     def allowed(self, new: Policy) -> Policy:
         """A policy under the floor of the start, if the named points can keep it; ValueError otherwise."""
-        return checked(strict(new, self.least), self.served.measured)
+        return validated(strict(new, self.least), self.served.measured)
 
     async def keep(self, new: Policy) -> None:
         """Store a policy, then use it; Refusal (503), and no change, where it cannot be stored."""

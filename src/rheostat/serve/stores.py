@@ -9,7 +9,7 @@ from typing import Protocol
 
 from rheostat.data.base import read_regular
 from rheostat.runtime.files import write_text
-from rheostat.serve.policy import Policy, parse
+from rheostat.serve.policy import Policy, parse_policy
 
 LARGEST = 2**16
 """Bytes of the largest file of a policy that is read."""
@@ -37,7 +37,7 @@ class FileStore:
             return None
         raw = read_regular(self.path, LARGEST)
         try:
-            return parse(raw)
+            return parse_policy(raw)
         except ValueError as error:
             raise ValueError(f"{self.path}: {error}") from None
 

@@ -19,7 +19,7 @@ from rheostat.models.tunable import Tunable
 from rheostat.runtime.interrupts import Interrupted
 from rheostat.runtime.precision import full_precision
 from rheostat.training.checkpoint import Progress
-from rheostat.training.recipe import Recipe, parse
+from rheostat.training.recipe import Recipe, parse_recipe
 from rheostat.training.run import Report
 
 PENDING = "pending"
@@ -114,7 +114,7 @@ def finished(
         return None
     try:
         model, found = artifact.load_with(path)
-        if not same(parse(found.provenance["recipe"])):
+        if not same(parse_recipe(found.provenance["recipe"])):
             return None
     except (ValueError, KeyError):  # of another version, or not whole: it is written anew
         return None

@@ -19,7 +19,7 @@ from rheostat.training import checkpoint
 from rheostat.training.checkpoint import Progress, State
 from rheostat.training.finishing import Trained, finish, finished
 from rheostat.training.recipe import Recipe
-from rheostat.training.run import Report, Run
+from rheostat.training.run import Report, TrainingRun
 from rheostat.training.schedules import scheduler
 from rheostat.training.selection import Watch
 from rheostat.training.step import Step, sgd, training_attack
@@ -119,7 +119,7 @@ def _train(
     if recipe.device.compile:
         model.read = torch.compile(model.read, dynamic=True)  # type: ignore[method-assign]
     train_options = recipe.train
-    running = Run(
+    running = TrainingRun(
         recipe=recipe,
         folder=run,
         state=state,

@@ -202,7 +202,7 @@ class Recipe(Section):
         merged = self.model_dump()
         for key, value in sections.items():
             merged[key] = {**merged[key], **value} if isinstance(value, dict) else value
-        return parse(merged)
+        return parse_recipe(merged)
 
 
 def _message(error: ValidationError) -> str:
@@ -238,7 +238,7 @@ def _section(location: tuple[int | str, ...]) -> type[BaseModel]:
     return model
 
 
-def parse(values: dict[str, Any]) -> Recipe:
+def parse_recipe(values: dict[str, Any]) -> Recipe:
     """A recipe from plain values; ValueError in one line, with the nearest valid name."""
     try:
         return Recipe.model_validate(values)
@@ -269,7 +269,7 @@ def load_recipe(which: str | Path, *, changes: list[str] | None = None) -> Recip
         raise ValueError(f"{path}: not TOML ({error})") from None
     for change in changes or []:
         _apply(values, change)
-    return parse(values)
+    return parse_recipe(values)
 
 
 def _apply(values: dict[str, Any], change: str) -> None:

@@ -40,7 +40,7 @@ def step_precision(recipe: Recipe, device: torch.device) -> AbstractContextManag
 
 
 @dataclass
-class Run:
+class TrainingRun:
     """A run in progress: what the loop needs, so that each of its parts is a short function."""
 
     recipe: Recipe

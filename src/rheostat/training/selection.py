@@ -19,7 +19,7 @@ def settings(model: Tunable, levels: tuple[float, ...]) -> tuple[Tunable, list[P
     spent = [Point(width=w) for w in widths or ()] or [Point()]
     if "robustness" not in model.dials:
         return model, spent
-    view = model.between("at-0") if model.method.find(Dual) else model
+    view = model.between("at-0") if model.method.part(Dual) else model
     return view, [p.replace(robustness=level) for p in spent for level in levels]
 
 

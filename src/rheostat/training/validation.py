@@ -32,7 +32,7 @@ def check_recipe(recipe: Recipe) -> None:
     _check_dial(recipe, stack)
     _check_policy(recipe, stack)
     if recipe.train.trades is not None:
-        if stack.find(Exits) is not None:
+        if stack.part(Exits) is not None:
             raise ValueError("train.trades is for one head; this composition has exits")
         if recipe.attack.loss != "ce":
             raise ValueError("train.trades attacks by its own divergence; leave attack.loss at 'ce'")
@@ -82,7 +82,7 @@ def _warn_without_effect(recipe: Recipe, stack: Stack) -> None:
         f"attack.{key}" for key in ATTACKS.get(attack.kind).uses
     }
     why = dict.fromkeys(unused, f"{attack.kind} does not use it")
-    if stack.find(Exits) is None:
+    if stack.part(Exits) is None:
         why |= dict.fromkeys(_keys(recipe.policy, "policy"), f"{recipe.paper} has no exits")
     for key, rule in (("macs", "budget"), ("accuracy", "accuracy")):
         if recipe.policy.rule != rule:
