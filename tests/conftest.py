@@ -1,107 +1,18 @@
-"""Shared fixtures: one thread a process, the method × net grid, small trained models, real data."""
+"""Shared fixtures: one thread a process, the method × net grid, real data."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
 
-from rheostat import data, nets
-from rheostat.methods import COMPOSITIONS, Exits, compose
-from rheostat.methods.base import Method, Term
+from rheostat import data
 from rheostat.models.tunable import Tunable
-from rheostat.nets import mobilenet, residual
-from rheostat.results.intervals import accuracies
-from rheostat.results.row import Row
+from support import GRID, make, shorten
 
 torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
-
-NETS: dict[str, Callable[[], nets.Net]] = {
-    "small_cnn": lambda: nets.small_cnn(base_width=8, image=(1, 12, 12)),
-    "resnet-8": lambda: nets.resnet(depth=8, base_width=4, image=(3, 8, 8)),
-    "resnet-18": lambda: nets.resnet(depth=18, base_width=4, image=(3, 8, 8)),
-    "resnet-50": lambda: nets.resnet(depth=50, base_width=4, image=(3, 8, 8)),
-    "wide_resnet": lambda: nets.wide_resnet(depth=10, widen=2, base_width=4, dropout=0.1, image=(3, 8, 8)),
-    "mobilenet_v2": lambda: nets.mobilenet_v2(width=0.25, image=(3, 8, 8)),
-}
-
-
-def make(paper: str, net: str) -> Tunable:
-    """An untrained model whose parts have all been moved off their initial values."""
-    torch.manual_seed(0)
-    model = Tunable(NETS[net](), compose(paper))
-    generator = torch.Generator().manual_seed(1)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
-        for name, buffer in model.named_buffers():
-            if name.endswith("running_mean"):
-                buffer.copy_(0.1 * torch.randn(buffer.shape, generator=generator))
-            if name.endswith("thresholds"):
-                buffer.fill_(2.5)  # above ln 10: at 1 every row leaves by the first exit
-            if name.endswith("running_var"):
-                buffer.copy_(1 + 0.5 * torch.rand(buffer.shape, generator=generator))
-    return model
-
-
-def images_for(model: Tunable, count: int = 6) -> Tensor:
-    """Random images of the model's shape."""
-    return torch.rand(count, *model.net.image, generator=torch.Generator().manual_seed(2))
-
-
-def plan_of(method: Method, batch: int, generator: torch.Generator) -> list[Term]:
-    """The terms of a training step over `batch` rows: the only place in which these tests ask for a plan."""
-    return method.plan(batch, generator)
-
-
-def made_row(clean: Tensor | None = None, robust: Tensor | None = None, **changes: Any) -> Row:
-    """A whole row with the accuracies of these bits (n,), and some fields set otherwise."""
-    clean = torch.ones(8, dtype=torch.bool) if clean is None else clean
-    robust = clean if robust is None else robust
-    at = changes.get("at", {})
-    calibrated = "robustness" in at and changes.get("rule") is None
-    fields = {
-        "run": "x",
-        "artifact": "a",
-        "net": "Net",
-        "dataset": "digits",
-        "dataset_hash": "d",
-        "split": "test",
-        "at": at,
-        "dial": ("t" if calibrated else "lambda") if "robustness" in at else None,
-        "tier": "quick",
-        "n": len(clean),
-        "seed": 0,
-        "attack": {"name": "worst", "of": ["pgd20"], "norm": "linf", "eps": 0.1},
-        **accuracies(clean, robust),
-        "params": 10,
-        "nonzeros": 10,
-        "macs": {"mean": 100, "p50": 100, "p99": 100},
-        "versions": {},
-        "hardware": {"device": "cpu", "threads": 1},
-    }
-    return Row(**fields | changes)
-
-
-GRID = [(paper, net) for paper in COMPOSITIONS.names() for net in NETS]
-
-
-def shorten(paper: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Give the deep families fewer blocks, of every kind that the whole networks have.
-
-    Tests of the whole grid spend their time on depth, and find nothing in the fourth block of a kind that the
-    first does not show. The whole networks are counted in `test_goldens.py` and run in `nets/`. MobileNetV2 with
-    exits stays whole, because its exits have positions in the whole network.
-    """
-    for depth in (18, 50):
-        monkeypatch.setitem(residual.IMAGENET_BLOCKS, depth, (1, 2, 1, 1))
-    if Exits not in COMPOSITIONS.get(paper).parts:
-        monkeypatch.setattr(mobilenet, "STAGES", ((1, 16, 1, 1), (6, 24, 2, 1), (6, 32, 2, 2), (6, 64, 1, 2)))
 
 
 @pytest.fixture(params=GRID, ids=[f"{p}×{n}" for p, n in GRID])

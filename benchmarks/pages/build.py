@@ -20,7 +20,7 @@ import study
 import surprises
 import timings
 from dedicated import against_dedicated, along
-from markdown import contents, find, table
+from markdown import contents, dial, find, table
 from plain import Row, read_rows_plain, typed
 
 import training
@@ -206,7 +206,7 @@ def build(out: Path) -> None:
     readme = filled(readme, "results", comparison)
     readme = filled(readme, "finding", surprises.time(equal_claims) + "\n")
     write_text(out / "README.md", readme)
-    shown = [r for r in rows if r["rule"] is None and r["run"] in SHOWN]
+    shown = [r for run in SHOWN for r in (dial(rows, run) or find(rows, run, None))]
     write_bytes(out / "docs" / "trade_off.png", as_bytes(trade_off([typed(r) for r in shown]), "png"))
     if shown_widths := [r for r in rows if r["run"] in ("oats-fashion", "float-slim-fashion") and r["rule"] == "at-0"]:
         write_bytes(out / "docs" / "widths.png", as_bytes(pictures.widths(shown_widths), "png"))

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 
-from conftest import made_row
 from rheostat.cli import main
 from rheostat.points.grid import parse_grid
 from rheostat.results.row import Row
@@ -18,6 +17,7 @@ from rheostat.results.timings import holds_timings
 from rheostat.training.queue import finished, matches, read_queue, recorded, select
 from rheostat.training.queue_runner import commands, states
 from rheostat.training.recipe import load_recipe
+from support import made_row
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 QUEUES = sorted((BENCHMARKS / "queues").rglob("*.toml"))

@@ -138,7 +138,11 @@ def test_ctrl_c_before_anything_is_kept_exits_130_too(capsys, monkeypatch) -> No
         raise KeyboardInterrupt
 
     monkeypatch.setattr("rheostat.evaluation.lookup.measure", interrupted)
-    assert call(capsys, "evaluate", "oat-digits") == (130, "", "rheostat: stopped\n")
+    assert call(capsys, "evaluate", "oat-digits") == (
+        130,
+        "",
+        "rheostat: stopped; what was written before is whole and is kept\n",
+    )
 
 
 def test_the_packaged_model_works_at_once_and_is_small(capsys) -> None:

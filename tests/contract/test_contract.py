@@ -9,7 +9,6 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from conftest import images_for, make, plan_of
 from rheostat.attacks import Attack
 from rheostat.methods import COMPOSITIONS, parse_method
 from rheostat.methods.base import row_loss
@@ -18,6 +17,7 @@ from rheostat.models.costs import observe
 from rheostat.models.tunable import Tunable
 from rheostat.points.phase import Phase
 from rheostat.points.point import Point
+from support import images_for, make, plan_of
 
 LEVELS = (0.0, 0.3, 1.0)
 

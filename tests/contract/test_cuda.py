@@ -12,7 +12,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from conftest import images_for
 from rheostat import data
 from rheostat.attacks import Attack
 from rheostat.evaluation.attacked import outcome
@@ -22,6 +21,7 @@ from rheostat.points.point import Point
 from rheostat.results.intervals import share
 from rheostat.training.loop import train
 from rheostat.training.recipe import load_recipe
+from support import images_for
 
 NAME = os.environ.get("RHEOSTAT_TEST_DEVICE", "cuda" if torch.cuda.is_available() else "")
 pytestmark = pytest.mark.skipif(not NAME, reason="no CUDA device")

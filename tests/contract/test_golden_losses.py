@@ -15,12 +15,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from conftest import images_for, make, plan_of
 from rheostat.attacks import Attack
 from rheostat.methods import COMPOSITIONS
 from rheostat.runtime.distributed import Ranks
 from rheostat.runtime.files import write_text
 from rheostat.training.step import Step
+from support import images_for, make, plan_of
 
 FILE = Path(__file__).with_name("golden_losses.json")
 BATCH = 12

@@ -135,7 +135,7 @@ def test_cifar100_binary(tmp_path: Path) -> None:
         table = np.zeros((n, 3074), np.uint8)
         table[:, 0], table[:, 1] = 3, np.arange(n) % 100
         (inside / f"{name}.bin").write_bytes(table.tobytes())
-    train, test = cifar.cifar100(tmp_path)
+    train, test = cifar.cifar100(sums={})(tmp_path)
     assert len(train.classes) == 100
     assert train.labels[98:102].tolist() == [98, 99, 0, 1]
     assert len(test) == 10_000

@@ -152,7 +152,7 @@ def test_python_batches_are_compared_with_their_checksums_wherever_they_lie(tmp_
     raw = pickle.dumps({"data": np.zeros((50_000, 3072), np.uint8), "fine_labels": [1] * 50_000}, 2)
     (tmp_path / "train").write_bytes(raw)
     with pytest.raises(DataError, match=r"train: md5 .* expected 16019d7e"):
-        cifar.cifar100(tmp_path, True)
+        cifar.cifar100(sums=cifar.CIFAR100_BATCHES)(tmp_path)
     assert cifar.read_pickle(tmp_path / "train", hashlib.md5(raw).hexdigest())["fine_labels"][0] == 1
 
 

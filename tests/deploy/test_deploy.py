@@ -12,7 +12,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import rheostat
-from conftest import NETS, images_for, made_row
 from rheostat.calibration.exit_policy import fit_policy
 from rheostat.calibration.temperature import fit_temperature
 from rheostat.cli.app import main
@@ -30,6 +29,7 @@ from rheostat.points.point import Point
 from rheostat.reports.card import card
 from rheostat.results.intervals import lower_bound
 from rheostat.results.row import Row
+from support import NETS, images_for, made_row
 
 
 def row(robustness: float, clean: int, robust: int, macs: float = 1e6, n: int = 1000, **more) -> Row:

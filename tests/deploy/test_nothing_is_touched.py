@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from conftest import NETS, make
 from rheostat.data import subset
 from rheostat.deploy import quantising
 from rheostat.deploy.exporting import export
@@ -19,6 +18,7 @@ from rheostat.models.artifact import About
 from rheostat.models.folding import fold
 from rheostat.models.tunable import Tunable
 from rheostat.points.point import Point
+from support import NETS, make
 
 
 def test_export_leaves_layout_mode_weights_and_generators(tmp_path: Path) -> None:

@@ -281,8 +281,8 @@ def test_what_the_attacker_knows(model, sample, tmp_path: Path) -> None:
 
 
 def test_a_randomised_point_takes_no_warm_start(sample, tmp_path: Path) -> None:
-    from conftest import NETS
     from rheostat.methods.composition import compose
+    from support import NETS
 
     torch.manual_seed(0)
     noisy = rheostat.Tunable(NETS["resnet-8"](), compose("float", draw="sampled"))

@@ -98,7 +98,7 @@ def parsers(folder: Path) -> dict[str, tuple[st.SearchStrategy[Any], Callable[[A
         "JPEG body": (damaged(picture("JPEG"), picture("JPEG", progressive=True)), body("image/jpeg")),
         "WebP body": (damaged(picture("WEBP"), picture("WEBP", lossless=True)), body("image/webp")),
         "image file": (damaged(*(picture(f) for f in images.FILE_FORMATS)), file_of(folder, images.read_image, ".png")),
-        "policy": (st.binary(max_size=99) | POLICIES.map(json.dumps), parse),
+        "policy": (st.binary(max_size=99) | POLICIES.map(json.dumps), parse_policy),
         "token file": (st.binary(max_size=200), file_of(folder, lambda p: Tokens((), p), "")),
         "CIFAR pickle": (damaged(*PICKLES) | st.binary(max_size=99), pickles.loads),
         "idx file": (damaged(IDX), file_of(folder, idx.read_idx, "")),

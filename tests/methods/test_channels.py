@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 import torch
 
-from conftest import NETS, images_for
 from rheostat import nets
 from rheostat.methods.base import row_loss
 from rheostat.methods.composition import compose
@@ -16,6 +15,7 @@ from rheostat.models.tunable import Tunable
 from rheostat.nn.masking import Masking
 from rheostat.points.phase import Phase
 from rheostat.points.point import Point
+from support import NETS, images_for
 
 BLOCKS = ["resnet-8", "resnet-50", "wide_resnet", "mobilenet_v2"]
 

@@ -8,7 +8,6 @@ import pytest
 import torch
 from torch import nn
 
-from conftest import images_for, make
 from rheostat import nets
 from rheostat.methods import Dedicated, Dual, Film, Slim
 from rheostat.methods.base import Method, Stack, Term
@@ -20,6 +19,7 @@ from rheostat.nn.norms import Norm, NormSet, row_norm
 from rheostat.points.dial_map import DialMap
 from rheostat.points.phase import Phase
 from rheostat.points.point import Point
+from support import images_for, make
 
 
 def test_the_plain_norm_seat_is_batch_norm() -> None:

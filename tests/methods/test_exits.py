@@ -8,7 +8,6 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from conftest import images_for, make
 from rheostat import data, nets
 from rheostat.attacks import Attack, named
 from rheostat.attacks import multi_exit as forms
@@ -21,6 +20,7 @@ from rheostat.methods.exits import ExitCommand
 from rheostat.models.costs import exit_costs, observe
 from rheostat.models.tunable import Tunable
 from rheostat.points.point import Point
+from support import images_for, make
 
 LIVE = Point(exit=1.0)
 

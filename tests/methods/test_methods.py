@@ -11,7 +11,6 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from conftest import images_for, make
 from rheostat import nets
 from rheostat.attacks import Attack, named
 from rheostat.attacks.objective import gradient
@@ -30,6 +29,7 @@ from rheostat.nn.masking import Masking, Path, random_mask, rewire, shares
 from rheostat.points.phase import Phase
 from rheostat.points.point import Point
 from rheostat.points.resolved import Resolved
+from support import images_for, make
 
 
 def paths(model: Tunable) -> list[Path]:

@@ -8,7 +8,6 @@ import torch.nn.functional as F
 from torch import nn
 
 import rheostat
-from conftest import images_for
 from rheostat import data
 from rheostat.attacks import Attack
 from rheostat.methods.composition import compose
@@ -17,6 +16,7 @@ from rheostat.points.point import Point
 from rheostat.runtime.distributed import Ranks
 from rheostat.runtime.seeding import stream
 from rheostat.training.step import Step
+from support import images_for
 
 
 class Own(nn.Module):

@@ -12,12 +12,12 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 import rheostat
-from conftest import images_for, make
 from rheostat.models import artifact
 from rheostat.models.artifact import About
 from rheostat.points.dial_map import DialMap
 from rheostat.points.point import Point
 from rheostat.runtime.files import write_bytes
+from support import images_for, make
 
 
 def rewritten(path: Path, **changes: object) -> Path:

@@ -7,11 +7,11 @@ import threading
 import pytest
 import torch
 
-from conftest import NETS, images_for, make
 from rheostat.methods.composition import compose
 from rheostat.models.costs import exit_costs, observe
 from rheostat.models.tunable import Tunable
 from rheostat.points.point import Point
+from support import NETS, images_for, make
 
 
 @pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])

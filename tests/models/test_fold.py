@@ -6,7 +6,6 @@ import pytest
 import torch
 from torch import nn
 
-from conftest import images_for, make
 from rheostat import nets
 from rheostat.methods.composition import compose
 from rheostat.models.adoption import adopt
@@ -15,6 +14,7 @@ from rheostat.models.folding import fold
 from rheostat.models.tunable import Tunable
 from rheostat.nn.masking import Masking
 from rheostat.points.point import Point
+from support import images_for, make
 
 
 def points_of(model: Tunable) -> list[Point]:

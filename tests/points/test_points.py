@@ -12,7 +12,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from conftest import images_for, make
 from rheostat import nets
 from rheostat.methods import Dual, Noise, Slim
 from rheostat.methods.base import Method, Output, Read, Stack
@@ -23,6 +22,7 @@ from rheostat.points.grid import parse_grid
 from rheostat.points.phase import Phase
 from rheostat.points.point import Point
 from rheostat.points.resolved import Level, Resolved
+from support import images_for, make
 
 
 @dataclass(frozen=True)

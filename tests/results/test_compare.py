@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 import torch
 
-from conftest import made_row
 from rheostat.cli.app import main
 from rheostat.results.areas import compared
 from rheostat.results.comparison import MARGIN, Comparison, compare, side
 from rheostat.results.intervals import paired
 from rheostat.results.rows import add_rows
+from support import made_row
 
 N = 200
 

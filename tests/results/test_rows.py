@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 import torch
 
-from conftest import made_row
 from rheostat.models import artifact
 from rheostat.points.point import Point
 from rheostat.results import schema
@@ -22,6 +21,7 @@ from rheostat.results.labels import point_label
 from rheostat.results.rows import add_rows, parse_row, read_rows
 from rheostat.results.timings import holds_timings, read_timings, write_timings
 from rheostat.runtime.seeding import seed_of
+from support import made_row
 
 ROOT = Path(__file__).parents[2]
 RESULTS = sorted((ROOT / "benchmarks" / "results").glob("*.jsonl"))
@@ -165,7 +165,7 @@ def test_every_committed_row_is_read_with_its_bits() -> None:
 WRITER = """
 import sys, torch
 sys.path.insert(0, sys.argv[3])
-from conftest import made_row
+from support import made_row
 from rheostat.results.rows import add_rows
 for i in range(40):
     bits = torch.arange(8) < i % 8

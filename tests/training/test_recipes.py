@@ -12,7 +12,7 @@ from rheostat import nets
 from rheostat.models.tunable import Tunable
 from rheostat.runtime.choices import NoEffectWarning
 from rheostat.runtime.quantities import number
-from rheostat.training.recipe import load_recipe, names, parse
+from rheostat.training.recipe import load_recipe, names, parse_recipe
 
 
 @pytest.mark.parametrize("name", names())
@@ -105,7 +105,7 @@ def test_validation_draws_nothing_and_makes_no_weights() -> None:
     before = torch.get_rng_state()
     recipe = load_recipe("oat-digits")
     assert torch.equal(before, torch.get_rng_state())
-    assert parse(recipe.model_dump(mode="json")) == recipe
+    assert parse_recipe(recipe.model_dump(mode="json")) == recipe
 
 
 def test_files_names_and_missing_keys(tmp_path: Path) -> None:
@@ -126,5 +126,5 @@ def test_changes_fractions_and_equality() -> None:
     assert recipe.train.epochs == 5
     assert recipe.attack.eps == pytest.approx(8 / 255)
     assert recipe.changed(train={"epochs": 7}).train.epochs == 7
-    assert parse(recipe.model_dump(mode="json")) == recipe
+    assert parse_recipe(recipe.model_dump(mode="json")) == recipe
     assert number("1/4") == 0.25

@@ -16,7 +16,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from conftest import plan_of
 from rheostat import data
 from rheostat.runtime.distributed import Ranks
 from rheostat.runtime.files import read_tensors
@@ -27,6 +26,7 @@ from rheostat.training.recipe import Recipe, load_recipe
 from rheostat.training.schedules import share_of_rate
 from rheostat.training.selection import Watch
 from rheostat.training.step import Step, batches, sgd, training_attack
+from support import plan_of
 
 SMALL = ["calibrate_dial=false", "select.images=20", "select.steps=2", "train.epochs=2"]
 
@@ -273,7 +273,7 @@ OPTIONS = {
     "ema": ((), "train.ema=0.5"),
     "bf16": ((), "device.precision=bf16"),
     "trades": ((), "train.trades=6"),
-    "awp": (("train.awp_from=0.5",), "train.awp=0.01"),
+    "awp": ((), "train.awp=0.01"),
     "net": ((), *WIDE),
     "dropout": (WIDE, "net.dropout=0.3"),
     "lambda": ((), "method.lambda_support=uniform"),
@@ -295,6 +295,7 @@ def three_steps(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., dict[
     return trained
 
 
+@pytest.mark.filterwarnings("ignore::rheostat.runtime.choices.NoEffectWarning")
 @pytest.mark.parametrize("option", OPTIONS)
 def test_every_option_of_training_has_an_effect(
     option: str, three_steps: Callable[..., dict[str, torch.Tensor]]

@@ -195,7 +195,7 @@ def _mark_head(module: nn.Module, graph: fx.Graph, stack: Stack) -> None:
             layer.head = True
         if isinstance(layer, Conv) and any(dial.name == "width" for dial in stack.dials()):
             raise ValueError(f"layer {node.target!r}: the logits come from a convolution, which a width would cut")
-        if isinstance(layer, nn.Conv2d | nn.Linear):
+        if isinstance(layer, Conv | Dense | nn.Conv2d | nn.Linear):
             continue
         before = [one for one in node.all_input_nodes if one not in seen]
         ahead += before

@@ -22,7 +22,7 @@ from rheostat.nn.layers import Conv, Dense, Dropout, Normalise, Seat, kernel
 from rheostat.nn.norms import Norm
 from rheostat.points.point import Point
 from rheostat.points.resolved import Resolved
-from rheostat.runtime.seeding import stream
+from rheostat.runtime.seeding import preserved, stream
 
 LEAVES = (Conv, Dense, Norm, Dropout, Normalise)
 
@@ -72,6 +72,7 @@ class _Pass(nn.Module):
         return method.read(self.net, x, at, lambda y, a: Output(self.net(y, a))).logits
 
 
+@preserved(torch.device("cpu"))  # new layers draw weights that are then replaced
 def fold(model: Tunable, point: Point | None = None) -> fx.GraphModule:
     """A plain module, images (B, C, H, W) in [0, 1] → logits (B, K), equal to `model.at(point)`.
 
