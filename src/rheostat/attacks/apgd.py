@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from typing import ClassVar
 
@@ -42,7 +43,9 @@ def apgd(
         "device": images.device,
         "n_restarts": restarts,
     }
-    with torch.random.fork_rng(), torch.enable_grad():
+    with torch.random.fork_rng(), torch.enable_grad(), warnings.catch_warnings():
+        # Of dead gradients `evaluation.checks` warns by itself, in the rows.
+        warnings.filterwarnings("ignore", message="there are .* points with zero gradient")
         if not targeted:
             return APGDAttack(predict, loss="ce", **options).perturb(images, labels).detach()
         with torch.no_grad():

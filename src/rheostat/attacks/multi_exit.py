@@ -108,6 +108,10 @@ def routed(thresholds: Tensor, measure: str, loss: Loss) -> Loss:
     return expected
 
 
+COST_FORMS = ("slowdown",)
+"""Forms of attack on what a prediction costs: they are made on every image, whether it is right or not."""
+
+
 def slowdown(thresholds: Tensor, measure: str) -> Loss:
     """Highest, 0, where every side exit is unsure by a tenth of the range more than its threshold."""
 

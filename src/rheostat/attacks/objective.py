@@ -131,5 +131,7 @@ def gradient(objective: Objective, images: Tensor) -> tuple[Tensor, Tensor, Tens
     with torch.enable_grad():
         leaf = images.detach().requires_grad_(True)
         loss, fallen = objective.judge(leaf)
+        if not loss.requires_grad:  # the module cuts its graph: there is no gradient, and a check says so
+            return torch.zeros_like(images), loss, fallen
         (grad,) = torch.autograd.grad(loss.sum(), leaf)
     return grad.detach(), loss.detach(), fallen

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from rheostat.deploy.onnx_session import KEY, Session
 from rheostat.methods.exits import Exits, policy, side_exits
-from rheostat.models.artifact import About, versions
+from rheostat.models.artifact import About, check_finite, versions
 from rheostat.models.folding import foldable
 from rheostat.models.tunable import Tunable
 from rheostat.points.point import Point
@@ -116,6 +116,7 @@ def export(
     """
     if to not in TARGETS:
         raise ValueError(f"no target {to!r}; {nearest(to, TARGETS)}")
+    check_finite(dict(model.named_parameters()), "the model")
     name = at if isinstance(at, str) else None
     point = model.at(at).point
     numbers = point.numbers()

@@ -50,6 +50,7 @@ def as_attacks(target: Target, given: Attacks, options: EvaluationOptions) -> li
             raise ValueError(f"{target.run} has no threat model of its own; give --eps")
         norm = options.norm or threat.get("norm", "linf")
         names = [form for n in one.split(",") if n.strip() for form in forms_of(target, n.strip())]
+        names = [n for n in names if n not in {a.name for a in out}]  # pgd20 and pgd20@all: pgd20 once
         out += [named(n, eps=float(eps), norm=norm, step_size=options.step_size) for n in names]
     if not out:
         raise ValueError("an evaluation needs at least one attack")

@@ -110,12 +110,14 @@ def attack_chunk(
     attack: Attack,
     *seeds: tuple[object, ...],
     rows: Tensor | None = None,
+    every: bool = False,
 ) -> Chunk:
     """One attack on one batch; with several seeds, on as many equal parts, each with streams of its own.
 
     `rows` are those still to attack, known to be right (default: judged here, and those that the
     model gets right). A row's random start does not depend on which others stand. Success is judged
-    here, on the images that came back, and once more in a batch of other rows.
+    here, on the images that came back, and once more in a batch of other rows. `every` attacks all rows, right
+    or wrong, as an attack on cost does.
     """
     judge = victim.judge(labels, stream(*seeds[0], "judge"))
     clean, queries = torch.zeros_like(labels, dtype=torch.bool), 0
@@ -124,7 +126,7 @@ def attack_chunk(
         with torch.no_grad():
             clean = ~judge.judge(images)[1]
         queries = len(labels)
-        attacked = torch.ones_like(clean) if victim.randomised else clean
+        attacked = torch.ones_like(clean) if victim.randomised or every else clean
         rows = attacked.nonzero()[:, 0]
     else:
         clean[rows] = True

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from rheostat.attacks import Attack, Objective
+from rheostat.attacks.multi_exit import COST_FORMS
 from rheostat.attacks.objective import cross_entropy
 from rheostat.evaluation.attacked import FRESH, Chunk, Victim, attack_chunk, victim_at
 from rheostat.models.tunable import Tunable
@@ -125,11 +126,16 @@ def _pack(
     for i, attack in enumerate(task.attacks, int(task.warm)):
         started = time.perf_counter()
         seeds = [(task.seed, name, attack.name, number) for name in names]
-        found = attack_chunk(victim, images_all, labels_all, attack, *seeds, rows=rows)
+        # An attack on cost runs on every image, outside the ladder of survivors: those are the costly ones.
+        every = attack.form in COST_FORMS
+        found = attack_chunk(victim, images_all, labels_all, attack, *seeds, rows=None if every else rows, every=every)
         took = time.perf_counter() - started
         if rows is None:
             out["clean"][pack] = found.clean.reshape(count, n).cpu()
-        attacked = found.clean if rows is None else rows
+        attacked = found.clean.nonzero()[:, 0] if rows is None else rows
+        if every and rows is not None:
+            survivors = torch.zeros_like(found.robust).index_fill(0, rows, True)
+            found = replace(found, robust=found.robust & survivors)
         moved[attacked] = found.adversarial[attacked]
         rows = found.robust.nonzero()[:, 0]
         _note(out, pack, i, found, took)

@@ -27,6 +27,8 @@ from rheostat.evaluation.scoring import Bits, finished
 from rheostat.evaluation.store import ChunkStore
 from rheostat.evaluation.target import Target, as_target
 from rheostat.evaluation.tiers import untargeted
+from rheostat.models.artifact import check_finite
+from rheostat.models.tunable import Tunable
 from rheostat.points.point import Point
 from rheostat.results.bits import Pair
 from rheostat.results.row import Measurement, Row
@@ -67,6 +69,7 @@ def evaluate(
     target = as_target(model, options.name)
     if ranks.world > 1 and options.out is None:
         raise ValueError("several ranks meet in a file: give `out`")
+    _check_fit(target.model, data)
     asked, used = as_points(target, points), as_attacks(target, attacks, options)
     device = next((p.device for p in target.model.parameters()), torch.device("cpu"))
     builder = RowBuilder(target, data.to(device), options)
@@ -78,6 +81,19 @@ def evaluate(
         if report is not None:
             report({"event": "point", "number": number + 1, "of": len(asked), "row": rows[number][-1]})
     return [row for number in sorted(rows) for row in rows[number]]
+
+
+def _check_fit(model: nn.Module, data: Dataset) -> None:
+    """ValueError unless the weights are finite, and the images and classes are those of the model."""
+    check_finite(dict(model.named_parameters()), type(model).__name__)
+    if not isinstance(model, Tunable):
+        return
+    if data.image != tuple(model.net.image) or len(data.classes) != model.net.classes:
+        shape, own = (" × ".join(map(str, image)) for image in (data.image, model.net.image))
+        raise ValueError(
+            f"{data.name} has images of {shape} and {len(data.classes)} classes, the model takes {own} and has "
+            f"{model.net.classes}"
+        )
 
 
 def _rows(

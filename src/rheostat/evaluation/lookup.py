@@ -13,6 +13,8 @@ from rheostat.evaluation.options import EvaluationOptions
 from rheostat.evaluation.target import Target, from_factory
 from rheostat.evaluation.tiers import attacks_of
 from rheostat.models import artifact
+from rheostat.models.tunable import Tunable
+from rheostat.points.point import Point
 from rheostat.results.row import Row
 from rheostat.runtime.distributed import device_named, join
 from rheostat.runtime.quantities import number
@@ -111,7 +113,26 @@ def measure(request: Request, options: EvaluationOptions | None = None, *, repor
         step_size=options.step_size if request.step_size is None else _float(request.step_size),
     )
     points = as_points(target, request.at)
-    attacks = as_attacks(target, request.attacks or attacks_of(tier, len(dataset.classes)), options)
     place = device_named(request.device)
     target.model.to(place)
-    return evaluate(target, points, attacks, dataset, options=options, ranks=join(place), report=report)
+    rows: list[Row] = []
+    for some, names in _by_attacks(target, points, request.attacks, tier, len(dataset.classes)):
+        attacks = as_attacks(target, names, options)
+        rows += evaluate(target, some, attacks, dataset, options=options, ranks=join(place), report=report)
+    return rows
+
+
+def _by_attacks(
+    target: Target, points: list[Point | None], attacks: tuple[str, ...], tier: str, classes: int
+) -> list[tuple[list[Point | None], tuple[str, ...]]]:
+    """Points and the names of their attacks: own attacks, or the tier's, under every form where exits are live."""
+    if attacks:
+        return [(points, attacks)]
+    plain = tuple(attacks_of(tier, classes))
+    model = target.model
+    live = [isinstance(model, Tunable) and p is not None and model.method.live(p) for p in points]
+    groups = [
+        ([p for p, is_live in zip(points, live, strict=True) if not is_live], plain),
+        ([p for p, is_live in zip(points, live, strict=True) if is_live], (*plain, f"{plain[0]}@all")),
+    ]
+    return [group for group in groups if group[0]]

@@ -73,7 +73,9 @@ def finished(
     for number, (of, robust) in enumerate(zip(planned, standing, strict=True)):
         fields = {**whole, "seconds": round(seconds[number], 3), "queries": queries[number]}
         if bits.exits and isinstance(target.model, Tunable):
-            fields |= _by_exit(exit_costs(target.model, point), bits.exits, min(number, len(bits.exits) - 1))
+            costs = exit_costs(target.model, point)
+            place = number if number < len(bits.exits) else _costliest(costs, bits.exits)
+            fields |= _by_exit(costs, bits.exits, place)
         if bits.draws:
             fields |= _randomised(flags, bits.draws, number, planned)
         if of.attack.name == "worst":
@@ -155,10 +157,20 @@ def _write_examples(
     return name
 
 
+def _costliest(costs: ExitCosts, exits: list[Tensor]) -> int:
+    """Which attack that was run on every image makes the predictions cost most; the first where none was."""
+    mean = [
+        float(torch.tensor(costs.macs, dtype=torch.float64)[taken].mean()) if bool((taken >= 0).all()) else 0.0
+        for _, taken in exits
+    ]
+    return mean.index(max(mean))
+
+
 def _by_exit(costs: ExitCosts, exits: list[Tensor], place: int) -> dict[str, Any]:
     """A live policy's fields: MACs per image clean and attacked, shares of rows per exit, the paper's count.
 
-    Attacked: over the images that this attack was run on (all, for the first).
+    Attacked: over the images that this attack was run on. The worst case is the attack that was run on every
+    image and costs most.
     """
     count = len(costs.macs)
     of = {"clean": exits[0][0], "attacked": exits[place][1][exits[place][1] >= 0]}

@@ -6,6 +6,7 @@ import hashlib
 import json
 import platform
 import re
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from importlib import metadata, resources
 from pathlib import Path
@@ -23,7 +24,10 @@ from rheostat.runtime.choices import nearest
 from rheostat.runtime.files import locked, read_tensors, write_tensors
 
 FORMAT = 1
-KNOWN = {"artifact", "composition", "net", "dials", "dial_map", "points", "classes", "threat", "provenance", "measured"}
+KNOWN = {
+    *("artifact", "tensors", "composition", "net", "dials", "dial_map", "points"),
+    *("classes", "threat", "provenance", "measured"),
+}
 
 
 @dataclass(frozen=True)
@@ -60,11 +64,14 @@ def save(path: str | Path, model: Tunable, about: About | None = None) -> Path:
             "save its state_dict() and adopt the module again to load it"
         )
     dial_map = asdict(model.dial_map) if model.dial_map is not None else None
+    stored = model.stored()
+    check_finite(stored, str(path))
     write_tensors(
         Path(path),
-        model.stored(),
+        stored,
         {
             "artifact": FORMAT,
+            "tensors": tensors_hash(stored),
             "composition": repr(model.method),
             "net": model.net.spec,
             "dials": [asdict(d) for d in model.method.dials()],
@@ -74,6 +81,22 @@ def save(path: str | Path, model: Tunable, about: About | None = None) -> Path:
         },
     )
     return Path(path)
+
+
+def check_finite(tensors: Mapping[str, Tensor], where: str) -> None:
+    """ValueError that names the first tensor with an infinite or NaN value; thresholds may be unfitted (NaN)."""
+    for name, tensor in tensors.items():
+        unfitted = name.rpartition(".")[2] == "thresholds"
+        if tensor.is_floating_point() and not unfitted and not bool(tensor.isfinite().all()):
+            raise ValueError(f"{where}: {name} holds values that are infinite or NaN; such a model predicts nothing")
+
+
+def tensors_hash(tensors: Mapping[str, Tensor]) -> str:
+    """A hash of named tensors: what a file says of its weights, and what loading compares."""
+    sha = hashlib.sha256()
+    for name in sorted(tensors):
+        sha.update(tensor_bytes(name, tensors[name]))
+    return sha.hexdigest()
 
 
 def packaged() -> dict[str, Path]:
@@ -108,6 +131,9 @@ def load_with(which: str | Path) -> tuple[Tunable, About]:
     unknown = sorted(set(found) - KNOWN)
     if unknown:
         raise ValueError(f"{path}: holds {unknown[0]!r}, which this version does not know")
+    check_finite(tensors, str(path))
+    if found.get("tensors") not in (None, tensors_hash(tensors)):
+        raise ValueError(f"{path}: its weights are not those that were saved (their hash differs); the file is damaged")
     try:
         model = Tunable(nets.build(found["net"]), parse_method(found["composition"]))
     except ValueError as error:

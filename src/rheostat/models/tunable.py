@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from rheostat.attacks import Candidates, Objective, loss_named
 from rheostat.methods.base import Attacked, Method, Output, Stack
 from rheostat.methods.dual import Dual
+from rheostat.models.inputs import check_images
 from rheostat.nets.base import Net
 from rheostat.points.dial import Dial
 from rheostat.points.dial_map import DialMap
@@ -113,8 +114,14 @@ class Tunable(nn.Module):
     def _plain(self, x: Tensor, at: Resolved) -> Output:
         return Output(self.net(x, at))
 
-    def forward(self, x: Tensor, at: Point | None = None) -> Tensor:
-        """Images (B, C, H, W) in [0, 1] → logits (B, K) at the point, in eval."""
+    def forward(self, x: Tensor, at: Point | None = None, *, validate: bool = True) -> Tensor:
+        """Images (B, C, H, W) in [0, 1] → logits (B, K) at the point, in eval.
+
+        Images of another shape, type or range are a ValueError. `validate=False` leaves that out, for loops that
+        know their images; exported and compiled graphs have no such check.
+        """
+        if validate and not torch.compiler.is_compiling():
+            check_images(x, self.net.image)
         return self.read(x, self.resolve(at, x)).logits
 
     def at(self, point: Point | str | None = None, **dials: float) -> AtPoint:

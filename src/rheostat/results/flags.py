@@ -47,6 +47,13 @@ ALL = (
         "return logits",
     ),
     Flag(
+        "constant-predictor",
+        "model",
+        "every image of the sample gets the same class, though their labels differ",
+        "such a model is right on one class whatever the image, so that no attack can lower its accuracy",
+        "look at the range of the pixels, at the weights, and at whether training has converged",
+    ),
+    Flag(
         "train-mode",
         "model",
         "a module that behaves differently in training was left in train mode",

@@ -24,7 +24,7 @@ from rheostat.training.averaging import follow, updated
 from rheostat.training.checkpoint import State
 from rheostat.training.recipe import Recipe
 from rheostat.training.selection import Watch
-from rheostat.training.step import Step, batches, warmed
+from rheostat.training.step import NonFinite, Step, batches, warmed
 from rheostat.training.tensorboard import to_tensorboard
 
 Report = Callable[[dict[str, Any]], None]
@@ -57,8 +57,20 @@ class TrainingRun:
     report: Report | None
 
     def save(self) -> None:
+        """Write the checkpoint; ValueError, and the last one kept, where a weight is infinite or NaN."""
+        for name, parameter in self.state.model.named_parameters():
+            if not bool(parameter.isfinite().all()):
+                raise self._stopped(f"{name} holds a weight that is infinite or NaN", self.state.progress.step)
         if self.step.ranks.first:
             checkpoint.save(self.folder / "checkpoint.safetensors", self.state, self.mark)
+
+    def _stopped(self, problem: str, step: int) -> NonFinite:
+        """The error that ends a run which diverged: where, and what to do."""
+        rate = self.state.optimiser.param_groups[0]["lr"]
+        return NonFinite(
+            f"training diverged at step {step + 1} of {self.total}, learning rate {rate:g}: {problem}. The last good "
+            f"checkpoint is kept in {self.folder}; train with a lower train.lr, a train.clip, or precision fp32"
+        )
 
     def one_step(self) -> None:
         """Draw, attack, pass, update; then the method's own bookkeeping and the weight average."""
@@ -73,8 +85,11 @@ class TrainingRun:
         self.step.attack = warmed(self.attack, self.recipe, number, self.total)
         self.step.awp = t.awp if number >= t.awp_from * self.total else 0.0
         # Low precision makes, full precision judges: only the step runs under autocast.
-        with step_precision(self.recipe, images.device):
-            sums = self.step.backward(terms, images, labels, batch=t.batch, seed=(t.seed, "step", number))
+        try:
+            with step_precision(self.recipe, images.device):
+                sums = self.step.backward(terms, images, labels, batch=t.batch, seed=(t.seed, "step", number))
+        except NonFinite as problem:
+            raise self._stopped(str(problem), number) from None
         self.step.ranks.sum_gradients(model.parameters())
         if t.clip is not None:
             torch.nn.utils.clip_grad_norm_(model.parameters(), t.clip)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -47,6 +48,10 @@ def sgd(model: Tunable, recipe: Recipe) -> torch.optim.SGD:
     if others:
         groups.append({"params": others, "weight_decay": 0.0})
     return torch.optim.SGD(groups, lr=recipe.train.lr, momentum=recipe.train.momentum)
+
+
+class NonFinite(ValueError):
+    """A loss or a weight is infinite or NaN: training cannot go on."""
 
 
 @dataclass
@@ -150,8 +155,11 @@ class Step:
             weight = term.weight
             weight = weight.to(loss) if isinstance(weight, Tensor) else weight
             total = (loss * weight).sum() / batch
+            value = float(total.detach())
+            if not math.isfinite(value):
+                raise NonFinite(f"the loss of term {i} ({term.images} images, {len(y)} rows) is {value}")
             total.backward()
-            sums["loss"] += float(total.detach())
+            sums["loss"] += value
             sums[kind] += float((logits.detach().argmax(1) == y).sum())
             sums[f"{kind}_n"] += len(y)
         return sums

@@ -1,0 +1,28 @@
+"""What may come into a model: images of its own shape, floats in [0, 1], finite."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+ROUNDING = 1e-3
+"""How far a pixel may lie outside [0, 1]: what rounding and half precision leave."""
+
+
+def check_images(x: Tensor, image: tuple[int, int, int]) -> None:
+    """ValueError that says what to do, unless x is (B, C, H, W) of this (C, H, W), floating, finite and in [0, 1]."""
+    shape = tuple(x.shape)
+    if x.ndim != 4:
+        raise ValueError(f"a model takes images (B, C, H, W), given shape {shape}; add the dimension of the batch")
+    if shape[1:] != tuple(image):
+        raise ValueError(
+            f"this model takes images of {' × '.join(map(str, image))}, given {' × '.join(map(str, shape[1:]))}"
+        )
+    if not x.is_floating_point():
+        raise ValueError(f"pixels are floats in [0, 1], given {x.dtype}; write x.float() / 255")
+    if not x.numel():
+        return
+    low, high = (float(v) for v in torch.aminmax(x.detach()))
+    if not (low >= -ROUNDING and high <= 1 + ROUNDING):  # also where a pixel is NaN
+        hint = "; write x / 255" if low >= 0 and 2 < high <= 255 else "; normalisation is inside the model"
+        raise ValueError(f"pixels lie in [0, 1] and are finite, given {low:g} to {high:g}{hint}")

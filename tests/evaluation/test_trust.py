@@ -1,0 +1,100 @@
+"""What made an evaluation flatter a model, or break off: each was found on a real model, and is tried here."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+import rheostat
+from rheostat import EvaluationOptions, Point
+from rheostat.attacks import named
+from rheostat.data import Dataset, subset
+from rheostat.evaluation.chunks import Task, measured
+from rheostat.evaluation.lookup import Request, measure
+from rheostat.models import save
+from rheostat.models.costs import exit_costs
+from support import make
+
+EPS = 0.2
+
+
+class Detached(nn.Module):
+    """A network that cuts its graph, so that no gradient comes back."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.model = rheostat.load("oat-digits").at(robustness=0.0)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.model(x).detach()
+
+
+class Tied(nn.Module):
+    """Every logit is the same: a constant predictor, and a margin of exactly 0."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.zeros(len(x), 10) + 0 * x.flatten(1).sum(1, keepdim=True)
+
+
+@pytest.fixture(scope="module")
+def sample(digits) -> Dataset:
+    return subset(digits[1], 60)
+
+
+@pytest.mark.parametrize("attack", ["pgd5", "apgd-ce", "apgd-t", "square50"])
+def test_a_module_that_cuts_its_graph_is_measured_and_flagged(attack: str, sample) -> None:
+    rows = rheostat.evaluate(Detached(), None, [named(attack, eps=EPS)], sample)
+    assert "zero-gradients" in rows[-1].flags
+    assert rows[-1].clean_accuracy > 0.8
+
+
+@pytest.mark.parametrize("attack", ["pgd5", "apgd-ce", "square50"])
+def test_a_constant_predictor_is_measured_and_flagged(attack: str, sample) -> None:
+    rows = rheostat.evaluate(Tied(), None, [named(attack, eps=EPS)], sample)
+    assert "constant-predictor" in rows[-1].flags
+
+
+def test_a_sound_model_is_no_constant_predictor_and_is_not_written_to(sample) -> None:
+    model = rheostat.load("oat-digits")
+    versions = [p._version for p in (*model.parameters(), *model.buffers())]
+    rows = rheostat.evaluate(model, "robustness=1", [named("fgsm", eps=EPS)], sample)
+    assert "constant-predictor" not in rows[-1].flags
+    assert [p._version for p in (*model.parameters(), *model.buffers())] == versions
+
+
+def multi_exit():
+    """An untrained multi-exit network, its thresholds where about half of the rows leave early; and images."""
+    model = make("rdi", "resnet-8").eval()
+    generator = torch.Generator().manual_seed(3)
+    images = torch.randint(0, 256, (40, 3, 8, 8), dtype=torch.uint8, generator=generator)
+    labels = torch.randint(0, 10, (40,), generator=generator)
+    rheostat.fit_policy(model, Dataset("noise", images, labels, tuple("0123456789"), "calibrate-fit"))
+    return model, Dataset("noise", images, labels, tuple("0123456789"), "test")
+
+
+def test_an_attack_on_cost_is_made_on_every_image() -> None:
+    model, data = multi_exit()
+    attacks = tuple(named(n, eps=EPS) for n in ("pgd5", "pgd5@slowdown"))
+    record = measured(Task(model, (model.complete(Point(exit=1.0)),), attacks), data.images / 255, data.labels, 0)
+    standing = record["standing"][0, 0]
+    assert not standing.all()
+    assert (record["exits"][0, 1, 1] >= 0).all()  # the second attack skipped those that the first had fooled
+    assert not (record["standing"][0, 1] & ~standing).any()
+    rows = rheostat.evaluate(model, [Point(exit=1.0)], attacks, data)
+    costs = torch.tensor(exit_costs(model, Point(exit=1.0)).macs, dtype=torch.float64)
+    by_attack = [float(costs[record["exits"][0, a, 1]].mean()) for a in (0, 1)]
+    assert rows[1].macs_attacked.mean == pytest.approx(by_attack[1])
+    assert rows[-1].macs_attacked.mean == pytest.approx(max(by_attack))
+
+
+def test_a_tier_attacks_every_form_where_exits_are_live(tmp_path, monkeypatch) -> None:
+    model, data = multi_exit()
+    save(tmp_path / "m.safetensors", model)
+    monkeypatch.setattr("rheostat.evaluation.lookup.find_data", lambda *_, **__: data)
+    request = Request(str(tmp_path / "m.safetensors"), at="exit=0,1", eps=str(EPS))
+    rows = measure(request, EvaluationOptions(out=tmp_path / "rows.jsonl"))
+    names = {r.at["exit"]: list(r.attack.names) for r in rows if r.attack.name == "worst"}
+    assert names[0.0] == ["pgd20"]
+    forms = [n.partition("@")[2] for n in names[1.0]]
+    assert set(forms) >= {"", "average", "max-average", "routed", "slowdown"}
