@@ -180,6 +180,7 @@ def test_a_file_that_includes_another(tmp_path: Path) -> None:
         read_queue(tmp_path / "all.toml")
 
 
+@pytest.mark.slow
 def test_a_stretch_ends_and_continues(tmp_path: Path) -> None:
     """Interrupted in training and in evaluation, the queue goes on to the rows of one that was not."""
     text = TEXT.replace("x.jsonl", str(tmp_path / "x.jsonl")).replace("epochs=1", 'epochs=3", "calibrate_dial=false')

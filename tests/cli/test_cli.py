@@ -164,7 +164,7 @@ def test_the_packaged_model_works_at_once_and_is_small(capsys) -> None:
         {"name": "resnet", "depth": 8, "base_width": 8},
         {"name": "resnet", "depth": 18, "base_width": 8},
         {"name": "wide_resnet", "depth": 10, "widen": 1, "base_width": 8, "dropout": 0.1},
-        {"name": "mobilenet_v2", "width": 0.25},
+        pytest.param({"name": "mobilenet_v2", "width": 0.25}, marks=pytest.mark.slow),
     ],
     ids=lambda net: f"{net['name']}-{net.get('depth', '')}",
 )
@@ -223,6 +223,7 @@ def test_freed_memory_is_kept() -> None:
         done = subprocess.run(line, env={**clean, **more}, capture_output=True, text=True)
         return int(done.stdout) if done.returncode == 0 else -1
 
-    assert faults("keep") < 1000 < faults("leave")
+    # Some kernels take pages back from an idle heap: a few of the twenty then come from the system all the same.
+    assert 0 <= faults("keep") < faults("leave") / 5
     # Whoever has set the allocator keeps it: then nothing takes effect, and this says so.
     assert faults("keep", MALLOC_ARENA_MAX="2") == -1

@@ -20,7 +20,15 @@ from rheostat.reports.leaderboard import entry
 EXAMPLES = sorted((Path(__file__).parents[2] / "examples").glob("*.py"))
 
 
-@pytest.mark.parametrize("file", EXAMPLES, ids=lambda f: f.stem)
+SLOW = ("autoattack", "robustbench_style")
+"""They run AutoAttack whole."""
+
+
+@pytest.mark.parametrize(
+    "file",
+    [pytest.param(f, marks=[pytest.mark.slow] if f.stem in SLOW else []) for f in EXAMPLES],
+    ids=[f.stem for f in EXAMPLES],
+)
 def test_an_example_runs(file: Path) -> None:
     done = subprocess.run(
         [sys.executable, str(file)], env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True

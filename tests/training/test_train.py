@@ -330,6 +330,7 @@ def test_tensorboard_and_a_default_folder(tmp_path: Path, monkeypatch) -> None:
     assert list(Path("runs/oat-digits/tensorboard").glob("events.*"))
 
 
+@pytest.mark.slow
 def test_compiled_training_runs_and_agrees(tmp_path: Path, monkeypatch) -> None:
     # The tracer without the C++ compiler, which takes minutes; with it the same test passed by hand.
     original = torch.compile
