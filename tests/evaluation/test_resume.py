@@ -282,10 +282,10 @@ def test_what_the_attacker_knows(model, sample, tmp_path: Path) -> None:
 
 def test_a_randomised_point_takes_no_warm_start(sample, tmp_path: Path) -> None:
     from rheostat.methods.composition import compose
-    from support import NETS
+    from rheostat.nets import resnet
 
     torch.manual_seed(0)
-    noisy = rheostat.Tunable(NETS["resnet-8"](), compose("float", draw="sampled"))
+    noisy = rheostat.Tunable(resnet(depth=8, base_width=4, image=(1, 8, 8)), compose("float", draw="sampled"))
     path = artifact.save(tmp_path / "m.safetensors", noisy)
     with pytest.raises(ValueError, match="draw no noise"):
         evaluate(

@@ -36,7 +36,8 @@ def test_wrong_images_are_refused(x: torch.Tensor, message: str) -> None:
 def test_a_loop_may_leave_the_check_out_and_an_empty_batch_passes() -> None:
     model = rheostat.load("oat-digits")
     assert torch.equal(model(GOOD, validate=False), model(GOOD))
-    assert model(2 * GOOD, validate=False).shape == (2, 10)
+    assert torch.equal(model(2 * GOOD, validate=False), model.at().unchecked()(2 * GOOD))
+    assert model(GOOD[:0]).shape == (0, 10)
 
 
 def test_weights_that_are_not_finite_are_refused_everywhere(tmp_path) -> None:

@@ -24,5 +24,7 @@ def check_images(x: Tensor, image: tuple[int, int, int]) -> None:
         return
     low, high = (float(v) for v in torch.aminmax(x.detach()))
     if not (low >= -ROUNDING and high <= 1 + ROUNDING):  # also where a pixel is NaN
-        hint = "; write x / 255" if low >= 0 and 2 < high <= 255 else "; normalisation is inside the model"
+        hint = "; normalisation is inside the model, and `.unchecked()` takes this check away"
+        if low >= 0 and 2 < high <= 255:
+            hint = "; write x / 255"
         raise ValueError(f"pixels lie in [0, 1] and are finite, given {low:g} to {high:g}{hint}")

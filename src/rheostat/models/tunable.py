@@ -184,6 +184,7 @@ class AtPoint(nn.Module):
         self.model = model
         self.point = point
         self.temperature = temperature
+        self.validate = True
         self.training = False
 
     def train(self, mode: bool = True) -> AtPoint:
@@ -191,8 +192,14 @@ class AtPoint(nn.Module):
         return self
 
     def forward(self, x: Tensor) -> Tensor:
-        logits: Tensor = self.model(x, self.point)
+        logits: Tensor = self.model(x, self.point, validate=self.validate)
         return logits
+
+    def unchecked(self) -> AtPoint:
+        """The same point without the check of its images: for a wrapper that leaves [0, 1] on purpose (noise, say)."""
+        view = copy.copy(self)
+        view.validate = False
+        return view
 
     @torch.no_grad()
     def probabilities(self, x: Tensor) -> Tensor:
