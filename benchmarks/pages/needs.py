@@ -133,7 +133,7 @@ def page(rows: list[Row], results: Path) -> str:
             "better on your data at the training time you have. Compute as well: `oats` "
             "(chosen per deployment or by load) or exits (chosen by each image). Both: `rdi-slim-dual`.\n"
             "3. *What is scarce?* Training time: `dual` or `float`. Storage: `floats`, `smart`. Latency: widths, or "
-            "masks by channel; zeros that are strewn about save none.\n",
+            "masks by channel; unstructured zeros save storage, not time.\n",
             "Whatever is taken, `rheostat choose` decides the operating point on images of its own, and "
             "`rheostat evaluate --tier standard` says what PGD-20 flattered "
             "([what it hid here](results.md#the-robust-end-under-stronger-attacks), [evaluation](evaluation.md)).\n",

@@ -93,7 +93,7 @@ def equal_attacks(rows: list[Row], results: Path, speed: list[Row]) -> tuple[str
                     claims.append([f"{TWICE[method]}, against {name} ({group.name})", *found[:2]])
     text = (
         "## At equal numbers of attacked images\n\nA method that trains in halves attacks half of each batch, and its "
-        "step is about half as dear as OAT's. Here it has 12 epochs where OAT has 6, and so twice its updates; OAT "
+        "step costs about half of OAT's. Here it has 12 epochs where OAT has 6, and so twice its updates; OAT "
         "with batches of 64 instead of 128 has as many updates as they at its own cost (its ratio is by passes). "
         "Areas as above.\n\n"
     )
@@ -235,7 +235,7 @@ def stronger(rows: list[Row]) -> tuple[str, list[list[str]]]:
     )
     text = (
         "## The robust end under stronger attacks\n\nt = 1, the same images for every attack; AutoAttack (its standard "
-        "version) runs on what `standard` left standing, so that column is what survives both.\n\n"
+        "version) runs only on images that `standard` failed to fool, so that column is the worst case of both.\n\n"
     )
     head = ["run", "n", "SA", "RA by PGD-20 (`quick`)", "`standard`", "and AutoAttack (`full`)", "flags"]
     return text + table(head, body), claims

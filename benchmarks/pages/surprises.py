@@ -32,11 +32,11 @@ def time(equal: Lines) -> str:
     ahead = [line for line in lines if line[2] == "worse"]
     behind = [line for line in lines if line[2] == "better"]
     if len(ahead) == len(lines):
-        head, told = "OAT's lead is not its dearer step alone.", "every one stays behind it"
+        head, told = "OAT does not win at equal epochs only because each of its steps costs more.", "every one stays behind it"
     elif not ahead:
-        head, told = "OAT's lead at equal epochs is its dearer step.", "none stays behind it"
+        head, told = "OAT wins at equal epochs only because each of its steps costs more.", "none stays behind it"
     else:
-        head = "Part of OAT's lead at equal epochs is its dearer step."
+        head = "Part of OAT wins at equal epochs only because each of its steps costs more."
         told = f"{len(lines) - len(ahead)} of {len(lines)} are no longer behind it"
     if behind:
         told += f", and {len(behind)} of {len(lines)} lie ahead"
@@ -131,7 +131,7 @@ def latency(rows: list[Row], exits: list[Row]) -> str:
         return ""
     return (
         f"**MACs saved are not time saved**: {'; '.join(said)}. The layers that every row passes are those of large "
-        "maps and few channels, dear for their MACs, and each exit adds small operators."
+        "maps and few channels, slow for their MACs, and each exit adds small operators."
     )
 
 

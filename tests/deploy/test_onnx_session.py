@@ -1,4 +1,4 @@
-"""An ONNX file's description of itself is a stranger's text too."""
+"""An ONNX file's description of itself is text from outside too."""
 
 from __future__ import annotations
 

@@ -50,7 +50,7 @@ def serve(
     ] = None,
     max_batch: Annotated[int, typer.Option(help="Images in a batch.", min=1)] = 64,
     queue: Annotated[int, typer.Option(help="Images that may wait; then 503.", min=1)] = 512,
-    deadline_ms: Annotated[float, typer.Option(help="How long a request waits for company.", min=0)] = 5.0,
+    deadline_ms: Annotated[float, typer.Option(help="Maximum time to wait while filling a batch.", min=0)] = 5.0,
     request_seconds: Annotated[float, typer.Option(help="How long a request may take in all.", min=0.1)] = 30.0,
     body_seconds: Annotated[float, typer.Option(help="How long a body may take.", min=0.1)] = 10.0,
     image_seconds: Annotated[float, typer.Option(help="How long one image may take to unpack.", min=0.05)] = 2.0,

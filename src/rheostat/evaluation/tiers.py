@@ -26,7 +26,7 @@ def tier_names() -> list[str]:
 def attacks_of(tier: str, classes: int) -> list[str]:
     """The names of a tier's attacks for a data set with so many classes.
 
-    Each runs on what the attacks before it left standing; `pgd20` comes first, so that its gap to the worst
+    Each runs only on images that the earlier ones failed to fool; `pgd20` comes first, so that its gap to the worst
     case can be seen.
     """
     entries = _entries(tier)

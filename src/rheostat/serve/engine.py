@@ -1,4 +1,4 @@
-"""Micro-batches: requests wait a moment for company, one worker runs them at one point."""
+"""Micro-batches: requests wait a moment so that a batch can fill; one worker runs it at one point."""
 
 from __future__ import annotations
 

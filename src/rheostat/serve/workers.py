@@ -50,7 +50,7 @@ class _Worker:
         try:
             process.stdin.write(json.dumps(question).encode() + b"\n" + body)
             process.stdin.flush()
-            # The process reads a stranger's bytes: what it says is not trusted either.
+            # The process reads bytes from outside, so its own answer is not trusted either.
             answer = json.loads(process.stdout.readline(LINE))
             if "problem" in answer:
                 raise Refusal(413 if answer.get("large") is True else 422, str(answer["problem"])[:300])

@@ -1,0 +1,116 @@
+"""Learned masks: shares, conservation, the rule of dropping and growing, gradients."""
+
+from __future__ import annotations
+
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from rheostat.methods.base import row_loss
+from rheostat.models.tunable import Tunable
+from rheostat.nn.layers import Conv, seats
+from rheostat.nn.masking import Masking, Path, random_mask, rewire, shares
+from rheostat.points.phase import Phase
+from rheostat.points.point import Point
+from support import images_for, make
+
+
+def paths(model: Tunable) -> list[Path]:
+    return [m for m in model.modules() if isinstance(m, Path)]
+
+
+def train_step(model: Tunable, seed: int = 0, lr: float = 0.05) -> None:
+    """One step of a method's own plan, without an attack: gradients, update, bookkeeping."""
+    x = images_for(model, 12)
+    y = torch.arange(12) % 10
+    generator = torch.Generator().manual_seed(seed)
+    model.zero_grad()
+    for term in model.method.plan(12, generator):
+        at = model.resolve(term.at, x[term.rows], phase=Phase.TRAIN, generator=generator)
+        loss = row_loss(model.read(x[term.rows], at), y[term.rows])
+        (loss * term.weight).sum().div(12).backward()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.grad is not None:
+                parameter -= lr * parameter.grad
+    model.method.after_step(model.net, 0.1)
+
+
+@given(st.lists(st.tuples(st.floats(0, 1), st.integers(0, 50)), min_size=1, max_size=8), st.floats(0, 1))
+@settings(max_examples=100, deadline=None)
+def test_shares_are_exact_and_capped(layers: list[tuple[float, int]], part: float) -> None:
+    importance = torch.tensor([a for a, _ in layers])
+    free = torch.tensor([b for _, b in layers])
+    total = int(part * int(free.sum()))
+    given_ = shares(importance, total, free)
+    assert sum(given_) == total
+    assert all(0 <= g <= f for g, f in zip(given_, free.tolist(), strict=True))
+
+
+@given(density=st.floats(0.02, 0.9), rate=st.floats(0, 0.95), seed=st.integers(0, 50))
+@settings(max_examples=40, deadline=None)
+def test_density_is_conserved_to_the_weight_and_no_layer_dies(density, rate, seed) -> None:
+    torch.manual_seed(seed)
+    weights = [torch.randn(shape) for shape in ((8, 3, 3, 3), (4, 8, 1, 1), (16, 4, 3, 3))]
+    found = [Path(w, random_mask(w, max(density, 1 / w.numel() * 2))) for w in weights]
+    for weight, path in zip(weights, found, strict=True):
+        path.average.copy_(torch.randn(weight.shape) * torch.rand(()))
+        weight.mul_(path.mask)
+    before = sum(p.nonzeros for p in found)
+    for _ in range(3):
+        rewire(weights, found, rate, blocked=[None] * 3)
+        assert sum(p.nonzeros for p in found) == before
+        assert all(p.nonzeros >= 1 for p in found)
+        assert all(set(p.mask.unique().tolist()) <= {0.0, 1.0} for p in found)
+
+
+def test_the_rule_drops_the_smallest_and_grows_where_the_gradient_is_largest() -> None:
+    weight = torch.tensor([[4.0, -1.0, 3.0, 0.5, 0.0, 0.0, 0.0, 0.0]])
+    path = Path(weight, torch.tensor([[1.0, 1, 1, 1, 0, 0, 0, 0]]))
+    path.average.copy_(torch.tensor([[0.1, 0.1, 0.1, 0.2, 0.3, -0.9, 0.4, 0.0]]))
+    rewire([weight], [path], 0.5, blocked=[None])
+    assert path.mask[0].tolist() == [1, 0, 1, 0, 0, 1, 1, 0]
+
+
+def test_the_average_is_dense_and_only_training_feeds_it() -> None:
+    model = make("floats", "resnet-8")
+    x = images_for(model)
+    y = torch.zeros(6, dtype=torch.long)
+    for phase in (Phase.ATTACK, Phase.EVAL):
+        objective = model.objective(y, Point(robustness=1.0), phase=phase)
+        leaf = x.clone().requires_grad_(True)
+        torch.autograd.grad(objective(leaf).sum(), leaf)
+    assert all(not p.pending.any() for p in paths(model))
+    train_step(model)
+    for path in paths(model):
+        off = path.mask == 0
+        assert path.average[off].abs().max() > 0  # regrowth can see masked places
+        assert path.average.dtype == torch.float32
+
+
+def test_stored_weights_and_gradients_are_masked_and_the_noise_too() -> None:
+    model = make("floats", "resnet-8")
+    train_step(model)
+    total = sum(p.nonzeros for p in paths(model))
+    before = [p.mask.clone() for p in paths(model)]
+    model.method.after_epoch(model.net, 0.3)
+    assert sum(p.nonzeros for p in paths(model)) == total
+    moved = 0
+    for conv, old in zip(seats(model.net, Conv), before, strict=True):
+        (masking,) = [t for t in conv.transforms if isinstance(t, Masking)]
+        mask = masking.paths[0].mask
+        assert not conv.weight[mask == 0].any()
+        at = model.resolve(Point(robustness=1.0), torch.zeros(1))
+        ((used, _),) = list(_kernel(conv, model, at))
+        assert not used[mask == 0].any()
+        grown = (mask == 1) & (old == 0)
+        assert not conv.weight[grown].any()  # what grows again starts at 0
+        assert conv.weight[(mask == 1) & (old == 1)].any()
+        moved += int(grown.sum())
+    assert moved > 0
+
+
+def _kernel(conv: Conv, model: Tunable, at):
+    from rheostat.nn.layers import kernel
+
+    return kernel(conv, torch.zeros(1, conv.in_channels, 3, 3), at)
