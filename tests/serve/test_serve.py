@@ -215,7 +215,7 @@ def test_overload_is_refused_and_nothing_hangs(model_file: Path, tmp_path: Path)
 
         def load() -> None:
             with httpx.Client(timeout=20) as client:
-                for _ in range(25):
+                while time.monotonic() - started < 4:  # longer than batches must be late before the ladder steps
                     begun = time.monotonic()
                     answer = client.post(f"{url}/v1/predict", content=body, headers=NPY)
                     waits.append(time.monotonic() - begun)
@@ -223,6 +223,7 @@ def test_overload_is_refused_and_nothing_hangs(model_file: Path, tmp_path: Path)
                     if answer.status_code == 503:
                         assert int(answer.headers["retry-after"]) >= 1
 
+        started = time.monotonic()
         threads = [threading.Thread(target=load) for _ in range(12)]
         for thread in threads:
             thread.start()
@@ -231,7 +232,7 @@ def test_overload_is_refused_and_nothing_hangs(model_file: Path, tmp_path: Path)
         text = httpx.get(f"{url}/metrics").text
         assert 'rheostat_ladder_steps_total{direction="down"}' in text
         assert httpx.get(f"{url}/readyz").status_code == 200
-    assert len(statuses) == 300
+    assert len(statuses) > 100
     assert set(statuses) == {200, 503}
     assert max(waits) < 10
 

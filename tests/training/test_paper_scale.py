@@ -92,21 +92,24 @@ def test_two_steps_of_a_papers_recipe(name: str, papers_data: Path, tmp_path: Pa
             "select.steps=1",
             "calibrate_dial=false",
             "attack.steps=2",
-            "select.robustness=[1.0]",
+            *([] if name.startswith("rdi") else ["select.robustness=[1.0]"]),
         ],
     )
     done = train(recipe, out=tmp_path, folder=papers_data)
     assert done.progress.step == 2
     first = build(recipe, data.load(recipe.data.name, folder=papers_data, verify=False)[0])
     assert done.model.net.classes == CLASSES[recipe.data.name]
-    assert done.model.net.spec == first.net.spec
+    # The statistics of pixels are those of the training split, which `first` was not built on.
+    specs = [{k: v for k, v in m.net.spec.items() if k not in ("mean", "std")} for m in (done.model, first)]
+    assert specs[0] == specs[1]
     # Chance costs log(classes) at each head; two steps at a paper's rate leave that order of size.
     heads = len(done.model.read(torch.rand(2, *first.net.image), done.model.resolve(None, torch.rand(2))).exits) or 1
     chance = heads * math.log(done.model.net.classes)
     assert 0.3 * chance < done.progress.epochs[-1]["loss"] < 10 * chance
     start = dict(first.named_parameters())
     still = [n for n, p in done.model.named_parameters() if torch.equal(p, start[n])]
-    assert still == []
+    # Images of some of these files are all alike: behind a norm they are 0, and give its shift no gradient.
+    assert all(n.endswith("bias") for n in still)
     assert (tmp_path / "model.safetensors").stat().st_size > 1_000_000
 
 
