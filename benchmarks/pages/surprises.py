@@ -32,7 +32,8 @@ def time(equal: Lines) -> str:
     ahead = [line for line in lines if line[2] == "worse"]
     behind = [line for line in lines if line[2] == "better"]
     if len(ahead) == len(lines):
-        head, told = "OAT does not win at equal epochs only because each of its steps costs more.", "every one stays behind it"
+        head = "OAT does not win at equal epochs only because each of its steps costs more."
+        told = "every one stays behind it"
     elif not ahead:
         head, told = "OAT wins at equal epochs only because each of its steps costs more.", "none stays behind it"
     else:

@@ -157,7 +157,7 @@ def load_with(which: str | Path) -> tuple[Tunable, About]:
 
 
 def load(which: str | Path) -> Tunable:
-    """A model from a file, a run's folder, or a packaged name: `load("oat-digits")`; a call of it is always an evaluation."""
+    """A model from a file, a run's folder, or a packaged name: `load("oat-digits")`. A call is an evaluation."""
     return load_with(which)[0]
 
 

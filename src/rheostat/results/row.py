@@ -161,7 +161,7 @@ class Measurement(Part):
     seed: int = Field(description="Seed of random starts.")
     precision: str = Field("fp32", description="Precision that was judged in.")
     attack: AttackEntry = Field(description="The attack.")
-    cumulative: bool = Field(False, description="Whether it ran only on images that the earlier attacks failed to fool.")
+    cumulative: bool = Field(False, description="Whether it ran only on images that earlier attacks failed to fool.")
 
     @property
     def identity(self) -> str:
