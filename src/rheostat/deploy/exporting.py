@@ -153,11 +153,11 @@ def _live(model: Tunable, point: Point, out: Path, to: str, about: dict[str, Any
         place = out if width is None else out.with_name(f"{out.stem}-width-{width:g}{out.suffix}")
         with torch.no_grad():
             expected = model(x, fixed.replace(robustness=levels))
-        said = about | {
+        entry = about | {
             "live": ["robustness"],
             "point": {k: v for k, v in fixed.numbers().items() if k != "robustness"},
         }
-        paths.append(_write(Live(model, fixed), (x, levels), ("images", "robustness"), place, to, said, [expected]))
+        paths.append(_write(Live(model, fixed), (x, levels), ("images", "robustness"), place, to, entry, [expected]))
     return paths
 
 
@@ -173,9 +173,9 @@ def _stages(model: Tunable, point: Point, out: Path, about: dict[str, Any], x: T
         stage = Stage(model, point, number)
         with torch.no_grad():
             expected = stage(features)
-        said = about | {"stage": number, "stages": depth, "thresholds": thresholds, "measure": exits.measure}
+        entry = about | {"stage": number, "stages": depth, "thresholds": thresholds, "measure": exits.measure}
         place = out if number == 0 else out.with_name(f"{out.stem}.stage-{number}{out.suffix}")
-        paths.append(_write(stage, (features,), ("features",), place, "onnx", said, list(expected)))
+        paths.append(_write(stage, (features,), ("features",), place, "onnx", entry, list(expected)))
         features = expected[0]
     found = torch.from_numpy(Session(out)(x.numpy()))
     _compare(found, whole, out)

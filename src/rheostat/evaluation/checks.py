@@ -63,9 +63,9 @@ def of_model(model: nn.Module, point: Point | None, images: Tensor, labels: Tens
     sums = (flat.sum(1) - 1).abs().max().item()
     if flat.min().item() >= 0 and flat.max().item() <= 1 and sums < 1e-4:
         found.append(Finding("probabilities"))
-    said = flat.argmax(1)
-    if len(labels) >= LEAST_IMAGES and len(labels.unique()) > 1 and bool((said == said[0]).all()):
-        found.append(Finding("constant-predictor", {"class": float(said[0]), "images": len(said)}))
+    predicted = flat.argmax(1)
+    if len(labels) >= LEAST_IMAGES and len(labels.unique()) > 1 and bool((predicted == predicted[0]).all()):
+        found.append(Finding("constant-predictor", {"class": float(predicted[0]), "images": len(predicted)}))
     objective = victim.objective(labels, "ce", "direct", stream("checks"))
     assert isinstance(objective, Objective)
     grad = gradient(objective, images)[0].flatten(1)

@@ -145,13 +145,13 @@ def _write_examples(
     moved = torch.stack([image for _, image in bits.examples])
     model = target.at(point)
     with torch.no_grad():
-        said = model(moved.to(dataset.images.device)).argmax(1).cpu()
+        predicted = model(moved.to(dataset.images.device)).argmax(1).cpu()
     name = f"examples/{of.identity}.safetensors"
     tensors = {
         "clean": to_pixels(dataset.images[places.to(dataset.images.device)]),
         "adversarial": moved,
         "labels": dataset.labels.cpu()[places],
-        "said": said,
+        "said": predicted,
     }
     write_tensors(folder / name, tensors, {"run": of.run, "at": of.at})
     return name

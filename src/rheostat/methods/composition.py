@@ -10,7 +10,7 @@ import ast
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import Any, TypeVar, cast
 
 from rheostat.methods.base import Method, Stack
 from rheostat.runtime.choices import nearest
@@ -33,7 +33,7 @@ class Composition:
 
     def options(self) -> dict[str, type[Method]]:
         """The names of the options and the part that each belongs to."""
-        return {f.name: part for part in reversed(self.parts) for f in dataclasses.fields(part)}  # type: ignore[arg-type]
+        return {f.name: part for part in reversed(self.parts) for f in dataclasses.fields(cast(Any, part))}
 
 
 METHODS: Registry[type[Method]] = Registry("method", group="rheostat.methods")
@@ -88,7 +88,7 @@ def parse_method(text: str) -> Stack:
     def part(node: ast.expr) -> Method:
         name, found = call(node)
         kind = METHODS.get(name)
-        fields = {f.name for f in dataclasses.fields(kind)}  # type: ignore[arg-type]
+        fields = {f.name for f in dataclasses.fields(cast(Any, kind))}
         options = {str(k.arg): value(k.value) for k in found.keywords}
         for option in options:
             if option not in fields:

@@ -25,15 +25,15 @@ class Term:
     objective: str = "direct"
     weight: float | Tensor = 1.0
 
-    def mine(self, first: int, last: int) -> Tensor:
+    def within(self, first: int, last: int) -> Tensor:
         """(n,) which of this term's rows lie in [first, last)."""
         return (self.rows >= first) & (self.rows < last)
 
     def local(self, first: int, last: int) -> Term:
         """The part of this term in rows [first, last), renumbered from 0 (one rank's share)."""
-        mine = self.mine(first, last)
-        weight = self.weight[mine] if isinstance(self.weight, Tensor) else self.weight
-        return replace(self, rows=self.rows[mine] - first, at=self.at.only(mine), weight=weight)
+        local = self.within(first, last)
+        weight = self.weight[local] if isinstance(self.weight, Tensor) else self.weight
+        return replace(self, rows=self.rows[local] - first, at=self.at.only(local), weight=weight)
 
 
 def everything(batch: int) -> list[Term]:

@@ -35,13 +35,13 @@ def normalised(
     Images are drawn anew for each of the two, the same for all points of one.
     """
     sizes = len(run[0][0]), len(dedicated[0][0])
-    mine, theirs = _resampled((run, dedicated), sizes, draws, seed)
+    own, others = _resampled((run, dedicated), sizes, draws, seed)
 
-    def ratio(mine: Points, base: Points) -> float:
+    def ratio(own: Points, base: Points) -> float:
         reference = (base[-1][0] - margin, 0.0)
-        return hypervolume(mine, reference) / hypervolume(base, reference)
+        return hypervolume(own, reference) / hypervolume(base, reference)
 
-    value, *found = (ratio(a, b) for a, b in zip(mine, theirs, strict=True))
+    value, *found = (ratio(a, b) for a, b in zip(own, others, strict=True))
     return value, *_interval(found)
 
 
@@ -57,8 +57,8 @@ def compared(
     if n != len(other[0][0]):
         raise ValueError(f"runs of {n} and {len(other[0][0])} images are not paired")
 
-    mine, theirs = _resampled((run, other), (n,), draws, seed)
-    value, *found = (hypervolume(a, reference) - hypervolume(b, reference) for a, b in zip(mine, theirs, strict=True))
+    own, others = _resampled((run, other), (n,), draws, seed)
+    value, *found = (hypervolume(a, reference) - hypervolume(b, reference) for a, b in zip(own, others, strict=True))
     return value, *_interval(found)
 
 

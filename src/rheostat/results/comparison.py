@@ -108,11 +108,11 @@ def compare(
     a, b = _matched(first, second, tier, between, at or {})
     both = [key for key in a if key in b]
     if not both:
-        told = "; ".join(
+        described = "; ".join(
             f"{s.name} has {', '.join(point_label(r) for r in found.values())}"
             for s, found in ((first, a), (second, b))
         )
-        raise ValueError(f"no point in common: {told}")
+        raise ValueError(f"no point in common: {described}")
     ours = [first.bits.of(a[key]) for key in both]
     theirs = [second.bits.of(b[key]) for key in both]
     if above is None:
@@ -144,9 +144,9 @@ def _matched(
     ]
     shared = set.intersection(*({_images(r) for r in rows} for rows in asked))
     if not shared:
-        told = " and ".join(f"{s.name} has {_have(s.rows)}" for s in sides)
+        described = " and ".join(f"{s.name} has {_have(s.rows)}" for s in sides)
         rule = f", rule {between!r}" if between else ""
-        raise ValueError(f"nothing pairs by tier {tier!r}{rule}: {told}")
+        raise ValueError(f"nothing pairs by tier {tier!r}{rule}: {described}")
     chosen = max(shared, key=lambda key: (json.loads(key)["n"], key))
     kept = [[r for r in rows if _images(r) == chosen] for rows in asked]
     hashes = [{r.dataset_hash for r in rows if r.dataset_hash is not None} for rows in kept]

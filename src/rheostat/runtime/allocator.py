@@ -1,4 +1,4 @@
-"""glibc told to keep what is freed: feature maps of one pass are the next one's memory.
+"""glibc is set to keep what is freed: feature maps of one pass are the next one's memory.
 
 By default every buffer of some megabytes goes back to the system when it is freed and comes back a page
 at a time, zeroed, in the next pass: a third of the time of a pass on a CPU.

@@ -39,11 +39,11 @@ class Held:
     def add(self, amount: int) -> None:
         """Hold more; Refusal (503) where the total or the client's share is spent."""
         budget = self.budget
-        mine = budget.clients.get(self.client, 0) + amount
-        if budget.used + amount > budget.total or (self.client != "local" and mine > budget.total // EACH):
+        used_here = budget.clients.get(self.client, 0) + amount
+        if budget.used + amount > budget.total or (self.client != "local" and used_here > budget.total // EACH):
             raise Refusal(503, f"too many {budget.what} at once; try again")
         budget.used += amount
-        budget.clients[self.client] = mine
+        budget.clients[self.client] = used_here
         self.amount += amount
 
 

@@ -25,7 +25,7 @@ class Connections:
     write_seconds: float = 30.0
     """How long a client may take to read what it is sent."""
     grace_seconds: int = 30
-    """How long accepted requests may take after the server is told to end."""
+    """How long accepted requests may take after the server was asked to stop."""
 
 
 REFUSED = (
@@ -49,7 +49,7 @@ class BoundedProtocol(H11Protocol):
     stuck: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Count it; one too many is told so and closed before a byte of it is read."""
+        """Count it; one too many gets an answer that says so and is closed before a byte of it is read."""
         super().connection_made(cast(asyncio.Transport, transport))
         self.counted = client_of(self.client[0] if self.client else None)
         self.clients[self.counted] += 1

@@ -1,4 +1,4 @@
-"""Hostile input to a batch of images, or a clear refusal: nothing here trusts a size it was told."""
+"""Hostile input to a batch of images, or a clear refusal: no size that a request states is trusted."""
 
 from __future__ import annotations
 

@@ -41,7 +41,7 @@ class Watch:
         """SA and RA at each setting, their mean as `score`, and RA under one step at the last setting.
 
         A setting λ counts (1-λ)·SA + λ·RA, as its loss does; a model without a dial (SA + RA) / 2.
-        Counted alike, RA at λ = 0, which is no aim and falls as training succeeds, picks weights of
+        Counted alike, RA at λ = 0, which is not an objective and falls as training succeeds, picks weights of
         a too early epoch (on Fashion-MNIST the fourth of six, 4 points below the last in RA at λ = 1).
         """
         if epoch % self.recipe.select.every and epoch != self.epochs:

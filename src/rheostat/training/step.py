@@ -102,7 +102,7 @@ class Step:
         groups = []
         for i, (term, whole) in enumerate(zip(local, terms, strict=True)):
             rows = term.rows.to(images.device)
-            share = (whole.mine(first, last).nonzero()[:, 0], len(whole.rows))
+            share = (whole.within(first, last).nonzero()[:, 0], len(whole.rows))
             x, y = images[rows], labels[rows]
             groups.append((term, x, self.perturbed(term, x, y, (*seed, i), share), y))
         if not self.awp:
