@@ -36,7 +36,7 @@ def work(images: np.ndarray) -> np.ndarray:
     return np.full((len(images), 10), 0.1, np.float32)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def server() -> Iterator[tuple[str, int]]:
     classes = tuple(str(i) for i in range(10))
     service = Service(dict.fromkeys(MEASURED, work), {n: {} for n in MEASURED}, MEASURED, classes, IMAGE, "none")
@@ -183,7 +183,6 @@ def test_load_brings_the_server_to_its_floor_and_no_further(
     """Three connections once held it at a point of 0.01 within 0.2 s."""
     url, _ = server
     outcomes = table.setdefault("images under load, by point", Counter())
-    time.sleep(3)  # the server is calm again after the tests before, and back at its first point
     lock, begun = threading.Lock(), time.monotonic()
     first: list[float] = []
 

@@ -20,7 +20,10 @@ from rheostat.serve.policy import Policy
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
-def test_two_replicas_share_a_policy(tmp_path: Path) -> None:
+def test_two_replicas_share_a_policy(tmp_path: Path, monkeypatch) -> None:
+    # Beside other tests on two cores a proxy needs longer than the five seconds that it has by default.
+    monkeypatch.setenv("RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S", "120")
+    monkeypatch.setenv("RAY_SERVE_PROXY_HEALTH_CHECK_TIMEOUT_S", "120")
     import ray
     from ray import serve
 
