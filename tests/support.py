@@ -11,9 +11,11 @@ from torch import Tensor
 
 from rheostat import nets
 from rheostat.methods import COMPOSITIONS, Exits, compose
-from rheostat.methods.base import Method, Term
+from rheostat.methods.base import Method, Term, row_loss
 from rheostat.models.tunable import Tunable
 from rheostat.nets import mobilenet, residual
+from rheostat.nn.masking import Path
+from rheostat.points.phase import Phase
 from rheostat.results.intervals import accuracies
 from rheostat.results.row import Row
 
@@ -53,6 +55,28 @@ def images_for(model: Tunable, count: int = 6) -> Tensor:
 def plan_of(method: Method, batch: int, generator: torch.Generator) -> list[Term]:
     """The terms of a training step over `batch` rows: the only place in which these tests ask for a plan."""
     return method.plan(batch, generator)
+
+
+def paths(model: Tunable) -> list[Path]:
+    """Every mask of a model."""
+    return [m for m in model.modules() if isinstance(m, Path)]
+
+
+def train_step(model: Tunable, seed: int = 0, lr: float = 0.05) -> None:
+    """One step of a method's own plan, without an attack: gradients, update, bookkeeping."""
+    x = images_for(model, 12)
+    y = torch.arange(12) % 10
+    generator = torch.Generator().manual_seed(seed)
+    model.zero_grad()
+    for term in plan_of(model.method, 12, generator):
+        at = model.resolve(term.at, x[term.rows], phase=Phase.TRAIN, generator=generator)
+        loss = row_loss(model.read(x[term.rows], at), y[term.rows])
+        (loss * term.weight).sum().div(12).backward()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.grad is not None:
+                parameter -= lr * parameter.grad
+    model.method.after_step(model.net, 0.1)
 
 
 def made_row(clean: Tensor | None = None, robust: Tensor | None = None, **changes: Any) -> Row:

@@ -17,33 +17,15 @@ from rheostat.data import to_pixels
 from rheostat.evaluation.evaluator import evaluate
 from rheostat.evaluation.target import Target
 from rheostat.methods import Dual, Exits, Experts, Film, Masks, Noise, Slim
-from rheostat.methods.base import Stack, row_loss
+from rheostat.methods.base import Stack
 from rheostat.methods.composition import compose
 from rheostat.methods.noise import window
 from rheostat.models.costs import observe
 from rheostat.models.tunable import Tunable
 from rheostat.nn.layers import Conv
-from rheostat.points.phase import Phase
 from rheostat.points.point import Point
 from rheostat.points.resolved import Resolved
-from support import images_for
-
-
-def train_step(model: Tunable, seed: int = 0, lr: float = 0.05) -> None:
-    """One step of a method's own plan, without an attack: gradients, update, bookkeeping."""
-    x = images_for(model, 12)
-    y = torch.arange(12) % 10
-    generator = torch.Generator().manual_seed(seed)
-    model.zero_grad()
-    for term in model.method.plan(12, generator):
-        at = model.resolve(term.at, x[term.rows], phase=Phase.TRAIN, generator=generator)
-        loss = row_loss(model.read(x[term.rows], at), y[term.rows])
-        (loss * term.weight).sum().div(12).backward()
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.grad is not None:
-                parameter -= lr * parameter.grad
-    model.method.after_step(model.net, 0.1)
+from support import train_step
 
 
 def test_zeros_are_counted_apart_from_what_dense_kernels_run() -> None:

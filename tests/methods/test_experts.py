@@ -13,31 +13,10 @@ from rheostat.methods.composition import compose
 from rheostat.models.costs import observe
 from rheostat.models.tunable import Tunable
 from rheostat.nn.layers import Conv
-from rheostat.nn.masking import Masking, Path
+from rheostat.nn.masking import Masking
 from rheostat.points.phase import Phase
 from rheostat.points.point import Point
-from support import images_for, make
-
-
-def paths(model: Tunable) -> list[Path]:
-    return [m for m in model.modules() if isinstance(m, Path)]
-
-
-def train_step(model: Tunable, seed: int = 0, lr: float = 0.05) -> None:
-    """One step of a method's own plan, without an attack: gradients, update, bookkeeping."""
-    x = images_for(model, 12)
-    y = torch.arange(12) % 10
-    generator = torch.Generator().manual_seed(seed)
-    model.zero_grad()
-    for term in model.method.plan(12, generator):
-        at = model.resolve(term.at, x[term.rows], phase=Phase.TRAIN, generator=generator)
-        loss = row_loss(model.read(x[term.rows], at), y[term.rows])
-        (loss * term.weight).sum().div(12).backward()
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.grad is not None:
-                parameter -= lr * parameter.grad
-    model.method.after_step(model.net, 0.1)
+from support import images_for, make, paths, train_step
 
 
 def test_initial_masks_are_exact() -> None:

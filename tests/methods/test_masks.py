@@ -6,34 +6,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rheostat.methods.base import row_loss
 from rheostat.models.tunable import Tunable
 from rheostat.nn.layers import Conv, seats
 from rheostat.nn.masking import Masking, Path, random_mask, rewire, shares
 from rheostat.points.phase import Phase
 from rheostat.points.point import Point
-from support import images_for, make
-
-
-def paths(model: Tunable) -> list[Path]:
-    return [m for m in model.modules() if isinstance(m, Path)]
-
-
-def train_step(model: Tunable, seed: int = 0, lr: float = 0.05) -> None:
-    """One step of a method's own plan, without an attack: gradients, update, bookkeeping."""
-    x = images_for(model, 12)
-    y = torch.arange(12) % 10
-    generator = torch.Generator().manual_seed(seed)
-    model.zero_grad()
-    for term in model.method.plan(12, generator):
-        at = model.resolve(term.at, x[term.rows], phase=Phase.TRAIN, generator=generator)
-        loss = row_loss(model.read(x[term.rows], at), y[term.rows])
-        (loss * term.weight).sum().div(12).backward()
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.grad is not None:
-                parameter -= lr * parameter.grad
-    model.method.after_step(model.net, 0.1)
+from support import images_for, make, paths, train_step
 
 
 @given(st.lists(st.tuples(st.floats(0, 1), st.integers(0, 50)), min_size=1, max_size=8), st.floats(0, 1))

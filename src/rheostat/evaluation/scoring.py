@@ -70,10 +70,10 @@ def finished(
     seconds = [*bits.seconds, sum(bits.seconds)]
     queries = [*bits.queries, sum(bits.queries)]
     rows: list[tuple[Row, Pair]] = []
+    costs = exit_costs(target.model, point) if bits.exits and isinstance(target.model, Tunable) else None
     for number, (of, robust) in enumerate(zip(planned, standing, strict=True)):
         fields = {**whole, "seconds": round(seconds[number], 3), "queries": queries[number]}
-        if bits.exits and isinstance(target.model, Tunable):
-            costs = exit_costs(target.model, point)
+        if costs is not None:
             place = number if number < len(bits.exits) else _costliest(costs, bits.exits)
             fields |= _by_exit(costs, bits.exits, place)
         if bits.draws:

@@ -93,7 +93,11 @@ def check_finite(tensors: Mapping[str, Tensor], where: str) -> None:
 
 def tensors_hash(tensors: Mapping[str, Tensor]) -> str:
     """A hash of named tensors: what a file says of its weights, and what loading compares."""
-    sha = hashlib.sha256()
+    return _hashed(b"", tensors)
+
+
+def _hashed(before: bytes, tensors: Mapping[str, Tensor]) -> str:
+    sha = hashlib.sha256(before)
     for name in sorted(tensors):
         sha.update(tensor_bytes(name, tensors[name]))
     return sha.hexdigest()
@@ -168,10 +172,7 @@ def digest(which: str | Path) -> str:
     """
     tensors, found = read_tensors(locate(which))
     kept = {k: found.get(k) for k in ("composition", "net", "dials", "dial_map")}
-    sha = hashlib.sha256(json.dumps(kept, sort_keys=True).encode())
-    for name in sorted(tensors):
-        sha.update(tensor_bytes(name, tensors[name]))
-    return sha.hexdigest()[:16]
+    return _hashed(json.dumps(kept, sort_keys=True).encode(), tensors)[:16]
 
 
 def tensor_bytes(name: str, tensor: Tensor) -> bytes:
