@@ -19,7 +19,6 @@ from rheostat.evaluation.target import Target
 from rheostat.methods import Dual, Exits, Experts, Film, Masks, Noise, Slim
 from rheostat.methods.base import Stack
 from rheostat.methods.composition import compose
-from rheostat.methods.noise import window
 from rheostat.models.costs import observe
 from rheostat.models.tunable import Tunable
 from rheostat.nn.layers import Conv
@@ -157,21 +156,6 @@ def test_expectation_over_draws_averages_and_is_asked_for(digits, tmp_path) -> N
     assert len(set(draws.clean)) > 1
     again = evaluate(Target(model, "sampled"), [point], [named("pgd5", eps=0.1)], digits[1].only(torch.arange(40)))[-1]
     assert again.draws == rows["pgd5"].draws
-
-
-def test_windows_of_the_pool_are_unit_normals_anew_in_each_pass() -> None:
-    generator = torch.Generator().manual_seed(0)
-    shape = torch.Size((64, 64, 3, 3))
-    drawn = torch.stack([window(shape, generator) for _ in range(200)])
-    assert drawn.mean().abs() < 0.01
-    assert drawn.std() == pytest.approx(1, abs=0.01)
-    # One weight over the passes, and neighbours within one: unit deviation, no correlation.
-    over = drawn.flatten(1)[:, :500]
-    assert over.std(0).mean() == pytest.approx(1, abs=0.02)
-    assert float((over[:-1] * over[1:]).mean()) == pytest.approx(0, abs=0.02)
-    assert float((drawn[..., 0] * drawn[..., 1]).mean()) == pytest.approx(0, abs=0.01)
-    again = torch.Generator().manual_seed(0)
-    assert torch.equal(drawn[0], window(shape, again))
 
 
 STRIDED = """

@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from rheostat.models.tunable import Tunable
 from rheostat.nn.layers import Conv, seats
-from rheostat.nn.masking import Masking, Path, random_mask, rewire, shares
+from rheostat.nn.masking import Masking, Path, random_mask
+from rheostat.nn.rewiring import rewire, shares
 from rheostat.points.phase import Phase
 from rheostat.points.point import Point
 from support import images_for, make, paths, train_step

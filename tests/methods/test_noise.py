@@ -87,6 +87,10 @@ def test_options_of_noise() -> None:
     two = Tunable(nets.resnet(depth=8, base_width=4), compose("float", scale="two-sided"))
     amounts = [float(two.resolve(Point(robustness=v), x).of(NoiseLevel).table) for v in (0, 0.25, 0.5, 0.75, 1)]
     assert amounts == [0.0, 0.5, 0.0, 0.5, 1.0]
-    through = compose("float", clean_through_adversarial_norm=True)
+    through = compose("float", clean_through_adversarial_norm=True, late_attack=True)
     terms = through.plan(8, torch.Generator())
-    assert [(t.images, t.weight) for t in terms] == [("clean", 1.0), ("adversarial", 1.0), ("clean", 0.0)]
+    assert [(t.images, t.weight, t.late) for t in terms] == [
+        ("clean", 0.5, False),
+        ("clean", 0.5, False),
+        ("adversarial", 0.5, True),
+    ]

@@ -107,7 +107,7 @@ def evaluate(
     norm: Annotated[str | None, typer.Option(help="linf or l2; default the model's.")] = None,
     step_size: Annotated[str | None, typer.Option(help="Default 2.5·eps/steps.")] = None,
     between: Annotated[
-        str | None, typer.Option(help="Measure at training λ by a norm rule: at-0, at-0.5, blend.")
+        str | None, typer.Option(help="Measure at training λ by a norm rule: at-0, at-0.1, at-0.5, at-0.6, blend.")
     ] = None,
     split: Annotated[str, typer.Option(help="test, calibrate-fit or calibrate-choose.")] = "test",
     examples: Annotated[int | None, typer.Option(help="A stratified, seeded subset.", min=1)] = None,

@@ -80,9 +80,22 @@ def random_channels(group: Inner, density: float, *, without: Tensor | None = No
     return keep[None, :, None, None].expand(weight.shape).clone()
 
 
-def install(group: Inner, masks: list[Tensor]) -> None:
+def largest_channels(group: Inner, density: float, *, without: Tensor | None = None, least: int = 2) -> Tensor:
+    """A mask on the reader's weight: the round(density·C) channels that it reads by the largest weights."""
+    weight = group.reader.weight
+    size = weight.detach().abs().mean((0, 2, 3))
+    if without is not None:
+        size = size.masked_fill(without[0, :, 0, 0] != 0, -1.0)
+    keep = torch.zeros(len(size))
+    keep[size.topk(max(round(density * len(size)), least)).indices] = 1
+    return keep[None, :, None, None].expand(weight.shape).clone()
+
+
+def install(group: Inner, masks: list[Tensor], *, dense_gradient: bool = False) -> None:
     """Give a group's reader its paths, and its makers and norms the parts that follow them."""
-    masking = Masking([ChannelPath(group.reader.weight, mask) for mask in masks])
+    if any(getattr(t, "dense", False) for t in group.reader.transforms):
+        raise ValueError("channels that are left out take no noise; noise with under_masks=False is for single weights")
+    masking = Masking([ChannelPath(group.reader.weight, mask, dense_gradient=dense_gradient) for mask in masks])
     append(group.reader, masking)
     for maker in group.makers:
         append(maker, Cut(masking))

@@ -13,10 +13,11 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar, cast
 
 from rheostat.methods.base import Method, Stack
-from rheostat.runtime.choices import nearest
+from rheostat.runtime.choices import check_choice, nearest
 from rheostat.runtime.registry import Registry, origin_of
 
 M = TypeVar("M", bound=Method)
+VARIANTS = ("ours", "paper")
 
 
 @dataclass(frozen=True)
@@ -24,16 +25,25 @@ class Composition:
     """A composition by name: its parts, and the options whose defaults are not those of the parts.
 
     Every option of a part is an option of the composition; where two parts have one of the same name,
-    it is the first part's.
+    it is the first part's. `paper` holds the options whose values in the published recipe are not those of
+    the composition: with them it is `variant="paper"`. None: no paper has this composition.
     """
 
     about: str
     parts: tuple[type[Method], ...]
     defaults: Mapping[str, object] = field(default_factory=dict)
+    paper: Mapping[str, object] | None = None
 
     def options(self) -> dict[str, type[Method]]:
         """The names of the options and the part that each belongs to."""
         return {f.name: part for part in reversed(self.parts) for f in dataclasses.fields(cast(Any, part))}
+
+    def preset(self, name: str, variant: str) -> dict[str, object]:
+        """The options of a variant, "ours" or "paper"; ValueError where no paper has this composition."""
+        check_choice(name, "variant", variant, VARIANTS)
+        if variant == "paper" and self.paper is None:
+            raise ValueError(f"{name} has no variant 'paper': no paper has this composition; allowed: ours")
+        return {**self.defaults, **((self.paper or {}) if variant == "paper" else {})}
 
 
 METHODS: Registry[type[Method]] = Registry("method", group="rheostat.methods")
@@ -46,27 +56,34 @@ def register(kind: type[M]) -> type[M]:
     return kind
 
 
-def compose_as(name: str, about: str, *parts: type[Method], **defaults: object) -> Composition:
+def compose_as(
+    name: str, about: str, *parts: type[Method], paper: Mapping[str, object] | None = None, **defaults: object
+) -> Composition:
     """Name a composition of methods; `defaults` are options whose defaults are not those of the parts.
 
+    `paper` are the options of `variant="paper"` (see `Composition`).
     ValueError if the name is taken by other parts, or an option belongs to none of them.
     """
-    found = Composition(about, parts, defaults)
+    found = Composition(about, parts, defaults, paper)
     known = found.options()
-    for option in defaults:
+    for option in (*defaults, *(paper or {})):
         if option not in known:
             raise ValueError(f"{name} has no option {option!r}; {nearest(option, known)}")
     return COMPOSITIONS.register(name, found, origin=origin_of(*parts))
 
 
-def compose(name: str, **options: object) -> Stack:
-    """A composition by its name; ValueError names the nearest composition or option."""
+def compose(name: str, *, variant: str = "ours", **options: object) -> Stack:
+    """A composition by its name; ValueError names the nearest composition or option.
+
+    `variant` "ours", or "paper": every option as the published recipe has it. Options that are given
+    are taken in either.
+    """
     composition = COMPOSITIONS.get(name)
     known = composition.options()
     given: dict[type[Method], dict[str, object]] = {part: {} for part in composition.parts}
-    for option, value in {**composition.defaults, **options}.items():
+    for option, value in {**composition.preset(name, variant), **options}.items():
         if option not in known:
-            raise ValueError(f"{name} has no option {option!r}; {nearest(option, known)}")
+            raise ValueError(f"{name} has no option {option!r}; {nearest(option, [*known, 'variant'])}")
         given[known[option]][option] = tuple(value) if isinstance(value, list) else value
     return Stack(*(part(**given[part]) for part in composition.parts))
 

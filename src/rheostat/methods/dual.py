@@ -23,7 +23,8 @@ from rheostat.points.point import Point
 from rheostat.points.resolved import Resolved
 from rheostat.runtime.choices import check_choice
 
-BETWEEN = ("at-0", "at-0.5", "blend")
+THRESHOLDS = {"at-0.1": 0.1, "at-0.5": 0.5, "at-0.6": 0.6}
+BETWEEN = ("at-0", *THRESHOLDS, "blend")
 
 
 class Pair(Source):
@@ -54,8 +55,9 @@ class Dual(Method):
     """Declares the dial `robustness` (λ) and owns the norm bank.
 
     `sets` is 2, or 1 for the ablation without a bank. `between` says which set a λ between the ends
-    takes in eval: "at-0" the adversarial one above 0, "at-0.5" from 0.5 on, "blend" the affine maps
-    mixed. Training always takes the adversarial set above 0. Alone, it trains in halves: even rows
+    takes in eval: "at-0" the adversarial one above 0 (OAT's), "at-0.1" from 0.1 on (FLOAT's public code),
+    "at-0.5" from 0.5 on, "at-0.6" from 0.6 on (that code's two-sided rule), "blend" the affine maps mixed
+    (ours, the default). Training always takes the adversarial set above 0. Alone, it trains in halves: even rows
     of the (shuffled) batch clean at λ = 0, odd ones adversarial at λ = 1, so that ranks share both.
     """
 
@@ -97,7 +99,8 @@ class Dual(Method):
             if self.between == "blend":
                 blend = level
             else:
-                blend = (level > 0 if self.between == "at-0" else level >= 0.5).to(level.dtype)
+                robust = level > 0 if self.between == "at-0" else level >= THRESHOLDS[self.between]
+                blend = robust.to(level.dtype)
             at = replace(at, blend=blend)
         return at
 

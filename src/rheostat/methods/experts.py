@@ -18,10 +18,12 @@ from rheostat.methods import channels
 from rheostat.methods.base import Method, Output, Read
 from rheostat.methods.composition import register
 from rheostat.methods.mixture import mixture, mixture_passes
+from rheostat.methods.starts import STARTS, by_magnitude
 from rheostat.nets.base import Net
 from rheostat.nn.layers import Conv, append, seats
-from rheostat.nn.masking import Masking, Path, PathChoice, prune_rate, random_mask, rewire
+from rheostat.nn.masking import Masking, Path, PathChoice, magnitude_mask, random_mask
 from rheostat.nn.norms import NormChoice
+from rheostat.nn.rewiring import prune_rate, rewire
 from rheostat.points.phase import Phase
 from rheostat.points.point import Point
 from rheostat.points.resolved import Resolved
@@ -38,7 +40,11 @@ class Experts(Method):
 
     `overlap` "free", or "disjoint" (densities of at most 0.5). `masks` "learned" or "random".
     `shared_stages` first stages (the stem is the first) stay dense and shared. Between the ends the
-    logits are mixed, (1-λ)·f_c + λ·f_a: two passes, and the cost says so. `structure` as in masks.
+    logits are mixed, (1-λ)·f_c + λ·f_a: two passes, and the cost says so. `structure` and `start` as in masks.
+
+    The whole method is a reconstruction. `variant="paper"` of "smart" is what the authors' earlier public code
+    shows: masks "random", overlap "disjoint", density 0.5 (complementary halves), and its first stages dense and
+    shared, here shared_stages 2 (how many is not known). Ours: "learned", "free", 0.35, 0.
     """
 
     density: float = 0.35
@@ -47,6 +53,7 @@ class Experts(Method):
     shared_stages: int = 0
     prune: float = 0.5
     structure: str = "unstructured"
+    start: str = "auto"
 
     seam = 60
     claims = "weight masks"
@@ -57,6 +64,7 @@ class Experts(Method):
             ("overlap", self.overlap, OVERLAPS),
             ("masks", self.masks, MASKS),
             ("structure", self.structure, channels.STRUCTURES),
+            ("start", self.start, STARTS),
         ):
             check_choice("experts", what, given, allowed)
         most = 0.5 if self.overlap == "disjoint" else 1.0
@@ -74,19 +82,21 @@ class Experts(Method):
         if self.shared_stages >= max(len(net.stages), 1):
             raise ValueError(f"experts: shared_stages must be below the {len(net.stages)} stages of this network")
         first = sum(net.stages[: self.shared_stages])
+        largest = by_magnitude(self.start, net)
         if self.structure == "channel":
             for group in channels.groups_of(net, self.name, net.blocks[first:]):
-                channels.install(group, self._pair(channels.random_channels, group))
+                draw = channels.largest_channels if largest else channels.random_channels
+                channels.install(group, self._pair(draw, group))
             return self._store_masked(net)
         shared = {id(conv) for block in net.blocks[:first] for conv in seats(block, Conv)}
         for conv in seats(net, Conv):
             if id(conv) not in shared:
-                masks = self._pair(random_mask, conv.weight)
+                masks = self._pair(magnitude_mask if largest else random_mask, conv.weight)
                 append(conv, Masking([Path(conv.weight, mask) for mask in masks]))
         self._store_masked(net)
 
     def _pair(self, draw: Callable[..., Tensor], what: object) -> list[Tensor]:
-        """Random masks of the clean path and of the robust one."""
+        """The first masks of the clean path and of the robust one."""
         clean = draw(what, self.density)
         return [clean, draw(what, self.density, without=clean if self.overlap == "disjoint" else None)]
 

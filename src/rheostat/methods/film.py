@@ -38,11 +38,13 @@ class Generator(Modulation):
 
     `paper` also puts LeakyReLU on γ and β, and starts at random; otherwise γ = 1 + g and the last
     layer starts at zero, so that the network starts as the plain one. Under slimming γ and β are
-    each sliced to the leading channels.
+    each sliced to the leading channels; `joint`, one slice of the whole vector is halved, so that the same
+    output is a γ at one width and a β at another.
     """
 
-    def __init__(self, dim: int, channels: int, *, paper: bool) -> None:
+    def __init__(self, dim: int, channels: int, *, paper: bool, joint: bool = False) -> None:
         super().__init__()
+        self.joint = joint
         self.hidden = nn.Linear(dim, 2 * channels)
         self.out = nn.Linear(2 * channels, 2 * channels)
         self.channels, self.paper = channels, paper
@@ -55,7 +57,8 @@ class Generator(Modulation):
         if self.paper:
             out = F.leaky_relu(out)
         width = scale.shape[1]
-        gamma, beta = out[:, :width], out[:, self.channels : self.channels + width]
+        start = width if self.joint else self.channels
+        gamma, beta = out[:, :width], out[:, start : start + width]
         if not self.paper:
             gamma = 1 + gamma
         return scale * gamma, torch.addcmul(beta, shift, gamma)
@@ -89,12 +92,20 @@ class Film(Method):
     swings where training saw none (with 4, measured RA at λ = 0.7 lay below that at 0.4).
     `initialisation` "identity" (ours) or "paper". `lambda_support` "paper" ({0, 0.1, 0.2, 0.3, 0.4,
     1}) or "uniform" (0 or uniform in (0, 1]); ceil(B/6) rows are at λ = 0.
+    `ones_clean` sends rows of λ = 1 through the clean pass too: at weight 0, but among the statistics
+    of the adversarial norms there. `joint_slices` halves one slice of γ|β at each width (see `Generator`).
+
+    What the public code has, and ours: encoding "orthogonal" of 128 ("cosine" of 2), initialisation
+    "paper" ("identity"), ones_clean True (False: 5-20 % of a step saved), joint_slices True (False: the
+    slices of the public code mix γ and β, a defect), norm sets by Dual's between "at-0" ("blend").
     """
 
     encoding: str = "cosine"
     dim: int = 2
     initialisation: str = "identity"
     lambda_support: str = "paper"
+    ones_clean: bool = False
+    joint_slices: bool = False
 
     seam = 30
     claims = "norm modulation"
@@ -123,7 +134,8 @@ class Film(Method):
         if self.encoding == "orthogonal":
             net.add_module("film_codes", Codes(self.dim))
         for norm in norms:
-            norm.modulations.append(Generator(dim, norm.channels, paper=self.initialisation == "paper"))
+            paper = self.initialisation == "paper"
+            norm.modulations.append(Generator(dim, norm.channels, paper=paper, joint=self.joint_slices))
 
     def derive(self, net: Net, at: Resolved) -> Resolved:
         level = at.robustness.table
@@ -154,7 +166,8 @@ class Film(Method):
         return (2 * u * least, 2 * u) if u < 0.5 else (least + (2 * u - 1) * (1 - least), 1.0)
 
     def plan(self, batch: int, generator: torch.Generator) -> list[Term]:
-        """OAT's loss, λ per example: clean rows weigh 1-λ, adversarial ones λ; zero weights are skipped."""
+        """OAT's loss, λ per example: clean rows weigh 1-λ, adversarial ones λ; zero weights are skipped (`ones_clean`
+        keeps them)."""
         zeros = -(-batch // 6)
         order = torch.randperm(batch, generator=generator)
         rows, robust = order[:zeros].sort().values, order[zeros:].sort().values
@@ -163,7 +176,7 @@ class Film(Method):
             level = torch.tensor(PAPER_SUPPORT)[place]
         else:
             level = 1 - torch.rand(len(robust), generator=generator)
-        mixed = level < 1
+        mixed = torch.ones_like(level, dtype=torch.bool) if self.ones_clean else level < 1
         terms = [
             Term(rows, Point(robustness=0.0)),
             Term(robust[mixed], Point(robustness=level[mixed]), weight=1 - level[mixed]),

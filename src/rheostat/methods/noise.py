@@ -15,19 +15,22 @@ from torch import Tensor, nn
 
 from rheostat.methods.base import Method, Term
 from rheostat.methods.composition import register
-from rheostat.nets.base import Net
+from rheostat.nets.base import Net, first_stages
 from rheostat.nn.layers import Conv, Parts, Seat, Transform, append, seats
 from rheostat.nn.masking import active
 from rheostat.points.phase import Phase
 from rheostat.points.point import Point
 from rheostat.points.resolved import Resolved
 from rheostat.runtime.choices import check_choice
+from rheostat.runtime.seeding import seed_of
 
 ALPHAS = ("free", "softplus", "fixed")
 DRAWS = ("frozen", "sampled")
 SCALES = ("linear", "two-sided")
-POOL_SEED = 0
 LEAST_POOL = 1 << 20
+DIGEST = 8
+"""How many entries of η the seed of the pool is made of."""
+BEHIND_MASKS = 25
 
 
 @dataclass(frozen=True)
@@ -39,13 +42,30 @@ class NoiseLevel:
 
 
 class WeightNoise(Transform):
-    """Adds λ·α·σ·η; σ is the deviation of the whole tensor's (active) weights, without gradient."""
+    """Adds λ·α·σ·η; σ is the deviation of the whole tensor's (active) weights, without gradient.
+
+    `dense` adds it behind masks, also where they leave no weight, with the σ of all entries. Noise of training
+    on the CPU comes from a pool, whose seed is a digest of the frozen η of `first` (None: its own).
+    """
 
     order = 10
     eta: Tensor
 
-    def __init__(self, weight: Tensor, *, alpha: str, initial: float, draw: str) -> None:
+    def __init__(
+        self,
+        weight: Tensor,
+        *,
+        alpha: str,
+        initial: float,
+        draw: str,
+        correction: int = 0,
+        dense: bool = False,
+        first: WeightNoise | None = None,
+    ) -> None:
         super().__init__()
+        self.order = BEHIND_MASKS if dense else self.order
+        self.correction, self.dense = correction, dense
+        self._first = (self if first is None else first,)  # in a tuple: it is another seat's part
         start = initial if alpha != "softplus" else float(torch.tensor(initial).expm1().log())
         self.alpha = nn.Parameter(torch.tensor(start), requires_grad=alpha != "fixed")
         self.register_buffer("eta", torch.randn(weight.shape))
@@ -58,13 +78,17 @@ class WeightNoise(Transform):
     def draws(self, at: Resolved) -> bool:
         return self.draw == "sampled" or at.phase is not Phase.EVAL
 
+    def pool_seed(self) -> int:
+        """The seed of the pool: drawn with η by the run's seed, and kept with it by checkpoint and model."""
+        return seed_of("pool of noise", *self._first[0].eta.flatten()[:DIGEST].tolist())
+
     def _noise(self, at: Resolved) -> Tensor:
         if not self.draws(at):
             return self.eta
         if self.eta.device.type == "cpu":
             if at.phase is Phase.EVAL:
                 return torch.randn(self.eta.shape, generator=at.generator)
-            return window(self.eta.shape, at.generator)
+            return window(self.eta.shape, at.generator, self.pool_seed())
         if at.generator is None:
             return torch.randn(self.eta.shape, device=self.eta.device)
         seed = int(torch.randint(2**62, (1,), generator=at.generator))
@@ -76,7 +100,8 @@ class WeightNoise(Transform):
         if level.none:
             return parts
         amount = level.table
-        sigma = at.once(self, lambda: deviation(seat.weight.detach(), active(seat, at)))
+        mask = None if self.dense else active(seat, at)
+        sigma = at.once(self, lambda: deviation(seat.weight.detach(), mask, correction=self.correction))
         size = self.strength() * sigma
         eta = self._noise(at)
         if amount.shape[0] == 1:
@@ -86,31 +111,36 @@ class WeightNoise(Transform):
         return (*parts, (size * eta, amount))
 
 
-@functools.cache
-def pool(size: int) -> Tensor:
-    """Unit normals, the same in every process, twice as many as asked for."""
-    return torch.randn(2 * size, generator=torch.Generator().manual_seed(POOL_SEED))
+@functools.lru_cache(maxsize=4)
+def pool(size: int, seed: int) -> Tensor:
+    """Unit normals of a seed, the same in every process, twice as many as asked for."""
+    return torch.randn(2 * size, generator=torch.Generator().manual_seed(seed))
 
 
-def window(shape: torch.Size, generator: torch.Generator | None) -> Tensor:
-    """Unit normals for a training pass on the CPU: a window at a random place of a fixed pool.
+def window(shape: torch.Size, generator: torch.Generator | None, seed: int) -> Tensor:
+    """Unit normals for a training pass on the CPU: a window at a random place of the pool of a run.
 
-    Drawing millions of normals takes as long there as a small batch's convolutions. Within a window they
-    are independent, and so is one weight's noise from pass to pass; evaluation draws anew.
+    Drawing millions of normals takes as long there as a small batch's convolutions. In METHODS' terms the η of
+    one layer and pass are independent unit normals. Two layers or passes take windows that may overlap, but a
+    weight's η in one is that in the other only where both begin at the same place (one pair in a million).
+    Runs of different seeds have different pools. Evaluation, and training on an accelerator, draw anew.
     """
     count = shape.numel()
-    normals = pool(max(LEAST_POOL, 1 << (count - 1).bit_length()))
+    normals = pool(max(LEAST_POOL, 1 << (count - 1).bit_length()), seed)
     first = int(torch.randint(len(normals) - count + 1, (), generator=generator))
     return normals[first : first + count].view(shape)
 
 
-def deviation(weight: Tensor, mask: Tensor | None) -> Tensor:
-    """Standard deviation of a tensor's entries; of those under a 0/1 mask, where there is one."""
+def deviation(weight: Tensor, mask: Tensor | None, *, correction: int = 0) -> Tensor:
+    """Standard deviation of a tensor's entries; of those under a 0/1 mask, where there is one.
+
+    Squares are divided by their number less `correction`.
+    """
     if mask is None:
-        return weight.std(correction=0)
+        return weight.std(correction=correction)
     count = mask.sum()
     mean = (weight * mask).sum() / count
-    return (((weight - mean) * mask).square().sum() / count).sqrt()
+    return (((weight - mean) * mask).square().sum() / (count - correction).clamp_min(1)).sqrt()
 
 
 @register
@@ -120,16 +150,33 @@ class Noise(Method):
 
     `draw` "frozen" (one η kept with the model; training samples all the same) or "sampled" (a
     randomised defence: to be evaluated by expectation over draws). `alpha` "free", "softplus" or
-    "fixed". `scale` "linear", or "two-sided": 2λ below one half and 2(λ - 0.5) above, as a variant of
-    the public code has it. `clean_through_adversarial_norm` also sends the clean images of the
-    adversarial rows through that norm set, for its statistics alone, as the public code does.
+    "fixed"; `decayed_alpha` gives it weight decay. σ divides by n less `correction`. `scale` "linear", or
+    "two-sided": 2λ below `threshold` and 2(λ - 0.5) above, as a variant of the public code has it.
+
+    `clean_through_adversarial_norm` gives the rows that are attacked a clean pass too, through the adversarial
+    norms with the noise off, before the attacked one; each of the three means then weighs a quarter of
+    the loss. `late_attack` makes the attack once the clean passes have moved the statistics. `under_masks` False:
+    noise and its σ are dense under masks. The convolutions of the first `quiet_stages` stages (the stem is
+    the first) have no noise.
+
+    What the public code has, and ours: draw "sampled" ("frozen"), clean_through_adversarial_norm and late_attack
+    True (False), correction 1 (0), decayed_alpha True (False), threshold 0.6 (0.5), under_masks False (True),
+    norm sets by Dual's between "at-0.1" ("blend"; "at-0.6" for its two-sided rule). Settings of the recipe:
+    train.rate_by "epoch" ("step"), net.initialisation "default" ("he", 2.45 times as wide for 3×3 kernels that
+    keep the number of channels).
     """
 
     draw: str = "frozen"
     alpha: str = "free"
     initial: float = 0.25
     scale: str = "linear"
+    threshold: float = 0.5
+    correction: int = 0
+    decayed_alpha: bool = False
     clean_through_adversarial_norm: bool = False
+    late_attack: bool = False
+    under_masks: bool = True
+    quiet_stages: int = 0
 
     seam = 40
     claims = "weight noise"
@@ -144,28 +191,55 @@ class Noise(Method):
             check_choice("noise", what, given, allowed)
         if self.initial <= 0:
             raise ValueError(f"noise: initial must be positive, given {self.initial:g}")
+        if not 0 < self.threshold <= 1:
+            raise ValueError(f"noise: threshold is above 0 and at most 1, given {self.threshold:g}")
+        if self.correction not in (0, 1):
+            raise ValueError(f"noise: correction is 0 or 1, given {self.correction}")
+        if self.quiet_stages < 0:
+            raise ValueError(f"noise: quiet_stages is not negative, given {self.quiet_stages}")
 
     def dials(self) -> tuple[()]:
         return ()
 
     def install(self, net: Net) -> None:
+        quiet = first_stages(net, self.quiet_stages, f"{self.name}: quiet_stages")
+        first: WeightNoise | None = None
         for conv in seats(net, Conv):
-            append(conv, WeightNoise(conv.weight, alpha=self.alpha, initial=self.initial, draw=self.draw))
+            if conv in quiet:
+                continue
+            noise = WeightNoise(
+                conv.weight,
+                alpha=self.alpha,
+                initial=self.initial,
+                draw=self.draw,
+                correction=self.correction,
+                dense=not self.under_masks,
+                first=first,
+            )
+            first = first or noise
+            append(conv, noise)
 
     def derive(self, net: Net, at: Resolved) -> Resolved:
         level = at.robustness.table
         if self.scale == "two-sided":
-            level = torch.where(level < 0.5, 2 * level, 2 * level - 1)
+            level = torch.where(level < self.threshold, 2 * level, 2 * level - 1)
         # A number is known without waiting for a device.
         return at.with_(NoiseLevel(level, none=at.robustness.number == 0.0))
 
     def extend(self, terms: list[Term]) -> list[Term]:
+        clean = [t for t in terms if t.images == "clean"]
+        attacked = [replace(t, late=self.late_attack) for t in terms if t.images == "adversarial"]
         if not self.clean_through_adversarial_norm:
-            return terms
-        return [*terms, *(replace(t, images="clean", weight=0.0) for t in terms if t.images == "adversarial")]
+            return [*clean, *attacked] if self.late_attack else terms
+        off = (NoiseLevel(torch.zeros(1), none=True),)
+        through = [replace(t, images="clean", late=False, given=(*t.given, *off)) for t in attacked]
+        # The means of two halves weigh a half each; those of three groups of rows a quarter each.
+        return [replace(t, weight=t.weight * 0.5) for t in (*clean, *through, *attacked)]
 
     def undecayed(self, net: Net) -> list[nn.Parameter]:
-        """α takes no weight decay (ours; METHODS 3)."""
+        """α takes no weight decay, unless `decayed_alpha`."""
+        if self.decayed_alpha:
+            return []
         return [t.alpha for c in seats(net, Conv) for t in c.transforms if isinstance(t, WeightNoise)]
 
     def randomised(self, point: Point) -> bool:

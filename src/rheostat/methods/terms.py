@@ -16,7 +16,10 @@ class Term:
 
     `rows` is a long index into the global batch. The loss of the step is the sum over terms of
     Σ weight·loss / B_global; a term is its own normalisation group. `weight` is a number or one per
-    row of the term. `objective` names what the attack of an adversarial term maximises.
+    row of the term. `objective` names what the attack of an adversarial term maximises. An attack is made
+    before any pass of the step, so against the running statistics of its start; with `late` after the terms
+    before it have passed and moved them. `given` holds values that the pass takes in place of those that
+    methods derive from the point, one value a type (see `Resolved.with_`).
     """
 
     rows: Tensor
@@ -24,6 +27,8 @@ class Term:
     images: str = "clean"
     objective: str = "direct"
     weight: float | Tensor = 1.0
+    late: bool = False
+    given: tuple[object, ...] = ()
 
     def within(self, first: int, last: int) -> Tensor:
         """(n,) which of this term's rows lie in [first, last)."""

@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from rheostat.nn.layers import Conv, Dense, Dropout, Normalise
+from rheostat.nn.layers import Conv, Dense, Dropout, Normalise, seats
 from rheostat.nn.norms import Norm
 from rheostat.points.resolved import Resolved
 from rheostat.runtime.choices import nearest
@@ -162,6 +162,13 @@ class Net(nn.Module):
             x = last
         logits: Tensor = self.classifier(x, at)
         return logits.float()
+
+
+def first_stages(net: Net, count: int, what: str) -> set[Conv]:
+    """The convolutions of the first stages, the stem being the first; ValueError if that is all of them."""
+    if count and count >= len(net.stages):
+        raise ValueError(f"{what} must be below the {len(net.stages)} stages of this network, given {count}")
+    return {conv for block in net.blocks[: sum(net.stages[:count])] for conv in seats(block, Conv)}
 
 
 def laid_out(x: Tensor, layout: torch.memory_format) -> Tensor:

@@ -10,6 +10,7 @@ from rheostat.nets.pieces import Features, Head, Pool
 from rheostat.nn.layers import Conv
 from rheostat.nn.norms import Norm
 from rheostat.points.resolved import Resolved
+from rheostat.runtime.choices import check_choice
 
 CIFAR_DEPTHS = (8, 14, 20, 32, 38, 56, 74, 110)
 IMAGENET_BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3)}
@@ -98,11 +99,12 @@ def resnet(
     image: tuple[int, int, int] = (3, 32, 32),
     mean: tuple[float, ...] | None = None,
     std: tuple[float, ...] | None = None,
+    initialisation: str = "he",
 ) -> Net:
     """ResNet of depth 8, 14, 20, 32, 38, 56, 74, 110 (three stages, base width 16) or 18, 34, 50.
 
     The latter have four stages, base width 64 and a 3×3 stride-1 stem without pooling. Any image of
-    at least 8×8 pixels.
+    at least 8×8 pixels. `initialisation` "he", or torch's "default" (see `initialise`).
     """
     channels, *_ = check_image("resnet", image, 8)
     if depth in CIFAR_DEPTHS:
@@ -127,7 +129,7 @@ def resnet(
             else:
                 blocks.append(BasicBlock(inside, wide, stride=stride))
                 inside = wide
-    initialise(blocks)
+    initialise(blocks, initialisation)
     return Net(
         blocks,
         Classifier(inside, classes),
@@ -138,8 +140,18 @@ def resnet(
     )
 
 
-def initialise(blocks: list[Block]) -> None:
-    """He initialisation of the convolutions (fan out)."""
+INITIALISATIONS = ("he", "default")
+
+
+def initialise(blocks: list[Block], initialisation: str = "he") -> None:
+    """Initialise the convolutions: "he" (normal, fan out), or leave them at torch's "default".
+
+    The default (uniform, of variance 1 / (3·fan in)) is that of FLOAT's public network; He's deviation is √6 =
+    2.45 times as wide where fan in and fan out are the same.
+    """
+    check_choice("a residual network", "initialisation", initialisation, INITIALISATIONS)
+    if initialisation == "default":
+        return
     for block in blocks:
         for module in block.modules():
             if isinstance(module, Conv):

@@ -47,8 +47,12 @@ def wide_resnet(
     image: tuple[int, int, int] = (3, 32, 32),
     mean: tuple[float, ...] | None = None,
     std: tuple[float, ...] | None = None,
+    initialisation: str = "he",
 ) -> Net:
-    """WRN-depth-widen, depth = 6n + 4 (16-8, 40-2, 28-10 in the papers); images of at least 8×8."""
+    """WRN-depth-widen, depth = 6n + 4 (16-8, 40-2, 28-10 in the papers); images of at least 8×8.
+
+    `initialisation` of the convolutions: "he", or torch's "default", as in `resnet`.
+    """
     channels, *_ = check_image("wide_resnet", image, 8)
     if depth < 10 or (depth - 4) % 6:
         raise ValueError(f"wide_resnet: depth is 6n + 4 (10, 16, 22, 28, 34, 40), given {depth}")
@@ -62,7 +66,7 @@ def wide_resnet(
             stride = 2 if stage > 0 and i == 0 else 1
             blocks.append(WideBlock(inside, outside, stride=stride, dropout=dropout))
             inside = outside
-    initialise(blocks)
+    initialise(blocks, initialisation)
     return Net(
         blocks,
         Classifier(inside, classes, norm=Norm(inside, conditioned=False)),

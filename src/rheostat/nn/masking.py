@@ -1,7 +1,6 @@
-"""Learned sparse masks on convolutions: the rule shared by FLOATS and by the paths of SMART.
+"""Masks on convolutions that keep the running average of the *dense* gradient, which regrowth follows.
 
-Non-iterative pruning with regrowth (Kundu et al., WACV 2023, §3.3, after DNR, ASP-DAC 2021): the global
-density is fixed, the density of each layer learned from a running average of the *dense* gradient.
+What FLOATS and the paths of SMART share; the rule by which masks change is in `rewiring`.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ class PathChoice:
 
 
 class _Masked(torch.autograd.Function):
-    """weight · mask; the weight gets the masked gradient, the path keeps the dense one."""
+    """weight · mask; the weight gets the masked gradient (or the dense one), the path keeps the dense one."""
 
     @staticmethod
     def forward(ctx: Any, weight: Tensor, path: Path) -> Tensor:
@@ -42,7 +41,7 @@ class _Masked(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         path: Path = ctx.path
         path.pending.add_(grad)
-        return grad * path.mask, None
+        return grad if path.dense_gradient else grad * path.mask, None
 
 
 _masked: Callable[[Tensor, Path], Tensor] = _Masked.apply
@@ -52,7 +51,8 @@ class Path(nn.Module):
     """One mask over a convolution's weights, and the running average of its dense gradient.
 
     `mask` is 0/1 in the weight's dtype; `average` and `pending` (the gradient of the current step)
-    fp32. Buffers, so they are saved, resumed and moved with the model.
+    fp32. Buffers, so they are saved, resumed and moved with the model. With `dense_gradient` masked places of
+    the weight get gradients, and so momentum, too.
     """
 
     training_only = ("average",)
@@ -61,15 +61,19 @@ class Path(nn.Module):
     average: Tensor
     pending: Tensor
 
-    def __init__(self, weight: Tensor, mask: Tensor) -> None:
+    def __init__(self, weight: Tensor, mask: Tensor, *, dense_gradient: bool = False) -> None:
         super().__init__()
+        self.dense_gradient = dense_gradient
         self.register_buffer("mask", mask.to(weight.dtype))
         self.register_buffer("average", torch.zeros(weight.shape))
         self.register_buffer("pending", torch.zeros(weight.shape), persistent=False)
 
-    def masked(self, weight: Tensor, at: Resolved) -> Tensor:
-        """The masked weight. Only training passes feed the average: attacks add nothing to it."""
-        if at.phase is not Phase.TRAIN or not torch.is_grad_enabled():
+    def masked(self, weight: Tensor, at: Resolved, *, feeds: bool = True) -> Tensor:
+        """The masked weight. Only training passes feed the average: attacks add nothing to it.
+
+        `feeds` False: nor does this product.
+        """
+        if not feeds or at.phase is not Phase.TRAIN or not torch.is_grad_enabled():
             return weight * self.mask
         return _masked(weight, self)
 
@@ -138,11 +142,23 @@ class Masking(Transform):
 
     def forward(self, parts: Parts, seat: Seat, x: Tensor, at: Resolved) -> Parts:
         path = self.chosen(at)
-        return tuple((path.masked(w, at), amount) for w, amount in parts)
+        feeds = feeding(parts)
+        return tuple((path.masked(w, at, feeds=f), amount) for (w, amount), f in zip(parts, feeds, strict=True))
 
     def union(self) -> Tensor:
         """Places that any path uses."""
         return torch.stack([self.path(i).mask for i in range(len(self.paths))]).amax(0)
+
+
+def feeding(parts: Parts) -> list[bool]:
+    """Which parts of a kernel carry the gradient of the whole kernel, summed over rows.
+
+    A row's kernel is Σ amount·part, so a part of amount 1 gets that gradient; what stands beside it (noise that
+    is scaled by each row's λ) would add a share of it again. Where every part has an amount (two ends, 1-λ and
+    λ), the amounts of a row add up to 1, and so do the parts' gradients to that of the kernel.
+    """
+    whole = [amount is None for _, amount in parts]
+    return whole if any(whole) else [True] * len(parts)
 
 
 def active(seat: Seat, at: Resolved) -> Tensor | None:
@@ -151,6 +167,16 @@ def active(seat: Seat, at: Resolved) -> Tensor | None:
     masks = [t.mask(at) for t in seat.transforms if isinstance(t, Transform)]
     found = [m.expand(shape) for m in masks if m is not None]
     return torch.stack(found).amin(0) if found else None
+
+
+def magnitude_mask(weight: Tensor, density: float, *, without: Tensor | None = None) -> Tensor:
+    """The round(density·n) places of largest |w|; of those not in `without` where it is given."""
+    size = weight.detach().abs().flatten()
+    if without is not None:
+        size = size.masked_fill(without.flatten() != 0, -1.0)
+    mask = torch.zeros(weight.shape)
+    mask.view(-1)[size.topk(round(density * weight.numel())).indices] = 1
+    return mask
 
 
 def random_mask(weight: Tensor, density: float, *, without: Tensor | None = None) -> Tensor:
@@ -162,65 +188,3 @@ def random_mask(weight: Tensor, density: float, *, without: Tensor | None = None
     mask = torch.zeros(weight.shape)
     mask.view(-1)[order[:count]] = 1
     return mask
-
-
-def shares(importance: Tensor, total: int, free: Tensor) -> list[int]:
-    """`total` split in proportion to importance (L,), at most free (L,) each, overflow handed on."""
-    given = torch.zeros(len(free), dtype=torch.float64)
-    room, weight = free.double(), importance.double().clamp_min(1e-30)
-    left = float(total)
-    while left > 1e-6:
-        open_ = room - given > 1e-9
-        if not bool(open_.any()):
-            raise ValueError(f"{total} weights to regrow, {int(free.sum())} free places")
-        wanted = torch.where(open_, weight, 0 * weight)
-        step = torch.minimum(wanted / wanted.sum() * left, room - given)
-        given += step
-        left -= float(step.sum())
-    whole = given.floor().long()
-    # Largest remainders take what flooring left, where there is room; the sum is exact.
-    order = (given - whole).argsort(descending=True, stable=True).tolist()
-    missing = total - int(whole.sum())
-    while missing:
-        for place in order:
-            if missing and int(whole[place]) < int(free[place]):
-                whole[place] += 1
-                missing -= 1
-    return [int(v) for v in whole]
-
-
-@torch.no_grad()
-def rewire(weights: Sequence[Tensor], paths: Sequence[Path], rate: float, *, blocked: Sequence[Tensor | None]) -> None:
-    """One round of dropping and regrowth over the layers of one path; the total is conserved.
-
-    Each layer drops its rate·nnz smallest |w|; the total dropped is regrown where the average is
-    largest, layer l getting a share in proportion to its mean |average| over active weights. Units
-    (weights, or channels) in `blocked` (another path's, where paths are disjoint) are not grown into.
-    A layer keeps at least one weight, or two channels. Weights that grow start at 0.
-    """
-    if rate == 0:
-        return
-    dropped_total = 0
-    importance = torch.zeros(len(paths))
-    on = [path.units() for path in paths]
-    open_ = []
-    for i, (weight, path) in enumerate(zip(weights, paths, strict=True)):
-        importance[i] = path.average[path.mask.bool()].abs().mean()
-        active_now = int(on[i].sum())
-        count = max(min(int(rate * active_now), active_now - path.least), 0)
-        key = path.size(weight.detach()).masked_fill(~on[i], float("inf"))
-        on[i] = on[i].clone()
-        on[i][key.topk(count, largest=False).indices] = False
-        dropped_total += count
-        other = blocked[i]
-        open_.append(~on[i] if other is None else ~on[i] & ~other)
-    free = torch.tensor([int(o.sum()) for o in open_])
-    for i, count in enumerate(shares(importance, dropped_total, free)):
-        key = paths[i].size(paths[i].average).masked_fill(~open_[i], -1.0)
-        on[i][key.topk(count).indices] = True
-        paths[i].switch(on[i])
-
-
-def prune_rate(progress: float, start: float) -> float:
-    """Falls linearly from `start` to 0 over training."""
-    return start * max(0.0, 1 - progress)

@@ -49,6 +49,8 @@ def fingerprint(recipe: Recipe, world: int) -> str:
         values["train"].pop("gamma")
     if not recipe.train.warmup:
         values["train"].pop("warmup")
+    if recipe.train.rate_by == "step":
+        values["train"].pop("rate_by")
     text = json.dumps([values, world], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
@@ -134,7 +136,7 @@ def _train(
         attack=training_attack(recipe),
         train_set=train_set,
         watch=Watch(recipe, splits.fit.to(device), epochs=-(-total // per_epoch)),
-        scheduler=scheduler(state.optimiser, recipe, total, done=state.progress.step),
+        scheduler=scheduler(state.optimiser, recipe, total, per_epoch=per_epoch, done=state.progress.step),
         mark=mark,
         total=total,
         per_epoch=per_epoch,

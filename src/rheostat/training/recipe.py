@@ -99,6 +99,8 @@ class TrainSection(Section):
     milestones: tuple[float, ...] = ()
     """Where a multi-step rate falls: shares of training (below 1), or whole steps (from 1 on)."""
     gamma: float = Field(default=0.1, gt=0, lt=1)
+    rate_by: Literal["step", "epoch"] = "step"
+    """Whether the rate moves at each step, or stays that of an epoch's first one, as in FLOAT's public code."""
     warmup: float = Field(default=0.0, ge=0, lt=1)
     """The share of training over which the rate rises linearly to that of the schedule; 0 is none."""
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)

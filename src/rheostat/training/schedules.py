@@ -20,11 +20,12 @@ def milestones(recipe: Recipe, total: int) -> list[int]:
     return [round(m * total) if m < 1 else int(m) for m in recipe.train.milestones]
 
 
-def share_of_rate(recipe: Recipe, total: int) -> Callable[[int], float]:
+def share_of_rate(recipe: Recipe, total: int, *, per_epoch: int = 1) -> Callable[[int], float]:
     """Step of `total` (from 0) → the factor on `train.lr`: the schedule's, times that of the warm-up.
 
     cosine: (1 + cos πs)/2 at the share s of training, to 0. one-cycle: up from 0.04 by a cosine over
     30 %, then down to 0 by another. multi-step: `gamma` to the number of milestones passed. constant: 1.
+    With `train.rate_by` "epoch" all steps of an epoch (`per_epoch`) take the factor of its first.
     """
     train = recipe.train
     falls, rise = milestones(recipe, total), RISE * total
@@ -41,14 +42,19 @@ def share_of_rate(recipe: Recipe, total: int) -> Callable[[int], float]:
             return 0.04 + 0.96 * 0.5 * (1 - math.cos(math.pi * step / rise))
         return 0.5 * (1 + math.cos(math.pi * (step - rise) / (total - rise)))
 
-    return lambda step: schedule(step) * min(1.0, (step + 1) / warm) if warm else schedule(step)
+    def warmed(step: int) -> float:
+        return schedule(step) * min(1.0, (step + 1) / warm) if warm else schedule(step)
+
+    return warmed if train.rate_by == "step" else lambda step: warmed(step // per_epoch * per_epoch)
 
 
-def scheduler(optimiser: torch.optim.Optimizer, recipe: Recipe, total: int, *, done: int = 0) -> LambdaLR:
+def scheduler(
+    optimiser: torch.optim.Optimizer, recipe: Recipe, total: int, *, per_epoch: int = 1, done: int = 0
+) -> LambdaLR:
     """The scheduler of a run of `total` steps, `done` of which are behind it; it sets the rate at once.
 
     The rate depends on the step alone, so a run that is continued takes the rates of one that was not.
     """
     for group in optimiser.param_groups:
         group["initial_lr"] = recipe.train.lr
-    return LambdaLR(optimiser, share_of_rate(recipe, total), last_epoch=done - 1)
+    return LambdaLR(optimiser, share_of_rate(recipe, total, per_epoch=per_epoch), last_epoch=done - 1)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -95,18 +96,22 @@ class Step:
         """Accumulate the gradient of Σ weight·loss / B_global over the terms; sums for the metrics.
 
         `images` and `labels` are this rank's rows of the global batch. All attacks are made before
-        any pass of training, so they see the running statistics of the step's start.
+        any pass of training, so they see the running statistics of the step's start; but for terms that
+        are `late`, whose attacks see what the terms before them have left.
         """
         first, last = self.ranks.share(batch)
         local = [t.local(first, last) for t in terms]
-        groups = []
+        groups: list[tuple[Term, Tensor, Tensor | Callable[[], Tensor], Tensor]] = []
         for i, (term, whole) in enumerate(zip(local, terms, strict=True)):
             rows = term.rows.to(images.device)
             share = (whole.within(first, last).nonzero()[:, 0], len(whole.rows))
             x, y = images[rows], labels[rows]
-            groups.append((term, x, self.perturbed(term, x, y, (*seed, i), share), y))
+            attack = functools.partial(self.perturbed, term, x, y, (*seed, i), share)
+            groups.append((term, x, attack if term.late else attack(), y))
         if not self.awp:
             return self._pass(groups, batch, seed, phase=Phase.TRAIN)
+        if any(term.late for term in terms):
+            raise ValueError("AWP moves weights once all attacks are made; this method attacks between its passes")
         parameters = list(self.model.parameters())
         # Not a pass of training: it moves no running statistic and no learned mask.
         attacked = [g if g[0].images != "clean" else None for g in groups]
@@ -122,24 +127,27 @@ class Step:
 
     def _pass(
         self,
-        groups: Sequence[tuple[Term, Tensor, Tensor, Tensor] | None],
+        groups: Sequence[tuple[Term, Tensor, Tensor | Callable[[], Tensor], Tensor] | None],
         batch: int,
         seed: tuple[object, ...],
         *,
         phase: Phase,
     ) -> dict[str, float]:
-        """Forward and backward of every term: (term, its images, what they became, labels)."""
+        """Forward and backward of every term: (term, its images, what they became or become, labels)."""
         sums = {"loss": 0.0, "clean": 0.0, "clean_n": 0, "robust": 0.0, "robust_n": 0}
         across = self.ranks.world > 1
         for i, group in enumerate(groups):
             if group is None:
                 continue
             term, before, x, y = group
+            x = x() if callable(x) else x
             kind = "clean" if term.images == "clean" else "robust"
             paired = kind == "robust" and self.trades is not None
             point = term.at.doubled() if paired else term.at
             given = torch.cat((before, x)) if paired else x
             at = self.model.resolve(point, given, phase=phase, generator=stream(*seed, i, "pass"), across=across)
+            for value in term.given:
+                at = at.with_(value)
             output = self.model.read(given, at)
             logits = output.logits
             smoothing = self.smoothing

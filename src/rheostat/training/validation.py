@@ -31,6 +31,10 @@ def check_recipe(recipe: Recipe) -> None:
     _try_network(recipe, stack)
     _check_dial(recipe, stack)
     _check_policy(recipe, stack)
+    if recipe.train.awp and any(t.late for t in stack.plan(recipe.train.batch, torch.Generator())):
+        raise ValueError(
+            "train.awp moves weights once all attacks are made; method.late_attack makes them between the passes"
+        )
     if recipe.train.trades is not None:
         if stack.part(Exits) is not None:
             raise ValueError("train.trades is for one head; this composition has exits")
