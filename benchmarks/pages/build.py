@@ -19,6 +19,7 @@ import progress
 import study
 import surprises
 import timings
+import variants
 from dedicated import against_dedicated, along
 from markdown import contents, dial, find, table
 from plain import Row, read_rows_plain, typed
@@ -29,7 +30,7 @@ from rheostat.runtime.files import write_bytes, write_text
 
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "benchmarks" / "results"
-OTHERS = ("speed", "costs", "believe", "serve", "exit-latency", "exports", "alphas", "l2", "margin")
+OTHERS = ("speed", "costs", "believe", "serve", "exit-latency", "exports", "alphas", "l2", "margin", "variants")
 """Files of rows that are not evaluations along a dial."""
 SHOWN = ("pgd-at-0", "pgd-at-0.2", "pgd-at-1", "oat-fashion", "dual-fashion")
 
@@ -172,6 +173,7 @@ def build(out: Path) -> None:
         '### OAT against dedicated models there, rule "at-0"\n\n' + cifar_table,
         training.ablation(rows),
         training.options(rows, RESULTS),
+        variants.variants(read["variants"], RESULTS),
         dials,
         smart,
         masks.ablation(rows),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -9,7 +10,7 @@ from hypothesis import strategies as st
 from rheostat.models.tunable import Tunable
 from rheostat.nn.layers import Conv, seats
 from rheostat.nn.masking import Masking, Path, random_mask
-from rheostat.nn.rewiring import rewire, shares
+from rheostat.nn.rewiring import capped_shares, lowered, rewire, shares
 from rheostat.points.phase import Phase
 from rheostat.points.point import Point
 from support import images_for, make, paths, train_step
@@ -93,3 +94,40 @@ def _kernel(conv: Conv, model: Tunable, at):
     from rheostat.nn.layers import kernel
 
     return kernel(conv, torch.zeros(1, conv.in_channels, 3, 3), at)
+
+
+@given(st.lists(st.tuples(st.floats(0, 1), st.integers(0, 50)), min_size=1, max_size=8), st.floats(0, 1))
+@settings(max_examples=100, deadline=None)
+def test_capped_shares_are_exact_too(layers: list[tuple[float, int]], part: float) -> None:
+    importance, free = torch.tensor([a for a, _ in layers]), torch.tensor([b for _, b in layers])
+    total = int(part * int(free.sum()))
+    found = capped_shares(importance, total, free)
+    assert sum(found) == total
+    assert all(0 <= g <= f for g, f in zip(found, free.tolist(), strict=True))
+
+
+def test_capped_shares_spread_what_is_too_much_equally() -> None:
+    """By hand: 0.8 of 200 is 160, capped at 99; the 61 above go to the three layers alike, and again."""
+    importance, free = torch.tensor([0.8, 0.15, 0.05]), torch.tensor([100, 1000, 1000])
+    # In proportion the second layer would get three times what the third does.
+    assert shares(importance, 200, free) == [100, 75, 25]
+    capped = capped_shares(importance, 200, free)
+    assert capped[0] in (99, 100)
+    # What is cut off is split evenly: the layers differ by what they began with, 30 and 10.
+    assert capped[1] - capped[2] in (19, 20, 21)
+
+
+def test_nearly_dense_layers_that_are_to_grow_drop_less() -> None:
+    density = torch.tensor([0.9, 0.9, 0.5])
+    assert lowered(0.4, density, torch.tensor([3.0, 0.1, 0.2])) == [pytest.approx(0.1), 0.4, 0.4]
+    assert lowered(0.05, density, torch.tensor([3.0, 0.1, 0.2])) == [0.05, 0.05, 0.05]
+
+
+def test_capped_growth_conserves_the_density_of_a_net() -> None:
+    model = make("floats", "resnet-8")
+    train_step(model)
+    weights, found = [c.weight for c in seats(model.net, Conv)], paths(model)
+    before = sum(p.nonzeros for p in found)
+    for _ in range(3):
+        rewire(weights, found, 0.5, blocked=[None] * len(found), growth="capped")
+        assert sum(p.nonzeros for p in found) == before

@@ -165,3 +165,35 @@ def test_saving_an_adopted_net_says_what_to_do(tmp_path) -> None:
     with pytest.raises(ValueError, match="adopt the module again"):
         rheostat.save(tmp_path / "x.safetensors", model)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("paper", ["floats", "smart"])
+def test_masks_of_an_adopted_net_keep_its_largest_weights(paper: str) -> None:
+    """The forward at rest does change, by what the smallest weights were worth: far less than random ones are."""
+    torch.manual_seed(0)
+    own = Own().eval()
+    x = torch.rand(16, 1, 28, 28)
+    gaps = {}
+    for start in ("auto", "random"):
+        model = rheostat.adopt(own, compose(paper, density=0.8, start=start), image=(1, 28, 28))
+        gaps[start] = float((model(x) - own(x)).detach().norm())
+        for name, layer in (("stem.0", own.stem[0]), ("left", own.left), ("right", own.right)):
+            seat = model.get_submodule(f"net.graph.{name}")
+            kept = seat.weight != 0
+            # What is kept is as it was.
+            assert torch.equal(seat.weight[kept], layer.weight[kept])
+            if start == "auto":
+                assert int(kept.sum()) == round(0.8 * kept.numel())
+                assert layer.weight[kept].abs().min() >= layer.weight[~kept].abs().max()
+    assert 0 < gaps["auto"] < 0.3 * gaps["random"]
+
+
+def test_disjoint_paths_of_an_adopted_net_share_out_its_largest_weights() -> None:
+    own = Own().eval()
+    model = rheostat.adopt(own, compose("smart", density=0.25, overlap="disjoint"), image=(1, 28, 28))
+    masking = next(m for m in model.modules() if type(m).__name__ == "Masking")
+    clean, robust = (path.mask.bool() for path in masking.paths)
+    size = own.stem[0].weight.abs()
+    assert not (clean & robust).any()
+    assert size[clean].min() >= size[robust].max()
+    assert size[robust].min() >= size[~clean & ~robust].max()

@@ -117,3 +117,11 @@ def test_milestones_without_a_meaning_are_refused(changes: tuple[str, ...], why:
 
 def test_every_recipe_has_a_schedule() -> None:
     assert all(len(rates(load_recipe(name), 10)) == 10 for name in names())
+
+
+def test_a_rate_by_epoch_is_that_of_the_epochs_first_step() -> None:
+    chosen = load_recipe("oat-digits", changes=["train.schedule=cosine", "train.rate_by=epoch"])
+    by_epoch = share_of_rate(chosen, 30, per_epoch=10)
+    by_step = share_of_rate(chosen.changed(train={"rate_by": "step"}), 30, per_epoch=10)
+    assert [by_epoch(step) for step in range(30)] == [by_step(step // 10 * 10) for step in range(30)]
+    assert len({by_epoch(step) for step in range(30)}) == 3

@@ -110,9 +110,10 @@ def adopt(
 
     `method` is a composition, or the name of one ("oat").
     Conv2d, BatchNorm2d, Linear and Dropout become seats; the module itself is not touched, and at
-    rest the forward is unchanged. `mean` and `std` normalise pixels of [0, 1] before it; without
-    them the module gets pixels as they are. Raises ValueError that names the layers it cannot take,
-    or why the forward cannot be traced.
+    rest the forward is unchanged. Not so with masks (floats, smart): of each convolution they keep the share
+    `density` of the weights, the largest ones, and the others are 0 until training grows them again.
+    `mean` and `std` normalise pixels of [0, 1] before it; without them the module gets pixels as they are.
+    Raises ValueError that names the layers it cannot take, or why the forward cannot be traced.
     """
     found = compose(method) if isinstance(method, str) else method
     stack = found if isinstance(found, Stack) else Stack(found)

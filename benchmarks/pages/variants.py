@@ -1,0 +1,46 @@
+"""The section of docs/results.md on the published recipes beside ours: paired differences where both have rows."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from markdown import cell, find, signed, table
+from plain import Row, read_bits, worst_rows
+
+from rheostat.results.intervals import paired
+
+NAMES = {"oat": "OAT", "float": "FLOAT", "floats": "FLOATS 0.3", "rdi": "RDI-Nets"}
+SEEDS = {"0": "", "1": "-s1"}
+
+
+def points(rows: list[Row], method: str, variant: str, seed: str) -> dict[str, Row]:
+    """The rows of one network of `queues/variants.toml` by what its point is called."""
+    run = f"variant-{method}-{variant}{SEEDS[seed]}"
+    if method == "rdi":
+        found = [r for r in worst_rows(rows) if (r["run"], r["tier"]) == (run, "quick")]
+        return {f"exit = {r['at']['exit']:g}": r for r in sorted(found, key=lambda r: r["at"]["exit"])}
+    return {f"λ = {r['at']['robustness']:g}": r for r in find(rows, run, "at-0")}
+
+
+def variants(rows: list[Row], results: Path) -> str:
+    """Each published recipe against ours, at equal numbers of attacked images; what is missing is named."""
+    body, missing = [], []
+    for method, name in NAMES.items():
+        for seed in SEEDS:
+            paper, ours = (points(rows, method, variant, seed) for variant in ("paper", "ours"))
+            shared = [p for p in ours if p in paper and paper[p]["n"] == ours[p]["n"]]
+            if not shared:
+                missing.append(f"{name} (seed {seed})")
+            for point in shared:
+                a, b = read_bits(results, paper[point]), read_bits(results, ours[point])
+                gaps = [signed(*paired(a[kind], b[kind])) for kind in (0, 1)]
+                body.append([name, seed, point, *cell(ours[point]), *cell(paper[point]), *gaps])
+    head = ["", "seed", "point", "SA, ours", "RA, ours", "SA, paper's", "RA, paper's", "SA, paper's less ours", "RA"]
+    return (
+        "## The published recipes beside ours\n\n`benchmarks/queues/variants.toml`: Fashion-MNIST, 10 000 images, 6 "
+        "epochs, both sides with equal numbers of attacked images, PGD-20 on 1 000 test images, differences paired on "
+        'the same images, rule "at-0". `variant="paper"` is the published recipe as far as known; the docstring of '
+        "each method lists what it has and what ours has.\n\n"
+        + (table(head, body) if body else "")
+        + (f"\nNot yet run: {', '.join(missing)}.\n" if missing else "")
+    )
