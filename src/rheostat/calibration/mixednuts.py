@@ -39,11 +39,15 @@ class FittedNuts:
 
 
 def margins(logits: Tensor, scale: float, power: float, bias: float) -> Tensor:
-    """(n,) largest probability less the second largest, of softmax(M(logits)); in float64."""
+    """(n,) probability of the class with the largest logit less the largest other, of softmax(M(logits)); in float64.
+
+    Below 0 where M changes the answer, which it can: GELU falls before it rises.
+    """
     wide = logits.double()
     probabilities = transformed(wide, *(wide.new_tensor(v) for v in (scale, power, bias))).softmax(1)
-    top = probabilities.topk(2, 1).values
-    return top[:, 0] - top[:, 1]
+    answer = logits.argmax(1, keepdim=True)
+    others = probabilities.scatter(1, answer, 0.0)
+    return probabilities.gather(1, answer)[:, 0] - others.amax(1)
 
 
 def fitted_to(right: Tensor, wrong: Tensor, *, beta: float = 0.985) -> FittedNuts:

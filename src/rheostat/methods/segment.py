@@ -126,9 +126,9 @@ def amounts(level: Level) -> float | Tensor | None:
 def segment_terms(plan: str, batch: int, generator: torch.Generator) -> list[Term]:
     """The terms of a step: `halves` trains the ends alone, `sampled` the segment between them too.
 
-    "halves": even rows clean at λ = 0, odd ones attacked at λ = 1, as `dual` alone. "sampled": a sixth of the
-    rows clean at λ = 0; of the others, which are attacked as OAT's are, half at λ = 1 and half at a λ drawn
-    for the whole step from 0.1 to 0.9, where clean rows weigh 1-λ and attacked ones λ: one kernel a term.
+    "halves": even rows clean at λ = 0, odd ones attacked at λ = 1, as `dual` alone. "sampled": a third of the
+    rows clean at λ = 0, a third attacked at λ = 1, and a third at a λ drawn for the whole step from 0.1 to 0.9,
+    where clean images weigh 1-λ and attacked ones λ: one kernel a term.
     """
     if plan == "halves":
         return [
@@ -136,8 +136,8 @@ def segment_terms(plan: str, batch: int, generator: torch.Generator) -> list[Ter
             Term(torch.arange(1, batch, 2), Point(robustness=1.0), images="adversarial"),
         ]
     order = torch.randperm(batch, generator=generator)
-    zeros = -(-batch // 6)
-    middle = zeros + (batch - zeros) // 2
+    zeros = -(-batch // 3)
+    middle = zeros + batch // 3
     level = int(torch.randint(1, KNOTS - 1, (), generator=generator)) / (KNOTS - 1)
     clean, between, robust = (order[a:b].sort().values for a, b in ((0, zeros), (zeros, middle), (middle, batch)))
     # The ends come last: what they see weighs most in the running statistics.
