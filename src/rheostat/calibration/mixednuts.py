@@ -15,6 +15,7 @@ from rheostat.evaluation.attacked import CHUNK
 from rheostat.methods.mixednuts import Nonlinearity, transformed
 from rheostat.methods.mixing import twin_of
 from rheostat.models.tunable import Tunable
+from rheostat.points.phase import Phase
 from rheostat.points.point import Point
 from rheostat.runtime.precision import full_precision
 from rheostat.runtime.seeding import stream
@@ -86,7 +87,7 @@ def fit_nonlinearity(
     point = Point(robustness=1.0)
     for first in range(0, len(data), CHUNK):
         x, y = to_pixels(data.images[first : first + CHUNK]), data.labels[first : first + CHUNK]
-        goal = model.objective(y, point, form="robust")
+        goal = model.objective(y, point, phase=Phase.ATTACK)  # of the logits as training sees them: h, not M(h)
         moved = attack(goal, x, stream(seed, "mixednuts", first))
         with torch.no_grad():
             at = model.resolve(point, x)

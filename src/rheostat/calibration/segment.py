@@ -29,21 +29,33 @@ def calibrate_segment(model: Tunable, data: Dataset, attack: Attack, *, batch: i
     """
     if not knots_of(model):
         raise ValueError('this model keeps no statistics along a segment; train line or lora with norms="re-estimated"')
+    for point in _points(model):
+        attacked = point.numbers()["robustness"]
+        estimate_statistics(model, point, data, attack, attacked=attacked, batch=batch, seed=seed)
+
+
+@full_precision()
+def estimate_statistics(
+    model: Tunable, point: Point, data: Dataset, attack: Attack, *, attacked: float, batch: int = 128, seed: int = 0
+) -> None:
+    """Re-estimate the statistics that a training pass at this point updates, as plain means over batches.
+
+    `attacked` is the share of each batch that the attack changes, at this point. Weights stay.
+    """
     sets = [m for m in model.modules() if isinstance(m, NormSet)]
     before = [m.momentum for m in sets]
     try:
-        for point in _points(model):
-            for number, (x, y) in enumerate(_batches(data, batch)):
-                noise = stream(seed, "calibrate-segment", point.label(), number)
-                clean = len(x) - round(float(point.numbers()["robustness"]) * len(x))
-                x = x.clone()
-                if clean < len(x):
-                    goal = model.objective(y[clean:], point, phase=Phase.ATTACK, generator=noise)
-                    x[clean:] = attack(goal, x[clean:], noise)
-                for norm in sets:
-                    norm.momentum = 1 / (number + 1)
-                with torch.no_grad():
-                    model.read(x, model.resolve(point, x, phase=Phase.TRAIN, generator=noise))
+        for number, (x, y) in enumerate(_batches(data, batch)):
+            noise = stream(seed, "calibrate-segment", point.label(), number)
+            clean = len(x) - round(attacked * len(x))
+            x = x.clone()
+            if clean < len(x):
+                goal = model.objective(y[clean:], point, phase=Phase.ATTACK, generator=noise)
+                x[clean:] = attack(goal, x[clean:], noise)
+            for norm in sets:
+                norm.momentum = 1 / (number + 1)
+            with torch.no_grad():
+                model.read(x, model.resolve(point, x, phase=Phase.TRAIN, generator=noise))
     finally:
         for norm, momentum in zip(sets, before, strict=True):
             norm.momentum = momentum
