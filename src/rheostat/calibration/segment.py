@@ -63,9 +63,9 @@ def estimate_statistics(
 
 def _points(model: Tunable) -> list[Point]:
     """Every knot at every width."""
-    widths = model.dials["width"].values or () if "width" in model.dials else (None,)
-    other = [{} if width is None else {"width": width} for width in widths]
-    return [Point(robustness=k / (KNOTS - 1), **dials) for dials in other for k in range(KNOTS)]
+    widths = model.dials["width"].values if "width" in model.dials else None
+    rests = [Point(width=width) for width in widths or ()] or [Point()]
+    return [rest.replace(robustness=k / (KNOTS - 1)) for rest in rests for k in range(KNOTS)]
 
 
 def _batches(data: Dataset, size: int) -> Iterator[tuple[Tensor, Tensor]]:

@@ -18,7 +18,7 @@ from rheostat.methods import segment
 from rheostat.methods.base import Method, Term
 from rheostat.methods.composition import METHODS, compose_as, register
 from rheostat.nets.base import Net
-from rheostat.nn.layers import Conv, Dense, Parts, Seat, Transform, append, seats
+from rheostat.nn.layers import Conv, Parts, Seat, Transform, append, seats
 from rheostat.nn.masking import Masking
 from rheostat.points.resolved import Resolved
 
@@ -37,10 +37,9 @@ class Ends(Transform):
         level = segment.amounts(at.robustness)
         if level is None:
             return ((weight, None), (self.other - weight, at.robustness.table), *rest)
-        if level == 0.0:
-            return parts
-        whole = self.other if level == 1.0 else torch.lerp(weight, self.other, level)
-        return ((whole, None), *rest)
+        if isinstance(level, float) and level in (0.0, 1.0):
+            return ((self.other, None), *rest) if level else parts
+        return ((torch.lerp(weight, self.other, level), None), *rest)
 
 
 @register
@@ -69,9 +68,8 @@ class Line(Method):
 
     def install(self, net: Net) -> None:
         segment.install_norms(net, self.name, self.norms)
-        for kind in (Conv, Dense):
-            for seat in seats(net, kind):
-                append(seat, Ends(seat.weight))
+        for seat in segment.weighted(net):
+            append(seat, Ends(seat.weight))
 
     def plan(self, batch: int, generator: torch.Generator) -> list[Term]:
         return segment.segment_terms(self.terms, batch, generator)

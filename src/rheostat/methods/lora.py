@@ -17,7 +17,7 @@ from rheostat.methods import segment
 from rheostat.methods.base import Method, Term
 from rheostat.methods.composition import METHODS, compose_as, register
 from rheostat.nets.base import Net
-from rheostat.nn.layers import Conv, Dense, Parts, Seat, Transform, append, seats
+from rheostat.nn.layers import Parts, Seat, Transform, append
 from rheostat.points.resolved import Resolved
 from rheostat.runtime.choices import check_choice
 
@@ -98,11 +98,9 @@ class Lora(Method):
     def install(self, net: Net) -> None:
         segment.install_norms(net, self.name, self.norms)
         count = 1 if self.adapters == "shared" else 2
-        for kind in (Conv, Dense):
-            for seat in seats(net, kind):
-                weight = seat.weight
-                rank = min(self.rank, weight.shape[0], weight[0].numel())
-                append(seat, LowRank(weight, rank=rank, scale=self.alpha / self.rank, count=count))
+        for seat in segment.weighted(net):
+            rank = min(self.rank, seat.weight.shape[0], seat.weight[0].numel())
+            append(seat, LowRank(seat.weight, rank=rank, scale=self.alpha / self.rank, count=count))
 
     def plan(self, batch: int, generator: torch.Generator) -> list[Term]:
         return segment.segment_terms(self.terms, batch, generator)

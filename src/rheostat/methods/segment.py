@@ -8,13 +8,14 @@ behind W(0) and W(1) see. `Knots` keeps statistics at places along the segment f
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
 
 from rheostat.methods.base import Term
 from rheostat.nets.base import Net
-from rheostat.nn.layers import seats
+from rheostat.nn.layers import Conv, Dense, Seat, seats
 from rheostat.nn.norms import Modulation, Norm, NormSet
 from rheostat.points.point import Point
 from rheostat.points.resolved import Level, Resolved
@@ -109,6 +110,12 @@ def install_norms(net: Net, who: str, norms: str) -> None:
     if norms == "re-estimated":
         for parent, name, child in plain:
             setattr(parent, name, Knots(child))
+
+
+def weighted(net: nn.Module) -> Iterator[Seat]:
+    """Every seat whose weight lies on the segment: convolutions, then dense layers."""
+    yield from seats(net, Conv)
+    yield from seats(net, Dense)
 
 
 def knots_of(net: nn.Module) -> list[Knots]:
