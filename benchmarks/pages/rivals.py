@@ -149,8 +149,11 @@ def below(first: torch.Tensor, middle: torch.Tensor, last: torch.Tensor) -> tupl
 
 def section(rows: list[Row], results: Path) -> str:
     """The whole section; what has no rows is said to be not yet run."""
-    body = []
+    body: list[list[str]] = []
     for group, pattern in GROUPS.items():
+        if not any(r["run"] == pattern.format(m) for r in rows for m in (*METHODS, *DEDICATED)):
+            body.append([group, "all", MISSING, *[""] * (len(HEAD) - 3)])
+            continue
         body += dedicated(rows, group, pattern)
         body += [line_of(rows, results, group, pattern, method, name) for method, name in METHODS.items()]
     pattern = GROUPS["Fashion-MNIST, seed 0"]

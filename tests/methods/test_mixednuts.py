@@ -60,12 +60,12 @@ def by_hand(g: list[float], h: list[float], alpha: float, temperature: float) ->
 def test_the_logits_are_the_formulas() -> None:
     model = made(temperature=0.5)
     x = torch.rand(5, 1, 8, 8)
-    levels = torch.tensor([0.0, 0.2, 0.5, 0.9, 1.0])
+    levels = torch.tensor([0.0, 0.05, 0.5, 0.9, 1.0])
     at = model.resolve(Point(), x)
     g, h = model.net(x, at).double(), twin_of(model.net)(x, at).double()
     found = model(x, Point(robustness=levels))
     for row, level in enumerate(levels.tolist()):
-        alpha = 0.0 if level == 0 else 0.5 + level / 2
+        alpha = 5 * level if level < 0.1 else 0.5 + (level - 0.1) / 1.8
         expected = torch.tensor(by_hand(g[row].tolist(), h[row].tolist(), alpha, 0.5))
         assert torch.allclose(found[row], expected, atol=1e-4)
         alone = model(x[row : row + 1], Point(robustness=level))[0]
@@ -79,7 +79,7 @@ def test_below_one_half_a_sharp_standard_network_decides_alone() -> None:
     """Why the dial lives in [½, 1]: with T → 0 no confidence of the robust network outweighs 1-α there."""
     model = made(temperature=1e-4)
     x = torch.rand(64, 1, 8, 8)
-    answers = [model(x, Point(robustness=v)).argmax(1) for v in (0.0, 1e-6, 0.9, 1.0)]
+    answers = [model(x, Point(robustness=v)).argmax(1) for v in (0.0, 0.0999, 0.9, 1.0)]
     assert torch.equal(answers[0], answers[1])
     assert not torch.equal(answers[1], answers[2])
 
@@ -106,7 +106,7 @@ def test_gradients_are_finite_where_probabilities_vanish(logits: Tensor) -> None
 def test_the_forms_attack_a_part_or_go_around_the_nonlinearity(digits, tmp_path) -> None:
     model = made()
     x, y = to_pixels(digits[1].images[:8]), digits[1].labels[:8]
-    point = Point(robustness=0.6)
+    point = Point(robustness=0.64)  # α = 0.8
     at = model.resolve(point, x)
     g, h = model.net(x, at), twin_of(model.net)(x, at)
     seen = {form: model.objective(y, point, form=form).forward(x, None) for form in ("standard", "robust", "bypassed")}

@@ -4,7 +4,7 @@ p(x) = (1-α)·softmax(g(x)/T) + α·softmax(M(h(x))), g standard and h robust; 
 of itself where it is right under attack, and unsure where it is wrong: then α in [½, 1] chooses between the two.
 With T → 0 every α below ½ would be g itself. Not a mixture of experts: no router looks at the image. Source:
 MixedNUTS (Bai, Zhou, Patel and Sojoudi, TMLR 2024; code Bai-YT/MixedNUTS). A finite T, which keeps the
-gradients of g, and g and h themselves at the two ends of the dial are ours.
+gradients of g, and a dial whose ends are g and M(h) themselves are ours.
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ from torch import Tensor, nn
 
 from rheostat.points.resolved import Resolved
 
+FIRST = 0.1
+"""The share of the dial below α = ½, where a finite T still leaves something between g and the mixture."""
 KEPT = 0.1
 """The share of M(h) that an attack which bypasses the nonlinearity keeps, as in the authors' code."""
 
@@ -70,8 +72,8 @@ def mixed_log(standard: Tensor, robust: Tensor, alpha: Tensor) -> Tensor:
 
 
 def alpha_of(level: Tensor) -> Tensor:
-    """The dial's λ in (0, 1) → α in (½, 1); 0 is g alone and 1 is h alone."""
-    return torch.where(level > 0, 0.5 + 0.5 * level, 0.0)
+    """The dial's λ in [0, 1] → α: 0 to ½ over the dial's first tenth, then ½ to 1, so that nothing jumps at g."""
+    return torch.where(level < FIRST, level * (0.5 / FIRST), 1 - (1 - level) * (0.5 / (1 - FIRST)))
 
 
 def mixed(x: Tensor, at: Resolved, ends: Ends, nonlinearity: nn.Module, temperature: float) -> Tensor:

@@ -101,8 +101,12 @@ def install_norms(net: Net, who: str, norms: str) -> None:
     """Treat every norm as asked; ValueError where the bank of another method contradicts it."""
     if norms == "banked":
         return
-    children = [(parent, name, child) for parent in net.modules() for name, child in parent.named_children()]
-    plain = [found for found in children if isinstance(found[2], NormSet)]
+    plain = [
+        (parent, name, child)
+        for parent in list(net.modules())
+        for name, child in parent.named_children()
+        if isinstance(child, NormSet)
+    ]
     if any(name == "adversarial" for _, name, _ in plain):
         raise ValueError(f"{who}: norms {norms!r} takes one norm set, and dual has two; give sets=1")
     for norm in seats(net, Norm):
