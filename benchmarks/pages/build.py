@@ -16,6 +16,7 @@ import multi_exit
 import needs
 import pictures
 import progress
+import rivals
 import study
 import surprises
 import timings
@@ -30,7 +31,20 @@ from rheostat.runtime.files import write_bytes, write_text
 
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "benchmarks" / "results"
-OTHERS = ("speed", "costs", "believe", "serve", "exit-latency", "exports", "alphas", "l2", "margin", "variants")
+OTHERS = (
+    "speed",
+    "costs",
+    "believe",
+    "serve",
+    "exit-latency",
+    "exports",
+    "alphas",
+    "l2",
+    "margin",
+    "variants",
+    "rivals",
+    "naive-segment",
+)
 """Files of rows that are not evaluations along a dial."""
 SHOWN = ("pgd-at-0", "pgd-at-0.2", "pgd-at-1", "oat-fashion", "dual-fashion")
 
@@ -151,6 +165,7 @@ def build(out: Path) -> None:
         equal,
         study.orders(other_claims + equal_claims, later),
         strong,
+        rivals.section(read["rivals"] + read["naive-segment"], RESULTS),
         f"## OAT, dual and dedicated models on Fashion-MNIST\n\nOne net (ResNet-8, width 16), "
         f"{first['train']['images']} training images, {first['train']['epochs']} epochs, PGD-2 in "
         f"training, eps {first['attack']['eps']:g}; measured by PGD-20 on {first['n']} test images, "
@@ -214,6 +229,8 @@ def build(out: Path) -> None:
         write_bytes(out / "docs" / "widths.png", as_bytes(pictures.widths(shown_widths), "png"))
     if (every := pictures.dials(rows)) is not None:
         write_bytes(out / "docs" / "study.png", as_bytes(every, "png"))
+    if (compared := rivals.picture(read["rivals"])) is not None:
+        write_bytes(out / "docs" / "rivals.png", as_bytes(compared, "png"))
     print(f"wrote README.md, docs/results.md, docs/which.md and the pictures beside them into {out}")
 
 

@@ -2,23 +2,30 @@
 
 What a user would do without any of these papers: two dedicated models and a weighted mean. Nothing
 is shared, so training is that of the two, twice the parameters are stored, and between the ends every
-image costs two passes. Not an ensemble against one threat: each end is one network alone.
+image costs two passes. Not an ensemble against one threat: each end is one network alone. Made as strong as
+it gets by `mix="mixednuts"` (see `mixednuts`).
 """
 
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
-from rheostat.methods.base import Method, Output, Read, Term
-from rheostat.methods.composition import register
+from rheostat.attacks import Objective
+from rheostat.methods import mixednuts
+from rheostat.methods.base import Attacked, Form, Method, Output, Read, Term
+from rheostat.methods.composition import compose_as, register
 from rheostat.methods.mixture import mixture, mixture_passes
 from rheostat.nets.base import Net, build
 from rheostat.points.dial import Dial
+from rheostat.points.phase import Phase
 from rheostat.points.point import Point
 from rheostat.points.resolved import Resolved
+from rheostat.runtime.choices import check_choice
+
+MIXES = ("logits", "mixednuts")
 
 
 def twin_of(net: Net) -> Net:
@@ -35,11 +42,21 @@ class Mixing(Method):
 
     The given network is the standard one, trained on clean images alone; `net.twin`, of the same
     architecture and drawn anew (a copy where the network was adopted), is trained on attacked ones.
+    `mix` "mixednuts" mixes probabilities instead, those of the standard network at `temperature`;
+    training is the same.
     """
+
+    mix: str = "logits"
+    temperature: float = 0.05
 
     seam = 3
     claims = "norm bank"
     alone = "its two networks share nothing that another method could condition"
+
+    def __post_init__(self) -> None:
+        check_choice(self.name, "mix", self.mix, MIXES)
+        if self.temperature <= 0:
+            raise ValueError(f"mixing: temperature is above 0, given {self.temperature:g}")
 
     def dials(self) -> tuple[Dial, ...]:
         return (Dial(name="robustness", rest=0.0),)
@@ -49,6 +66,8 @@ class Mixing(Method):
         twin = copy.deepcopy(net) if not spec else build(spec)
         twin.to_layout(net.layout)
         net.add_module("twin", twin)
+        if self.mix == "mixednuts":
+            net.add_module("nonlinearity", mixednuts.Nonlinearity())
 
     def plan(self, batch: int, generator: torch.Generator) -> list[Term]:
         rows = torch.arange(batch)
@@ -58,7 +77,36 @@ class Mixing(Method):
         def end(y: torch.Tensor, a: Resolved, which: float) -> Output:
             return Output(twin_of(net)(y, a)) if which else then(y, a)
 
-        return mixture(x, at, end)
+        if self.mix == "logits" or at.phase is not Phase.EVAL:
+            return mixture(x, at, end)
+        nonlinearity = net.get_submodule("nonlinearity")
+        return Output(
+            mixednuts.mixed(x, at, lambda y, a, which: end(y, a, which).logits, nonlinearity, self.temperature)
+        )
+
+    def forms(self, net: Net) -> dict[str, Form]:
+        """Attacks on one network alone, "standard" and "robust", and for MixedNUTS "bypassed"."""
+
+        def part(which: float) -> Form:
+            def make(a: Attacked) -> Objective:
+                at = a.at.turned(robustness=which).with_(mixednuts.Bypass())
+                return replace(a.objective(lambda o: o.logits, at=at), decisive=False)
+
+            return make
+
+        def bypassed(a: Attacked) -> Objective:
+            return replace(a.objective(lambda o: o.logits, at=a.at.with_(mixednuts.Bypass())), decisive=False)
+
+        parts = {"standard": part(0.0), "robust": part(1.0)}
+        return parts if self.mix == "logits" else {**parts, "bypassed": bypassed}
 
     def passes(self, point: Point) -> int:
         return mixture_passes(point)
+
+
+compose_as(
+    "mixednuts",
+    "MixedNUTS (Bai et al., TMLR 2024): probabilities of two networks mixed, the robust one's sharpened.",
+    Mixing,
+    mix="mixednuts",
+)

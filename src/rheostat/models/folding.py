@@ -9,6 +9,7 @@ traced (torch.fx), so what is folded is what the pass really does; the result is
 from __future__ import annotations
 
 import copy
+import operator
 from typing import Any
 
 import torch
@@ -160,7 +161,7 @@ def _run(root: nn.Module, node: fx.Node, values: dict[fx.Node, Any]) -> Any:
     if node.op == "call_method":
         return getattr(arguments[0], str(node.target))(*arguments[1:], **options)
     if node.op == "get_attr":
-        return root.get_parameter(str(node.target))
+        return operator.attrgetter(str(node.target))(root)  # a parameter or a buffer
     return root.get_submodule(str(node.target))(*arguments, **options)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from pathlib import Path
 import torch
 
 from rheostat.attacks import Attack
+from rheostat.calibration import fittings
 from rheostat.calibration.dial import calibrate_dial
 from rheostat.calibration.exit_policy import fit_policy
 from rheostat.data import Splits
@@ -24,6 +26,8 @@ from rheostat.training.run import Report
 
 PENDING = "pending"
 FAILED = "calibration-failed"
+FITTED_ON = 500
+"""Images of calibrate-fit that the dial, and what comes before it, are fitted on."""
 
 
 @dataclass(frozen=True)
@@ -86,10 +90,13 @@ def finish(trained: Trained, folder: Path, device: torch.device, *, writes: bool
 def _calibrated(trained: Trained, device: torch.device) -> list[str]:
     """Calibrate what the recipe asks for; what could not be done, in words."""
     model, recipe, fit = trained.model, trained.recipe, trained.splits.fit
-    wanted: list[tuple[str, Callable[[], object]]] = []
+    attack = Attack("pgd", recipe.attack.eps, 10, norm=recipe.attack.norm)
+    held_out = subset(fit, FITTED_ON).to(device)
+    wanted: list[tuple[str, Callable[[], object]]] = [
+        (f.what, functools.partial(f.fit, model, held_out, attack)) for f in fittings(model)
+    ]
     if recipe.calibrate_dial:
-        attack = Attack("pgd", recipe.attack.eps, 10, norm=recipe.attack.norm)
-        wanted.append(("dial", lambda: calibrate_dial(model, subset(fit, 500).to(device), attack)))
+        wanted.append(("dial", lambda: calibrate_dial(model, held_out, attack)))
     if "exit" in model.dials:
         wanted.append(("exit policy", lambda: fit_policy(model, fit.to(device), **recipe.policy.model_dump())))
     problems = []

@@ -1,0 +1,97 @@
+"""Weights on a straight line: W(λ) = (1-λ)·W₀ + λ·W₁ in every convolution and dense layer, both ends trained.
+
+Also called a linear subspace of networks, or a Pareto manifold. Not an average of two networks that were
+trained apart: those have a barrier between them. At a λ that the batch shares it is one network and folds; a
+product of two interpolated layers is no interpolation of products, so nothing shorter is exact. Source: PaMaL
+(Dimitriadis et al., ICML 2023; code nik-dim/pamal), there for several tasks; standard and robust as its two ends
+are ours. Biases of dense layers and of convolutions are shared by both ends.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from rheostat.methods import segment
+from rheostat.methods.base import Method, Term
+from rheostat.methods.composition import METHODS, compose_as, register
+from rheostat.nets.base import Net
+from rheostat.nn.layers import Conv, Parts, Seat, Transform, append, seats
+from rheostat.nn.masking import Masking
+from rheostat.points.resolved import Resolved
+
+
+class Ends(Transform):
+    """The other end of a seat's weight. Rows of several λ take two products: W₀ and λ·(W₁ - W₀)."""
+
+    order = 5
+
+    def __init__(self, weight: Tensor) -> None:
+        super().__init__()
+        self.other = nn.Parameter(weight.detach().clone())
+
+    def forward(self, parts: Parts, seat: Seat, x: Tensor, at: Resolved) -> Parts:
+        (weight, _), *rest = parts
+        level = segment.amounts(at.robustness)
+        if level is None:
+            return ((weight, None), (self.other - weight, at.robustness.table), *rest)
+        if isinstance(level, float) and level in (0.0, 1.0):
+            return ((self.other, None), *rest) if level else parts
+        return ((torch.lerp(weight, self.other, level), None), *rest)
+
+
+@register
+@dataclass(frozen=True)
+class Line(Method):
+    """Reads `robustness`; gives every convolution and dense layer a second end, equal to the first at the start.
+
+    `norms` "banked" (the two sets of `dual`, blended), "affine" (affine parts on the segment, one set of
+    statistics) or "re-estimated" (that, and statistics estimated along λ after training); the last two
+    need `dual` with sets=1. `terms` "halves" (the ends alone are trained) or "sampled" (a λ between them in
+    every step too).
+    """
+
+    norms: str = "banked"
+    terms: str = "sampled"
+
+    seam = 45
+    claims = "weight segment"
+    reads = ("robustness",)
+
+    def __post_init__(self) -> None:
+        segment.check_segment(self.name, self.norms, self.terms)
+
+    def dials(self) -> tuple[()]:
+        return ()
+
+    def install(self, net: Net) -> None:
+        segment.install_norms(net, self.name, self.norms)
+        for seat in segment.weighted(net):
+            append(seat, Ends(seat.weight))
+
+    def plan(self, batch: int, generator: torch.Generator) -> list[Term]:
+        return segment.segment_terms(self.terms, batch, generator)
+
+    def path(self, u: float) -> tuple[float, float]:
+        return segment.segment_path(self.norms, self.terms, u)
+
+    @torch.no_grad()
+    def after_step(self, net: Net, progress: float) -> None:
+        """Masks multiply the sum, so that a weight which grows again starts at 0 at both ends."""
+        for knots in segment.knots_of(net):
+            knots.straighten()
+        for conv in seats(net, Conv):
+            masks = [t.union() for t in conv.transforms if isinstance(t, Masking)]
+            for ends in (t for t in conv.transforms if isinstance(t, Ends)):
+                for mask in masks:
+                    ends.other.mul_(mask)
+
+
+compose_as(
+    "line",
+    "Weights on a straight line between a standard and a robust end (after PaMaL, ICML 2023), dual norms.",
+    METHODS.get("Dual"),
+    Line,
+)
