@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,10 +15,15 @@ from torch.utils import data as torch_data
 import rheostat
 from rheostat import data, nets
 from rheostat.data import DataError, Dataset
+from rheostat.data.conversion import Form
+from rheostat.data.given import opened
 from rheostat.methods import compose
 from rheostat.models.tunable import Tunable
+from rheostat.runtime.distributed import Ranks
 from rheostat.runtime.files import read_tensors
+from rheostat.training.feed import Feed
 from rheostat.training.loop import build, train
+from rheostat.training.options import sorted_out
 from rheostat.training.recipe import load_recipe
 
 SMALL: dict[str, Any] = {
@@ -149,6 +155,28 @@ class Stream(torch_data.IterableDataset[tuple[Tensor, int]]):
             yield self.held.images[index].roll(int(torch.randint(0, 8, ())), -1), int(self.held.labels[index])
 
 
+@pytest.mark.parametrize("form", [Drawn, Stream, lambda d: d])
+@pytest.mark.parametrize("parts", [1, 2])
+def test_ranks_share_what_one_reads(form: Any, parts: int, sets: tuple[Dataset, Dataset]) -> None:
+    """And a run continued at a step reads what an undisturbed one reads there."""
+    shape = Form((1, 8, 8), sets[0].classes)
+    settings, _ = sorted_out({"name": "x"}, {**SMALL, "augment": "crop", "padding": 1})
+
+    def read(ranks: Ranks, first: int) -> list[tuple[Tensor, Tensor]]:
+        given, _ = opened(form(sets[0]), shape, "x")
+        feed = Feed(given, shape, settings, ranks, 3, torch.device("cpu"), parts=parts)
+        return list(itertools.islice(feed.pieces(first), (5 - first) * parts))
+
+    whole = read(Ranks(), 0)
+    shares = [read(Ranks(rank, 2), 0) for rank in range(2)]
+    for place, (images, labels) in enumerate(whole):
+        assert torch.equal(images, torch.cat([share[place][0] for share in shares]))
+        assert torch.equal(labels, torch.cat([share[place][1] for share in shares]))
+    for (images, labels), (again, same) in zip(whole[4 * parts :], read(Ranks(), 4), strict=True):
+        assert torch.equal(images, again)
+        assert torch.equal(labels, same)
+
+
 def test_an_iterable_of_examples_or_of_batches(sets: tuple[Dataset, Dataset], tmp_path: Path) -> None:
     held = sets[0]
     examples = [(held.images[i], held.labels[i]) for i in range(len(held))]
@@ -218,16 +246,16 @@ def test_a_recipe_is_a_way_to_write_the_arguments_down(tmp_path: Path) -> None:
 
 
 class Plain(nn.Module):
-    """A network in plain PyTorch."""
+    """A network in plain PyTorch, whose `view` asks for the memory layout that it was written for."""
 
     def __init__(self) -> None:
         super().__init__()
         self.conv = nn.Conv2d(1, 8, 3, padding=1, bias=False)
         self.norm = nn.BatchNorm2d(8)
-        self.head = nn.Linear(8, 10)
+        self.head = nn.Linear(512, 10)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.head(self.norm(self.conv(x)).relu().mean((2, 3)))
+        return self.head(self.norm(self.conv(x)).relu().view(x.size(0), -1))
 
 
 @pytest.mark.filterwarnings("ignore:no model file is written:RuntimeWarning")
@@ -236,16 +264,19 @@ def test_the_ten_lines(sets: tuple[Dataset, Dataset], tmp_path: Path) -> None:
     torch.manual_seed(0)
     adopted = rheostat.adopt(Plain(), "dual", image=(1, 8, 8))
     before = weights(adopted)
-    run = rheostat.fit(adopted, *sets, out=tmp_path / "own", **SMALL)
+    run = rheostat.fit(adopted, *sets, out=tmp_path / "own", device="cpu", **SMALL)
     assert run.model is adopted
     assert not equal(before, weights(adopted))
     assert [line["epoch"] for line in run.history] == [1, 2]
     assert run.flags == []
+    assert repr(run).startswith(f"Fitted({tmp_path / 'own'}: 2 epochs, score 0.")
     rows = run.evaluate(Items(sets[1]), "robustness=0,1", "fgsm", examples=20)
     assert {row.run for row in rows} == {"own"}
     assert {row.n for row in rows} == {20}
     figure = rheostat.plot(rows)
     assert figure._repr_png_()[:4] == b"\x89PNG"  # type: ignore[attr-defined]
     torch.manual_seed(1)
-    again = rheostat.fit(rheostat.adopt(Plain(), "dual", image=(1, 8, 8)), *sets, out=tmp_path / "own", **SMALL)
+    again = rheostat.fit(
+        rheostat.adopt(Plain(), "dual", image=(1, 8, 8)), *sets, out=tmp_path / "own", device="cpu", **SMALL
+    )
     assert equal(weights(again.model), weights(adopted))

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import lr_scheduler
 from torch.utils import data as torch_data
 
@@ -182,12 +182,14 @@ def test_callbacks_are_called_and_may_stop(sets: tuple[Dataset, Dataset], tmp_pa
     assert equal(dict(again.model.state_dict()), dict(stopped.model.state_dict()))
 
 
+@pytest.mark.filterwarnings("ignore:no model file is written:RuntimeWarning")
 def test_accumulation_is_the_mean_of_the_parts(sets: tuple[Dataset, Dataset], tmp_path: Path) -> None:
     """On a network without norms, under an attack that moves nothing, two halves are the batch."""
 
     def run(name: str, parts: int) -> Weights:
         torch.manual_seed(0)
-        net = Tunable(nets.small_cnn(base_width=4, image=(1, 8, 8), padded=True), compose("pgd-at"))
+        plain = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, 10))
+        net = rheostat.adopt(plain, "pgd-at", image=(1, 8, 8))
         options = {**SMALL, "epochs": 1, "accumulate": parts, "attack": still}
         done = rheostat.fit(net, *sets, out=tmp_path / name, **options)
         return dict(done.model.state_dict())

@@ -58,8 +58,8 @@ def main(out, form, count, size, batch, epochs, workers, seconds):
     held = Drawn(count, size)
     more = {"steps_per_epoch": count // batch} if form == "flowing" else {}
     rheostat.fit(
-        model, Flowing(held) if form == "flowing" else held, Drawn(20, size), out=out, eps=0.05, epochs=epochs,
-        batch=batch, workers=workers, attack={"kind": "fgsm"}, select={"images": 20, "steps": 1},
+        model, Flowing(held) if form == "flowing" else held, Drawn(20, size), out=out, eps=0.5, norm="l2",
+        epochs=epochs, batch=batch, workers=workers, attack={"steps": 1}, lr=0.01, select={"images": 20, "steps": 1},
         checkpoint_seconds=seconds, **more,
     )
     print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
@@ -125,10 +125,9 @@ def test_a_set_ten_times_as_large_takes_no_more_memory(form: str, tmp_path: Path
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("form", ["map-style", "flowing"])
-def test_two_ranks_read_what_one_reads(form: str, tmp_path: Path) -> None:
-    """The network has no norms, and one epoch is five steps, so that rounding is all that differs."""
-    words = (form, 120, 16, 24, 1, 0, 600)
+def test_two_ranks_train_as_one(tmp_path: Path) -> None:
+    """The attack is an L2 one, whose steps are continuous, so that rounding is all that differs."""
+    words = ("map-style", 120, 16, 24, 1, 0, 600)
     subprocess.run(command(tmp_path, tmp_path / "one", *words), check=True, capture_output=True)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -137,4 +136,4 @@ def test_two_ranks_read_what_one_reads(form: str, tmp_path: Path) -> None:
     two = command(tmp_path, tmp_path / "two", *words)[1:]
     subprocess.run([*launch, *two], check=True, capture_output=True, timeout=300)
     one, other = weights(tmp_path / "one"), weights(tmp_path / "two")
-    assert all(torch.allclose(one[k], other[k], atol=1e-4) for k in one)
+    assert max(float((one[k] - other[k]).abs().max()) for k in one) < 1e-4

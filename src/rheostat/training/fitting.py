@@ -66,35 +66,35 @@ def fit(
             'rheostat.adopt(network, "dual", image=(3, 32, 32))'
         )
     folder = Path(out)
-    given = _defaults(model) | options
-    settings, chosen = sorted_out(folder.name, given)
+    settings, chosen = sorted_out(_base(folder.name, model), options)
     form = Form(model.net.image, _classes(model, train_set, chosen), chosen.columns)
     images, loader = opened(train_set, form, "train_set", in_memory=chosen.in_memory)
     if loader.batch is not None:
         if "batch" in options and options["batch"] != loader.batch:
             raise ValueError(f"batch is {options['batch']}, but the loader's is {loader.batch}; leave one out")
-        settings, chosen = sorted_out(folder.name, {**given, "batch": loader.batch})
+        settings, chosen = sorted_out(_base(folder.name, model), {**options, "batch": loader.batch})
     check_settings(settings, model.method, repr(model.method))
     validation = _validation(val_set, form)
     device = device_named(settings.device.name)
     ranks = join(device)
     if ranks.world > 1 and (why := model.method.undivided()):
         raise ValueError(f"{why}; train in one process")
-    if chosen.init is not None:
-        start_from(model, chosen.init)
-    model.dial_map, model.points, model.temperatures = None, {}, {}  # of the weights before
-    model.to(device)
-    ranks.copy_first([*model.parameters(), *model.buffers()])
+    feed = _feed(images, loader, form, settings, chosen, ranks, device)
     with alone(folder) if ranks.first else nullcontext(), _kept_frozen(frozen(model, chosen.freeze)):
-        feed = _feed(images, loader, form, settings, chosen, ranks, device)
+        if chosen.init is not None:
+            start_from(model, chosen.init)
+        model.dial_map, model.points, model.temperatures = None, {}, {}  # of the weights before
+        model.to(device)
+        ranks.copy_first([*model.parameters(), *model.buffers()])
         job = _job(model, settings, chosen, feed, validation, folder)
         progress, about = perform(job, fresh=fresh, report=report)
     return Fitted(model, settings, progress, folder, about, form, chosen.callbacks)
 
 
-def _defaults(model: Tunable) -> dict[str, Any]:
+def _base(name: str, model: Tunable) -> dict[str, Any]:
     """What differs from a recipe's defaults: a dial is calibrated, a foreign forward keeps its memory layout."""
     return {
+        "name": name,
         "calibrate_dial": "robustness" in model.dials,
         "device": {"channels_last": not isinstance(model.net, Adopted)},
     }

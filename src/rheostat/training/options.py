@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -91,14 +92,15 @@ def _text(value: Any) -> str:
     return f"{getattr(value, '__module__', '')}.{getattr(value, '__qualname__', type(value).__qualname__)}"
 
 
-def sorted_out(name: str, given: Mapping[str, Any]) -> tuple[Settings, FitOptions]:
-    """Keyword arguments of `fit` as plain settings and as options; ValueError names the nearest for an unknown one.
+def sorted_out(base: Mapping[str, Any], given: Mapping[str, Any]) -> tuple[Settings, FitOptions]:
+    """Keyword arguments of `fit`, over settings to start from, as plain settings and as options.
 
+    ValueError names the nearest for an unknown one.
     A key is a field of `FitOptions`, of the section `train` (epochs, batch, lr, ...), `eps`, `norm`, `augment`,
     `padding`, `calibrate_dial`, or a section as a dict: `select={"images": 500}`, `attack={"steps": 10}`.
     """
     own = {f.name for f in fields(FitOptions)}
-    values: dict[str, Any] = {"name": name, "attack": {}, "train": {}, "data": {}}
+    values: dict[str, Any] = {"attack": {}, "train": {}, "data": {}, **copy.deepcopy(dict(base))}
     options: dict[str, Any] = {}
     where = dict.fromkeys(TrainSection.model_fields, "train")
     where |= {"eps": "attack", "norm": "attack", "augment": "data", "padding": "data"}

@@ -36,6 +36,12 @@ class Fitted:
     form: Form
     callbacks: Sequence[object] = ()
 
+    def __repr__(self) -> str:
+        flags = f", flags: {', '.join(self.flags)}" if self.flags else ""
+        ended = f", stopped: {self.progress.stopped}" if self.progress.stopped else ""
+        best = f", score {self.progress.best_score:.3f} in epoch {self.progress.best_epoch}"
+        return f"{type(self).__name__}({self.folder}: {len(self.history)} epochs{best}{flags}{ended})"
+
     @property
     def history(self) -> list[dict[str, Any]]:
         """One dict an epoch: loss, accuracies in training and on the validation images, score, flags."""
@@ -70,7 +76,7 @@ class Fitted:
         return rows
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Trained(Fitted):
     """A finished run of a recipe, with the splits of its data set."""
 
