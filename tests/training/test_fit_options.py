@@ -20,6 +20,7 @@ from rheostat import data, nets
 from rheostat.attacks import Objective
 from rheostat.data import Dataset
 from rheostat.methods import compose
+from rheostat.models.artifact import load_with
 from rheostat.models.tunable import Tunable
 from rheostat.runtime.files import read_tensors
 
@@ -291,6 +292,16 @@ def test_a_dial_that_cannot_be_calibrated_is_lambda(sets: tuple[Dataset, Dataset
     assert rheostat.load(tmp_path).dial_map is None
     assert run.evaluate(sets[1], [{"robustness": 1.0}], "fgsm", examples=10)[0].dial == "lambda"
     assert json.loads((tmp_path / "recipe.json").read_text())["train"]["max_steps"] == 1
+
+
+def test_the_file_says_what_trained_the_model(sets: tuple[Dataset, Dataset], tmp_path: Path) -> None:
+    rheostat.fit(model(), *sets, out=tmp_path, **{**SMALL, "max_steps": 1, "attack": jump, "optimiser": adamw})
+    _, about = load_with(tmp_path)
+    assert about.provenance["recipe"]["attack"]["kind"].endswith(".jump")
+    assert about.provenance["options"]["optimiser"].endswith(".adamw")
+    assert about.provenance["dataset"] == "digits"
+    assert about.classes == sets[0].classes
+    assert about.threat == {"norm": "linf", "eps": 0.2}
 
 
 def test_the_options_are_documented() -> None:

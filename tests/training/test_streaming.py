@@ -54,7 +54,10 @@ class Flowing(torch_data.IterableDataset):
 def main(out, form, count, size, batch, epochs, workers, seconds):
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    model = Tunable(nets.small_cnn(base_width=2, image=(3, size, size), padded=True), compose("pgd-at"))
+    image = (3, size, size)
+    small = nets.small_cnn(base_width=2, image=image, padded=True)
+    # Without dropout, whose draws are each rank's own.
+    model = Tunable(small if size == 64 else nets.resnet(depth=8, base_width=2, image=image), compose("pgd-at"))
     held = Drawn(count, size)
     more = {"steps_per_epoch": count // batch} if form == "flowing" else {}
     rheostat.fit(

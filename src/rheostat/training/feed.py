@@ -89,6 +89,9 @@ class Feed:
                 rows=self.rows(part),
                 batch=self.settings.train.batch,
             )
+            if not self.settings.device.channels_last:
+                # Crops come channels-last, which a foreign forward may not take; one channel is contiguous either way.
+                drawn = drawn.clone(memory_format=torch.contiguous_format)
             yield data.to_pixels(drawn), labels.to(self.device, non_blocking=True)
 
     def _read(self, first: int) -> Iterator[tuple[Tensor, Tensor]]:

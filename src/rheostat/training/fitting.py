@@ -12,6 +12,7 @@ import torch
 from torch import nn
 from torch.utils.data import DistributedSampler
 
+from rheostat.attacks import Attack
 from rheostat.data import Dataset
 from rheostat.data.conversion import Form
 from rheostat.data.given import Flow, Given, Loader, class_names, held, opened
@@ -169,18 +170,21 @@ def _feed(
 
 def _job(model: Tunable, settings: Settings, options: FitOptions, feed: Feed, validation: Dataset, folder: Path) -> Job:
     given = feed.given
+    described = options.described()
     images = given.fingerprint if isinstance(given, Dataset) else [given.name, _length(given)]
     mark = fingerprint(
         settings.model_copy(update={"name": ""}),
         feed.ranks.world,
         repr(model.method),
         _architecture(model),
-        options.described(),
+        described,
         images,
         feed.per_epoch,
         validation.fingerprint,
     )
     recipe = settings.model_dump(mode="json", exclude={"data"})
+    if options.attack is not None and not isinstance(options.attack, Attack):
+        recipe["attack"] = {"kind": described["attack"], "norm": settings.attack.norm, "eps": settings.attack.eps}
     return Job(
         model=model,
         settings=settings,
@@ -192,7 +196,7 @@ def _job(model: Tunable, settings: Settings, options: FitOptions, feed: Feed, va
         about=artifact.About(
             classes=feed.form.classes,
             threat={"norm": settings.attack.norm, "eps": settings.attack.eps},
-            provenance={"recipe": recipe, "dataset": given.name, "fingerprint": mark},
+            provenance={"recipe": recipe, "dataset": given.name, "fingerprint": mark, "options": described},
         ),
         same=lambda found: found.get("fingerprint") == mark,
         class_weights=weights_of_classes(options.class_weights, model.net.classes, given),
