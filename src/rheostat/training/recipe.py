@@ -15,6 +15,7 @@ from pydantic import Field, field_validator, model_validator
 from rheostat import data
 from rheostat.methods import COMPOSITIONS, Stack, compose
 from rheostat.runtime.choices import nearest
+from rheostat.runtime.quantities import number
 from rheostat.training.settings import AttackSection, Augmentation, Settings, validated
 from rheostat.training.validation import check_recipe
 
@@ -65,7 +66,7 @@ class Recipe(Settings):
         for key, value in sections.items():
             merged[key] = {**merged[key], **value} if isinstance(value, dict) else value
         changed = parse_recipe(merged)
-        _warn_of_step_size(self.attack, changed.attack)
+        _warn_of_step_size(self.attack.eps, self.attack.step_size, changed.attack)
         return changed
 
 
@@ -99,16 +100,16 @@ def load_recipe(which: str | Path, *, changes: list[str] | None = None) -> Recip
     for change in changes or []:
         _apply(values, change)
     recipe = parse_recipe(values)
-    if written != values.get("attack") and {"eps", "step_size"} <= set(written):
-        _warn_of_step_size(AttackSection.model_validate(written), recipe.attack)
+    if {"eps", "step_size"} <= set(written):
+        _warn_of_step_size(number(written["eps"]), number(written["step_size"]), recipe.attack)
     return recipe
 
 
-def _warn_of_step_size(before: AttackSection, after: AttackSection) -> None:
+def _warn_of_step_size(eps: object, step_size: object, after: AttackSection) -> None:
     """A step size that was chosen for another eps is most likely forgotten."""
-    if before.step_size is not None and after.step_size == before.step_size and after.eps != before.eps:
+    if after.step_size is not None and after.step_size == step_size and after.eps != eps:
         warnings.warn(
-            f"attack.eps is {after.eps:g} instead of {before.eps:g}, but attack.step_size is still "
+            f"attack.eps is {after.eps:g} instead of {eps}, but attack.step_size is still "
             f"{after.step_size:g}, which was chosen for the other; set attack.step_size too (null: the papers' rule)",
             stacklevel=3,
         )
