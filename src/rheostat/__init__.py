@@ -12,19 +12,34 @@ from rheostat.evaluation import EvaluationOptions, evaluate
 from rheostat.methods import Stack, compose
 from rheostat.models import Tunable, adopt, fold, load, observe, save
 from rheostat.points import Dial, Point
+from rheostat.reports import plot
 from rheostat.results import read_rows
-from rheostat.training import Recipe, load_recipe, train
+from rheostat.training import (
+    Callback,
+    EarlyStop,
+    FitOptions,
+    Recipe,
+    TensorBoard,
+    fit,
+    load_recipe,
+    train,
+    training_step,
+)
 
 __version__ = "0.1.0"
 
 __all__ = [
     "Attack",
+    "Callback",
     "Dial",
+    "EarlyStop",
     "EvaluationOptions",
+    "FitOptions",
     "Need",
     "Point",
     "Recipe",
     "Stack",
+    "TensorBoard",
     "Tunable",
     "__version__",
     "adopt",
@@ -34,12 +49,15 @@ __all__ = [
     "compose",
     "evaluate",
     "export",
+    "fit",
     "fit_policy",
     "fold",
     "load",
     "load_recipe",
     "observe",
+    "plot",
     "read_rows",
     "save",
     "train",
+    "training_step",
 ]

@@ -26,7 +26,8 @@ ROOMS = {
 BESIDE = {"benchmarks", "clients", "contract", "docs", "hardening"}
 """Folders of tests that are about no room."""
 PUBLIC = {
-    *("Attack", "Dial", "EvaluationOptions", "Need", "Point", "Recipe", "Stack", "Tunable"),
+    *("Attack", "Callback", "Dial", "EarlyStop", "EvaluationOptions", "FitOptions", "Need", "Point", "Recipe", "Stack"),
+    *("TensorBoard", "Tunable", "fit", "plot", "training_step"),
     *("adopt", "calibrate_dial", "calibrate_norms", "choose", "compose", "evaluate", "export", "fit_policy", "fold"),
     *("load", "load_recipe", "observe", "read_rows", "save", "train"),
 }

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from rheostat.runtime.files import read_tensors
-from rheostat.training import checkpoint
+from rheostat.training import TensorBoard, checkpoint
 from rheostat.training.loop import train
 from rheostat.training.recipe import Recipe, load_recipe
 from rheostat.training.selection import Watch
@@ -114,9 +114,12 @@ def test_bf16_trains_on_the_weights_of_the_step(tmp_path: Path) -> None:
     assert found[1] == pytest.approx(found[0], rel=0.02)
 
 
-def test_tensorboard_and_a_default_folder(tmp_path: Path, monkeypatch) -> None:
+def test_tensorboard_is_a_callback_and_the_default_folder(tmp_path: Path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     train(recipe("train.max_steps=1"))
+    assert Path("runs/oat-digits/model.safetensors").is_file()
+    assert not Path("runs/oat-digits/tensorboard").exists()
+    train(recipe("train.max_steps=1"), fresh=True, callbacks=[TensorBoard()])
     assert list(Path("runs/oat-digits/tensorboard").glob("events.*"))
 
 

@@ -54,9 +54,14 @@ def random_start(
 
 
 def check_budget(norm: str, eps: float, steps: int) -> None:
-    """Raise ValueError for a norm that is not known, a negative eps or no steps."""
+    """Raise ValueError for a norm that is not known, an eps outside its range or no steps.
+
+    Pixels lie in [0, 1], so an L∞ ball of more than 1 holds every image: such an eps is one of 0 to 255.
+    """
     if norm not in NORMS:
         raise ValueError(f"no norm {norm!r}; {nearest(norm, NORMS)}")
+    if norm == "linf" and eps > 1:
+        raise ValueError(f"eps is in units of [0, 1], given {eps:g}; did you mean {eps:g}/255?")
     if eps < 0:
         raise ValueError(f"eps must not be negative, given {eps:g}")
     if steps < 1:

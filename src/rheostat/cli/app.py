@@ -13,6 +13,7 @@ from rheostat.cli import deploy as cli_deploy
 from rheostat.cli import queue as cli_queue
 from rheostat.cli import rows as cli_rows
 from rheostat.cli import serving as cli_serving
+from rheostat.cli import training as cli_training
 from rheostat.cli.deploy import DataDir, Threads, Verify, console, set_threads
 
 if TYPE_CHECKING:
@@ -52,37 +53,6 @@ def demo(
     _measure(Request(str(out), data_dir=data_dir), EvaluationOptions(fresh=fresh))
     _measure(Request(str(out), "robustness=0,0.1,0.2,0.5,1", between="at-0", data_dir=data_dir), EvaluationOptions())
     cli_rows.write([out], out)
-
-
-@app.command()
-def train(
-    recipe: Annotated[str, typer.Argument(help="A recipe's name (see `rheostat recipes`) or file.")],
-    out: Annotated[Path | None, typer.Option(help="Run folder; default runs/NAME.")] = None,
-    set_: Annotated[
-        list[str] | None, typer.Option("--set", help="Change a key: train.epochs=5. May be repeated.")
-    ] = None,
-    data_dir: DataDir = None,
-    threads: Threads = None,
-    fresh: Annotated[bool, typer.Option("--fresh", help="Start over instead of continuing the run.")] = False,
-    verify: Verify = True,
-) -> None:
-    """Train a recipe, or continue it where it stopped. Under torchrun every rank calls this."""
-    from rheostat.cli.progress import Show
-    from rheostat.runtime.distributed import leave
-    from rheostat.training.loop import train as run
-    from rheostat.training.recipe import load_recipe
-
-    changes = list(set_ or []) + ([] if verify else ["data.verify=false"])
-    chosen = load_recipe(recipe, changes=changes)
-    set_threads(threads or chosen.device.threads)
-    place = out or Path("runs") / chosen.name
-    try:
-        with Show(console) as show:
-            run(chosen, out=place, folder=data_dir, fresh=fresh, report=show)
-    finally:
-        leave()
-    if show.spoke:
-        console.print(f"{place}/model.safetensors is the model. Next: rheostat evaluate {place}")
 
 
 @app.command()
@@ -249,6 +219,7 @@ def info(file: Annotated[str, typer.Argument(help="A model file, a run's folder 
     console.print(f"hash         {digest(file)}")
 
 
+app.registered_commands += cli_training.app.registered_commands
 app.registered_commands += cli_rows.app.registered_commands
 app.registered_commands += cli_deploy.app.registered_commands
 app.registered_commands += cli_queue.app.registered_commands

@@ -54,6 +54,8 @@ class Show:
             self.console.print(f"{event['folder']}: this run is finished; nothing is done (--fresh starts it over)")
         elif kind == "calibration-failed":
             self.console.print(f"calibration-failed: {event['why']}; {event['model']} is the model as trained")
+        elif kind == "not-saved":
+            self.console.print(f"no model file is written: {event['why']}", markup=False)
         elif kind == "point" and not self.console.is_terminal:
             row = event["row"]
             at = " ".join(f"{k}={v:g}" for k, v in row.at.items())

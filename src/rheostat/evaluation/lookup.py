@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -19,6 +20,9 @@ from rheostat.results.row import Row
 from rheostat.runtime.distributed import device_named, join
 from rheostat.runtime.quantities import number
 
+WHERE = "data.json"
+"""The file of a run's folder that says where its images were."""
+
 
 def find_target(which: str, *, name: str | None, between: str | None) -> Target:
     """What to measure: a run's folder, a model file, a packaged name or package.module:factory."""
@@ -34,15 +38,20 @@ def find_target(which: str, *, name: str | None, between: str | None) -> Target:
         artifact=artifact.digest(which),
         about=about,
         rule=between,
+        folder=Path(which) if Path(which).is_dir() else None,
     )
 
 
 def find_data(
     target: Target, name: str | None, split: str, *, data_dir: Path | None, examples: int | None, verify: bool
 ) -> Dataset:
-    """The images to measure on; calibration splits are those of the model's own recipe."""
+    """The images to measure on; calibration splits are those of the model's own recipe.
+
+    Without `name` and `data_dir` they are those of the training, where the run's folder remembers them.
+    """
     recipe = target.about.provenance.get("recipe", {}).get("data", {})
-    chosen = name or recipe.get("name")
+    remembered, folder_there = data_of_run(target.folder)
+    chosen, data_dir = name or remembered or recipe.get("name"), data_dir or folder_there
     if chosen is None:
         raise ValueError(f"{target.run} does not say which data it is for; give --data")
     loaded = data.load(chosen, folder=data_dir, verify=verify and recipe.get("verify", True))
@@ -54,6 +63,17 @@ def find_data(
         *loaded, calibrate=recipe["calibrate"], limit=recipe["train_images"], seed=recipe["split_seed"]
     )
     return subset(splits.named(split), examples)
+
+
+def data_of_run(folder: Path | None) -> tuple[str | None, Path | None]:
+    """(name, folder) of the images that a run's folder remembers, where they are still there; else nothing."""
+    if folder is None or not (folder / WHERE).is_file():
+        return None, None
+    found = json.loads((folder / WHERE).read_text())
+    name, inside = str(found["name"]), Path(found["folder"])
+    if name.startswith("folder:"):
+        return (name if Path(name.removeprefix("folder:")).is_dir() else None), None
+    return None, inside if inside.is_dir() else None
 
 
 def _float(text: str) -> float:

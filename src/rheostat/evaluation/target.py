@@ -6,6 +6,7 @@ import hashlib
 import importlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, Literal
 
 from torch import nn
@@ -28,6 +29,8 @@ class Target:
     about: About = field(default_factory=About)
     rule: str | None = None
     """How λ chooses norm sets where this is not the model's own dial: "at-0" and so on."""
+    folder: Path | None = None
+    """The folder of the run that it comes from, if it comes from one."""
 
     def described(self) -> dict[str, Any]:
         """The fields of a row that do not depend on point, attack or data."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from dataclasses import replace
 
 import torch
@@ -39,6 +40,12 @@ class Tunable(nn.Module):
         self.dial_map: DialMap | None = None
         self.points: dict[str, Point] = {}
         self.temperatures: dict[str, float] = {}
+        self._asked_to_train = False
+
+    def train(self, mode: bool = True) -> Tunable:
+        """Sets PyTorch's mode, which no pass reads: a call is an evaluation, and `rheostat.training_step` trains."""
+        self._asked_to_train = mode
+        return super().train(mode)
 
     def stored(self) -> dict[str, Tensor]:
         """The tensors of the model's file: its state less what only a training that goes on needs."""
@@ -122,7 +129,19 @@ class Tunable(nn.Module):
         """
         if validate and not torch.compiler.is_compiling():
             check_images(x, self.net.image)
+            if self._asked_to_train and torch.is_grad_enabled():
+                self._warn_of_mode()
         return self.read(x, self.resolve(at, x)).logits
+
+    def _warn_of_mode(self) -> None:
+        """Say once that a call trains no norm, to whoever asked for `train()`."""
+        self._asked_to_train = False
+        warnings.warn(
+            "this model was put into train() and called with gradients, but a call is always an evaluation: its norms "
+            "use running statistics and do not learn them. Take the loss from rheostat.training_step(model, (images, "
+            "labels), attack, step=...), or train by rheostat.fit",
+            stacklevel=4,
+        )
 
     def at(self, point: Point | str | None = None, **dials: float) -> AtPoint:
         """This model at one point as a plain module, by dials or by the name of a stored point."""

@@ -26,7 +26,8 @@ def card(model: Tunable, about: About, rows: list[Row], *, name: str, digest: st
         *(f"- Dial `{d.name}`: {_positions(d.values, d.low, d.high)}" for d in model.dials.values()),
         "",
         "## Training\n",
-        f"Data `{data.get('name', 'unknown')}`, {data.get('train_images') or 'all'} images, "
+        f"Data `{data.get('name') or about.provenance.get('dataset', 'unknown')}`, "
+        f"{data.get('train_images') or 'all'} images, "
         f"{train.get('epochs', '?')} epochs; attacked in training with {attack.get('kind', '?')} of "
         f"{attack.get('steps', '?')} steps, {about.threat.get('norm', '?')} eps {about.threat.get('eps', '?')}.\n",
         *_training_flags(about),

@@ -47,6 +47,13 @@ class Ranks:
             dist.all_reduce(values)
         return values
 
+    @torch.no_grad()
+    def copy_first(self, tensors: Iterable[torch.Tensor]) -> None:
+        """Give every rank the values that the first one has, in place."""
+        if self.world > 1:
+            for tensor in tensors:
+                dist.broadcast(tensor, 0)
+
     def any(self, asked: bool) -> bool:
         """Whether any rank says so: all get one answer. Goes through the CPU, so no device is waited for."""
         return bool(self.sum(torch.tensor([int(asked)])))

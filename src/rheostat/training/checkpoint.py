@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from rheostat.runtime.files import read_tensors, write_tensors
 
 FORMAT = 1
+MOMENTUM = "momentum_buffer/"
 
 
 @dataclass
@@ -28,6 +29,8 @@ class Progress:
     running: dict[str, float] = field(default_factory=dict)
     epochs: list[dict[str, Any]] = field(default_factory=list)
     flags: list[str] = field(default_factory=list)
+    stopped: str = ""
+    """Why the run ended before its last step, where a callback asked for it."""
 
 
 @dataclass
@@ -35,27 +38,44 @@ class State:
     """A run's live objects: the model, its optimiser, and kept copies of its weights."""
 
     model: nn.Module
-    optimiser: torch.optim.SGD
+    optimiser: torch.optim.Optimizer
     progress: Progress
     average: dict[str, Tensor] | None = None
     best: dict[str, Tensor] | None = None
 
     def momentum(self) -> dict[str, Tensor]:
         """The optimiser's buffers by parameter name."""
+        return {k.removeprefix(MOMENTUM): v for k, v in self.kept()[0].items() if k.startswith(MOMENTUM)}
+
+    def kept(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """What the optimiser keeps: tensors and numbers by "key/NAME of the parameter".
+
+        ValueError for an optimiser that keeps anything else.
+        """
         names = {id(p): n for n, p in self.model.named_parameters()}
-        found = {}
+        tensors: dict[str, Tensor] = {}
+        numbers: dict[str, Any] = {}
         for parameter, state in self.optimiser.state.items():
-            buffer = state.get("momentum_buffer")
-            if buffer is not None:
-                found[names[id(parameter)]] = buffer
-        return found
+            for key, value in state.items():
+                if isinstance(value, Tensor):
+                    tensors[f"{key}/{names[id(parameter)]}"] = value
+                elif isinstance(value, int | float):
+                    numbers[f"{key}/{names[id(parameter)]}"] = value
+                elif value is not None:
+                    raise ValueError(
+                        f"{type(self.optimiser).__name__} keeps {key!r} as a {type(value).__name__}, which a "
+                        "checkpoint does not hold; use an optimiser that keeps tensors and numbers"
+                    )
+        return tensors, numbers
 
 
 def save(path: Path, state: State, fingerprint: str) -> None:
     """Write the whole state; a reader sees the old file or the new one."""
+    kept, numbers = state.kept()
     groups = {
         "model": state.model.state_dict(),
-        "momentum": state.momentum(),
+        "momentum": {k.removeprefix(MOMENTUM): v for k, v in kept.items() if k.startswith(MOMENTUM)},
+        "optimiser": {k: v for k, v in kept.items() if not k.startswith(MOMENTUM)},
         "average": state.average or {},
         "best": state.best or {},
     }
@@ -64,6 +84,7 @@ def save(path: Path, state: State, fingerprint: str) -> None:
         "checkpoint": FORMAT,
         "fingerprint": fingerprint,
         "progress": asdict(state.progress),
+        "numbers": numbers,
         "channels_last": [k for k, v in tensors.items() if _channels_last(v)],
     }
     write_tensors(path, tensors, about)
@@ -74,12 +95,15 @@ def _channels_last(tensor: Tensor) -> bool:
 
 
 def restore(path: Path, state: State, fingerprint: str) -> None:
-    """Continue from a checkpoint; ValueError when it belongs to another recipe or format."""
+    """Continue from a checkpoint; ValueError when it belongs to another run or format."""
     tensors, about = read_tensors(path)
     if about.get("checkpoint") != FORMAT:
         raise ValueError(f"{path}: checkpoint format {about.get('checkpoint')}, expected {FORMAT}")
     if about["fingerprint"] != fingerprint:
-        raise ValueError(f"{path} belongs to another recipe; choose another --out, or --fresh to start over")
+        raise ValueError(
+            f"{path} belongs to another recipe or other options; choose another --out, or --fresh to start over "
+            "(in Python: out=, fresh=True)"
+        )
     for key in about["channels_last"]:
         tensors[key] = tensors[key].contiguous(memory_format=torch.channels_last)
     groups: dict[str, dict[str, Tensor]] = {}
@@ -89,8 +113,14 @@ def restore(path: Path, state: State, fingerprint: str) -> None:
     state.model.load_state_dict(groups["model"])
     device = next(state.model.parameters()).device
     parameters = dict(state.model.named_parameters())
-    for name, buffer in groups.get("momentum", {}).items():
-        state.optimiser.state[parameters[name]]["momentum_buffer"] = buffer.to(device)
+    kept_tensors = {MOMENTUM + k: v for k, v in groups.get("momentum", {}).items()} | groups.get("optimiser", {})
+    defaults = state.optimiser.defaults
+    counts_there = bool(defaults.get("capturable") or defaults.get("fused"))
+    for name, value in {**kept_tensors, **about.get("numbers", {})}.items():
+        key, _, parameter = name.partition("/")
+        stays = key == "step" and not counts_there  # torch's optimisers count on the CPU
+        moved = value.to(device) if isinstance(value, Tensor) and not stays else value
+        state.optimiser.state[parameters[parameter]][key] = moved
     for kept in ("average", "best"):
         if kept in groups:
             setattr(state, kept, {k: v.to(device) for k, v in groups[kept].items()})

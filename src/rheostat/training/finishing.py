@@ -4,25 +4,27 @@ from __future__ import annotations
 
 import functools
 import warnings
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
-
-import torch
+from typing import Any
 
 from rheostat.attacks import Attack
 from rheostat.calibration import fittings
 from rheostat.calibration.dial import calibrate_dial
 from rheostat.calibration.exit_policy import fit_policy
-from rheostat.data import Splits
+from rheostat.data import Dataset
 from rheostat.data.splits import subset
 from rheostat.models import artifact
 from rheostat.models.tunable import Tunable
+from rheostat.points.dial_map import DialMap
+from rheostat.points.point import Point
+from rheostat.runtime.files import read_tensors
 from rheostat.runtime.interrupts import Interrupted
 from rheostat.runtime.precision import full_precision
 from rheostat.training.checkpoint import Progress
-from rheostat.training.recipe import Recipe, parse_recipe
 from rheostat.training.run import Report
+from rheostat.training.settings import Settings
 
 PENDING = "pending"
 FAILED = "calibration-failed"
@@ -31,74 +33,100 @@ FITTED_ON = 500
 
 
 @dataclass(frozen=True)
-class Trained:
-    """A finished run: the selected model in eval, its recipe, and what was recorded per epoch."""
+class Ending:
+    """What is done with the model of a run after its last step.
+
+    `fit` are the validation images, on the device; `about` is what the model's file says but for what the training
+    itself adds; `writes` is whether this rank writes files.
+    """
 
     model: Tunable
-    recipe: Recipe
-    progress: Progress
-    splits: Splits
+    settings: Settings
+    fit: Dataset
+    folder: Path
+    about: artifact.About
+    writes: bool
+    report: Report | None
 
+    @property
+    def path(self) -> Path:
+        """The model's file."""
+        return self.folder / "model.safetensors"
 
-def about(trained: Trained, *, calibration: str) -> artifact.About:
-    """What the artifact of a run says beside its weights; `calibration` is "done", "pending" or why it failed."""
-    recipe, progress = trained.recipe, trained.progress
-    return artifact.About(
-        classes=trained.splits.train.classes,
-        threat={"norm": recipe.attack.norm, "eps": recipe.attack.eps},
-        provenance={
-            "recipe": recipe.model_dump(mode="json"),
-            "dataset": recipe.data.name,
+    def described(self, progress: Progress, calibration: str) -> artifact.About:
+        """What the file says beside the weights; `calibration` is "done", "pending" or why it failed."""
+        added = {
             "seconds": round(progress.seconds, 1),
             "best_epoch": progress.best_epoch,
             "flags": progress.flags,
             "calibration": calibration,
             "versions": artifact.versions(),
-        },
-    )
+        }
+        return replace(self.about, provenance={**self.about.provenance, **added})
+
+    def tell(self, event: str, why: str, message: str, kind: type[Warning] = UserWarning) -> None:
+        """Report an event, or warn where nobody listens."""
+        if not self.writes:
+            return
+        if self.report is not None:
+            self.report({"event": event, "why": why, "model": str(self.path)})
+        else:
+            warnings.warn(message, kind, stacklevel=5)
 
 
-def finish(trained: Trained, folder: Path, device: torch.device, *, writes: bool, report: Report | None) -> None:
-    """Save the model in `folder`, calibrate its dial and its exit policy as the recipe asks, and save it again.
+def finish(ending: Ending, progress: Progress) -> artifact.About:
+    """Save the model, calibrate its dial and its exit policy as the settings ask, and save it again.
 
     A calibration that cannot be done is the flag `calibration-failed` in the file, and an event; the
-    model stays as it was before. `writes` is whether this rank writes files. Raises Interrupted
-    after Ctrl-C in a calibration: the model is saved, and the same command goes on.
+    model stays as it was before. Raises Interrupted after Ctrl-C in a calibration: the model is saved, and the same
+    command goes on. A network that no file can rebuild is kept by the checkpoint alone, which is said.
     """
-    path = folder / "model.safetensors"
-    if writes:
-        artifact.save(path, trained.model, about(trained, calibration=PENDING))
+    unsaved = _saved(ending, ending.described(progress, PENDING))
     try:
-        problems = _calibrated(trained, device)
+        problems = _calibrated(ending)
     except KeyboardInterrupt:
         raise Interrupted(
-            f"stopped while calibrating; {path} keeps the trained model, and the same command continues"
+            f"stopped while calibrating; {ending.path} keeps the trained model, and the same command continues"
         ) from None
     if problems:
-        trained.progress.flags = sorted({*trained.progress.flags, FAILED})
-    if writes:
-        artifact.save(path, trained.model, about(trained, calibration="; ".join(problems) or "done"))
-    if problems and writes:
-        why = "; ".join(problems)
-        if report is not None:
-            report({"event": FAILED, "why": why, "model": str(path)})
-        else:
-            warnings.warn(f"not calibrated, the model is kept as trained: {why}", stacklevel=3)
+        progress.flags = sorted({*progress.flags, FAILED})
+    why = "; ".join(problems)
+    about = ending.described(progress, why or "done")
+    if unsaved:
+        kept = ending.folder / "checkpoint.safetensors"
+        message = f"no model file is written ({unsaved}); {kept} holds the weights"
+        ending.tell("not-saved", unsaved, message, RuntimeWarning)
+    else:
+        _saved(ending, about)
+    if problems:
+        scale = "; its dial is λ" if any(p.startswith("dial") for p in problems) else ""
+        ending.tell(FAILED, why + scale, f"not calibrated, the model is kept as trained: {why}{scale}")
+    return about
+
+
+def _saved(ending: Ending, about: artifact.About) -> str:
+    """Write the model's file; why it cannot be written, where the network says so."""
+    try:
+        if ending.writes:
+            artifact.save(ending.path, ending.model, about)
+    except ValueError as problem:
+        return str(problem)
+    return ""
 
 
 @full_precision()
-def _calibrated(trained: Trained, device: torch.device) -> list[str]:
-    """Calibrate what the recipe asks for; what could not be done, in words."""
-    model, recipe, fit = trained.model, trained.recipe, trained.splits.fit
-    attack = Attack("pgd", recipe.attack.eps, 10, norm=recipe.attack.norm)
-    held_out = subset(fit, FITTED_ON).to(device)
+def _calibrated(ending: Ending) -> list[str]:
+    """Calibrate what the settings ask for; what could not be done, in words."""
+    model, settings, fit = ending.model, ending.settings, ending.fit
+    attack = Attack("pgd", settings.attack.eps, 10, norm=settings.attack.norm)
+    held_out = subset(fit, FITTED_ON)
     wanted: list[tuple[str, Callable[[], object]]] = [
         (f.what, functools.partial(f.fit, model, held_out, attack)) for f in fittings(model)
     ]
-    if recipe.calibrate_dial:
+    if settings.calibrate_dial:
         wanted.append(("dial", lambda: calibrate_dial(model, held_out, attack)))
     if "exit" in model.dials:
-        wanted.append(("exit policy", lambda: fit_policy(model, fit.to(device), **recipe.policy.model_dump())))
+        wanted.append(("exit policy", lambda: fit_policy(model, fit, **settings.policy.model_dump())))
     problems = []
     for what, calibrate in wanted:
         try:
@@ -108,23 +136,25 @@ def _calibrated(trained: Trained, device: torch.device) -> list[str]:
     return problems
 
 
-def finished(
-    folder: Path, same: Callable[[Recipe], bool], device: torch.device, progress: Progress, total: int
-) -> tuple[Tunable, list[str]] | None:
-    """The model of a run that has nothing left to do, with its flags, or None.
+def refilled(model: Tunable, path: Path, same: Callable[[Mapping[str, Any]], bool]) -> artifact.About | None:
+    """Give a model all that its file of a finished run holds; None, and the model as it was, where there is none.
 
-    Nothing is left when the checkpoint is at the last step, and the folder's artifact is of the same
-    recipe and past its calibration. It is loaded as it is, named points and temperatures included.
+    The file counts if `same(provenance)` and if it is past its calibration. Named points and temperatures come along.
     """
-    path = folder / "model.safetensors"
-    if progress.step < total or not path.is_file():
+    if not path.is_file():
         return None
     try:
-        model, found = artifact.load_with(path)
-        if not same(parse_recipe(found.provenance["recipe"])):
+        tensors, found = read_tensors(path)
+        provenance = found["provenance"]
+        if found["artifact"] != artifact.FORMAT or provenance.get("calibration") == PENDING or not same(provenance):
             return None
-    except (ValueError, KeyError):  # of another version, or not whole: it is written anew
+        stored = model.stored()
+        model.load_state_dict({k: v for k, v in model.state_dict().items() if k not in stored} | tensors)
+        model.points = {k: model.complete(Point(**v)) for k, v in found["points"].items()}
+    except (ValueError, KeyError, RuntimeError):  # of another version, or not whole: it is written anew
         return None
-    if found.provenance.get("calibration") == PENDING:
-        return None
-    return model.to(device), list(found.provenance.get("flags", []))
+    dial_map = found["dial_map"]
+    model.dial_map = None if dial_map is None else DialMap(**{k: tuple(v) for k, v in dial_map.items()})
+    measured = found["measured"]
+    model.temperatures = {k: float(v["temperature"]) for k, v in measured.items() if "temperature" in v}
+    return artifact.About(tuple(found["classes"]), found["threat"], provenance, measured)

@@ -1,30 +1,145 @@
-"""`train`: a recipe trained in a folder, or continued there from where it was killed."""
+"""The one loop: a job trained in a folder, or continued there from where it was killed; and `train` for recipes."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
+from torch import Tensor
 
 from rheostat import data, nets
+from rheostat.data.conversion import Form
+from rheostat.models import artifact
 from rheostat.models.tunable import Tunable
 from rheostat.runtime.distributed import Ranks, device_named, join
 from rheostat.runtime.files import alone, write_text
 from rheostat.runtime.interrupts import Interrupted, stoppable
 from rheostat.runtime.seeding import preserved, seed_global, seed_of
 from rheostat.training import checkpoint
+from rheostat.training.attacks import as_training_attack
 from rheostat.training.checkpoint import Progress, State
-from rheostat.training.finishing import Trained, finish, finished
-from rheostat.training.recipe import Recipe
+from rheostat.training.feed import Feed
+from rheostat.training.finishing import Ending, finish, refilled
+from rheostat.training.optimisers import made_optimiser, made_scheduler
+from rheostat.training.options import FitOptions
+from rheostat.training.recipe import Recipe, parse_recipe
+from rheostat.training.result import Trained
 from rheostat.training.run import Report, TrainingRun
-from rheostat.training.schedules import scheduler
 from rheostat.training.selection import Watch
-from rheostat.training.step import Step, sgd, training_attack
+from rheostat.training.settings import Settings
+from rheostat.training.starting import NetGiven, name_of, own_network, remember
+from rheostat.training.step import Step, training_attack
 
-__all__ = ["Interrupted", "Trained", "build", "fingerprint", "train"]
+__all__ = ["Interrupted", "Job", "Trained", "build", "fingerprint", "perform", "train"]
+
+
+@dataclass(frozen=True)
+class Job:
+    """A whole run: what is trained, on what, how and where. `same` says whether a finished model is of this run."""
+
+    model: Tunable
+    settings: Settings
+    options: FitOptions
+    feed: Feed
+    fit: data.Dataset
+    folder: Path
+    mark: str
+    about: artifact.About
+    same: Callable[[Mapping[str, Any]], bool]
+    class_weights: Tensor | None = None
+
+    @property
+    def total(self) -> int:
+        """Steps of the run."""
+        train = self.settings.train
+        steps = train.epochs * self.feed.per_epoch
+        return steps if train.max_steps is None else min(steps, train.max_steps)
+
+
+def perform(job: Job, *, fresh: bool, report: Report | None) -> tuple[Progress, artifact.About]:
+    """Train the job's model in place, or continue it, and finish it; a finished one is filled from its file.
+
+    Writes `checkpoint.safetensors`, `metrics.jsonl`, `recipe.json` and at the end the artifact
+    `model.safetensors`, each whole or not at all. The caller holds the folder.
+    """
+    model, settings, options, ranks = job.model, job.settings, job.options, job.feed.ranks
+    if settings.device.channels_last:
+        model.to_layout(torch.channels_last)
+    state = State(model, made_optimiser(options.optimiser, model, settings), Progress())
+    path = job.folder / "checkpoint.safetensors"
+    if path.is_file() and not fresh:
+        checkpoint.restore(path, state, job.mark)
+        over = state.progress.step >= job.total or state.progress.stopped
+        about = refilled(model, job.folder / "model.safetensors", job.same) if over else None
+        if about is not None:
+            state.progress.flags = list(about.provenance.get("flags", []))
+            if report is not None and ranks.first:
+                report({"event": "finished", "folder": str(job.folder)})
+            return state.progress, about
+    elif ranks.first:
+        write_text(job.folder / "recipe.json", settings.model_dump_json(indent=1))
+    if settings.device.compile:
+        model.read = torch.compile(model.read, dynamic=True)  # type: ignore[method-assign]
+    running = _running(job, state, report)
+    with stoppable() as received, preserved(job.feed.device):
+        running.loop(received)
+    model.__dict__.pop("read", None)  # compiled for training alone
+    if state.best is not None:
+        model.load_state_dict(state.best)
+    model.method.finish(model.net)
+    ending = Ending(model, settings, job.fit, job.folder, job.about, ranks.first, report)
+    about = finish(ending, state.progress)
+    ranks.wait()
+    return state.progress, about
+
+
+def _running(job: Job, state: State, report: Report | None) -> TrainingRun:
+    """The run in progress of a job, at the step where its state is."""
+    settings, options, train = job.settings, job.options, job.settings.train
+    radius = settings.attack
+    given = options.attack if options.attack is not None else training_attack(settings)
+    attack = as_training_attack(given, eps=radius.eps, norm=radius.norm)
+    step = Step(
+        job.model,
+        attack,
+        job.feed.ranks,
+        train.label_smoothing,
+        train.trades,
+        attacked_smoothing=train.attacked_smoothing,
+        loss=options.loss,
+        class_weights=job.class_weights,
+        parts=options.accumulate,
+    )
+    progress, total = state.progress, job.total
+    scheduler = made_scheduler(
+        options.scheduler,
+        state.optimiser,
+        settings,
+        total=total,
+        per_epoch=job.feed.per_epoch,
+        done=progress.step,
+        epochs=progress.epochs,
+    )
+    return TrainingRun(
+        settings=settings,
+        folder=job.folder,
+        state=state,
+        step=step,
+        attack=attack,
+        feed=job.feed,
+        watch=Watch(settings, job.fit, epochs=-(-total // job.feed.per_epoch)),
+        scheduler=scheduler,
+        mark=job.mark,
+        total=total,
+        callbacks=options.callbacks,
+        report=report,
+    )
 
 
 def build(recipe: Recipe, train_set: data.Dataset) -> Tunable:
@@ -39,19 +154,19 @@ def build(recipe: Recipe, train_set: data.Dataset) -> Tunable:
         return Tunable(net, recipe.stack())
 
 
-def fingerprint(recipe: Recipe, world: int) -> str:
-    """What a checkpoint must agree with to be continued: the recipe less what changes no weight."""
-    values = recipe.model_dump(mode="json")
+def fingerprint(settings: Settings, world: int, *more: object) -> str:
+    """What a checkpoint must agree with to be continued: the settings less what changes no weight, and `more`."""
+    values = settings.model_dump(mode="json")
     values["train"].pop("checkpoint_seconds")
     values["device"].pop("threads")
-    if recipe.train.schedule != "multi-step":
+    if settings.train.schedule != "multi-step":
         values["train"].pop("milestones")
         values["train"].pop("gamma")
-    if not recipe.train.warmup:
+    if not settings.train.warmup:
         values["train"].pop("warmup")
-    if recipe.train.rate_by == "step":
+    if settings.train.rate_by == "step":
         values["train"].pop("rate_by")
-    text = json.dumps([values, world], sort_keys=True)
+    text = json.dumps([values, world, *more], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
@@ -62,11 +177,13 @@ def train(
     folder: str | Path | None = None,
     fresh: bool = False,
     report: Report | None = None,
+    net: NetGiven | None = None,
+    callbacks: Sequence[object] = (),
 ) -> Trained:
     """Train a recipe, or continue the run in `out` (runs/NAME); returns the selected model.
 
-    Writes `checkpoint.safetensors`, `metrics.jsonl`, `recipe.json` and at the end the artifact
-    `model.safetensors` there, each whole or not at all.
+    `net` is a function without arguments that makes a network of your own, in place of the recipe's: a module, which
+    is adopted with the data set's mean and standard deviation, or a `Tunable`. `callbacks` as in `fit`.
     A run killed at any moment continues to the same weights, bit for bit (CPU); one that is finished
     is not touched. The number of threads is the caller's (`torch.set_num_threads`). Raises
     Interrupted after Ctrl-C, with the checkpoint saved; ValueError while another process trains there.
@@ -76,79 +193,58 @@ def train(
     ranks = join(device)
     if ranks.world > 1 and (why := recipe.stack().undivided()):
         raise ValueError(f"{why}; train in one process")
+    options = FitOptions(callbacks=tuple(callbacks))
     with alone(run) if ranks.first else nullcontext():
-        return _train(recipe, run, device, ranks, folder=folder, fresh=fresh, report=report)
+        splits = _splits(recipe, folder)
+        job = _job(recipe, options, splits, run, device, ranks, net)
+        if ranks.first:
+            remember(run, recipe.data.name, folder)
+        progress, about = perform(job, fresh=fresh, report=report)
+    return Trained(job.model, recipe, progress, run, about, job.feed.form, options.callbacks, splits)
 
 
-def _train(
+def _splits(recipe: Recipe, folder: str | Path | None) -> data.Splits:
+    loaded = data.load(recipe.data.name, folder=folder, verify=recipe.data.verify)
+    return data.make_splits(
+        *loaded, calibrate=recipe.data.calibrate, limit=recipe.data.train_images, seed=recipe.data.split_seed
+    )
+
+
+def _job(
     recipe: Recipe,
+    options: FitOptions,
+    splits: data.Splits,
     run: Path,
     device: torch.device,
     ranks: Ranks,
-    *,
-    folder: str | Path | None,
-    fresh: bool,
-    report: Report | None,
-) -> Trained:
-    loaded = data.load(recipe.data.name, folder=folder, verify=recipe.data.verify)
-    splits = data.make_splits(
-        *loaded, calibrate=recipe.data.calibrate, limit=recipe.data.train_images, seed=recipe.data.split_seed
-    )
+    net: NetGiven | None,
+) -> Job:
+    """What a recipe asks for, with its images on the device."""
     train_set = splits.train.to(device)
     per_epoch = len(train_set) // recipe.train.batch
     if per_epoch == 0:
         raise ValueError(f"train.batch is {recipe.train.batch}, more than the {len(train_set)} training images")
-    total = recipe.train.epochs * per_epoch
-    if recipe.train.max_steps is not None:
-        total = min(total, recipe.train.max_steps)
-    model = build(recipe, splits.train).to(device)
-    if recipe.device.channels_last:
-        model.to_layout(torch.channels_last)
-    state = State(model, sgd(model, recipe), Progress())
-    path, mark = run / "checkpoint.safetensors", fingerprint(recipe, ranks.world)
-    if path.is_file() and not fresh:
-        checkpoint.restore(path, state, mark)
-        done = finished(run, lambda r: fingerprint(r, ranks.world) == mark, device, state.progress, total)
-        if done is not None:
-            state.progress.flags = done[1]
-            if report is not None and ranks.first:
-                report({"event": "finished", "folder": str(run)})
-            if recipe.device.channels_last:
-                done[0].to_layout(torch.channels_last)
-            return Trained(done[0], recipe, state.progress, splits)
-    elif ranks.first:
-        write_text(run / "recipe.json", recipe.model_dump_json(indent=1))
-    if recipe.device.compile:
-        model.read = torch.compile(model.read, dynamic=True)  # type: ignore[method-assign]
-    train_options = recipe.train
-    running = TrainingRun(
-        recipe=recipe,
+    if net is None:
+        model, more = build(recipe, splits.train), []
+    else:
+        model, more = own_network(recipe, splits.train, net), [name_of(net)]
+    mark = fingerprint(recipe, ranks.world, *more)
+    return Job(
+        model=model.to(device),
+        settings=recipe,
+        options=options,
+        feed=Feed(train_set, Form(train_set.image, train_set.classes), recipe, ranks, per_epoch, device),
+        fit=splits.fit.to(device),
         folder=run,
-        state=state,
-        step=Step(
-            model,
-            training_attack(recipe),
-            ranks,
-            train_options.label_smoothing,
-            train_options.trades,
-            attacked_smoothing=train_options.attacked_smoothing,
-        ),
-        attack=training_attack(recipe),
-        train_set=train_set,
-        watch=Watch(recipe, splits.fit.to(device), epochs=-(-total // per_epoch)),
-        scheduler=scheduler(state.optimiser, recipe, total, per_epoch=per_epoch, done=state.progress.step),
         mark=mark,
-        total=total,
-        per_epoch=per_epoch,
-        report=report,
+        about=artifact.About(
+            classes=train_set.classes,
+            threat={"norm": recipe.attack.norm, "eps": recipe.attack.eps},
+            provenance={
+                "recipe": recipe.model_dump(mode="json"),
+                "dataset": recipe.data.name,
+                **({} if net is None else {"network": name_of(net)}),
+            },
+        ),
+        same=lambda found: fingerprint(parse_recipe(found["recipe"]), ranks.world, *more) == mark,
     )
-    with stoppable() as received, preserved(device):
-        running.loop(received)
-    model.__dict__.pop("read", None)  # compiled for training alone
-    if state.best is not None:
-        model.load_state_dict(state.best)
-    model.method.finish(model.net)
-    trained = Trained(model, recipe, state.progress, splits)
-    finish(trained, run, device, writes=ranks.first, report=report)
-    ranks.wait()
-    return trained

@@ -2,38 +2,30 @@
 
 from __future__ import annotations
 
-import itertools
+import copy
 import json
 import tomllib
+import warnings
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from rheostat import data
-from rheostat.attacks import ATTACKS, Attack
-from rheostat.data.augmentation import AUGMENTATIONS
 from rheostat.methods import COMPOSITIONS, Stack, compose
 from rheostat.runtime.choices import nearest
-from rheostat.runtime.quantities import Fraction
+from rheostat.runtime.quantities import number
+from rheostat.training.settings import AttackSection, Augmentation, Settings, validated
 from rheostat.training.validation import check_recipe
 
 
-class Section(BaseModel):
-    """A part of a recipe: frozen, and an unknown key is an error."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class DataSection(Section):
+class DataSection(Augmentation):
     """Which images: `train_images` None takes all that is not held out for calibration."""
 
     name: str
     calibrate: int = Field(default=2000, ge=2)
     train_images: int | None = Field(default=None, ge=1)
-    augment: Literal[AUGMENTATIONS] = "none"  # type: ignore[valid-type]
-    padding: int = Field(default=4, ge=1)
     verify: bool = True
     split_seed: int = 0
 
@@ -44,145 +36,14 @@ class DataSection(Section):
         return name
 
 
-class AttackSection(Section):
-    """The training attack; `step_size` None takes the papers' rule."""
-
-    kind: str = "pgd"
-    norm: Literal["linf", "l2"] = "linf"
-    eps: Fraction = Field(ge=0)
-    steps: int = Field(default=7, ge=1)
-    step_size: Fraction | None = Field(default=None, gt=0)
-    restarts: int = Field(default=1, ge=1)
-    """Starts of each attack, of which the one of the highest loss trains, row by row."""
-    loss: Literal["ce", "margin", "dlr"] = "ce"
-    warmup: float = Field(default=0.0, ge=0, lt=1)
-    """The share of training over which eps and step rise linearly from 0."""
-
-    @field_validator("kind")
-    @classmethod
-    def _trains(cls, kind: str) -> str:
-        allowed = [name for name, attack in ATTACKS.items() if attack.trains]
-        if kind not in allowed:
-            raise ValueError(f"no attack to train with {kind!r}; {nearest(kind, allowed)}")
-        return kind
-
-    @model_validator(mode="after")
-    def _possible(self) -> AttackSection:
-        self.for_training()
-        return self
-
-    def for_training(self) -> Attack:
-        """The attack inside training; no dropping, fixed cost."""
-        return ATTACKS.get(self.kind).training(
-            eps=self.eps,
-            norm=self.norm,
-            steps=self.steps,
-            step_size=self.step_size,
-            restarts=self.restarts,
-            loss=self.loss,
-        )
-
-
-class TrainSection(Section):
-    """The optimiser and the loop.
-
-    `schedule` cosine falls to 0; one-cycle rises for 30 %, then falls; multi-step is multiplied by
-    `gamma` at each of `milestones`; constant stays.
-    """
-
-    epochs: int = Field(ge=1)
-    batch: int = Field(default=128, ge=2)
-    lr: float = Field(default=0.1, gt=0)
-    momentum: float = Field(default=0.9, ge=0, lt=1)
-    weight_decay: float = Field(default=5e-4, ge=0)
-    schedule: Literal["cosine", "one-cycle", "multi-step", "constant"] = "cosine"
-    milestones: tuple[float, ...] = ()
-    """Where a multi-step rate falls: shares of training (below 1), or whole steps (from 1 on)."""
-    gamma: float = Field(default=0.1, gt=0, lt=1)
-    rate_by: Literal["step", "epoch"] = "step"
-    """Whether the rate moves at each step, or stays that of an epoch's first one, as in FLOAT's public code."""
-    warmup: float = Field(default=0.0, ge=0, lt=1)
-    """The share of training over which the rate rises linearly to that of the schedule; 0 is none."""
-    label_smoothing: float = Field(default=0.0, ge=0, lt=1)
-    attacked_smoothing: float | None = Field(default=None, ge=0, lt=1)
-    """Label smoothing of attacked rows; None: as of all rows."""
-    ema: float | None = Field(default=None, gt=0, lt=1)
-    """Decay of a running average of the weights, which is what is scored and kept."""
-    trades: float | None = Field(default=None, gt=0)
-    """β of TRADES on adversarial rows, 6 in its paper; None trains them by cross-entropy."""
-    awp: float = Field(default=0.0, ge=0, lt=1)
-    """γ of adversarial weight perturbation, 0.005 in its paper; 0 is off."""
-    awp_from: float = Field(default=0.1, ge=0, lt=1)
-    """The share of training after which weights are perturbed."""
-    clip: float | None = Field(default=None, gt=0)
-    seed: int = 0
-    max_steps: int | None = Field(default=None, ge=1)
-    checkpoint_seconds: float = Field(default=60.0, ge=0)
-
-    @model_validator(mode="after")
-    def _scheduled(self) -> TrainSection:
-        found = self.milestones
-        if (self.schedule == "multi-step") != bool(found):
-            raise ValueError(
-                f"schedule {self.schedule!r} with {len(found)} milestones; milestones belong to 'multi-step', "
-                "which needs one at least"
-            )
-        shares = all(0 < m < 1 for m in found)
-        steps = all(m >= 1 and m == int(m) for m in found)
-        if not (shares or steps) or any(b <= a for a, b in itertools.pairwise(found)):
-            raise ValueError(
-                f"milestones are rising, all shares of training between 0 and 1 or all whole steps, given {list(found)}"
-            )
-        return self
-
-
-class PolicySection(Section):
-    """How the exit policy of a multi-exit model is fitted after training, on calibrate-fit."""
-
-    rule: Literal["equal-shares", "budget", "accuracy"] = "equal-shares"
-    macs: float | None = Field(default=None, gt=0)
-    accuracy: float | None = Field(default=None, gt=0, le=1)
-
-
-class DeviceSection(Section):
-    """Where and how: `bf16` autocasts all but normalisation and the first convolution."""
-
-    name: str = "auto"
-    precision: Literal["fp32", "bf16"] = "fp32"
-    channels_last: bool = True
-    compile: bool = False
-    threads: int | None = Field(default=None, ge=1)
-
-
-class SelectSection(Section):
-    """Selection by one score on calibrate-fit: the mean over dial settings λ of (1-λ)·SA + λ·RA.
-
-    Scored every `every` epochs in the last `tail` share of training; the best weights are kept, one
-    checkpoint for all λ.
-    """
-
-    images: int = Field(default=300, ge=1)
-    steps: int = Field(default=5, ge=1)
-    every: int = Field(default=1, ge=1)
-    tail: float = Field(default=0.34, ge=0, le=1)
-    robustness: tuple[float, ...] = (0.0, 0.2, 1.0)
-
-
-class Recipe(Section):
+class Recipe(Settings):
     """One complete training run."""
 
-    name: str
     paper: str
     about: str = ""
     method: dict[str, Any] = Field(default_factory=dict)
     net: dict[str, Any]
     data: DataSection
-    attack: AttackSection
-    train: TrainSection
-    device: DeviceSection = Field(default_factory=DeviceSection)
-    select: SelectSection = Field(default_factory=SelectSection)
-    policy: PolicySection = Field(default_factory=PolicySection)
-    calibrate_dial: bool = False
 
     @field_validator("paper")
     @classmethod
@@ -204,48 +65,14 @@ class Recipe(Section):
         merged = self.model_dump()
         for key, value in sections.items():
             merged[key] = {**merged[key], **value} if isinstance(value, dict) else value
-        return parse_recipe(merged)
-
-
-def _message(error: ValidationError) -> str:
-    """The first three mistakes in one line, made from pydantic's error types and contexts."""
-    parts = []
-    for problem in error.errors()[:3]:
-        place = ".".join(str(p) for p in problem["loc"])
-        given, context = problem.get("input"), problem.get("ctx", {})
-        if problem["type"] == "extra_forbidden":
-            parts.append(
-                f"unknown key {place!r}; {nearest(place.split('.')[-1], _section(problem['loc']).model_fields)}"
-            )
-            continue
-        if problem["type"] == "missing":
-            parts.append(f"missing key {place!r}")
-            continue
-        text = str(context["error"]) if "error" in context else problem["msg"]
-        if problem["type"] == "literal_error":
-            field = _section(problem["loc"]).model_fields[str(problem["loc"][-1])]
-            text = nearest(str(given), get_args(field.annotation))
-        shown = f" (given {given!r})" if isinstance(given, str | int | float) and repr(given) not in text else ""
-        parts.append(f"{place or 'recipe'}: {text}{shown}")
-    return "; ".join(parts)
-
-
-def _section(location: tuple[int | str, ...]) -> type[BaseModel]:
-    """The part of a recipe in which a key lies."""
-    model: type[BaseModel] = Recipe
-    for part in location[:-1]:
-        kind = model.model_fields[str(part)].annotation if str(part) in model.model_fields else None
-        if isinstance(kind, type) and issubclass(kind, BaseModel):
-            model = kind
-    return model
+        changed = parse_recipe(merged)
+        _warn_of_step_size(self.attack.eps, self.attack.step_size, changed.attack)
+        return changed
 
 
 def parse_recipe(values: dict[str, Any]) -> Recipe:
     """A recipe from plain values; ValueError in one line, with the nearest valid name."""
-    try:
-        return Recipe.model_validate(values)
-    except ValidationError as error:
-        raise ValueError(_message(error)) from None
+    return validated(Recipe, values)
 
 
 def names() -> list[str]:
@@ -269,9 +96,23 @@ def load_recipe(which: str | Path, *, changes: list[str] | None = None) -> Recip
         values = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise ValueError(f"{path}: not TOML ({error})") from None
+    written = copy.deepcopy(values.get("attack", {}))
     for change in changes or []:
         _apply(values, change)
-    return parse_recipe(values)
+    recipe = parse_recipe(values)
+    if {"eps", "step_size"} <= set(written):
+        _warn_of_step_size(number(written["eps"]), number(written["step_size"]), recipe.attack)
+    return recipe
+
+
+def _warn_of_step_size(eps: object, step_size: object, after: AttackSection) -> None:
+    """A step size that was chosen for another eps is most likely forgotten."""
+    if after.step_size is not None and after.step_size == step_size and after.eps != eps:
+        warnings.warn(
+            f"attack.eps is {after.eps:g} instead of {eps}, but attack.step_size is still "
+            f"{after.step_size:g}, which was chosen for the other; set attack.step_size too (null: the papers' rule)",
+            stacklevel=3,
+        )
 
 
 def _apply(values: dict[str, Any], change: str) -> None:

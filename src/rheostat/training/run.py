@@ -4,35 +4,37 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch.optim.lr_scheduler import LambdaLR
+from torch import Tensor
 
-from rheostat import data
 from rheostat.attacks import Attack
 from rheostat.models.tunable import Tunable
 from rheostat.runtime.files import write_text
 from rheostat.runtime.interrupts import Interrupted
 from rheostat.runtime.seeding import seed_global, seed_of, stream
 from rheostat.training import checkpoint
+from rheostat.training.attacks import OwnAttack
 from rheostat.training.averaging import follow, updated
+from rheostat.training.callbacks import call
 from rheostat.training.checkpoint import State
-from rheostat.training.recipe import Recipe
+from rheostat.training.feed import Feed
+from rheostat.training.optimisers import Scheduler, after_epoch, after_step
 from rheostat.training.selection import Watch
-from rheostat.training.step import NonFinite, Step, batches, warmed
-from rheostat.training.tensorboard import to_tensorboard
+from rheostat.training.settings import Settings
+from rheostat.training.step import NonFinite, Step, warmed
 
 Report = Callable[[dict[str, Any]], None]
 
 
-def step_precision(recipe: Recipe, device: torch.device) -> AbstractContextManager[object]:
-    """The scope of one training step: bf16 autocast where the recipe says so."""
-    if recipe.device.precision == "fp32":
+def step_precision(settings: Settings, device: torch.device) -> AbstractContextManager[object]:
+    """The scope of one training step: bf16 autocast where the settings say so."""
+    if settings.device.precision == "fp32":
         return nullcontext()
     # Without its cache: that one keeps the cast weights until the context ends, past optimiser steps,
     # and passes would go on with the weights of the first.
@@ -43,18 +45,37 @@ def step_precision(recipe: Recipe, device: torch.device) -> AbstractContextManag
 class TrainingRun:
     """A run in progress: what the loop needs, so that each of its parts is a short function."""
 
-    recipe: Recipe
+    settings: Settings
     folder: Path
     state: State
     step: Step
-    attack: Attack
-    train_set: data.Dataset
+    attack: Attack | OwnAttack
+    feed: Feed
     watch: Watch
-    scheduler: LambdaLR
+    scheduler: Scheduler
     mark: str
     total: int
-    per_epoch: int
+    callbacks: Sequence[object]
     report: Report | None
+
+    @property
+    def model(self) -> Tunable:
+        """The model that is trained."""
+        return self.step.model
+
+    @property
+    def per_epoch(self) -> int:
+        """Steps of an epoch."""
+        return self.feed.per_epoch
+
+    @property
+    def history(self) -> list[dict[str, Any]]:
+        """What was recorded of every epoch."""
+        return self.state.progress.epochs
+
+    def stop(self, why: str) -> None:
+        """End the training after this step; the model is kept, calibrated and saved."""
+        self.state.progress.stopped = why or "a callback stopped it"
 
     def save(self) -> None:
         """Write the checkpoint; ValueError, and the last one kept, where a weight is infinite or NaN."""
@@ -72,41 +93,46 @@ class TrainingRun:
             f"checkpoint is kept in {self.folder}; train with a lower train.lr, a train.clip, or precision fp32"
         )
 
-    def one_step(self) -> None:
-        """Draw, attack, pass, update; then the method's own bookkeeping and the weight average."""
-        state, t = self.state, self.recipe.train
-        progress, model = state.progress, state.model
-        assert isinstance(model, Tunable)
+    def one_step(self, incoming: Iterator[tuple[Tensor, Tensor]]) -> float:
+        """Draw, attack, pass, update; then the method's own bookkeeping and the weight average. The step's loss."""
+        state, t, rank = self.state, self.settings.train, self.step.ranks.rank
+        progress, model = state.progress, self.model
         number = progress.step
-        images, labels = batches(self.train_set, self.recipe, number, self.per_epoch, self.step.ranks)
-        terms = model.method.plan(t.batch, stream(t.seed, "plan", number))
         state.optimiser.zero_grad(set_to_none=False)
-        seed_global(seed_of(t.seed, "dropout", number, self.step.ranks.rank), images.device)
-        self.step.attack = warmed(self.attack, self.recipe, number, self.total)
+        self.step.attack = warmed(self.attack, self.settings, number, self.total)
         self.step.awp = t.awp if number >= t.awp_from * self.total else 0.0
-        # Low precision makes, full precision judges: only the step runs under autocast.
-        try:
-            with step_precision(self.recipe, images.device):
-                sums = self.step.backward(terms, images, labels, batch=t.batch, seed=(t.seed, "step", number))
-        except NonFinite as problem:
-            raise self._stopped(str(problem), number) from None
+        loss = 0.0
+        for part in range(self.feed.parts):
+            of_part = (part,) if self.feed.parts > 1 else ()
+            images, labels = next(incoming)
+            terms = model.method.plan(self.feed.piece, stream(t.seed, "plan", number, *of_part))
+            seed_global(seed_of(t.seed, "dropout", number, rank, *of_part), images.device)
+            # Low precision makes, full precision judges: only the step runs under autocast.
+            try:
+                with step_precision(self.settings, images.device):
+                    sums = self.step.backward(
+                        terms, images, labels, batch=self.feed.piece, seed=(t.seed, "step", number, *of_part)
+                    )
+            except NonFinite as problem:
+                raise self._stopped(str(problem), number) from None
+            loss += sums["loss"]
+            for key, value in sums.items():
+                progress.running[key] = progress.running.get(key, 0.0) + value
         self.step.ranks.sum_gradients(model.parameters())
         if t.clip is not None:
             torch.nn.utils.clip_grad_norm_(model.parameters(), t.clip)
         state.optimiser.step()
-        self.scheduler.step()
+        after_step(self.scheduler)
         progress.step = number + 1
         model.method.after_step(model.net, progress.step / self.total)
         if t.ema is not None:
             state.average = updated(state.average, model, t.ema)
-        for key, value in sums.items():
-            progress.running[key] = progress.running.get(key, 0.0) + value
+        return loss
 
     def end_epoch(self) -> None:
         """Score on calibrate-fit, keep the best weights, write the metrics line."""
         state, ranks = self.state, self.step.ranks
-        progress, model = state.progress, state.model
-        assert isinstance(model, Tunable)
+        progress, model = state.progress, self.model
         epoch = -(-progress.step // self.per_epoch)
         model.method.after_epoch(model.net, progress.step / self.total)
         sums = self._summed(progress.running)
@@ -131,6 +157,7 @@ class TrainingRun:
         progress.flags = sorted({*progress.flags, *self.watch.flags(progress.epochs, line)})
         line["flags"] = progress.flags
         progress.epochs.append(line)
+        after_epoch(self.scheduler, line)
         if self.watch.may_select(epoch) and scored["score"] > progress.best_score:
             progress.best_score, progress.best_epoch = scored["score"], epoch
             state.best = {k: v.detach().clone() for k, v in model.state_dict().items()}
@@ -139,9 +166,9 @@ class TrainingRun:
         if ranks.first:
             text = "".join(json.dumps(e) + "\n" for e in progress.epochs)
             write_text(self.folder / "metrics.jsonl", text)
-            to_tensorboard(self.folder, line)
+            call(self.callbacks, "on_epoch", self, line)
         if self.report is not None and ranks.first:
-            self.report({"event": "epoch", "epochs": self.recipe.train.epochs, **line})
+            self.report({"event": "epoch", "epochs": self.settings.train.epochs, **line})
 
     def _summed(self, sums: dict[str, float]) -> dict[str, float]:
         keys = sorted(sums)
@@ -152,26 +179,19 @@ class TrainingRun:
         """To the last step, or to the checkpoint after the step in which any rank was asked to stop."""
         progress = self.state.progress
         started, saved = time.monotonic() - progress.seconds, time.monotonic()
-        while progress.step < self.total:
-            self.one_step()
+        incoming = self.feed.pieces(progress.step)
+        while progress.step < self.total and not progress.stopped:
+            loss = self.one_step(incoming)
             progress.seconds = time.monotonic() - started
             ended = progress.step % self.per_epoch == 0 or progress.step == self.total
-            if self.report is not None and self.step.ranks.first:
-                self.report(
-                    {
-                        "event": "step",
-                        "step": progress.step,
-                        "total": self.total,
-                        "seconds": progress.seconds,
-                        "mean_loss": progress.running["loss"] / ((progress.step - 1) % self.per_epoch + 1),
-                        **progress.running,
-                    }
-                )
+            self._tell(loss)
+            ended = self._agreed_to_stop() or ended
             if ended:
                 self.end_epoch()
+            stopped = self._agreed_to_stop()
             stop = self.step.ranks.any(bool(received))
-            due = time.monotonic() - saved > self.recipe.train.checkpoint_seconds
-            if ended or due or stop:
+            due = time.monotonic() - saved > self.settings.train.checkpoint_seconds
+            if ended or due or stop or stopped:
                 self.save()
                 saved = time.monotonic()
             if stop and progress.step < self.total:
@@ -179,3 +199,23 @@ class TrainingRun:
                     f"stopped after step {progress.step} of {self.total}; the checkpoint in {self.folder} keeps them "
                     "all, and the same command continues"
                 )
+
+    def _agreed_to_stop(self) -> bool:
+        """Whether a callback of any rank asked for the end."""
+        progress = self.state.progress
+        if self.callbacks and self.step.ranks.any(bool(progress.stopped)):
+            progress.stopped = progress.stopped or "the first rank stopped it"
+        return bool(progress.stopped)
+
+    def _tell(self, loss: float) -> None:
+        """Report a step, and call the callbacks."""
+        if not self.step.ranks.first:
+            return
+        progress = self.state.progress
+        here = {"step": progress.step, "total": self.total, "seconds": progress.seconds}
+        if self.report is not None:
+            mean = progress.running["loss"] / ((progress.step - 1) % self.per_epoch + 1)
+            self.report({"event": "step", **here, "mean_loss": mean, **progress.running})
+        if self.callbacks:
+            rate = self.state.optimiser.param_groups[0]["lr"]
+            call(self.callbacks, "on_step", self, {**here, "loss": loss, "lr": rate})

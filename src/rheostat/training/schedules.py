@@ -1,4 +1,4 @@
-"""Learning rates: what share of `train.lr` each step takes, on torch's own scheduler."""
+"""Learning rates: what share of the optimiser's rate each step takes, on torch's own scheduler."""
 
 from __future__ import annotations
 
@@ -9,26 +9,26 @@ from collections.abc import Callable
 import torch
 from torch.optim.lr_scheduler import LambdaLR
 
-from rheostat.training.recipe import Recipe
+from rheostat.training.settings import Settings
 
 RISE = 0.3
 """The share of training over which one-cycle rises."""
 
 
-def milestones(recipe: Recipe, total: int) -> list[int]:
+def milestones(settings: Settings, total: int) -> list[int]:
     """The steps at which a multi-step rate falls: `train.milestones`, shares of `total` turned into steps."""
-    return [round(m * total) if m < 1 else int(m) for m in recipe.train.milestones]
+    return [round(m * total) if m < 1 else int(m) for m in settings.train.milestones]
 
 
-def share_of_rate(recipe: Recipe, total: int, *, per_epoch: int = 1) -> Callable[[int], float]:
+def share_of_rate(settings: Settings, total: int, *, per_epoch: int = 1) -> Callable[[int], float]:
     """Step of `total` (from 0) → the factor on `train.lr`: the schedule's, times that of the warm-up.
 
     cosine: (1 + cos πs)/2 at the share s of training, to 0. one-cycle: up from 0.04 by a cosine over
     30 %, then down to 0 by another. multi-step: `gamma` to the number of milestones passed. constant: 1.
     With `train.rate_by` "epoch" all steps of an epoch (`per_epoch`) take the factor of its first.
     """
-    train = recipe.train
-    falls, rise = milestones(recipe, total), RISE * total
+    train = settings.train
+    falls, rise = milestones(settings, total), RISE * total
     warm = train.warmup * total
 
     def schedule(step: int) -> float:
@@ -49,12 +49,12 @@ def share_of_rate(recipe: Recipe, total: int, *, per_epoch: int = 1) -> Callable
 
 
 def scheduler(
-    optimiser: torch.optim.Optimizer, recipe: Recipe, total: int, *, per_epoch: int = 1, done: int = 0
+    optimiser: torch.optim.Optimizer, settings: Settings, total: int, *, per_epoch: int = 1, done: int = 0
 ) -> LambdaLR:
     """The scheduler of a run of `total` steps, `done` of which are behind it; it sets the rate at once.
 
     The rate depends on the step alone, so a run that is continued takes the rates of one that was not.
     """
     for group in optimiser.param_groups:
-        group["initial_lr"] = recipe.train.lr
-    return LambdaLR(optimiser, share_of_rate(recipe, total, per_epoch=per_epoch), last_epoch=done - 1)
+        group.setdefault("initial_lr", group["lr"])
+    return LambdaLR(optimiser, share_of_rate(settings, total, per_epoch=per_epoch), last_epoch=done - 1)

@@ -10,7 +10,7 @@ from rheostat.evaluation.attacked import outcome
 from rheostat.methods import Dual
 from rheostat.models.tunable import Tunable
 from rheostat.points.point import Point
-from rheostat.training.recipe import Recipe
+from rheostat.training.settings import Settings
 
 
 def settings(model: Tunable, levels: tuple[float, ...]) -> tuple[Tunable, list[Point]]:
@@ -26,16 +26,16 @@ def settings(model: Tunable, levels: tuple[float, ...]) -> tuple[Tunable, list[P
 class Watch:
     """Scores a model after an epoch on calibrate-fit; never sees test."""
 
-    def __init__(self, recipe: Recipe, fit: Dataset, *, epochs: int) -> None:
-        select, attack = recipe.select, recipe.attack
-        self.recipe, self.epochs = recipe, epochs
+    def __init__(self, settings: Settings, fit: Dataset, *, epochs: int) -> None:
+        select, attack = settings.select, settings.attack
+        self.settings, self.epochs = settings, epochs
         self.fit = subset(fit, select.images)
         self.pgd = Attack("pgd", attack.eps, select.steps, norm=attack.norm, loss="ce")
         self.single = Attack("fgsm", attack.eps, norm=attack.norm)
 
     def may_select(self, epoch: int) -> bool:
         """Whether the weights after this epoch may be the ones kept."""
-        return epoch > self.epochs * (1 - self.recipe.select.tail) or epoch == self.epochs
+        return epoch > self.epochs * (1 - self.settings.select.tail) or epoch == self.epochs
 
     def score(self, model: Tunable, epoch: int) -> dict[str, Any]:
         """SA and RA at each setting, their mean as `score`, and RA under one step at the last setting.
@@ -44,9 +44,9 @@ class Watch:
         Counted alike, RA at λ = 0, which is not an objective and falls as training succeeds, picks weights of
         a too early epoch (on Fashion-MNIST the fourth of six, 4 points below the last in RA at λ = 1).
         """
-        if epoch % self.recipe.select.every and epoch != self.epochs:
+        if epoch % self.settings.select.every and epoch != self.epochs:
             return {"score": -1.0}
-        view, points = settings(model, self.recipe.select.robustness)
+        view, points = settings(model, self.settings.select.robustness)
         rows, total = [], 0.0
         for point in points:
             found = outcome(view, point, self.fit, self.pgd)

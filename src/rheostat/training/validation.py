@@ -16,6 +16,7 @@ from rheostat.runtime.choices import NoEffectWarning
 
 if TYPE_CHECKING:
     from rheostat.training.recipe import Recipe
+    from rheostat.training.settings import Settings
 
 FROM_DATA = ("classes", "image", "mean", "std")
 ANY_IMAGE = (3, 64, 64)
@@ -29,18 +30,23 @@ def check_recipe(recipe: Recipe) -> None:
     """
     stack = recipe.stack()
     _try_network(recipe, stack)
-    _check_dial(recipe, stack)
-    _check_policy(recipe, stack)
-    if recipe.train.awp and any(t.late for t in stack.plan(recipe.train.batch, torch.Generator())):
+    check_settings(recipe, stack, recipe.paper)
+
+
+def check_settings(settings: Settings, stack: Stack, composition: str) -> None:
+    """ValueError for settings that a composition cannot be trained with, NoEffectWarning for those it does not use."""
+    _check_dial(settings, stack, composition)
+    _check_policy(settings)
+    if settings.train.awp and any(t.late for t in stack.plan(settings.train.batch, torch.Generator())):
         raise ValueError(
             "train.awp moves weights once all attacks are made; method.late_attack makes them between the passes"
         )
-    if recipe.train.trades is not None:
+    if settings.train.trades is not None:
         if stack.part(Exits) is not None:
             raise ValueError("train.trades is for one head; this composition has exits")
-        if recipe.attack.loss != "ce":
+        if settings.attack.loss != "ce":
             raise ValueError("train.trades attacks by its own divergence; leave attack.loss at 'ce'")
-    _warn_without_effect(recipe, stack)
+    _warn_without_effect(settings, stack, composition)
 
 
 def _try_network(recipe: Recipe, stack: Stack) -> None:
@@ -62,45 +68,45 @@ def _try_network(recipe: Recipe, stack: Stack) -> None:
             return  # a method that looks at weights (masks): training installs it on real ones
 
 
-def _check_dial(recipe: Recipe, stack: Stack) -> None:
+def _check_dial(settings: Settings, stack: Stack, composition: str) -> None:
     dials = {dial.name for dial in stack.dials()}
     if "robustness" not in dials:
-        if recipe.calibrate_dial:
-            raise ValueError(f"calibrate_dial: {recipe.paper} has no dial 'robustness' to calibrate")
+        if settings.calibrate_dial:
+            raise ValueError(f"calibrate_dial: {composition} has no dial 'robustness' to calibrate")
         return
-    levels = recipe.select.robustness
+    levels = settings.select.robustness
     if not levels or not all(0 <= level <= 1 for level in levels):
         raise ValueError(f"select.robustness: settings of the dial lie in [0, 1], at least one; given {levels}")
 
 
-def _check_policy(recipe: Recipe, stack: Stack) -> None:
-    rule = recipe.policy.rule
+def _check_policy(settings: Settings) -> None:
+    rule = settings.policy.rule
     needed = {"budget": "macs", "accuracy": "accuracy"}.get(rule)
-    if needed is not None and getattr(recipe.policy, needed) is None:
+    if needed is not None and getattr(settings.policy, needed) is None:
         raise ValueError(f"policy.rule {rule!r} needs policy.{needed}")
 
 
-def _warn_without_effect(recipe: Recipe, stack: Stack) -> None:
-    attack = recipe.attack
+def _warn_without_effect(settings: Settings, stack: Stack, composition: str) -> None:
+    attack = settings.attack
     unused = {f"attack.{key}" for key in ("steps", "step_size", "restarts", "loss")} - {
         f"attack.{key}" for key in ATTACKS.get(attack.kind).uses
     }
     why = dict.fromkeys(unused, f"{attack.kind} does not use it")
     if stack.part(Exits) is None:
-        why |= dict.fromkeys(_keys(recipe.policy, "policy"), f"{recipe.paper} has no exits")
+        why |= dict.fromkeys(_keys(settings.policy, "policy"), f"{composition} has no exits")
     for key, rule in (("macs", "budget"), ("accuracy", "accuracy")):
-        if recipe.policy.rule != rule:
-            why.setdefault(f"policy.{key}", f"the rule is {recipe.policy.rule!r}")
+        if settings.policy.rule != rule:
+            why.setdefault(f"policy.{key}", f"the rule is {settings.policy.rule!r}")
     if "robustness" not in {dial.name for dial in stack.dials()}:
-        why["select.robustness"] = f"{recipe.paper} has no dial 'robustness'"
-    if recipe.data.augment == "none":
+        why["select.robustness"] = f"{composition} has no dial 'robustness'"
+    if settings.data.augment == "none":
         why["data.padding"] = "data.augment is 'none'"
-    if not recipe.train.awp:
+    if not settings.train.awp:
         why["train.awp_from"] = "train.awp is 0"
     for key in sorted(why):
         section, _, name = key.partition(".")
-        if _differs(getattr(recipe, section), name):
-            warnings.warn(f"{recipe.name}: {key} has no effect, for {why[key]}", NoEffectWarning, stacklevel=2)
+        if _differs(getattr(settings, section), name):
+            warnings.warn(f"{settings.name}: {key} has no effect, for {why[key]}", NoEffectWarning, stacklevel=2)
 
 
 def _keys(section: BaseModel, name: str) -> list[str]:

@@ -1,0 +1,119 @@
+"""Pixels and labels as strangers have them, made into ours: uint8 images (C, H, W), labels from 0 to K-1.
+
+Floats in [0, 1] are rounded to 8 bits, as an image file would hold them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rheostat.data.base import DataError
+
+IMAGE_COLUMNS = ("image", "img", "images", "pixel_values", "pixels")
+LABEL_COLUMNS = ("label", "labels", "fine_label", "target", "class")
+
+
+@dataclass(frozen=True)
+class Form:
+    """What a model takes: images (C, H, W) and classes by name. `columns` are image and label where items are dicts."""
+
+    image: tuple[int, int, int]
+    classes: tuple[str, ...]
+    columns: tuple[str, str] | None = None
+
+
+def as_uint8(pixels: Tensor, where: str) -> Tensor:
+    """Pixels as uint8: those of 0 to 255 as they are, floats in [0, 1] rounded. DataError for others."""
+    if pixels.dtype == torch.uint8:
+        return pixels
+    if not pixels.numel():
+        return pixels.to(torch.uint8)
+    low, high = float(pixels.min()), float(pixels.max())
+    if pixels.is_floating_point():
+        if low >= 0 and high <= 1:
+            return (pixels * 255).round().to(torch.uint8)
+        if low >= 0 and 1 < high <= 255:
+            advice = "divide them by 255, or give uint8"
+        else:
+            advice = "leave normalisation out of the transform; the model normalises (mean and std of `adopt`)"
+        raise DataError(f"{where}: pixels from {low:g} to {high:g}, expected floats in [0, 1] or uint8; {advice}")
+    if pixels.dtype != torch.bool and low >= 0 and high <= 255:
+        return pixels.to(torch.uint8)
+    raise DataError(f"{where}: pixels of {pixels.dtype} from {low:g} to {high:g}, expected uint8 or floats in [0, 1]")
+
+
+def image_of(value: Any, form: Form, where: str) -> Tensor:
+    """One image as (C, H, W) uint8: a tensor, an array (H, W, C) or (C, H, W), nested lists, or a PIL image."""
+    if hasattr(value, "convert"):  # a PIL image, in the mode that the model has channels for
+        import numpy as np
+
+        value = torch.from_numpy(np.array(value.convert("L" if form.image[0] == 1 else "RGB")))
+    pixels = value if isinstance(value, Tensor) else torch.as_tensor(value)
+    channels, height, width = form.image
+    shape = tuple(pixels.shape)
+    if shape == (height, width) and channels == 1:
+        pixels = pixels[None]
+    elif shape == (height, width, channels) and shape != form.image:
+        pixels = pixels.permute(2, 0, 1)
+    elif shape != form.image:
+        raise DataError(
+            f"{where}: an image of {' × '.join(map(str, shape))}, the model takes {' × '.join(map(str, form.image))}; "
+            "resize it in the data set's transform, or build the model for this size"
+        )
+    return as_uint8(pixels, where)
+
+
+def label_of(value: Any, form: Form, where: str) -> int:
+    """One label as a number from 0 to K-1; DataError for anything else."""
+    if hasattr(value, "item"):  # a tensor, or an array or scalar of NumPy
+        if tuple(value.shape) not in ((), (1,)):
+            raise DataError(f"{where}: a label of shape {tuple(value.shape)}, expected one number")
+        value = value.item()
+    if isinstance(value, bool) or not isinstance(value, int | float) or value != int(value):
+        raise DataError(f"{where}: the label {value!r} is not a whole number")
+    check_labels(torch.tensor([int(value)]), form, where)
+    return int(value)
+
+
+def check_labels(labels: Tensor, form: Form, where: str) -> None:
+    """DataError where a label is outside 0 to K-1."""
+    count = len(form.classes)
+    if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < count:
+        raise DataError(
+            f"{where}: labels from {int(labels.min())} to {int(labels.max())}, the model has {count} classes, "
+            f"0 to {count - 1}"
+        )
+
+
+def pair_of(item: Any, form: Form, where: str) -> tuple[Any, Any]:
+    """(image, label) of an item: a pair, or a dict with columns for both."""
+    if isinstance(item, Mapping):
+        image, label = form.columns or (_column(item, IMAGE_COLUMNS, where), _column(item, LABEL_COLUMNS, where))
+        for key in (image, label):
+            if key not in item:
+                raise DataError(f"{where}: no column {key!r}; there are {', '.join(map(str, item))}")
+        return item[image], item[label]
+    if isinstance(item, Sequence) and not isinstance(item, str) and len(item) == 2:
+        return item[0], item[1]
+    raise DataError(f"{where}: a {type(item).__name__}, expected a pair (image, label) or a dict with both")
+
+
+def _column(item: Mapping[Any, Any], names: tuple[str, ...], where: str) -> str:
+    found = [name for name in names if name in item]
+    if len(found) != 1:
+        raise DataError(
+            f"{where}: columns {', '.join(map(str, item))}, of which {len(found)} may be meant; name them: "
+            'columns=("image", "label")'
+        )
+    return found[0]
+
+
+def example_of(item: Any, form: Form, where: str) -> tuple[Tensor, int]:
+    """An item as (image (C, H, W) uint8, label)."""
+    image, label = pair_of(item, form, where)
+    return image_of(image, form, where), label_of(label, form, where)

@@ -1,0 +1,179 @@
+"""What a user may give as images: our data sets, tensors, torch data sets and loaders, other iterables.
+
+What holds its images in memory becomes a `Dataset`; anything else is `Indexed` (read item by item, by number) or
+`Flow` (an iterable, in its own order), which a run reads as it goes.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils import data as torch_data
+from torch.utils.data import default_collate
+
+from rheostat.data.base import DataError, Dataset
+from rheostat.data.conversion import Form, as_uint8, check_labels, example_of
+from rheostat.runtime.seeding import seed_of, seeded, stream
+
+
+@dataclass(frozen=True)
+class Indexed:
+    """A data set read item by item: `items[i]` for i below `len(items)`."""
+
+    name: str
+    items: Any
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+
+@dataclass(frozen=True)
+class Flow:
+    """An iterable of examples, or of batches (images (B, C, H, W), labels (B,)), in its own order."""
+
+    name: str
+    items: Iterable[Any]
+
+    def examples(self, source: Iterable[Any], form: Form) -> Iterator[tuple[Tensor, int]]:
+        """(image, label) one by one, whether the source yields examples or batches."""
+        for number, item in enumerate(source):
+            where = f"{self.name}, item {number}"
+            images = item[0] if isinstance(item, tuple | list) and len(item) == 2 else None
+            if isinstance(images, Tensor) and images.ndim == 4:
+                yield from ((example_of(pair, form, where)) for pair in zip(*item, strict=True))
+            else:
+                yield example_of(item, form, where)
+
+
+Given = Dataset | Indexed | Flow
+
+
+@dataclass(frozen=True)
+class Loader:
+    """What a torch DataLoader says beside its data set."""
+
+    batch: int | None = None
+    workers: int | None = None
+    sampler: torch_data.Sampler[int] | None = None
+
+
+def opened(given: Any, form: Form, what: str, *, in_memory: bool | None = None) -> tuple[Given, Loader]:
+    """What was given as one of ours, and the settings of the loader that it came in.
+
+    `in_memory` None: tensors and our own data sets are held, other data sets read item by item, for what they return
+    may be drawn at random; True reads any of them once; False streams what would be held.
+    DataError (a ValueError) for images or labels that the model does not take.
+    """
+    loader = Loader()
+    if isinstance(given, torch_data.DataLoader):
+        given, loader = given.dataset, _loader(given, what)
+    found = _recognised(given, form, what)
+    if isinstance(found, Indexed):
+        if not len(found):
+            raise DataError(f"{what}: {found.name} is empty")
+        with seeded(0):  # what the model does not take is found before work
+            example_of(found.items[0], form, f"{what}: {found.name}, item 0")
+    if in_memory and not isinstance(found, Dataset):
+        return held(found, form), loader
+    if in_memory is False and isinstance(found, Dataset):
+        return Indexed(found.name, torch_data.TensorDataset(found.images, found.labels)), loader
+    return found, loader
+
+
+def _recognised(given: Any, form: Form, what: str) -> Given:
+    name = str(getattr(given, "name", "") or type(given).__name__)
+    if isinstance(given, Dataset):
+        return checked(given, form)
+    if isinstance(given, torch_data.TensorDataset) and len(given.tensors) == 2:
+        return _from_tensors(*given.tensors, form, what)
+    if isinstance(given, tuple | list) and len(given) == 2 and all(isinstance(t, Tensor | np.ndarray) for t in given):
+        return _from_tensors(torch.as_tensor(given[0]), torch.as_tensor(given[1]), form, what)
+    if isinstance(given, torch_data.IterableDataset):
+        return Flow(name, given)
+    if hasattr(given, "__getitem__") and hasattr(given, "__len__") and not isinstance(given, str | dict):
+        return Indexed(name, given)
+    if isinstance(given, Iterator):
+        raise DataError(f"{what}: a {name} can be read once only; give what makes it: a list, a Dataset or an iterable")
+    if isinstance(given, Iterable) and not isinstance(given, str | dict):
+        return Flow(name, given)
+    raise DataError(
+        f"{what}: cannot read images from a {name}; give a torch Dataset or DataLoader, a pair of tensors (images, "
+        "labels), a rheostat.data.Dataset, or an iterable of (image, label)"
+    )
+
+
+def _from_tensors(images: Tensor, labels: Tensor, form: Form, what: str) -> Dataset:
+    if images.ndim == 3 and form.image[0] == 1:
+        images = images[:, None]
+    elif tuple(images.shape[1:]) != form.image and tuple(images.shape[1:]) == (*form.image[1:], form.image[0]):
+        images = images.permute(0, 3, 1, 2).contiguous()
+    if images.ndim != 4 or labels.ndim != 1:
+        raise DataError(
+            f"{what}: tensors {tuple(images.shape)} and {tuple(labels.shape)}, expected images (N, C, H, W) and "
+            "labels (N,)"
+        )
+    if labels.is_floating_point():
+        raise DataError(f"{what}: labels are {labels.dtype}, expected whole numbers")
+    check_labels(labels, form, what)
+    return checked(Dataset(what, as_uint8(images, what), labels.long(), form.classes), form)
+
+
+def checked(dataset: Dataset, form: Form) -> Dataset:
+    """The data set; DataError unless its images and classes are those of the model."""
+    if dataset.image != form.image or len(dataset.classes) != len(form.classes):
+        shape, own = (" × ".join(map(str, image)) for image in (dataset.image, form.image))
+        raise DataError(
+            f"{dataset.name} has images of {shape} and {len(dataset.classes)} classes, the model takes {own} and has "
+            f"{len(form.classes)}"
+        )
+    return dataset
+
+
+def _loader(loader: torch_data.DataLoader[Any], what: str) -> Loader:
+    """The settings of a loader; DataError for those that a run cannot follow."""
+    if loader.collate_fn is not default_collate:
+        raise DataError(f"{what}: the loader's collate_fn is its own; put what it does into the data set's transform")
+    if isinstance(loader.dataset, torch_data.IterableDataset):
+        return Loader(loader.batch_size, loader.num_workers)
+    if loader.batch_size is None or type(loader.batch_sampler) is not torch_data.BatchSampler:
+        raise DataError(f"{what}: the loader's batch_sampler is its own; give batch_size and a sampler")
+    sampler: Any = loader.sampler
+    if type(sampler) is torch_data.RandomSampler and not sampler.replacement:
+        dataset: Any = loader.dataset
+        sampler = None if sampler.num_samples == len(dataset) else sampler  # shuffled whole: the run's own order
+    return Loader(loader.batch_size, loader.num_workers, sampler)
+
+
+def held(given: Given, form: Form, *, most: int | None = None, seed: int = 0) -> Dataset:
+    """All images in memory, or at most `most`: drawn by `seed` from what has numbers, the first of an iterable."""
+    if isinstance(given, Dataset):
+        return given
+    with seeded(seed_of(seed, "held")):  # for transforms that draw at random
+        if isinstance(given, Indexed):
+            rows = torch.arange(len(given))
+            if most is not None and len(given) > most:
+                rows = torch.randperm(len(given), generator=stream(seed, "held"))[:most].sort().values
+            pairs = [example_of(given.items[i], form, f"{given.name}, item {i}") for i in rows.tolist()]
+        else:
+            pairs = list(itertools.islice(given.examples(given.items, form), most))
+    if not pairs:
+        raise DataError(f"{given.name} is empty")
+    images = torch.stack([image for image, _ in pairs])
+    return Dataset(given.name, images, torch.tensor([label for _, label in pairs]), form.classes)
+
+
+def class_names(given: Any) -> tuple[str, ...] | None:
+    """The names of the classes where a data set says them: ours, torchvision's, Hugging Face's."""
+    given = given.dataset if isinstance(given, torch_data.DataLoader) else given
+    found = getattr(given, "classes", None)
+    features = getattr(given, "features", None)
+    if found is None and isinstance(features, dict):
+        named = [f.names for f in features.values() if hasattr(f, "names")]
+        found = named[0] if len(named) == 1 else None
+    return tuple(map(str, found)) if isinstance(found, tuple | list) else None

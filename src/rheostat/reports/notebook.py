@@ -1,0 +1,26 @@
+"""A figure for a notebook, from the rows of an evaluation."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from rheostat.reports.page import as_bytes, trade_off
+from rheostat.results.row import Row
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+def plot(rows: Sequence[Row], *, title: str = "") -> Figure:
+    """Clean against robust accuracy, a mark per point with its 95 % interval, joined along the dial.
+
+    A Matplotlib figure, which a notebook shows by itself; `figure.savefig("curve.png")` writes it. ValueError where
+    there is no row.
+    """
+    if not rows:
+        raise ValueError("there is no row to plot")
+    figure = trade_off(list(rows), title=title)
+    # Without pyplot nothing else tells a notebook how to show a figure.
+    figure.__dict__["_repr_png_"] = lambda: as_bytes(figure, "png")
+    return figure

@@ -1,0 +1,121 @@
+"""The optimiser and the scheduler of a run: the settings' own, or any of torch's, and how a continued run has them."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from fnmatch import fnmatchcase
+from typing import Any
+
+from torch import nn
+from torch.optim import LBFGS, Optimizer
+from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
+
+from rheostat.models.tunable import Tunable
+from rheostat.runtime.choices import nearest
+from rheostat.training.schedules import scheduler as own_scheduler
+from rheostat.training.settings import Settings
+from rheostat.training.step import parameter_groups, sgd
+
+OptimiserGiven = Optimizer | Callable[[list[dict[str, Any]]], Optimizer]
+"""An optimiser, or what makes one from parameter groups: `lambda groups: torch.optim.AdamW(groups, lr=1e-3)`."""
+Scheduler = LRScheduler | ReduceLROnPlateau
+SchedulerGiven = Scheduler | Callable[[Optimizer, int], Scheduler]
+"""A scheduler, or what makes one from the optimiser and the number of steps of the run."""
+
+
+def made_optimiser(given: OptimiserGiven | None, model: Tunable, settings: Settings) -> Optimizer:
+    """The run's optimiser over the parameters that are trained; gradients are allocated.
+
+    ValueError where one was made for other parameters than the model's, or a factory made something else.
+    """
+    if given is None:
+        return sgd(model, settings)
+    groups = parameter_groups(model)
+    found = given(groups) if not isinstance(given, Optimizer) and callable(given) else given
+    if not isinstance(found, Optimizer):
+        raise ValueError(
+            f"optimiser is a torch optimiser or a function of parameter groups that makes one, given {found!r}"
+        )
+    if isinstance(found, LBFGS):
+        raise ValueError("LBFGS evaluates its own loss several times a step; use an optimiser that takes gradients")
+    names = {id(p) for p in model.parameters()}
+    held = [p for group in found.param_groups for p in group["params"]]
+    if any(id(p) not in names for p in held) or not held:
+        raise ValueError(
+            "the optimiser holds parameters that are not the model's; make it from the model that is trained, or give "
+            "a function: optimiser=lambda groups: torch.optim.AdamW(groups, lr=1e-3)"
+        )
+    return found
+
+
+def made_scheduler(
+    given: SchedulerGiven | None,
+    optimiser: Optimizer,
+    settings: Settings,
+    *,
+    total: int,
+    per_epoch: int,
+    done: int,
+    epochs: Sequence[Mapping[str, Any]],
+) -> Scheduler:
+    """The run's scheduler with `done` steps of `total` behind it; a foreign one is brought there by stepping it.
+
+    A torch scheduler is stepped after every step of training; `ReduceLROnPlateau` after every scored epoch, by the
+    validation score (mode "max") or the training loss (mode "min").
+    """
+    if given is None:
+        return own_scheduler(optimiser, settings, total, per_epoch=per_epoch, done=done)
+    found = given(optimiser, total) if not isinstance(given, LRScheduler) and callable(given) else given
+    if not isinstance(found, LRScheduler):
+        raise ValueError(
+            f"scheduler is a torch scheduler or a function (optimiser, steps) that makes one, given {found!r}"
+        )
+    if found.optimizer is not optimiser:
+        raise ValueError("the scheduler is of another optimiser than the run's; give both, or a function")
+    if isinstance(found, ReduceLROnPlateau):
+        for line in epochs:
+            after_epoch(found, line)
+        return found
+    with warnings.catch_warnings():
+        warnings.simplefilter(
+            "ignore"
+        )  # torch expects a step of the optimiser before each: it was made in another process
+        for _ in range(done):
+            found.step()
+    return found
+
+
+def after_step(scheduler: Scheduler) -> None:
+    """Tell the scheduler of a step."""
+    if not isinstance(scheduler, ReduceLROnPlateau):
+        scheduler.step()
+
+
+def after_epoch(scheduler: Scheduler, line: Mapping[str, Any]) -> None:
+    """Tell the scheduler of an epoch."""
+    if isinstance(scheduler, ReduceLROnPlateau) and line["score"] >= 0:
+        scheduler.step(line["score"] if scheduler.mode == "max" else line["loss"])
+
+
+def frozen(model: nn.Module, patterns: Iterable[str]) -> list[nn.Parameter]:
+    """The parameters that names or patterns (`net.blocks.0.*`) mean; a prefix means all below it.
+
+    ValueError for a pattern that matches nothing, or where all would be frozen.
+    """
+    names = dict(model.named_parameters())
+    found: dict[str, nn.Parameter] = {}
+    for pattern in patterns:
+        hits = {n: p for n, p in names.items() if fnmatchcase(n, pattern) or n.startswith(f"{pattern}.")}
+        if not hits:
+            modules = [n for n, _ in model.named_modules() if n]
+            raise ValueError(f"freeze: {pattern!r} matches no parameter; {_nearest_few(pattern, [*modules, *names])}")
+        found |= hits
+    if found and len(found) == len(names):
+        raise ValueError("freeze: nothing is left to train")
+    return list(found.values())
+
+
+def _nearest_few(given: str, names: list[str]) -> str:
+    hint, _, _ = nearest(given, names).partition("allowed:")
+    return f"{hint}there are {len(names)} names, {', '.join(names[:5])} …"

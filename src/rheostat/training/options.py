@@ -1,0 +1,174 @@
+"""What a run takes beside plain values: objects and functions of the caller's."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import Sampler
+
+from rheostat.attacks import ATTACKS, Attack
+from rheostat.data import Dataset
+from rheostat.data.given import Given
+from rheostat.runtime.choices import nearest
+from rheostat.runtime.quantities import number
+from rheostat.training.attacks import Function
+from rheostat.training.callbacks import check_callbacks
+from rheostat.training.optimisers import OptimiserGiven, SchedulerGiven
+from rheostat.training.settings import Settings, TrainSection, validated
+from rheostat.training.step import RowLoss
+
+SECTIONS = ("device", "select", "policy", "data", "attack", "train")
+
+
+@dataclass(frozen=True)
+class FitOptions:
+    """Options of `fit` that are objects or functions; all others are those of a recipe's sections.
+
+    `optimiser`, `scheduler`: torch's, or functions that make them (see `training.optimisers`). `loss`: logits (n, K),
+    labels (n,) → (n,), in place of cross-entropy. `attack`: an `Attack`, or a function (objective, images, generator) →
+    images. `callbacks`: see `training.callbacks`. `accumulate`: parts that each batch is cut into, one after the
+    other, before one update. `init`: a model file, run, packaged name or state dict to start from. `freeze`: names or
+    patterns of parameters that are not trained (running statistics go on). `sampler`: a torch sampler of the training
+    images. `class_weights`: (K,) factors of the loss by label, or "balanced" (N / (K · images of the class)).
+    `classes`: names of the classes. `columns`: the names of image and label where items are dicts. `workers`:
+    processes that read images which are not held in memory. `in_memory`: True reads a data set once and holds it,
+    False streams what would be held; None decides by its kind. `steps_per_epoch`: needed for an iterable.
+    """
+
+    optimiser: OptimiserGiven | None = None
+    scheduler: SchedulerGiven | None = None
+    loss: RowLoss | None = None
+    attack: Attack | Function | None = None
+    callbacks: Sequence[object] = ()
+    accumulate: int = 1
+    init: str | Path | Mapping[str, Tensor] | None = None
+    freeze: Sequence[str] = ()
+    sampler: Sampler[int] | None = None
+    class_weights: Tensor | Sequence[float] | str | None = None
+    classes: Sequence[str] | None = None
+    columns: tuple[str, str] | None = None
+    workers: int | None = None
+    in_memory: bool | None = None
+    steps_per_epoch: int | None = None
+
+    def __post_init__(self) -> None:
+        check_callbacks(self.callbacks)
+        for name, value in (("accumulate", self.accumulate), ("steps_per_epoch", self.steps_per_epoch)):
+            if value is not None and value < 1:
+                raise ValueError(f"{name} is at least 1, given {value}")
+        if isinstance(self.freeze, str):
+            raise ValueError(f"freeze is a sequence of names; write freeze=[{self.freeze!r}]")
+        for name in ("loss", "attack"):
+            value = getattr(self, name)
+            if value is not None and not isinstance(value, Attack) and not callable(value):
+                raise ValueError(f"{name} is a function, given {value!r}")
+
+    def described(self) -> dict[str, str]:
+        """What of these changes the weights, as text: a checkpoint is continued by the same alone."""
+        quiet = {"callbacks", "workers", "in_memory", "classes", "columns"}
+        return {
+            f.name: _text(getattr(self, f.name))
+            for f in fields(self)
+            if f.name not in quiet and getattr(self, f.name) != f.default
+        }
+
+
+def _text(value: Any) -> str:
+    """An option's value as text that is the same in another process."""
+    if isinstance(value, torch.optim.Optimizer | torch.optim.lr_scheduler.LRScheduler):
+        return f"{type(value).__name__} {sorted(getattr(value, 'defaults', {}).items())}"
+    if isinstance(value, Tensor):
+        return str(value.tolist())
+    if isinstance(value, Mapping):
+        return f"{len(value)} tensors"
+    if isinstance(value, str | int | Path | Attack | list | tuple):
+        return repr(value)
+    return f"{getattr(value, '__module__', '')}.{getattr(value, '__qualname__', type(value).__qualname__)}"
+
+
+def sorted_out(base: Mapping[str, Any], given: Mapping[str, Any]) -> tuple[Settings, FitOptions]:
+    """Keyword arguments of `fit`, over settings to start from, as plain settings and as options.
+
+    ValueError names the nearest for an unknown one.
+    A key is a field of `FitOptions`, of the section `train` (epochs, batch, lr, ...), `eps`, `norm`, `augment`,
+    `padding`, `calibrate_dial`, or a section as a dict: `select={"images": 500}`, `attack={"steps": 10}`.
+    """
+    own = {f.name for f in fields(FitOptions)}
+    values: dict[str, Any] = {"attack": {}, "train": {}, "data": {}, **copy.deepcopy(dict(base))}
+    options: dict[str, Any] = {}
+    where = dict.fromkeys(TrainSection.model_fields, "train")
+    where |= {"eps": "attack", "norm": "attack", "augment": "data", "padding": "data"}
+    for key, value in given.items():
+        if key == "device" and isinstance(value, str | torch.device):
+            values.setdefault("device", {})["name"] = str(value)
+        elif key in SECTIONS and isinstance(value, Mapping):
+            values.setdefault(key, {}).update(value)
+        elif key in own:
+            options[key] = value
+        elif key in where:
+            values[where[key]][key] = value
+        elif key == "calibrate_dial":
+            values[key] = value
+        else:
+            raise ValueError(f"fit has no option {key!r}; {nearest(key, [*own, *where, *SECTIONS, 'calibrate_dial'])}")
+    attack = options.get("attack")
+    if isinstance(attack, Attack):
+        for key, value in (("eps", attack.eps), ("norm", attack.norm)):
+            if number(values["attack"].setdefault(key, value)) != value:
+                raise ValueError(f"{key} is {values['attack'][key]!r}, but the attack given has {value!r}; give one")
+        used = {k: getattr(attack, k) for k in ATTACKS.get(attack.kind).uses}
+        values["attack"] |= {"kind": attack.kind, **used}
+    elif "eps" not in values["attack"]:
+        raise ValueError('fit needs a radius: eps="8/255" (in units of [0, 1]), or an Attack')
+    chosen, found = validated(Settings, values), FitOptions(**options)
+    check_together(chosen, found)
+    return chosen, found
+
+
+def check_together(settings: Settings, options: FitOptions) -> None:
+    """ValueError for settings and options that exclude one another."""
+    train = settings.train
+    if train.batch % options.accumulate or train.batch // options.accumulate < 2:
+        raise ValueError(
+            f"accumulate is {options.accumulate}: batch {train.batch} is not so many parts of 2 rows or more"
+        )
+    if options.accumulate > 1 and train.awp:
+        raise ValueError("awp takes one gradient a step; leave accumulate at 1")
+    if options.loss is not None and (train.label_smoothing or train.attacked_smoothing):
+        raise ValueError("label smoothing belongs to cross-entropy; smooth in your own loss")
+    own = options.attack is not None and not isinstance(options.attack, Attack)
+    if own and settings.attack.warmup:
+        raise ValueError("attack.warmup changes an Attack's eps; a function as the attack warms up by itself")
+    if options.optimiser is not None:
+        changed = [k for k in ("lr", "momentum", "weight_decay") if k in train.model_fields_set]
+        if changed:
+            raise ValueError(f"{changed[0]} belongs to the default optimiser; set it in yours")
+    if options.scheduler is not None:
+        given = [k for k in ("schedule", "warmup", "milestones", "gamma") if k in train.model_fields_set]
+        if given:
+            raise ValueError(f"{given[0]} belongs to the default scheduler; leave it out")
+
+
+def weights_of_classes(given: Tensor | Sequence[float] | str | None, classes: int, images: Given) -> Tensor | None:
+    """(K,) factors of the loss by label; ValueError where they are not one finite number >= 0 a class."""
+    if given is None:
+        return None
+    if isinstance(given, str):
+        if given != "balanced":
+            raise ValueError(f'class_weights is "balanced" or one number a class, given {given!r}')
+        if not isinstance(images, Dataset):
+            raise ValueError('class_weights="balanced" counts labels in memory; give one number a class')
+        counts = torch.bincount(images.labels.cpu(), minlength=classes).double()
+        if not bool((counts > 0).all()):
+            raise ValueError(f"class {int(counts.argmin())} has no training image; give class_weights as numbers")
+        return (len(images) / (classes * counts)).float()
+    found = torch.as_tensor(given, dtype=torch.float32)
+    if found.shape != (classes,) or not bool((found.isfinite() & (found >= 0)).all()):
+        raise ValueError(f"class_weights are {classes} finite numbers, 0 or more, given {given!r}")
+    return found

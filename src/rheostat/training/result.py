@@ -1,0 +1,89 @@
+"""A finished run: its model, what was recorded of it, and its evaluation on images that it has not seen."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rheostat.data import Splits, subset
+from rheostat.data.conversion import Form
+from rheostat.data.given import held, opened
+from rheostat.evaluation.arguments import Attacks, Points, as_attacks
+from rheostat.evaluation.evaluator import evaluate
+from rheostat.evaluation.options import EvaluationOptions
+from rheostat.evaluation.target import Target
+from rheostat.evaluation.tiers import attacks_of
+from rheostat.models.artifact import About
+from rheostat.models.tunable import Tunable
+from rheostat.results.row import Row
+from rheostat.training.callbacks import call
+from rheostat.training.checkpoint import Progress
+from rheostat.training.recipe import Recipe
+from rheostat.training.settings import Settings
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A finished run: the selected model in eval, its settings and folder, and what was recorded per epoch."""
+
+    model: Tunable
+    settings: Settings
+    progress: Progress
+    folder: Path
+    about: About
+    form: Form
+    callbacks: Sequence[object] = ()
+
+    def __repr__(self) -> str:
+        flags = f", flags: {', '.join(self.flags)}" if self.flags else ""
+        ended = f", stopped: {self.progress.stopped}" if self.progress.stopped else ""
+        best = f", score {self.progress.best_score:.3f} in epoch {self.progress.best_epoch}"
+        return f"{type(self).__name__}({self.folder}: {len(self.history)} epochs{best}{flags}{ended})"
+
+    @property
+    def history(self) -> list[dict[str, Any]]:
+        """One dict an epoch: loss, accuracies in training and on the validation images, score, flags."""
+        return self.progress.epochs
+
+    @property
+    def flags(self) -> list[str]:
+        """The flags that were raised (`rheostat.results.flags` says what each means)."""
+        return self.progress.flags
+
+    def evaluate(
+        self,
+        test_set: Any,
+        points: Points = None,
+        attacks: Attacks | None = None,
+        *,
+        examples: int | None = None,
+        options: EvaluationOptions | None = None,
+    ) -> list[Row]:
+        """Rows of the model at points under attacks, as `rheostat.evaluate` makes them.
+
+        `test_set` is anything that `fit` takes, all of it or a stratified subset of `examples` images. By default:
+        every position of the dials, the attacks of the tier "quick" at the radius of the training.
+        """
+        given, _ = opened(test_set, self.form, "test_set", in_memory=True)
+        dataset = subset(held(given, self.form), examples)
+        options = options or EvaluationOptions()
+        target = Target(self.model, options.name or self.settings.name, about=self.about)
+        wanted = attacks if attacks is not None else attacks_of(options.tier, len(dataset.classes))
+        rows = evaluate(target, points, as_attacks(target, wanted, options), dataset, options=options)
+        call(self.callbacks, "on_evaluate", self, rows)
+        return rows
+
+
+@dataclass(frozen=True, repr=False)
+class Trained(Fitted):
+    """A finished run of a recipe, with the splits of its data set."""
+
+    splits: Splits | None = None
+
+    @property
+    def recipe(self) -> Recipe:
+        """The recipe."""
+        assert isinstance(self.settings, Recipe)
+        return self.settings

@@ -1,0 +1,132 @@
+"""What a run starts from: a network of the user's own, weights of another model; and where its images were."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from rheostat import data
+from rheostat.evaluation.lookup import WHERE
+from rheostat.evaluation.target import from_factory
+from rheostat.models import adopt, artifact
+from rheostat.models.tunable import Tunable
+from rheostat.runtime.files import write_text
+from rheostat.runtime.seeding import preserved, seed_global, seed_of
+from rheostat.training.recipe import Recipe
+
+NetGiven = Callable[[], nn.Module]
+SETS = (".clean.", ".adversarial.")
+"""The norm sets of a bank: where a model that starts from one without a bank takes the one set there is."""
+
+
+def network_named(text: str) -> NetGiven:
+    """The function that `package.module:function` means; it is called when the run starts."""
+    if ":" not in text:
+        raise ValueError(f"--net is package.module:function, given {text!r}")
+    return NamedNet(text)
+
+
+@dataclass(frozen=True)
+class NamedNet:
+    """A function by its name on Python's search path."""
+
+    text: str
+
+    def __call__(self) -> nn.Module:
+        return from_factory(self.text)
+
+
+def name_of(net: NetGiven) -> str:
+    """A factory as package.module:function."""
+    if isinstance(net, NamedNet):
+        return net.text
+    return f"{getattr(net, '__module__', '')}:{getattr(net, '__qualname__', type(net).__qualname__)}"
+
+
+def own_network(recipe: Recipe, train_set: data.Dataset, net: NetGiven) -> Tunable:
+    """The model of a recipe on a network of the user's own; weights that it draws are of the recipe's seed.
+
+    ValueError where it has another number of classes than the data set, or takes other images.
+    """
+    cpu = torch.device("cpu")
+    with preserved(cpu):
+        seed_global(seed_of(recipe.train.seed, "weights"), cpu)
+        made = net()
+        if not isinstance(made, nn.Module):
+            raise ValueError(f"{name_of(net)} returned a {type(made).__name__}, expected a torch.nn.Module")
+        mean, std = train_set.statistics()
+        model = (
+            made
+            if isinstance(made, Tunable)
+            else adopt(made, recipe.stack(), image=train_set.image, mean=mean, std=std)
+        )
+    if model.net.classes != len(train_set.classes) or tuple(model.net.image) != train_set.image:
+        raise ValueError(
+            f"{name_of(net)} takes images of {_shape(model.net.image)} and has {model.net.classes} classes; "
+            f"{train_set.name} has {_shape(train_set.image)} and {len(train_set.classes)}"
+        )
+    return model
+
+
+def _shape(image: tuple[int, ...]) -> str:
+    return " × ".join(map(str, image))
+
+
+def start_from(model: Tunable, given: str | Path | Mapping[str, Tensor]) -> None:
+    """Give a model the weights of a file, run, packaged model or state dict; what is new in it stays as it is.
+
+    Names are those of `model.state_dict()`, or of its network (without `net.`). A bank of norms takes a single set
+    into both of its own. A tensor of another shape (a head for other classes) is left as it was made, with a warning
+    that names it. ValueError where nothing fits.
+    """
+    if isinstance(given, Mapping):
+        source, what = dict(given), "the state dict"
+    else:
+        source, what = dict(artifact.load_with(given)[0].state_dict()), str(given)
+    if not any(name.startswith("net.") for name in source):
+        source = {f"net.{name}": tensor for name, tensor in source.items()}
+    state, taken, shapes = model.state_dict(), {}, []
+    for name, tensor in state.items():
+        found = _of(source, name)
+        if found is None:
+            continue
+        if found.shape == tensor.shape:
+            taken[name] = found.to(tensor)
+        else:
+            shapes.append(f"{name} {tuple(found.shape)} instead of {tuple(tensor.shape)}")
+    weights = {name for name, _ in model.named_parameters()}
+    if not weights & taken.keys():
+        raise ValueError(
+            f"init: no weight of {what} fits this model, whose weights are {', '.join(sorted(weights)[:3])} …"
+        )
+    model.load_state_dict(state | taken)
+    if shapes:
+        more = f" and {len(shapes) - 3} more" if len(shapes) > 3 else ""
+        warnings.warn(
+            f"init: left as they were, for {what} has other shapes: {', '.join(shapes[:3])}{more}", stacklevel=4
+        )
+
+
+def _of(source: Mapping[str, Tensor], name: str) -> Tensor | None:
+    """A tensor by its name in the model: as it is called there, or from the one norm set of a model without a bank."""
+    for one in ("", *SETS):
+        found = source.get(name.replace(one, ".") if one else name)
+        if found is not None:
+            return found
+    return None
+
+
+def remember(run: Path, name: str, folder: str | Path | None) -> None:
+    """Note in a run's folder where its images are, so that it is evaluated without being told again."""
+    if name.startswith("folder:"):
+        name = f"folder:{Path(name.removeprefix('folder:')).resolve()}"
+    text = json.dumps({"name": name, "folder": str(data.data_dir(folder).resolve())}, indent=1)
+    path = run / WHERE
+    if not path.is_file() or path.read_text() != text:
+        write_text(path, text)

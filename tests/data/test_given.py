@@ -1,0 +1,197 @@
+"""Images as users have them: every form becomes uint8 (C, H, W) and a label, or an error that says what to do."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils import data as torch_data
+
+from rheostat.data import DataError, Dataset
+from rheostat.data.conversion import Form, as_uint8, example_of, image_of, label_of
+from rheostat.data.given import Flow, Indexed, class_names, held, opened
+from rheostat.data.streaming import read_flow, read_indexed
+from rheostat.runtime.seeding import seeded
+
+COLOUR = Form((3, 4, 6), ("cat", "dog"))
+GREY = Form((1, 4, 6), ("cat", "dog"))
+PIXELS = torch.arange(72, dtype=torch.uint8).reshape(3, 4, 6)
+
+
+def test_floats_of_image_files_come_back_to_the_bit() -> None:
+    every = torch.arange(256, dtype=torch.uint8)
+    for floats in (every.float() / 255, every.double() / 255, every.half() / 255):
+        assert torch.equal(as_uint8(floats, "x"), every)
+    assert torch.equal(as_uint8(every.long(), "x"), every)
+
+
+@pytest.mark.parametrize(
+    ("pixels", "message"),
+    [
+        (torch.tensor([0.0, 200.0]), "divide them by 255"),
+        (torch.tensor([-1.0, 1.0]), "leave normalisation out"),
+        (torch.tensor([0.0, float("nan")]), "expected floats in"),
+        (torch.tensor([0, 300]), "from 0 to 300, expected uint8"),
+        (torch.tensor([True]), "pixels of torch.bool"),
+    ],
+)
+def test_pixels_outside_say_what_to_do(pixels: Tensor, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        as_uint8(pixels, "x")
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        PIXELS,
+        PIXELS.float() / 255,
+        PIXELS.permute(1, 2, 0).numpy(),
+        PIXELS.tolist(),
+        Image.fromarray(PIXELS.permute(1, 2, 0).numpy()),
+        Image.fromarray(PIXELS.permute(1, 2, 0).numpy()).convert("RGBA"),
+    ],
+)
+def test_an_image_in_any_form(value: Any) -> None:
+    found = image_of(value, COLOUR, "x")
+    assert found.dtype == torch.uint8
+    assert torch.equal(found, PIXELS)
+
+
+def test_grey_images_need_no_channel() -> None:
+    assert torch.equal(image_of(PIXELS[0], GREY, "x"), PIXELS[:1])
+    assert image_of(Image.fromarray(PIXELS[0].numpy()), GREY, "x").shape == (1, 4, 6)
+    assert image_of(Image.fromarray(PIXELS[0].numpy()), COLOUR, "x").shape == (3, 4, 6)
+
+
+@pytest.mark.parametrize("label", [1, 1.0, torch.tensor(1), torch.tensor([1]), np.int64(1), np.array(1)])
+def test_a_label_in_any_form(label: Any) -> None:
+    assert label_of(label, GREY, "x") == 1
+
+
+@pytest.mark.parametrize("label", [2, -1, 0.5, "cat", True, None, torch.eye(2)[0], np.zeros(2)])
+def test_a_label_that_is_none(label: Any) -> None:
+    with pytest.raises(DataError, match=r"x: (labels from|the label|a label)"):
+        label_of(label, GREY, "x")
+
+
+def test_columns_of_dicts_are_found_or_named() -> None:
+    item = {"img": PIXELS, "fine_label": 1, "coarse_label": 0}
+    assert example_of(item, COLOUR, "x")[1] == 1
+    assert example_of(item, Form((3, 4, 6), ("a", "b"), ("img", "coarse_label")), "x")[1] == 0
+    with pytest.raises(DataError, match=r'2 may be meant; name them: columns=\("image", "label"\)'):
+        example_of({**item, "label": 0}, COLOUR, "x")
+    with pytest.raises(DataError, match="no column 'image'; there are img, fine_label, coarse_label"):
+        example_of(item, Form((3, 4, 6), ("a", "b"), ("image", "label")), "x")
+
+
+def items(count: int = 8) -> list[tuple[Tensor, int]]:
+    return [(PIXELS, i % 2) for i in range(count)]
+
+
+def test_what_a_loader_says_is_followed() -> None:
+    weighted = torch_data.WeightedRandomSampler([1.0] * 8, 8)
+    for loader, expected in (
+        (torch_data.DataLoader(items(), 4, shuffle=True), None),
+        (torch_data.DataLoader(items(), 4), torch_data.SequentialSampler),
+        (torch_data.DataLoader(items(), 4, sampler=weighted), torch_data.WeightedRandomSampler),
+    ):
+        found, said = opened(loader, COLOUR, "x")
+        assert isinstance(found, Indexed)
+        assert said.batch == 4
+        assert said.sampler is None if expected is None else isinstance(said.sampler, expected)
+    batches = torch_data.BatchSampler(torch_data.SequentialSampler(range(8)), 4, False)
+    own = type("Own", (torch_data.BatchSampler,), {})(batches.sampler, 4, False)
+    with pytest.raises(DataError, match="batch_sampler is its own"):
+        opened(torch_data.DataLoader(items(), batch_sampler=own), COLOUR, "x")
+
+
+def test_what_is_held_and_what_is_read() -> None:
+    tensors = (torch.stack([PIXELS] * 4), torch.tensor([0, 1, 0, 1]))
+    assert isinstance(opened(tensors, COLOUR, "x")[0], Dataset)
+    assert isinstance(opened(tensors, COLOUR, "x", in_memory=False)[0], Indexed)
+    assert isinstance(opened(items(), COLOUR, "x")[0], Indexed)
+    assert isinstance(opened(items(), COLOUR, "x", in_memory=True)[0], Dataset)
+    few = held(Indexed("x", items(50)), COLOUR, most=10)
+    assert len(few) == 10
+    assert torch.equal(few.labels, held(Indexed("x", items(50)), COLOUR, most=10).labels)
+
+
+def test_names_of_classes() -> None:
+    assert class_names(items()) is None
+    assert class_names(Dataset("x", PIXELS[None], torch.tensor([0]), ("a", "b"))) == ("a", "b")
+    named = type("Named", (), {"classes": ["a", "b"]})()
+    assert class_names(named) == ("a", "b")
+
+
+class Noise(torch_data.Dataset[tuple[Tensor, int]]):
+    """Images drawn by torch's, NumPy's and Python's generators; the label 7 at index 5."""
+
+    def __len__(self) -> int:
+        return 8
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        drawn = int(torch.randint(0, 90, ())) + np.random.randint(80) + random.randint(0, 80)  # noqa: NPY002
+        return PIXELS * 0 + drawn, 7 if index == 5 else 0
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_an_item_is_drawn_by_its_place_in_the_run(workers: int) -> None:
+    def read(first: int) -> list[int]:
+        draws = [[(number, number % 4)] for number in range(first, 6)]
+        found = read_indexed(Indexed("x", Noise()), draws, COLOUR, seed=3, workers=workers, pin=False)
+        return [int(images[0, 0, 0, 0]) for images, _ in found]
+
+    states = random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state()  # noqa: NPY002
+    whole = read(0)
+    assert whole[4:] == read(4)
+    assert len(set(whole)) > 3
+    assert random.getstate() == states[0]
+    assert np.random.get_state()[1].tolist() == states[1]  # noqa: NPY002
+    assert torch.equal(torch.get_rng_state(), states[2])
+    draws = [[(0, 5)]]
+    with pytest.raises(DataError, match=r"^x, item 5: labels from 7 to 7, the model has 2 classes, 0 to 1$"):
+        list(read_indexed(Indexed("x", Noise()), draws, COLOUR, seed=3, workers=workers, pin=False))
+
+
+class Counted:
+    """An iterable that is told the epoch."""
+
+    def __init__(self) -> None:
+        self.epochs: list[int] = []
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epochs.append(epoch)
+
+    def __iter__(self) -> Any:
+        for _ in range(3):
+            yield PIXELS * 0 + int(torch.randint(0, 250, ())), 1
+
+
+def test_an_iterable_is_told_the_epoch_and_draws_by_it() -> None:
+    source = Counted()
+
+    def read(epoch: int) -> list[int]:
+        return [int(x[0, 0, 0]) for x, _ in read_flow(Flow("x", source), COLOUR, seed=0, epoch=epoch, workers=0)]
+
+    assert read(0) == read(0)
+    assert read(0) != read(1)
+    assert source.epochs == [0, 0, 0, 1]
+    with pytest.raises(DataError, match="workers need a torch IterableDataset"):
+        read_flow(Flow("x", source), COLOUR, seed=0, epoch=0, workers=1)
+
+
+def test_seeded_restores_all_three_generators() -> None:
+    def drawn() -> tuple[float, float, float]:
+        return random.random(), float(np.random.rand()), float(torch.rand(()))  # noqa: NPY002
+
+    with seeded(1):
+        first = drawn()
+    outside = drawn()
+    with seeded(1):
+        assert drawn() == first
+    assert drawn() != outside

@@ -1,0 +1,311 @@
+"""Every option of `fit` does what it says, and every mistake is one line that says what to do."""
+
+from __future__ import annotations
+
+import inspect
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.optim import lr_scheduler
+from torch.utils import data as torch_data
+
+import rheostat
+from rheostat import data, nets
+from rheostat.attacks import Objective
+from rheostat.data import Dataset
+from rheostat.methods import compose
+from rheostat.models.artifact import load_with
+from rheostat.models.tunable import Tunable
+from rheostat.runtime.files import read_tensors
+
+SMALL: dict[str, Any] = {
+    "eps": 0.2,
+    "epochs": 2,
+    "batch": 64,
+    "attack": {"steps": 1},
+    "select": {"images": 20, "steps": 1},
+    "calibrate_dial": False,
+}
+
+
+def model(paper: str = "dual", seed: int = 0, classes: int = 10) -> Tunable:
+    torch.manual_seed(seed)
+    return Tunable(nets.resnet(depth=8, base_width=4, image=(1, 8, 8), classes=classes), compose(paper))
+
+
+@pytest.fixture(scope="module")
+def sets() -> tuple[Dataset, Dataset]:
+    """(train 128, validation 60) of the embedded digits."""
+    train_set, _ = data.load("digits")
+    rows = torch.arange(188)
+    return train_set.only(rows[:128]), train_set.only(rows[128:])
+
+
+Weights = dict[str, Tensor]
+Fit = Callable[..., Weights]
+
+
+@pytest.fixture
+def fitted(sets: tuple[Dataset, Dataset], tmp_path: Path) -> Fit:
+    """The weights after a short run with some options, each in a folder of its own."""
+
+    def run(name: str = "a", given: Any = None, **options: Any) -> Weights:
+        paper = options.pop("paper", "dual")
+        done = rheostat.fit(model(paper), given or sets[0], sets[1], out=tmp_path / name, **{**SMALL, **options})
+        return {k: v.clone() for k, v in done.model.state_dict().items()}
+
+    return run
+
+
+def equal(a: Weights, b: Weights) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
+
+
+def adamw(groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
+    return torch.optim.AdamW(groups, lr=1e-3)
+
+
+def one_cycle(optimiser: torch.optim.Optimizer, steps: int) -> lr_scheduler.LRScheduler:
+    return lr_scheduler.OneCycleLR(optimiser, 0.1, total_steps=steps + 1)
+
+
+def plateau(optimiser: torch.optim.Optimizer, steps: int) -> lr_scheduler.ReduceLROnPlateau:
+    return lr_scheduler.ReduceLROnPlateau(optimiser, "max", patience=0, factor=0.5)
+
+
+def squared(logits: Tensor, labels: Tensor) -> Tensor:
+    return (logits.softmax(1) - F.one_hot(labels, logits.shape[1])).square().sum(1)
+
+
+def jump(objective: Objective, images: Tensor, generator: torch.Generator) -> Tensor:
+    return (images + 0.2 * torch.randn(images.shape, generator=generator).sign()).clamp(0, 1)
+
+
+def still(objective: Objective, images: Tensor, generator: torch.Generator) -> Tensor:
+    return images
+
+
+CHANGES: dict[str, dict[str, Any]] = {
+    "optimiser": {"optimiser": adamw},
+    "scheduler": {"scheduler": one_cycle},
+    "plateau": {"scheduler": plateau},
+    "loss": {"loss": squared},
+    "own attack": {"attack": jump},
+    "an Attack": {"attack": rheostat.Attack("fgsm", 0.1), "eps": 0.1},
+    "accumulate": {"accumulate": 2},
+    "freeze": {"freeze": ["net.blocks.0"]},
+    "sampler": {"sampler": torch_data.SequentialSampler(range(128))},
+    "weighted": {"sampler": torch_data.WeightedRandomSampler([1.0] * 64 + [2.0] * 64, 128)},
+    "class weights": {"class_weights": [1.0] * 9 + [3.0]},
+    "balanced": {"class_weights": "balanced"},
+}
+
+
+@pytest.mark.parametrize("option", CHANGES)
+def test_an_option_changes_the_weights_and_a_killed_run_continues_with_it(option: str, fitted: Fit) -> None:
+    """To the same bits, with the optimiser's state and the scheduler where they were."""
+    plain, whole = fitted("plain"), fitted("whole", **CHANGES[option])
+    assert all(bool(v.isfinite().all()) for v in whole.values())
+    assert not equal(plain, whole)
+
+    class Break(Exception):
+        pass
+
+    class Dies(rheostat.Callback):
+        def on_step(self, run: Any, values: Any) -> None:
+            if values["step"] == 4:
+                raise Break
+
+    with pytest.raises(Break):
+        fitted("killed", callbacks=[Dies()], checkpoint_seconds=0, **CHANGES[option])
+    assert equal(whole, fitted("killed", **CHANGES[option]))
+
+
+def test_a_frozen_parameter_stays_and_takes_gradients_again(fitted: Fit, sets: tuple[Dataset, Dataset]) -> None:
+    before = model().state_dict()
+    found = fitted(freeze=["net.blocks.0", "net.*.bias"])
+    frozen = [k for k, _ in model().named_parameters() if k.startswith("net.blocks.0.") or k.endswith(".bias")]
+    assert frozen
+    assert all(torch.equal(found[k], before[k]) for k in frozen)
+    trained = [k for k, _ in model().named_parameters() if k not in frozen]
+    assert any(not torch.equal(found[k], before[k]) for k in trained)
+
+
+def test_a_fine_tuned_model_starts_from_the_file_and_makes_new_dials(
+    sets: tuple[Dataset, Dataset], tmp_path: Path
+) -> None:
+    quick = {**SMALL, "epochs": 1, "max_steps": 1, "lr": 1e-9}
+    first = rheostat.fit(model("pgd-at", seed=1), *sets, out=tmp_path / "a", **quick)
+    second = rheostat.fit(model("oat", seed=2), *sets, out=tmp_path / "b", init=tmp_path / "a", **quick)
+    old, new = first.model.state_dict(), second.model.state_dict()
+    assert torch.allclose(old["net.blocks.0.conv.weight"], new["net.blocks.0.conv.weight"], atol=1e-6)
+    for side in ("clean", "adversarial"):
+        assert torch.allclose(old["net.blocks.0.norm.source.weight"], new[f"net.blocks.0.norm.source.{side}.weight"])
+    few = sets[0].only(sets[0].labels < 3)
+    few = Dataset("few", few.images, few.labels, ("0", "1", "2"))
+    with pytest.warns(UserWarning, match=r"left as they were.*dense.weight \(10, 16\) instead of \(3, 16\)"):
+        rheostat.fit(model(classes=3), few, few, out=tmp_path / "c", init=old, **{**quick, "batch": 16})
+    with pytest.raises(ValueError, match="init: no weight of the state dict fits"):
+        rheostat.fit(model(), *sets, out=tmp_path / "d", init={"x": torch.zeros(2)}, **quick)
+
+
+def test_callbacks_are_called_and_may_stop(sets: tuple[Dataset, Dataset], tmp_path: Path) -> None:
+    seen: list[str] = []
+
+    class Notes:
+        def on_step(self, run: Any, values: Any) -> None:
+            assert values.keys() == {"step", "total", "seconds", "loss", "lr"}
+            seen.append(f"step {values['step']} of {values['total']}")
+
+        def on_epoch(self, run: Any, line: Any) -> None:
+            assert run.history[-1] is line
+            seen.append(f"epoch {line['epoch']}")
+
+        def on_evaluate(self, run: Any, rows: Any) -> None:
+            seen.append(f"{len(rows)} rows")
+
+    run = rheostat.fit(model(), *sets, out=tmp_path / "a", callbacks=[Notes()], **SMALL)
+    run.evaluate(sets[1], [{"robustness": 0.5}], "fgsm", examples=10)
+    assert seen == ["step 1 of 4", "step 2 of 4", "epoch 1", "step 3 of 4", "step 4 of 4", "epoch 2", "2 rows"]
+    options = {**SMALL, "epochs": 6, "lr": 1e-9, "select": {"images": 20, "steps": 1, "tail": 1}}
+    options["callbacks"] = [rheostat.EarlyStop(2, least=1.0)]
+    stopped = rheostat.fit(model(), *sets, out=tmp_path / "b", **options)
+    assert len(stopped.history) == 3
+    assert "not risen for 2" in stopped.progress.stopped
+    assert (tmp_path / "b" / "model.safetensors").is_file()
+    again = rheostat.fit(model(seed=3), *sets, out=tmp_path / "b", **options)
+    assert equal(dict(again.model.state_dict()), dict(stopped.model.state_dict()))
+
+
+@pytest.mark.filterwarnings("ignore:no model file is written:RuntimeWarning")
+def test_accumulation_is_the_mean_of_the_parts(sets: tuple[Dataset, Dataset], tmp_path: Path) -> None:
+    """On a network without norms, under an attack that moves nothing, two halves are the batch."""
+
+    def run(name: str, parts: int) -> Weights:
+        torch.manual_seed(0)
+        plain = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, 10))
+        net = rheostat.adopt(plain, "pgd-at", image=(1, 8, 8))
+        options = {**SMALL, "epochs": 1, "accumulate": parts, "attack": still}
+        done = rheostat.fit(net, *sets, out=tmp_path / name, **options)
+        return dict(done.model.state_dict())
+
+    whole, halves = run("whole", 1), run("halves", 2)
+    assert all(torch.allclose(whole[k], halves[k], atol=1e-6) for k in whole)
+
+
+MISTAKES: list[tuple[dict[str, Any], str]] = [
+    ({"epoch": 3}, r"fit has no option 'epoch'; did you mean 'epochs'"),
+    ({"eps": 8}, r"eps is in units of \[0, 1\], given 8; did you mean 8/255\?"),
+    ({"eps": "16"}, r"did you mean 16/255\?"),
+    ({"eps": None}, "attack.eps"),
+    ({"batch": 500}, "batch is 500, more than the 128 training images"),
+    ({"optimiser": "adam"}, "optimiser is a torch optimiser or a function"),
+    ({"optimiser": torch.optim.SGD([torch.zeros(2)], 0.1)}, "parameters that are not the model's"),
+    ({"optimiser": adamw, "lr": 0.1}, "lr belongs to the default optimiser"),
+    ({"scheduler": one_cycle, "warmup": 0.1}, "warmup belongs to the default scheduler"),
+    ({"loss": "mse"}, "loss is a function, given 'mse'"),
+    ({"loss": F.cross_entropy}, r"gave shape \(\) for 32 rows; it gives one number a row"),
+    ({"attack": lambda objective, images, generator: images + 0.1}, "outside|more than eps"),
+    ({"callbacks": [rheostat.EarlyStop]}, r"holds the class EarlyStop; give an object: EarlyStop\(\)"),
+    ({"callbacks": [object()]}, "no callback: it has no method"),
+    ({"freeze": ["net.block.0"]}, "freeze: 'net.block.0' matches no parameter; did you mean 'net.blocks.0'"),
+    ({"freeze": ["*"]}, "nothing is left to train"),
+    ({"freeze": "net"}, r"write freeze=\['net'\]"),
+    ({"accumulate": 3}, "batch 64 is not so many parts"),
+    ({"class_weights": [1.0, 2.0]}, "10 finite numbers"),
+    ({"class_weights": "even"}, '"balanced" or one number a class'),
+    ({"classes": ["cat", "dog"]}, "classes names 2 classes, the model has 10"),
+    ({"steps_per_epoch": 3}, "steps_per_epoch is for iterables"),
+    ({"sampler": torch_data.SequentialSampler(range(999))}, "indexes from 0 to"),
+    ({"init": "nothing-there"}, "no file, run or packaged model 'nothing-there'"),
+    ({"select": {"imges": 3}}, "select.imges.*did you mean 'images'"),
+    ({"device": "gpu"}, "no device 'gpu'"),
+]
+
+
+@pytest.mark.parametrize(("options", "message"), MISTAKES, ids=[str(next(iter(o.items()))) for o, _ in MISTAKES])
+def test_a_mistake_is_named(options: dict[str, Any], message: str, fitted: Fit) -> None:
+    with pytest.raises(ValueError, match=message) as error:
+        fitted(**options)
+    assert "\n" not in str(error.value)
+
+
+IMAGES: list[tuple[Callable[[Dataset], Any], str]] = [
+    (lambda d: (d.images.float(), d.labels), "expected floats in.*divide them by 255"),
+    (lambda d: (d.images.float() / 128 - 1, d.labels), "leave normalisation out of the transform"),
+    (lambda d: (d.images[..., :6], d.labels), "images of 1 × 8 × 6 and 10 classes, the model takes 1 × 8 × 8"),
+    (lambda d: (d.images, d.labels + 5), "labels from 5 to 14, the model has 10 classes"),
+    (lambda d: (d.images, d.labels.float()), "labels are torch.float32"),
+    (lambda d: [(d.images[i, :, :6], 3) for i in range(128)], "an image of 1 × 6 × 8, the model takes 1 × 8 × 8"),
+    (lambda d: [(d.images[i], 11) for i in range(128)], "labels from 11 to 11, the model has 10"),
+    (lambda d: [{"a": d.images[i], "label": 1} for i in range(128)], "columns a, label, of which 0 may be meant"),
+    (lambda d: [3] * 128, "item .*: a int, expected a pair"),
+    (lambda d: 5, "cannot read images from a int"),
+    (lambda d: [], "is empty"),
+    (lambda d: Dataset("other", d.images, d.labels, tuple("abcdefghijk")), "train_set names 11 classes"),
+    (lambda d: torch_data.DataLoader(d, batch_size=64, collate_fn=list), "collate_fn is its own"),
+]
+
+
+@pytest.mark.parametrize(("make", "message"), IMAGES, ids=[m for _, m in IMAGES])
+def test_images_that_the_model_does_not_take(
+    make: Callable[[Dataset], Any], message: str, sets: tuple[Dataset, Dataset], tmp_path: Path
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        rheostat.fit(model(), make(sets[0]), sets[1], out=tmp_path, **SMALL)
+    assert not (tmp_path / "model.safetensors").exists()
+
+
+def test_nothing_is_chosen_or_trained_on_test(sets: tuple[Dataset, Dataset], tmp_path: Path) -> None:
+    test_set = data.load("digits")[1]
+    with pytest.raises(ValueError, match="nothing is fitted or chosen on test"):
+        rheostat.fit(model(), sets[0], test_set, out=tmp_path, **SMALL)
+    with pytest.raises(ValueError, match="nothing is trained on test"):
+        rheostat.fit(model(), test_set, sets[1], out=tmp_path, **SMALL)
+    with pytest.raises(ValueError, match=r'rheostat.adopt\(network, "dual"'):
+        rheostat.fit(torch.nn.Linear(2, 2), *sets, out=tmp_path, **SMALL)  # type: ignore[arg-type]
+
+
+def test_a_checkpoint_of_other_options_is_refused(fitted: Fit, tmp_path: Path) -> None:
+    fitted("a")
+    with pytest.raises(ValueError, match="belongs to another recipe or other options"):
+        fitted("a", optimiser=adamw)
+    fitted("a", optimiser=adamw, fresh=True)
+    about = read_tensors(tmp_path / "a" / "checkpoint.safetensors")[1]
+    assert about["progress"]["step"] == 4
+
+
+@pytest.mark.filterwarnings("ignore:not calibrated:UserWarning")
+def test_a_dial_that_cannot_be_calibrated_is_lambda(sets: tuple[Dataset, Dataset], tmp_path: Path) -> None:
+    events: list[dict[str, Any]] = []
+    options = {**SMALL, "calibrate_dial": True, "max_steps": 1, "epochs": 1}
+    run = rheostat.fit(model(), *sets, out=tmp_path, report=events.append, **options)
+    (line,) = [e for e in events if e["event"] == "calibration-failed"]
+    assert line["why"].endswith("its dial is λ")
+    assert run.flags == ["calibration-failed"]
+    assert rheostat.load(tmp_path).dial_map is None
+    assert run.evaluate(sets[1], [{"robustness": 1.0}], "fgsm", examples=10)[0].dial == "lambda"
+    assert json.loads((tmp_path / "recipe.json").read_text())["train"]["max_steps"] == 1
+
+
+def test_the_file_says_what_trained_the_model(sets: tuple[Dataset, Dataset], tmp_path: Path) -> None:
+    rheostat.fit(model(), *sets, out=tmp_path, **{**SMALL, "max_steps": 1, "attack": jump, "optimiser": adamw})
+    _, about = load_with(tmp_path)
+    assert about.provenance["recipe"]["attack"]["kind"].endswith(".jump")
+    assert about.provenance["options"]["optimiser"].endswith(".adamw")
+    assert about.provenance["dataset"] == "digits"
+    assert about.classes == sets[0].classes
+    assert about.threat == {"norm": "linf", "eps": 0.2}
+
+
+def test_the_options_are_documented() -> None:
+    """Every field of the options is in their docstring."""
+    text = inspect.getdoc(rheostat.FitOptions) or ""
+    for name in rheostat.FitOptions.__dataclass_fields__:
+        assert f"`{name}`" in text, name
