@@ -19,7 +19,7 @@ from rheostat.methods.base import Method, Output, Read
 from rheostat.methods.composition import register
 from rheostat.methods.mixture import mixture, mixture_passes
 from rheostat.nets.base import Net
-from rheostat.nn.layers import Conv, append, seats
+from rheostat.nn.layers import Seat, append, weighted
 from rheostat.nn.masking import Masking, Path, PathChoice, prune_rate, random_mask, rewire
 from rheostat.nn.norms import NormChoice
 from rheostat.points.phase import Phase
@@ -78,8 +78,8 @@ class Experts(Method):
             for group in channels.groups_of(net, self.name, net.blocks[first:]):
                 channels.install(group, self._pair(channels.random_channels, group))
             return self._store_masked(net)
-        shared = {id(conv) for block in net.blocks[:first] for conv in seats(block, Conv)}
-        for conv in seats(net, Conv):
+        shared = {id(conv) for block in net.blocks[:first] for conv in weighted(block)}
+        for conv in weighted(net):
             if id(conv) not in shared:
                 masks = self._pair(random_mask, conv.weight)
                 append(conv, Masking([Path(conv.weight, mask) for mask in masks]))
@@ -147,10 +147,7 @@ def _end(at: Resolved, end: float) -> Resolved:
     return at.apart(int(end))
 
 
-def _maskings(net: Net) -> list[tuple[Conv, Masking]]:
+def _maskings(net: Net) -> list[tuple[Seat, Masking]]:
     return [
-        (conv, transform)
-        for conv in seats(net, Conv)
-        for transform in conv.transforms
-        if isinstance(transform, Masking)
+        (conv, transform) for conv in weighted(net) for transform in conv.transforms if isinstance(transform, Masking)
     ]

@@ -14,7 +14,7 @@ from rheostat.methods import channels
 from rheostat.methods.base import Method
 from rheostat.methods.composition import register
 from rheostat.nets.base import Net
-from rheostat.nn.layers import Conv, append, seats
+from rheostat.nn.layers import Seat, append, weighted
 from rheostat.nn.masking import Masking, Path, prune_rate, random_mask, rewire
 from rheostat.runtime.choices import check_choice
 
@@ -50,7 +50,7 @@ class Masks(Method):
             for group in channels.groups_of(net, self.name):
                 channels.install(group, [channels.random_channels(group, self.density)])
         else:
-            for conv in seats(net, Conv):
+            for conv in weighted(net):
                 mask = random_mask(conv.weight, self.density)
                 append(conv, Masking([Path(conv.weight, mask)]))
         self._store_masked(net)
@@ -76,10 +76,10 @@ class Masks(Method):
             conv.weight.mul_(path.mask)
 
 
-def _paths(net: Net) -> list[tuple[Conv, Path]]:
+def _paths(net: Net) -> list[tuple[Seat, Path]]:
     return [
         (conv, transform.path(0))
-        for conv in seats(net, Conv)
+        for conv in weighted(net)
         for transform in conv.transforms
         if isinstance(transform, Masking)
     ]

@@ -15,7 +15,7 @@ import torch
 from rheostat.methods.base import Method, Output, Read, Term
 from rheostat.methods.composition import register
 from rheostat.methods.mixture import mixture, mixture_passes
-from rheostat.nets.base import Net, build
+from rheostat.nets.base import NETS, Net, build
 from rheostat.points.dial import Dial
 from rheostat.points.point import Point
 from rheostat.points.resolved import Resolved
@@ -45,8 +45,8 @@ class Mixing(Method):
         return (Dial(name="robustness", rest=0.0),)
 
     def install(self, net: Net) -> None:
-        spec = getattr(net, "spec", None)
-        twin = copy.deepcopy(net) if not spec else build(spec)
+        spec = getattr(net, "spec", {})
+        twin = build(spec) if spec.get("name") in NETS else copy.deepcopy(net)
         twin.to_layout(net.layout)
         net.add_module("twin", twin)
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from rheostat.methods.base import Method, Term
 from rheostat.methods.composition import register
 from rheostat.nets.base import Net
-from rheostat.nn.layers import Conv, Parts, Seat, Transform, append, seats
+from rheostat.nn.layers import Parts, Seat, Transform, append, weighted
 from rheostat.nn.masking import active
 from rheostat.points.phase import Phase
 from rheostat.points.point import Point
@@ -149,7 +149,7 @@ class Noise(Method):
         return ()
 
     def install(self, net: Net) -> None:
-        for conv in seats(net, Conv):
+        for conv in weighted(net):
             append(conv, WeightNoise(conv.weight, alpha=self.alpha, initial=self.initial, draw=self.draw))
 
     def derive(self, net: Net, at: Resolved) -> Resolved:
@@ -166,7 +166,7 @@ class Noise(Method):
 
     def undecayed(self, net: Net) -> list[nn.Parameter]:
         """α takes no weight decay (ours; METHODS 3)."""
-        return [t.alpha for c in seats(net, Conv) for t in c.transforms if isinstance(t, WeightNoise)]
+        return [t.alpha for c in weighted(net) for t in c.transforms if isinstance(t, WeightNoise)]
 
     def randomised(self, point: Point) -> bool:
         level = point.get("robustness", 0.0)
@@ -175,4 +175,4 @@ class Noise(Method):
 
 def strengths(net: nn.Module) -> list[float]:
     """α of every convolution, in the order of the network: what FLOAT asks to be reported."""
-    return [float(t.strength().detach()) for c in seats(net, Conv) for t in c.transforms if isinstance(t, WeightNoise)]
+    return [float(t.strength().detach()) for c in weighted(net) for t in c.transforms if isinstance(t, WeightNoise)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import replace
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -48,6 +49,12 @@ class Tunable(nn.Module):
             for buffer in getattr(module, "training_only", ())
         }
         return {k: v for k, v in self.state_dict().items() if k not in skipped}
+
+    def save(self, path: str | Path) -> Path:
+        """Write the model as one file, which `rheostat.load` reads; returns its path."""
+        from rheostat.models.artifact import save
+
+        return save(path, self)
 
     def to_layout(self, layout: torch.memory_format) -> Tunable:
         """Choose the memory layout of weights and activations: channels-last or contiguous."""

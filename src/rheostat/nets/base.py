@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import inspect
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ParamSpec
 
@@ -99,6 +99,7 @@ class FlatClassifier(nn.Module):
         self.dropout, self.relu = Dropout(dropout), relu
         last = self.layers[-1]
         assert isinstance(last, Dense)
+        assert last.bias is not None
         nn.init.zeros_(last.weight)
         nn.init.zeros_(last.bias)
 
@@ -122,7 +123,7 @@ class Net(nn.Module):
 
     def __init__(
         self,
-        blocks: list[Block],
+        blocks: Sequence[nn.Module],
         classifier: nn.Module,
         *,
         image: tuple[int, int, int],
@@ -137,6 +138,8 @@ class Net(nn.Module):
         self.image, self.classes = image, classes
         self.stages = stages
         """How many blocks each stage has, the stem first."""
+        self.exit_positions: tuple[int, ...] | None = None
+        """The blocks after which exits sit by default, where that is known of this very network."""
 
     def to_layout(self, layout: torch.memory_format) -> None:
         """Choose the memory layout of weights and activations: channels-last or contiguous."""
@@ -158,8 +161,9 @@ class Net(nn.Module):
 
     def forward(self, x: Tensor, at: Resolved) -> Tensor:
         """(B, C, H, W) pixels → (B, classes) logits."""
-        for last in self.features(x, at):
-            x = last
+        x = self.enter(x)
+        for block in self.blocks:
+            x = block(x, at)
         logits: Tensor = self.classifier(x, at)
         return logits.float()
 
