@@ -22,6 +22,7 @@ from rheostat.points.phase import Phase
 from rheostat.results.intervals import accuracies
 from rheostat.results.row import Row
 
+
 class Plain(nn.Module):
     """A user's own network without our seats: batch, group and layer norms, linear layers inside, two resolutions."""
 

@@ -115,10 +115,16 @@ def test_what_cannot_be_taken_is_named() -> None:
         (wrapped(nn.Conv2d(4, 4, 2, padding="same")), "'1': padding 'same' of an even kernel"),
         (wrapped(nn.BatchNorm2d(4, momentum=None)), "'1': a BatchNorm2d needs"),
         (wrapped(nn.LayerNorm((6, 6))), "'1' normalises over 2 dimensions; over the last alone"),
-        (wrapped(torch.nn.utils.parametrizations.weight_norm(nn.Conv2d(4, 4, 1))), "'1' is a ParametrizedConv2d, which"),
+        (
+            wrapped(torch.nn.utils.parametrizations.weight_norm(nn.Conv2d(4, 4, 1))),
+            "'1' is a ParametrizedConv2d, which",
+        ),
         (Deep(), "something else in training"),
         (Standardised(), "calls conv2d with a weight that it computes"),
-        (nn.Sequential(nn.Conv2d(1, 4, 3), nn.Flatten(2), nn.TransformerEncoderLayer(36, 2, 8)), "2.self_attn. (MultiheadAttention)"),
+        (
+            nn.Sequential(nn.Conv2d(1, 4, 3), nn.Flatten(2), nn.TransformerEncoderLayer(36, 2, 8)),
+            r"'2.self_attn' \(MultiheadAttention\)",
+        ),
         (nn.Conv2d(1, 4, 3), r"returned shape \(5, 4, 6, 6\)"),
         (nn.Linear(3, 3), "does not take images of 1 × 8 × 8"),
         (lambda: 3, "returned a int, expected a torch.nn.Module"),
@@ -226,7 +232,12 @@ def test_linear_layers_are_seats_of_noise_and_masks_but_the_head() -> None:
 def test_exits_follow_named_layers_and_the_candidates_are_listed() -> None:
     x = torch.rand(4, 3, 8, 8)
     default = rheostat.adopt(Plain, "rdi", image=(3, 8, 8))
-    assert {"stem.0", "stem.1", "stem", "down", "groups"} & set(default.net.exit_layers) == {"stem.0", "stem", "down", "groups"}
+    assert {"stem.0", "stem.1", "stem", "down", "groups"} & set(default.net.exit_layers) == {
+        "stem.0",
+        "stem",
+        "down",
+        "groups",
+    }
     assert default.dials["depth"].values == (1.0, 2.0)
     plain = Plain().eval()
     named = rheostat.adopt(plain, "rdi", image=(3, 8, 8), exits=("stem", "down"))
@@ -252,5 +263,5 @@ def test_a_network_that_no_width_fits_is_refused_when_it_is_adopted() -> None:
         def forward(self, x):
             return self.last((self.norm(self.conv(x)) * self.gamma).mean((2, 3)))
 
-    with pytest.raises(ValueError, match="widths do not fit Scaled: at width 0.5, .* have widths, such as ResNets"):
+    with pytest.raises(ValueError, match=r"widths do not fit Scaled: at width 0.5, .* have widths, such as ResNets"):
         rheostat.adopt(Scaled(), "oats", image=(1, 8, 8))

@@ -50,6 +50,16 @@ class Tunable(nn.Module):
         }
         return {k: v for k, v in self.state_dict().items() if k not in skipped}
 
+    def __repr__(self) -> str:
+        from rheostat.models.display import line
+
+        return line(self)
+
+    def _repr_html_(self) -> str:
+        from rheostat.models.display import html
+
+        return html(self)
+
     def save(self, path: str | Path) -> Path:
         """Write the model as one file, which `rheostat.load` reads; returns its path."""
         from rheostat.models.artifact import save
