@@ -12,6 +12,7 @@ from rheostat.models import seating
 from rheostat.models.seating import FROZEN, LAYERS, OWN_STATE, RENAMED, SEATS, SIGNATURES
 from rheostat.models.tracing import Traced
 from rheostat.nn.layers import Conv, Dense, Dropout
+from rheostat.nn.norms import Norm
 
 STATEFUL = (nn.modules.dropout._DropoutNd, nn.modules.batchnorm._NormBase, nn.RNNBase)
 WEIGHTED = (nn.modules.conv._ConvNd, nn.Linear)
@@ -55,6 +56,7 @@ def thread(root: nn.Module, found: Traced) -> None:
         if node.op == "call_module" and isinstance(root.get_submodule(str(node.target)), SEATS):
             node.args, node.kwargs = (*(node.args or tuple(node.kwargs.values()))[:1], at), {}
     _drop_idle(root, found)
+    _add_in_place(root, found)
     _finish(root, graph)
 
 
@@ -174,6 +176,19 @@ def _drop_idle(root: nn.Module, found: Traced) -> None:
             node.replace_all_uses_with(before)
             found.graph.erase_node(node)
             found.ends = {name: before if end is node else end for name, end in found.ends.items()}
+
+
+def _add_in_place(root: nn.Module, found: Traced) -> None:
+    """Sums onto a batch norm's output that nothing else reads need no memory of their own: `+=` as it was written."""
+    for node in found.graph.nodes:
+        if node.target is not operator.add or len(node.args) != 2:
+            continue
+        for first, second in (node.args, reversed(node.args)):
+            norm = isinstance(first, fx.Node) and first.op == "call_module" and len(first.users) == 1
+            same = [getattr(found.values.get(n), "shape", None) for n in (first, node)]
+            if norm and same[0] == same[1] is not None and type(root.get_submodule(str(first.target))) is Norm:
+                node.target, node.args = operator.iadd, (first, second)
+                break
 
 
 def _finish(root: nn.Module, graph: fx.Graph) -> None:

@@ -12,6 +12,9 @@ from rheostat.models.architecture import difference
 from rheostat.models.factories import TIMM, Factory
 from rheostat.nets.adopted import Adopted
 
+LARGEST = 8192
+"""The most pixels of a side that a file may ask for."""
+
 
 def rebuilt(
     spec: Mapping[str, Any], about: Mapping[str, Any], net: nn.Module | Factory | str | None, where: str
@@ -21,6 +24,7 @@ def rebuilt(
     A file's other hints are never followed: importing a module runs its code. ValueError says what to give, or what
     differs between the architecture of the file and the one that was made.
     """
+    _check(spec, about, where)
     hint = str(about.get("factory", ""))
     if net is None and not hint.startswith(TIMM):
         said = f"{hint!r} made it; if you trust that, give it" if hint else "give a function that makes that module"
@@ -36,7 +40,20 @@ def rebuilt(
         exits=tuple(spec["exits"]),
     )
     if found.spec["architecture"] != spec["architecture"]:
-        differs = difference(about.get("architecture", ()), found.architecture)
+        differs = difference(about["architecture"], found.architecture)
         raise ValueError(f"{where}: the network that was made is not the one in the file: {differs}")
     found.factory = found.factory or hint
     return found
+
+
+def _check(spec: Mapping[str, Any], about: Mapping[str, Any], where: str) -> None:
+    """ValueError unless a file says of its network what rebuilding needs."""
+    image, exits, lines = spec.get("image"), spec.get("exits"), about.get("architecture")
+    whole = (
+        *(isinstance(spec.get(name), str) for name in ("of", "architecture")),
+        isinstance(image, list) and all(type(v) is int and 0 < v <= LARGEST for v in image),
+        *(v is None or isinstance(v, list) for v in (spec.get("mean"), spec.get("std"))),
+        *(isinstance(v, list) and all(isinstance(name, str) for name in v) for v in (exits, lines)),
+    )
+    if not all(whole):
+        raise ValueError(f"{where}: what it says of its adopted network is not whole")

@@ -6,6 +6,7 @@ behind the layers that are named, and behind the last such layer of every resolu
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -100,6 +101,8 @@ def _in_place(root: nn.Module, node: fx.Node) -> bool:
     """Whether a node changes its input, which an exit's head still needs."""
     if node.op == "call_module":
         return bool(getattr(root.get_submodule(str(node.target)), "inplace", False))
+    if node.target is operator.iadd:
+        return True
     return str(getattr(node.target, "__name__", node.target)).endswith("_") or bool(node.kwargs.get("inplace"))
 
 

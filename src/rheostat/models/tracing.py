@@ -147,9 +147,9 @@ def trace(module: nn.Module, image: tuple[int, int, int]) -> tuple[nn.Module, fx
     required = [p for p in inspect.signature(module.forward).parameters.values() if _required(p)]
     if len(required) > 1:
         raise ValueError(f"the forward takes {len(required)} arguments, expected the images alone")
-    own = copy.deepcopy(module).eval()
+    own = copy.deepcopy(module).cpu().eval()
     found = _graph(own, image, module)
-    training = _graph(copy.deepcopy(module).train(), image, module)
+    training = _graph(copy.deepcopy(module).cpu().train(), image, module)
     for a, b in itertools.zip_longest(_operations(found.graph), _operations(training.graph), fillvalue="nothing"):
         if a != b:
             raise ValueError(
