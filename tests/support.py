@@ -7,17 +7,48 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+import torch.nn.functional as F
+from torch import Tensor, nn
 
 from rheostat import nets
 from rheostat.methods import COMPOSITIONS, Exits, compose
 from rheostat.methods.base import Method, Term, row_loss
+from rheostat.models.adoption import adopted
 from rheostat.models.tunable import Tunable
 from rheostat.nets import mobilenet, residual
+from rheostat.nets.adopted import NAME
 from rheostat.nn.masking import Path
 from rheostat.points.phase import Phase
 from rheostat.results.intervals import accuracies
 from rheostat.results.row import Row
+
+
+class Plain(nn.Module):
+    """A user's own network without our seats: batch, group and layer norms, linear layers inside, two resolutions."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1, bias=False), nn.BatchNorm2d(8), nn.ReLU(inplace=True))
+        self.down = nn.Conv2d(8, 16, 3, stride=2, padding=1)
+        self.groups = nn.GroupNorm(4, 16)
+        self.mix = nn.Conv2d(16, 16, 3, padding="same", groups=4, padding_mode="circular")
+        self.layer = nn.LayerNorm(16)
+        self.up, self.back = nn.Linear(16, 32), nn.Linear(32, 16, bias=False)
+        self.last = nn.Sequential(nn.Conv2d(16, 48, 3, stride=2, padding=1, bias=False), nn.BatchNorm2d(48), nn.ReLU())
+        self.drop, self.head = nn.Dropout(0.1), nn.Linear(48, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.groups(self.down(self.stem(x))))
+        tokens = self.layer(self.mix(x).permute(0, 2, 3, 1))
+        x = x + self.back(F.gelu(self.up(tokens))).permute(0, 3, 1, 2)
+        x = F.adaptive_avg_pool2d(self.last(x), 1)
+        return self.head(self.drop(x.view(x.size(0), -1)))
+
+
+def factory_of(model: Tunable) -> Callable[[], nn.Module] | None:
+    """What makes the plain module of an adopted network in a test's file; None for networks of ours."""
+    return Plain if model.net.spec["name"] == NAME else None
+
 
 NETS: dict[str, Callable[[], nets.Net]] = {
     "small_cnn": lambda: nets.small_cnn(base_width=8, image=(1, 12, 12)),
@@ -26,6 +57,7 @@ NETS: dict[str, Callable[[], nets.Net]] = {
     "resnet-50": lambda: nets.resnet(depth=50, base_width=4, image=(3, 8, 8)),
     "wide_resnet": lambda: nets.wide_resnet(depth=10, widen=2, base_width=4, dropout=0.1, image=(3, 8, 8)),
     "mobilenet_v2": lambda: nets.mobilenet_v2(width=0.25, image=(3, 8, 8)),
+    "adopted": lambda: adopted(Plain(), image=(3, 8, 8)),
 }
 
 

@@ -1,4 +1,4 @@
-"""Makes docs/results.md, docs/which.md, their pictures and README's table from the rows alone.
+"""Makes docs/results.md, docs/which.md, docs/adopted.md, their pictures and README's table from the rows alone.
 
 `python benchmarks/pages/build.py` renews the repository's own; `--out DIR` writes DIR/README.md and DIR/docs/ instead.
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+import adopted
 import believing
 import claims
 import conditioning
@@ -32,18 +33,8 @@ from rheostat.runtime.files import write_bytes, write_text
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "benchmarks" / "results"
 OTHERS = (
-    "speed",
-    "costs",
-    "believe",
-    "serve",
-    "exit-latency",
-    "exports",
-    "alphas",
-    "l2",
-    "margin",
-    "variants",
-    "rivals",
-    "naive-segment",
+    *("speed", "costs", "believe", "serve", "exit-latency", "exports", "alphas", "l2", "margin"),
+    *("variants", "rivals", "naive-segment", "adopted", "adopted-speed"),
 )
 """Files of rows that are not evaluations along a dial."""
 SHOWN = ("pgd-at-0", "pgd-at-0.2", "pgd-at-1", "oat-fashion", "dual-fashion")
@@ -219,6 +210,7 @@ def build(out: Path) -> None:
     parts = [head, contents(parts), *parts]
     write_text(out / "docs" / "results.md", "\n".join(parts))
     write_text(out / "docs" / "which.md", needs.page(rows, RESULTS))
+    write_text(out / "docs" / "adopted.md", adopted.page(read["adopted"], read["adopted-speed"]))
     readme = (ROOT / "README.md").read_text()
     readme = filled(readme, "results", comparison)
     readme = filled(readme, "finding", surprises.time(equal_claims) + "\n")
@@ -231,7 +223,7 @@ def build(out: Path) -> None:
         write_bytes(out / "docs" / "study.png", as_bytes(every, "png"))
     if (compared := rivals.picture(read["rivals"])) is not None:
         write_bytes(out / "docs" / "rivals.png", as_bytes(compared, "png"))
-    print(f"wrote README.md, docs/results.md, docs/which.md and the pictures beside them into {out}")
+    print(f"wrote README.md, docs/results.md, docs/which.md, docs/adopted.md and the pictures beside them into {out}")
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from rheostat.models.costs import observe
 from rheostat.models.tunable import Tunable
 from rheostat.points.phase import Phase
 from rheostat.points.point import Point
-from support import images_for, make, plan_of
+from support import factory_of, images_for, make, plan_of
 
 LEVELS = (0.0, 0.3, 1.0)
 
@@ -130,7 +130,7 @@ def test_an_attack_leaves_no_trace_and_stays_in_bounds(model: Tunable, norm: str
 def test_save_and_load_give_the_same_bits(model: Tunable, tmp_path) -> None:
     x = images_for(model)
     path = artifact.save(tmp_path / "model.safetensors", model)
-    again = artifact.load(path)
+    again = artifact.load(path, net=factory_of(model))
     assert again.method == model.method
     for point in grid(model):
         assert torch.equal(model(x, point), again(x, point))

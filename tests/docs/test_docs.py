@@ -113,7 +113,7 @@ def test_results_are_what_the_rows_say(tmp_path: Path) -> None:
     made = [p.relative_to(tmp_path) for p in tmp_path.rglob("*") if p.is_file()]
     pictures = [p for p in made if p.suffix == ".png"]
     pages = [p for p in made if p.suffix == ".md"]
-    assert {p.name for p in pages} == {"README.md", "results.md", "which.md"}
+    assert {p.name for p in pages} == {"README.md", "results.md", "which.md", "adopted.md"}
     assert {p.name for p in pictures} == {p.name for p in (ROOT / "docs").glob("*.png")}
     for page in pages:
         assert (tmp_path / page).read_text() == (ROOT / page).read_text(), page

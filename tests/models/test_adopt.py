@@ -16,7 +16,7 @@ from rheostat.points.point import Point
 from rheostat.runtime.distributed import Ranks
 from rheostat.runtime.seeding import stream
 from rheostat.training.step import Step
-from support import images_for
+from support import Plain, images_for
 
 
 class Own(nn.Module):
@@ -112,8 +112,22 @@ def test_what_cannot_be_taken_is_named() -> None:
         (Two(), "takes 2 arguments"),
         (wrapped(nn.InstanceNorm2d(4, track_running_stats=True)), r"'1' \(InstanceNorm2d\)"),
         (wrapped(nn.Dropout2d(0.1)), r"'1' \(Dropout2d\)"),
-        (wrapped(nn.Conv2d(4, 4, 3, padding_mode="circular")), "'1': padding"),
-        (wrapped(nn.BatchNorm2d(4, affine=False)), "'1': a BatchNorm2d needs"),
+        (wrapped(nn.Conv2d(4, 4, 2, padding="same")), "'1': padding 'same' of an even kernel"),
+        (wrapped(nn.BatchNorm2d(4, momentum=None)), "'1': a BatchNorm2d needs"),
+        (wrapped(nn.LayerNorm((6, 6))), "'1' normalises over 2 dimensions; over the last alone"),
+        (
+            wrapped(torch.nn.utils.parametrizations.weight_norm(nn.Conv2d(4, 4, 1))),
+            "'1' is a ParametrizedConv2d, which",
+        ),
+        (Deep(), "something else in training"),
+        (Standardised(), "calls conv2d with a weight that it computes"),
+        (
+            nn.Sequential(nn.Conv2d(1, 4, 3), nn.Flatten(2), nn.TransformerEncoderLayer(36, 2, 8)),
+            r"'2.self_attn' \(MultiheadAttention\)",
+        ),
+        (nn.Conv2d(1, 4, 3), r"returned shape \(5, 4, 6, 6\)"),
+        (nn.Linear(3, 3), "does not take images of 1 × 8 × 8"),
+        (lambda: 3, "returned a int, expected a torch.nn.Module"),
     ]
     for module, message in cases:
         with pytest.raises(ValueError, match=message):
@@ -121,6 +135,28 @@ def test_what_cannot_be_taken_is_named() -> None:
     flat = nn.Sequential(nn.Conv2d(1, 4, 3), nn.Flatten(), nn.Linear(144, 10))
     with pytest.raises(ValueError, match="norms; this one has none"):
         rheostat.adopt(flat, compose("dual"), image=(1, 8, 8))
+
+
+class Deep(nn.Module):
+    """Stochastic depth written as a branch on the module's mode."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.head = nn.Conv2d(1, 4, 3), nn.Linear(4, 10)
+
+    def forward(self, x):
+        x = self.conv(x)
+        if self.training:
+            x = x * torch.rand(1).round()
+        return self.head(x.mean((2, 3)))
+
+
+class Standardised(Deep):
+    """A convolution whose weight is computed in every pass."""
+
+    def forward(self, x):
+        weight = self.conv.weight - self.conv.weight.mean((1, 2, 3), keepdim=True)
+        return self.head(F.conv2d(x, weight).mean((2, 3)))
 
 
 class Pixels(nn.Module):
@@ -155,16 +191,7 @@ def test_a_composition_is_named_and_what_an_adopted_net_cannot_have_is_said() ->
     assert by_name.method == by_value.method
     with pytest.raises(ValueError, match="no composition 'oast'; did you mean 'oat"):
         rheostat.adopt(Own(), "oast", image=(1, 8, 8))
-    with pytest.raises(ValueError, match="exits need a network that yields features; an adopted one does not"):
-        rheostat.adopt(Own(), "rdi", image=(1, 8, 8))
     assert rheostat.adopt(Own(), "mixing", image=(1, 8, 8))(torch.rand(2, 1, 8, 8)).shape[0] == 2
-
-
-def test_saving_an_adopted_net_says_what_to_do(tmp_path) -> None:
-    model = rheostat.adopt(Own(), compose("dual"), image=(1, 8, 8))
-    with pytest.raises(ValueError, match="adopt the module again"):
-        rheostat.save(tmp_path / "x.safetensors", model)
-    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("paper", ["floats", "smart"])
@@ -197,3 +224,76 @@ def test_disjoint_paths_of_an_adopted_net_share_out_its_largest_weights() -> Non
     assert not (clean & robust).any()
     assert size[clean].min() >= size[robust].max()
     assert size[robust].min() >= size[~clean & ~robust].max()
+
+
+def test_a_forward_may_branch_on_sizes_and_its_options_keep_their_defaults() -> None:
+    class Sizes(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.head = nn.Conv2d(1, 4, 3), nn.Linear(4, 10)
+
+        def forward(self, x, scale=2.0, *, double=True, **more):
+            batch, channels, height, _ = x.shape
+            if height > 4 and channels == 1 and double:
+                x = self.conv(x)
+            assert x.dim() == 4
+            parts = [part * scale for part in x.chunk(2, 1)]
+            return self.head(torch.cat(parts, 1).reshape(batch, 4, -1).mean(-1))
+
+    own = Sizes().eval()
+    model = rheostat.adopt(own, "pgd-at", image=(1, 8, 8))
+    for batch in (1, 3):
+        x = torch.rand(batch, 1, 8, 8)
+        assert torch.allclose(model(x), own(x), atol=1e-6)
+
+
+def test_linear_layers_are_seats_of_noise_and_masks_but_the_head() -> None:
+    for paper, part in (("floats", "Masking"), ("float", "WeightNoise")):
+        model = rheostat.adopt(Pixels(), paper, image=(1, 8, 8))
+        parts = {
+            name.rpartition(".")[2]: [type(t).__name__ for t in layer.transforms]
+            for name, layer in model.net.named_modules()
+            if isinstance(layer, Dense)
+        }
+        assert part in parts["hidden"]
+        assert parts["last"] == parts["other"] == []
+    at_rest, noisy = (model(torch.rand(4, 1, 8, 8), rheostat.Point(robustness=v)) for v in (0.0, 1.0))
+    assert not torch.allclose(at_rest, noisy)
+
+
+def test_exits_follow_named_layers_and_the_candidates_are_listed() -> None:
+    x = torch.rand(4, 3, 8, 8)
+    default = rheostat.adopt(Plain, "rdi", image=(3, 8, 8))
+    assert {"stem.0", "stem.1", "stem", "down", "groups"} & set(default.net.exit_layers) == {
+        "stem.0",
+        "stem",
+        "down",
+        "groups",
+    }
+    assert default.dials["depth"].values == (1.0, 2.0)
+    plain = Plain().eval()
+    named = rheostat.adopt(plain, "rdi", image=(3, 8, 8), exits=("stem", "down"))
+    assert named.dials["depth"].values == (1.0, 2.0, 3.0)
+    assert torch.allclose(named(x), plain(x), atol=1e-6)
+    assert named(x, rheostat.Point(depth=1)).shape == (4, 10)
+    with pytest.raises(ValueError, match="follow a layer 'stems'; did you mean 'stem'"):
+        rheostat.adopt(Plain, "rdi", image=(3, 8, 8), exits=("stems",))
+    with pytest.raises(ValueError, match="would be the network's own end"):
+        rheostat.adopt(Plain, "rdi", image=(3, 8, 8), exits=("last",))
+    with pytest.raises(ValueError, match="has no exits; add Exits"):
+        rheostat.adopt(Plain, "dual", image=(3, 8, 8), exits=("stem",))
+    with pytest.raises(ValueError, match="exits need a network with feature maps"):
+        rheostat.adopt(nn.Sequential(nn.Flatten(), nn.Linear(64, 10)), "rdi", image=(1, 8, 8))
+
+
+def test_a_network_that_no_width_fits_is_refused_when_it_is_adopted() -> None:
+    class Scaled(Pixels):
+        def __init__(self) -> None:
+            super().__init__()
+            self.gamma = nn.Parameter(torch.ones(8, 1, 1))
+
+        def forward(self, x):
+            return self.last((self.norm(self.conv(x)) * self.gamma).mean((2, 3)))
+
+    with pytest.raises(ValueError, match=r"widths do not fit Scaled: at width 0.5, .* have widths, such as ResNets"):
+        rheostat.adopt(Scaled(), "oats", image=(1, 8, 8))

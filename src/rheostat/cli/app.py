@@ -14,7 +14,7 @@ from rheostat.cli import queue as cli_queue
 from rheostat.cli import rows as cli_rows
 from rheostat.cli import serving as cli_serving
 from rheostat.cli import training as cli_training
-from rheostat.cli.deploy import DataDir, Threads, Verify, console, set_threads
+from rheostat.cli.deploy import DataDir, Network, Threads, Verify, console, set_threads
 
 if TYPE_CHECKING:
     from rheostat.evaluation.lookup import Request
@@ -102,6 +102,7 @@ def evaluate(
         bool, typer.Option("--fresh", help="Measure anew what is there; drop its rows of another model or other data.")
     ] = False,
     strict: Annotated[bool, typer.Option("--strict", help="Exit with 3 where a flag is raised.")] = False,
+    net: Network = None,
     data_dir: DataDir = None,
     threads: Threads = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda.")] = "auto",
@@ -130,6 +131,7 @@ def evaluate(
         data_dir=data_dir,
         device=device,
         verify=verify,
+        net=net,
     )
     options = EvaluationOptions(
         split=split, out=out, name=name, seed=seed, warm=warm, transfer=transfer, probing=probe, fresh=fresh
@@ -196,13 +198,15 @@ def recipes(name: Annotated[str | None, typer.Argument(help="Print this recipe's
 
 
 @app.command()
-def info(file: Annotated[str, typer.Argument(help="A model file, a run's folder or a packaged name.")]) -> None:
+def info(
+    file: Annotated[str, typer.Argument(help="A model file, a run's folder or a packaged name.")], net: Network = None
+) -> None:
     """Say what a model file holds: composition, dials, network, threat model, provenance."""
     import json
 
     from rheostat.models.artifact import digest, load_with
 
-    model, about = load_with(file)
+    model, about = load_with(file, net=net)
     count = sum(p.numel() for p in model.parameters())
     console.print(f"composition  {model.method!r}", markup=False)
     console.print(f"network      {json.dumps(model.net.spec)}", markup=False)

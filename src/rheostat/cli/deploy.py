@@ -15,6 +15,10 @@ app = typer.Typer()
 DataDir = Annotated[Path | None, typer.Option(help="Folder of data sets; default RHEOSTAT_DATA, then the cache.")]
 Threads = Annotated[int | None, typer.Option(help="CPU threads.", min=1)]
 Verify = Annotated[bool, typer.Option(help="Check published checksums of data files.")]
+Network = Annotated[
+    str | None,
+    typer.Option("--net", help="What makes an adopted model's network: package.module:function or timm:NAME(...)."),
+]
 File = Annotated[str, typer.Argument(help="A model file, a run's folder or a packaged name.")]
 
 
@@ -39,6 +43,7 @@ def choose(
     confidence: Annotated[float, typer.Option(help="At which all bounds hold together.")] = 0.95,
     name: Annotated[str | None, typer.Option(help="Store the point in the model's file: safe, balanced, fast.")] = None,
     rows: Annotated[Path | None, typer.Option(help="Rows file; default the run's.")] = None,
+    net: Network = None,
     data_dir: DataDir = None,
     threads: Threads = None,
     verify: Verify = True,
@@ -55,13 +60,13 @@ def choose(
         None if max_macs is None else quantity(max_macs, "", "macs"),
         None if max_latency is None else quantity(max_latency, "ms", "latency"),
     )
-    found = choose_point(run, need, maximise=maximise, confidence=confidence, rows=rows)
+    found = choose_point(run, need, maximise=maximise, confidence=confidence, rows=rows, net=net)
     for line in choice_lines(found):
         console.print(line, markup=False)
     if found.chosen is None:
         sys.exit(1)
     if name is not None:
-        stored = store_point(run, name, found.chosen, found, data_dir=data_dir, verify=verify)
+        stored = store_point(run, name, found.chosen, found, data_dir=data_dir, verify=verify, net=net)
         console.print(
             f"stored as {name!r}: model.at({name!r}); temperature {stored['temperature']:.2f}, ECE "
             f"{100 * stored['ece_before']:.1f} → {100 * stored['ece_after']:.1f} %"
@@ -79,6 +84,7 @@ def export(
         bool, typer.Option("--int8", help="Quantise, and measure SA and RA again (needs the data).")
     ] = False,
     examples: Annotated[int, typer.Option(help="Images that int8 is measured on.", min=10)] = 300,
+    net: Network = None,
     data_dir: DataDir = None,
     threads: Threads = None,
     verify: Verify = True,
@@ -92,7 +98,7 @@ def export(
     set_threads(threads)
     check_choice("export", "dial", dial, ("folded", "live"))
     check_choice("export", "target", to, TARGETS)
-    model, about = artifact.load_with(file)
+    model, about = artifact.load_with(file, net=net)
     point = _point(model, at)
     stem = Path(file).resolve().stem if not Path(file).is_dir() else Path(file).resolve().name
     name = out or Path(f"{stem}{'-live' if dial == 'live' else f'-{at}' if at in model.points else ''}{TARGETS[to]}")
@@ -100,7 +106,10 @@ def export(
     for path in paths:
         console.print(f"wrote {path} ({path.stat().st_size / 1e6:.2f} MB)", markup=False)
     if int8:
-        _int8(file, model, point, paths[0], examples, data_dir, verify)
+        from rheostat.evaluation.lookup import find_target
+
+        subject = find_target(file, name=None, between=None, net=net)
+        _int8(subject, model, point, paths[0], examples, data_dir, verify)
 
 
 def _point(model: Any, at: str) -> Any:
@@ -117,12 +126,11 @@ def _point(model: Any, at: str) -> Any:
     return found[0]
 
 
-def _int8(file: str, model: Any, point: Any, path: Path, examples: int, data_dir: Path | None, verify: bool) -> None:
+def _int8(subject: Any, model: Any, point: Any, path: Path, examples: int, data_dir: Path | None, verify: bool) -> None:
     from rheostat.data import to_pixels
     from rheostat.deploy.quantising import measured_again, quantise
-    from rheostat.evaluation.lookup import find_data, find_target
+    from rheostat.evaluation.lookup import find_data
 
-    subject = find_target(file, name=None, between=None)
     fit, test = (
         find_data(subject, None, split, data_dir=data_dir, examples=n, verify=verify)
         for split, n in (("calibrate-fit", 256), ("test", examples))
@@ -145,6 +153,7 @@ def bench(
     at: Annotated[str, typer.Option(help="Points; default the stored ones, else the dials' ends.")] = "",
     compiled: Annotated[bool, typer.Option("--compiled", help="Also torch.compile (slow to start).")] = False,
     seconds: Annotated[float, typer.Option(help="Seconds per form and batch.", min=0.05)] = 0.5,
+    net: Network = None,
     threads: Threads = None,
 ) -> None:
     """What each point costs on this machine: counts, latency and throughput in every form."""
@@ -154,7 +163,7 @@ def bench(
     from rheostat.points.point import Point
 
     set_threads(threads)
-    model, about = artifact.load_with(file)
+    model, about = artifact.load_with(file, net=net)
     points = parse_grid(at) if at else list(model.points.values())
     if not points:
         dial = model.dials.get("robustness")
@@ -191,6 +200,7 @@ def card(
     file: File,
     rows: Annotated[Path | None, typer.Option(help="Rows file; default the run's.")] = None,
     out: Annotated[Path | None, typer.Option(help="Write here; default to the terminal.")] = None,
+    net: Network = None,
 ) -> None:
     """Write a model card from a model's file and its rows."""
     from rheostat.deploy.named_points import own_rows, rows_path
@@ -198,7 +208,7 @@ def card(
     from rheostat.reports.card import card as write
     from rheostat.runtime.files import write_text
 
-    model, about = artifact.load_with(file)
+    model, about = artifact.load_with(file, net=net)
     own = artifact.digest(file)
     found = own_rows(rows_path(file, rows), own)
     text = write(model, about, found, name=Path(file).name, digest=own)

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from rheostat.cli.deploy import DataDir, File, Threads, console, set_threads
+from rheostat.cli.deploy import DataDir, File, Network, Threads, console, set_threads
 
 app = typer.Typer()
 
@@ -66,6 +66,7 @@ def serve(
     playground: Annotated[
         bool, typer.Option("--playground", help="A page with sliders at /playground; loopback alone.")
     ] = False,
+    net: Network = None,
     threads: Threads = None,
     data_dir: DataDir = None,
 ) -> None:
@@ -110,7 +111,7 @@ def serve(
         access_log=access_log,
     )
     check_host(host, options)
-    served = service(file, backend=backend, threads=threads, every=unmeasured)
+    served = service(file, backend=backend, threads=threads, every=unmeasured, net=net)
     names = tuple(n for n in ladder.split(",") if n) or tuple(served.points)
     web = make_app(served, Policy(names, target_ms, min_robust), options)
     notes = web.state.notes
@@ -121,7 +122,7 @@ def serve(
             from rheostat.serve.playground import mount
         except ImportError as error:
             raise ValueError(f"the playground needs {error.name}: pip install 'rheostat[playground]'") from None
-        web = mount(web, file, data_dir=data_dir)
+        web = mount(web, file, data_dir=data_dir, net=net)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
     for note in notes:
         console.print(note, markup=False)

@@ -52,23 +52,36 @@ def latencies(model: Tunable, points: list[Point], *, seconds: float = 0.3) -> d
 
 
 def choose_point(
-    which: str, need: Need, *, maximise: str = "clean", confidence: float = 0.95, rows: Path | None = None
+    which: str,
+    need: Need,
+    *,
+    maximise: str = "clean",
+    confidence: float = 0.95,
+    rows: Path | None = None,
+    net: str | None = None,
 ) -> Choice:
     """The point of a run that keeps every need; see `choose`. Latency is measured here if it matters."""
     measured = rows_of(which, rows)
     times = None
     if need.max_latency is not None or maximise == "latency":
-        model = artifact.load(which)
+        model = artifact.load(which, net=net)
         every = {Point(**r.at) for r in measured if r.split == SPLIT and r.at}
         times = latencies(model, sorted(every, key=lambda p: p.label()))
     return choose(measured, need, maximise=maximise, confidence=confidence, latencies=times)
 
 
 def store_point(
-    which: str, name: str, found: Candidate, choice: Choice, *, data_dir: Path | None = None, verify: bool = True
+    which: str,
+    name: str,
+    found: Candidate,
+    choice: Choice,
+    *,
+    data_dir: Path | None = None,
+    verify: bool = True,
+    net: str | None = None,
 ) -> dict[str, Any]:
     """Name a chosen point in the model's file, with its numbers and a fitted temperature; the numbers."""
-    target = find_target(which, name=None, between=None)
+    target = find_target(which, name=None, between=None, net=net)
     assert isinstance(target.model, Tunable)
     halves = [
         find_data(target, None, split, data_dir=data_dir, examples=None, verify=verify)
@@ -91,7 +104,7 @@ def store_point(
         "flags": list(found.flags),
         **calibrated(target.model, point, *halves),
     }
-    artifact.name_point(which, name, point, numbers)
+    artifact.name_point(which, name, point, numbers, net=net)
     return numbers
 
 

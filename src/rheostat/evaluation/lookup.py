@@ -11,9 +11,10 @@ from rheostat.data import Dataset, make_splits, subset
 from rheostat.evaluation.arguments import as_attacks, as_points
 from rheostat.evaluation.evaluator import Report, evaluate
 from rheostat.evaluation.options import EvaluationOptions
-from rheostat.evaluation.target import Target, from_factory
+from rheostat.evaluation.target import Target
 from rheostat.evaluation.tiers import attacks_of
 from rheostat.models import artifact
+from rheostat.models.factories import from_factory
 from rheostat.models.tunable import Tunable
 from rheostat.points.point import Point
 from rheostat.results.row import Row
@@ -24,13 +25,16 @@ WHERE = "data.json"
 """The file of a run's folder that says where its images were."""
 
 
-def find_target(which: str, *, name: str | None, between: str | None) -> Target:
-    """What to measure: a run's folder, a model file, a packaged name or package.module:factory."""
+def find_target(which: str, *, name: str | None, between: str | None, net: str | None = None) -> Target:
+    """What to measure: a run's folder, a model file, a packaged name or package.module:factory.
+
+    `net` names what makes the network of a model that was adopted (`rheostat.load`).
+    """
     if ":" in which and not Path(which).exists():
         if between is not None:
             raise ValueError("--between is for Rheostat's own models, not for a factory's")
         return Target(from_factory(which), name or which)
-    model, about = artifact.load_with(which)
+    model, about = artifact.load_with(which, net=net)
     recipe_name = about.provenance.get("recipe", {}).get("name")
     return Target(
         model if between is None else model.between(between),
@@ -90,7 +94,8 @@ class Request:
     `which`: a run's folder, a model file, a packaged name or package.module:factory. `at`: a grid of
     points; empty: all positions of the dials. `tier` and `attacks` exclude one another; with neither, the
     tier is quick, and rows under own attacks are of tier quick too. `data`, `eps`, `norm`: by default the
-    model's own; numbers may be written 8/255. `examples`: a stratified subset of so many images.
+    model's own; numbers may be written 8/255. `examples`: a stratified subset of so many images. `net`: what makes
+    the network of an adopted model.
     """
 
     which: str
@@ -106,6 +111,7 @@ class Request:
     data_dir: Path | None = None
     device: str = "auto"
     verify: bool = True
+    net: str | None = None
 
     def __post_init__(self) -> None:
         if self.tier and self.attacks:
@@ -118,7 +124,7 @@ def measure(request: Request, options: EvaluationOptions | None = None, *, repor
     Without `options.out` rows go to rows.jsonl in the run's folder, or in runs/NAME.
     """
     options = options or EvaluationOptions()
-    target = find_target(request.which, name=options.name, between=request.between)
+    target = find_target(request.which, name=options.name, between=request.between, net=request.net)
     dataset = find_data(
         target, request.data, options.split, data_dir=request.data_dir, examples=request.examples, verify=request.verify
     )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import importlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -15,7 +14,6 @@ from rheostat.methods.base import settings_of
 from rheostat.models.artifact import About, tensor_bytes
 from rheostat.models.tunable import Tunable
 from rheostat.points.point import Point
-from rheostat.runtime.choices import nearest
 
 
 @dataclass(frozen=True)
@@ -88,26 +86,3 @@ def digest_of(model: nn.Module) -> str:
     for name, tensor in model.state_dict().items():
         found.update(tensor_bytes(name, tensor))
     return found.hexdigest()[:16]
-
-
-def from_factory(text: str) -> nn.Module:
-    """A user's own module from `package.module:factory`, as Python's search path finds it.
-
-    The command line adds the working directory to that path. ValueError says what is wrong with the name.
-    """
-    module_name, _, factory_name = text.partition(":")
-    try:
-        module = importlib.import_module(module_name)
-    except ImportError as error:
-        raise ValueError(f"cannot import {module_name!r}: {error}") from None
-    factory = getattr(module, factory_name, None)
-    if not callable(factory):
-        allowed = [n for n in dir(module) if callable(getattr(module, n)) and n[0] != "_"]
-        raise ValueError(f"{module_name} has no callable {factory_name!r}; {nearest(factory_name, allowed)}")
-    try:
-        made = factory()
-    except Exception as error:  # the user's own code may raise anything
-        raise ValueError(f"{text}() raised {type(error).__name__}: {error}") from None
-    if not isinstance(made, nn.Module):
-        raise ValueError(f"{text} returned a {type(made).__name__}, expected a torch.nn.Module")
-    return made

@@ -16,7 +16,7 @@ from rheostat.methods.base import Method, Term
 from rheostat.methods.composition import register
 from rheostat.nets.base import Net
 from rheostat.nn.layers import seats
-from rheostat.nn.norms import Norm, NormChoice, NormSet, Source
+from rheostat.nn.norms import AffineSet, Norm, NormChoice, Source
 from rheostat.points.dial import Dial
 from rheostat.points.phase import Phase
 from rheostat.points.point import Point
@@ -30,14 +30,14 @@ BETWEEN = ("at-0", *THRESHOLDS, "blend")
 class Pair(Source):
     """Two norm sets; eval blends their affine maps by `blend`, training uses the one of its group."""
 
-    def __init__(self, clean: NormSet, adversarial: NormSet) -> None:
+    def __init__(self, clean: AffineSet, adversarial: AffineSet) -> None:
         super().__init__()
         self.clean, self.adversarial = clean, adversarial
 
     def resized(self, channels: int) -> Pair:
         return Pair(self.clean.resized(channels), self.adversarial.resized(channels))
 
-    def pick(self, at: Resolved) -> NormSet:
+    def pick(self, at: Resolved) -> AffineSet:
         return self.adversarial if at.of(NormChoice).adversarial else self.clean
 
     def table(self, at: Resolved) -> tuple[Tensor, Tensor]:
@@ -83,7 +83,7 @@ class Dual(Method):
         if not norms:
             raise ValueError("dual needs a network with norms; this one has none")
         for norm in norms:
-            assert isinstance(norm.source, NormSet)
+            assert isinstance(norm.source, AffineSet)
             norm.source = Pair(norm.source, norm.source.copy())
 
     def derive(self, net: Net, at: Resolved) -> Resolved:

@@ -20,7 +20,7 @@ from rheostat.methods.composition import register
 from rheostat.methods.mixture import mixture, mixture_passes
 from rheostat.methods.starts import STARTS, by_magnitude
 from rheostat.nets.base import Net
-from rheostat.nn.layers import Conv, append, seats
+from rheostat.nn.layers import Seat, append, weighted
 from rheostat.nn.masking import Masking, Path, PathChoice, magnitude_mask, random_mask
 from rheostat.nn.norms import NormChoice
 from rheostat.nn.rewiring import prune_rate, rewire
@@ -88,8 +88,8 @@ class Experts(Method):
                 draw = channels.largest_channels if largest else channels.random_channels
                 channels.install(group, self._pair(draw, group))
             return self._store_masked(net)
-        shared = {id(conv) for block in net.blocks[:first] for conv in seats(block, Conv)}
-        for conv in seats(net, Conv):
+        shared = {id(conv) for block in net.blocks[:first] for conv in weighted(block)}
+        for conv in weighted(net):
             if id(conv) not in shared:
                 masks = self._pair(magnitude_mask if largest else random_mask, conv.weight)
                 append(conv, Masking([Path(conv.weight, mask) for mask in masks]))
@@ -157,10 +157,7 @@ def _end(at: Resolved, end: float) -> Resolved:
     return at.apart(int(end))
 
 
-def _maskings(net: Net) -> list[tuple[Conv, Masking]]:
+def _maskings(net: Net) -> list[tuple[Seat, Masking]]:
     return [
-        (conv, transform)
-        for conv in seats(net, Conv)
-        for transform in conv.transforms
-        if isinstance(transform, Masking)
+        (conv, transform) for conv in weighted(net) for transform in conv.transforms if isinstance(transform, Masking)
     ]

@@ -15,7 +15,7 @@ from rheostat.methods.base import Method
 from rheostat.methods.composition import register
 from rheostat.methods.starts import STARTS, by_magnitude
 from rheostat.nets.base import Inner, Net, first_stages
-from rheostat.nn.layers import Conv, append, seats
+from rheostat.nn.layers import Seat, append, weighted
 from rheostat.nn.masking import Masking, Path, magnitude_mask, random_mask
 from rheostat.nn.rewiring import GROWTHS, prune_rate, rewire
 from rheostat.runtime.choices import check_choice
@@ -78,7 +78,7 @@ class Masks(Method):
                 channels.install(group, [draw(group, self.density)], dense_gradient=gradient)
         else:
             make = magnitude_mask if largest else random_mask
-            for conv in seats(net, Conv):
+            for conv in weighted(net):
                 if conv not in dense:
                     path = Path(conv.weight, make(conv.weight, self.density), dense_gradient=gradient)
                     append(conv, Masking([path]))
@@ -108,10 +108,10 @@ class Masks(Method):
             conv.weight.mul_(path.mask)
 
 
-def _paths(net: Net) -> list[tuple[Conv, Path]]:
+def _paths(net: Net) -> list[tuple[Seat, Path]]:
     return [
         (conv, transform.path(0))
-        for conv in seats(net, Conv)
+        for conv in weighted(net)
         for transform in conv.transforms
         if isinstance(transform, Masking)
     ]

@@ -18,7 +18,7 @@ from rheostat.methods import mixednuts
 from rheostat.methods.base import Attacked, Form, Method, Output, Read, Term
 from rheostat.methods.composition import compose_as, register
 from rheostat.methods.mixture import mixture, mixture_passes
-from rheostat.nets.base import Net, build
+from rheostat.nets.base import NETS, Net, build
 from rheostat.points.dial import Dial
 from rheostat.points.phase import Phase
 from rheostat.points.point import Point
@@ -62,8 +62,8 @@ class Mixing(Method):
         return (Dial(name="robustness", rest=0.0),)
 
     def install(self, net: Net) -> None:
-        spec = getattr(net, "spec", None)
-        twin = copy.deepcopy(net) if not spec else build(spec)
+        spec = getattr(net, "spec", {})
+        twin = build(spec) if spec.get("name") in NETS else copy.deepcopy(net)
         twin.to_layout(net.layout)
         net.add_module("twin", twin)
         if self.mix == "mixednuts":

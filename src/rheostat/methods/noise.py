@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from rheostat.methods.base import Method, Term
 from rheostat.methods.composition import register
 from rheostat.nets.base import Net, first_stages
-from rheostat.nn.layers import Conv, Parts, Seat, Transform, append, seats
+from rheostat.nn.layers import Parts, Seat, Transform, append, weighted
 from rheostat.nn.masking import active
 from rheostat.points.phase import Phase
 from rheostat.points.point import Point
@@ -204,7 +204,7 @@ class Noise(Method):
     def install(self, net: Net) -> None:
         quiet = first_stages(net, self.quiet_stages, f"{self.name}: quiet_stages")
         first: WeightNoise | None = None
-        for conv in seats(net, Conv):
+        for conv in weighted(net):
             if conv in quiet:
                 continue
             noise = WeightNoise(
@@ -240,7 +240,7 @@ class Noise(Method):
         """α takes no weight decay, unless `decayed_alpha`."""
         if self.decayed_alpha:
             return []
-        return [t.alpha for c in seats(net, Conv) for t in c.transforms if isinstance(t, WeightNoise)]
+        return [t.alpha for c in weighted(net) for t in c.transforms if isinstance(t, WeightNoise)]
 
     def randomised(self, point: Point) -> bool:
         level = point.get("robustness", 0.0)
@@ -249,4 +249,4 @@ class Noise(Method):
 
 def strengths(net: nn.Module) -> list[float]:
     """α of every convolution, in the order of the network: what FLOAT asks to be reported."""
-    return [float(t.strength().detach()) for c in seats(net, Conv) for t in c.transforms if isinstance(t, WeightNoise)]
+    return [float(t.strength().detach()) for c in weighted(net) for t in c.transforms if isinstance(t, WeightNoise)]

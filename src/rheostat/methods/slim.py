@@ -15,7 +15,7 @@ from rheostat.methods.base import Method, Term
 from rheostat.methods.composition import register
 from rheostat.nets.base import Net
 from rheostat.nn.layers import Conv, Dense, Parts, Seat, Transform, append, seats
-from rheostat.nn.norms import Norm, NormSet, Source
+from rheostat.nn.norms import AffineSet, Norm, Source
 from rheostat.points.dial import Dial
 from rheostat.points.resolved import Resolved
 from rheostat.runtime.choices import check_choice
@@ -39,7 +39,8 @@ class Slice(Transform):
             return parts
         head = isinstance(seat, Dense) and seat.head
         out = parts[0][0].shape[0] if head else sliced(parts[0][0].shape[0], width)
-        return tuple((w[:out, : min(w.shape[1], x.shape[1])], amount) for w, amount in parts)
+        inside = x.shape[-1 if isinstance(seat, Dense) else 1]
+        return tuple((w[:out, : min(w.shape[1], inside)], amount) for w, amount in parts)
 
 
 class WidthBank(Source):
@@ -56,7 +57,7 @@ class WidthBank(Source):
         assert isinstance(source, Source)
         return source
 
-    def pick(self, at: Resolved) -> NormSet:
+    def pick(self, at: Resolved) -> AffineSet:
         return self.chosen(at).pick(at)
 
     def table(self, at: Resolved) -> tuple[Tensor, Tensor]:

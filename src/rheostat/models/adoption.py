@@ -1,4 +1,4 @@
-"""A user's own convolutional module made tunable: its layers become seats, its weights are kept.
+"""A user's own module made tunable: its layers become seats, its weights are kept.
 
 The module's forward is traced (torch.fx) and the operating point threaded through the graph as an
 argument; nothing is poked, so an adopted network is as safe between threads as one of ours.
@@ -6,203 +6,133 @@ argument; nothing is poked, so an adopted network is as safe between threads as 
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
 
-from rheostat.methods import Method, Stack, compose
+from rheostat.methods import Exits, Method, Stack, compose
+from rheostat.models.architecture import digest_of_lines, lines_of
+from rheostat.models.factories import Factory, made, module_name
+from rheostat.models.graph_seats import last_layers, refuse, thread
+from rheostat.models.splitting import split
+from rheostat.models.tracing import trace
 from rheostat.models.tunable import Tunable
-from rheostat.nets.base import Net, check_image
-from rheostat.nn.layers import Conv, Dense, Dropout, Normalise
-from rheostat.nn.norms import Norm, NormSet
+from rheostat.nets.adopted import Adopted
+from rheostat.nets.base import check_image, normaliser
+from rheostat.nn.layers import Conv
+from rheostat.points.point import Point
 from rheostat.points.resolved import Resolved
 
-FORBIDDEN = (
-    nn.BatchNorm1d,
-    nn.BatchNorm3d,
-    nn.SyncBatchNorm,
-    nn.InstanceNorm2d,
-    nn.ConvTranspose2d,
-    nn.RNNBase,
-    nn.AlphaDropout,
-)
-FORBIDDEN_FUNCTIONS = {F.dropout, F.dropout2d, F.batch_norm, F.alpha_dropout, F.instance_norm}
-
-
-def _conv(name: str, layer: nn.Conv2d) -> Conv:
-    if layer.padding_mode != "zeros" or isinstance(layer.padding, str):
-        raise ValueError(
-            f"layer {name!r}: padding {layer.padding!r} in mode {layer.padding_mode!r} is not "
-            "supported; numbers and zeros are"
-        )
-    seat = Conv(
-        layer.in_channels,
-        layer.out_channels,
-        kernel_size=layer.kernel_size,  # type: ignore[arg-type]
-        stride=layer.stride,  # type: ignore[arg-type]
-        padding=layer.padding,  # type: ignore[arg-type]
-        dilation=layer.dilation,  # type: ignore[arg-type]
-        groups=layer.groups,
-        bias=layer.bias is not None,
-    )
-    seat.load_state_dict(layer.state_dict())
-    return seat
-
-
-def _norm(name: str, layer: nn.BatchNorm2d) -> Norm:
-    if layer.momentum is None or not layer.track_running_stats or not layer.affine:
-        raise ValueError(f"layer {name!r}: a BatchNorm2d needs a momentum, running statistics and an affine map")
-    source = NormSet(layer.num_features, eps=layer.eps, momentum=layer.momentum)
-    source.load_state_dict({k: v for k, v in layer.state_dict().items() if k != "num_batches_tracked"})
-    seat = Norm(layer.num_features)
-    seat.source = source
-    return seat
-
-
-def _dense(name: str, layer: nn.Linear) -> nn.Module:
-    if layer.bias is None:
-        return layer
-    seat = Dense(layer.in_features, layer.out_features)
-    seat.load_state_dict(layer.state_dict())
-    return seat
-
-
-def _dropout(name: str, layer: nn.Dropout) -> Dropout:
-    return Dropout(layer.p)
-
-
-SEATS: dict[type[nn.Module], Callable[..., nn.Module]] = {
-    nn.Conv2d: _conv,
-    nn.BatchNorm2d: _norm,
-    nn.Linear: _dense,
-    nn.Dropout: _dropout,
-}
-
-
-class Adopted(Net):
-    """A traced user module as a network; it yields no features, so exits cannot be put on it."""
-
-    def __init__(
-        self, graph: fx.GraphModule, *, image: tuple[int, int, int], classes: int, normalise: Normalise
-    ) -> None:
-        super().__init__([], nn.Identity(), image=image, classes=classes, normalise=normalise)
-        self.graph = graph
-        self.spec = {}
-
-    def forward(self, x: Tensor, at: Resolved) -> Tensor:
-        logits: Tensor = self.graph(self.normalise(x), at)
-        return logits.float()
+SAME = 1e-5
+"""How far the outputs of a network over seats may be from the module's, as a share of the largest."""
 
 
 def adopt(
-    module: nn.Module,
+    module: nn.Module | Factory | str,
     method: Method | str,
     *,
     image: tuple[int, int, int],
-    mean: tuple[float, ...] | None = None,
-    std: tuple[float, ...] | None = None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    exits: Sequence[str] = (),
 ) -> Tunable:
     """A tunable model with the weights of a module that maps images (B, C, H, W) to logits.
 
-    `method` is a composition, or the name of one ("oat").
-    Conv2d, BatchNorm2d, Linear and Dropout become seats; the module itself is not touched, and at
-    rest the forward is unchanged. Not so with masks (floats, smart): of each convolution they keep the share
-    `density` of the weights, the largest ones, and the others are 0 until training grows them again.
-    `mean` and `std` normalise pixels of [0, 1] before it; without them the module gets pixels as they are.
-    Raises ValueError that names the layers it cannot take, or why the forward cannot be traced.
+    `module` is the module, a function without arguments that makes it, or a timm name with plain arguments
+    ("timm:resnet18(num_classes=10)"). `method` is a composition, or the name of one ("oat").
+    Convolutions, batch, layer and group norms, linear layers and Dropout become seats; the module itself is not
+    touched, and at rest the forward is unchanged. Not so with masks (floats, smart): of each layer they keep the share
+    `density` of the weights, the largest ones, and the others are 0 until training grows them again. `mean` and `std`
+    normalise pixels of [0, 1] before it; without them the module gets pixels as they are. `exits` names the layers that exits follow, for a composition that has
+    them; by default they follow the last layer of each resolution but a stem's and the last. ValueError names the
+    layers that cannot be taken, or why the forward cannot be traced.
     """
     found = compose(method) if isinstance(method, str) else method
     stack = found if isinstance(found, Stack) else Stack(found)
-    shape = check_image(type(module).__name__, image, 1)
-    own = copy.deepcopy(module).eval()
-    _refuse(own)
-    try:
-        graph = fx.Tracer().trace(own)
-    except (fx.proxy.TraceError, TypeError, ValueError, NotImplementedError) as error:
-        raise ValueError(
-            f"the forward of {type(module).__name__} cannot be traced ({error}); it may not branch on values of tensors"
-        ) from None
-    _thread(own, graph)
-    _mark_head(own, graph, stack)
-    traced = fx.GraphModule(own, graph)
+    net = adopted(module, image=image, mean=mean, std=std, exits=exits)
+    part = stack.part(Exits)
+    if part is not None and not part.positions and not net.exit_positions and net.exit_layers:
+        raise ValueError(f"name the layers that exits follow (exits=...); allowed: {', '.join(net.exit_layers)}")
+    if exits and part is None:
+        raise ValueError(f"exits names {exits[0]!r}, but the composition {stack!r} has no exits; add Exits()")
+    return installed(net, stack)
+
+
+def adopted(
+    module: nn.Module | Factory | str,
+    *,
+    image: tuple[int, int, int],
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    exits: Sequence[str] = (),
+) -> Adopted:
+    """A user's module as a network over seats, before any method is installed; see `adopt`."""
+    module, factory = made(module)
+    name = type(module).__name__
+    shape = check_image(name, image, 1)
+    refuse(module)
+    device = next((p.device for p in module.parameters()), torch.device("cpu"))
+    own, graph, traced = trace(module, shape)
+    thread(own, traced)
+    lines = (*lines_of(own, graph),)
+    pieces = split(own, traced, exits)
     blank = (0.0,) * shape[0], (1.0,) * shape[0]
-    normalise = Normalise(tuple(mean or blank[0]), tuple(std or blank[1]))
-    net = Adopted(traced, image=shape, classes=0, normalise=normalise)
-    model = Tunable(net, stack)
-    with torch.no_grad():
-        logits = model(torch.zeros(1, *shape))
+    normalise = normaliser(shape[0], tuple(mean or blank[0]), tuple(std or blank[1]))
+    logits = traced.logits()
     if logits.ndim != 2:
-        raise ValueError(f"{type(module).__name__} returned shape {tuple(logits.shape)}, expected (B, classes)")
-    net.classes = logits.shape[1]
+        raise ValueError(f"{name} returned shape {tuple(logits.shape)}, expected (B, classes)")
+    spec: dict[str, object] = {"of": module_name(module), "architecture": digest_of_lines(lines), "image": shape}
+    spec |= {"mean": None if mean is None else tuple(mean), "std": None if std is None else tuple(std)}
+    net = Adopted(
+        pieces.blocks,
+        pieces.rest,
+        image=shape,
+        classes=logits.shape[1],
+        normalise=normalise,
+        architecture=lines,
+        factory=factory,
+        spec={**spec, "exits": tuple(exits)},
+    )
+    net.exit_positions, net.exit_layers = pieces.exit_positions, pieces.exit_layers
+    net.conv_heads = tuple(k for k, last in last_layers(own, graph).items() if isinstance(last, Conv))
+    net.eval()
+    check_same(net, traced.examples[1], logits)
+    return net.to(device)
+
+
+def installed(net: Adopted, stack: Stack) -> Tunable:
+    """A method on an adopted network; ValueError in one sentence where it does not fit the network's forward."""
+    widths = [dial for dial in stack.dials() if dial.name == "width"]
+    if widths and net.conv_heads:
+        raise ValueError(
+            f"layer {net.conv_heads[0]!r}: the logits come from a convolution, which a width would cut; "
+            "a network that ends in a Linear layer has widths"
+        )
+    model = Tunable(net, stack)
+    device = next((p.device for p in net.parameters()), torch.device("cpu"))
+    x = torch.full((2, *net.image), 0.5, device=device)
+    for dial in widths:
+        for value in dial.values or ():
+            try:
+                with torch.no_grad():
+                    model(x, Point(width=value))
+            except (RuntimeError, ValueError) as error:
+                raise ValueError(
+                    f"widths do not fit {net.spec['of']}: at width {value:g}, features that are narrower meet a "
+                    f"layer or a tensor of fixed size ({' '.join(str(error).split())}); networks of convolutions, "
+                    "norms and linear layers alone have widths, such as ResNets"
+                ) from None
     return model
 
 
-def _refuse(module: nn.Module) -> None:
-    spatial = nn.modules.dropout._DropoutNd  # every dropout there is
-    bad = [
-        f"{name!r} ({type(layer).__name__})"
-        for name, layer in module.named_modules()
-        if isinstance(layer, FORBIDDEN) or (isinstance(layer, spatial) and type(layer) is not nn.Dropout)
-    ]
-    if bad:
-        allowed = ", ".join(k.__name__ for k in SEATS)
+def check_same(net: Adopted, x: Tensor, expected: Tensor) -> None:
+    """ValueError unless the network gives the module's logits (B, K) for what its first layer saw, x (B, C, H, W)."""
+    with torch.no_grad():
+        found = net(x * net.normalise.std + net.normalise.mean, Resolved())
+    gap = float((found - expected).abs().max() / expected.abs().max().clamp_min(1))
+    if not gap <= SAME:
         raise ValueError(
-            f"cannot adopt layers {', '.join(bad)}: they keep statistics or draw noise of their "
-            f"own; layers that become seats: {allowed}"
+            f"{net.spec['of']} over seats gives other logits than the module (off by {gap:.2g} of the largest); "
+            "its forward does what tracing cannot see"
         )
-
-
-def _thread(module: nn.Module, graph: fx.Graph) -> None:
-    """Exchange layers for seats, and give each call of one the operating point as its last argument."""
-    inputs = [node for node in graph.nodes if node.op == "placeholder"]
-    if len(inputs) != 1:
-        raise ValueError(f"the forward takes {len(inputs)} arguments, expected the images alone")
-    with graph.inserting_after(inputs[0]):
-        at = graph.placeholder("at")
-    for node in graph.nodes:
-        if node.op == "call_function" and node.target in FORBIDDEN_FUNCTIONS:
-            raise ValueError(
-                f"the forward calls {node.target.__name__}, whose mode would be frozen; use the layer instead"
-            )
-        if node.op != "call_module":
-            continue
-        layer = module.get_submodule(str(node.target))
-        make: Callable[..., Any] | None = SEATS.get(type(layer))
-        if make is not None:
-            seat = make(str(node.target), layer)
-            if seat is layer:
-                continue
-            _put(module, str(node.target), seat)
-            layer = seat
-        if isinstance(layer, Conv | Norm | Dense | Dropout):
-            node.args = (*node.args, at)
-
-
-def _mark_head(module: nn.Module, graph: fx.Graph, stack: Stack) -> None:
-    """Mark the Dense layers behind which no other seat lies: their outputs are the classes, which no width cuts.
-
-    ValueError where a convolution is the last, for a composition with widths.
-    """
-    ahead = [node for node in graph.nodes if node.op == "output"]
-    seen = set(ahead)
-    while ahead:
-        node = ahead.pop()
-        layer = module.get_submodule(str(node.target)) if node.op == "call_module" else None
-        if isinstance(layer, Dense):
-            layer.head = True
-        if isinstance(layer, Conv) and any(dial.name == "width" for dial in stack.dials()):
-            raise ValueError(f"layer {node.target!r}: the logits come from a convolution, which a width would cut")
-        if isinstance(layer, Conv | Dense | nn.Conv2d | nn.Linear):
-            continue
-        before = [one for one in node.all_input_nodes if one not in seen]
-        ahead += before
-        seen.update(before)
-
-
-def _put(module: nn.Module, name: str, seat: nn.Module) -> None:
-    parent, _, last = name.rpartition(".")
-    setattr(module.get_submodule(parent), last, seat)

@@ -13,11 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from rheostat import nets
 from rheostat.methods import parse_method
+from rheostat.models.factories import Factory
+from rheostat.models.rebuilding import rebuilt
 from rheostat.models.tunable import Tunable
+from rheostat.nets.adopted import NAME, Adopted
 from rheostat.points.dial_map import DialMap
 from rheostat.points.point import Point
 from rheostat.runtime.choices import nearest
@@ -26,7 +29,7 @@ from rheostat.runtime.files import locked, read_tensors, write_tensors
 FORMAT = 1
 KNOWN = {
     *("artifact", "tensors", "composition", "net", "dials", "dial_map", "points"),
-    *("classes", "threat", "provenance", "measured"),
+    *("classes", "threat", "provenance", "measured", "adopted"),
 }
 
 
@@ -60,9 +63,12 @@ def save(path: str | Path, model: Tunable, about: About | None = None) -> Path:
     about = about or About()
     if not getattr(model.net, "spec", None):
         raise ValueError(
-            "this network was adopted from a module of your own and cannot be rebuilt from a file; "
-            "save its state_dict() and adopt the module again to load it"
+            "this network was not built by name and cannot be rebuilt from a file; build it by "
+            "rheostat.nets, or adopt the module that it comes from"
         )
+    adopted = {}
+    if isinstance(model.net, Adopted):
+        adopted = {"adopted": {"factory": model.net.factory, "architecture": model.net.architecture}}
     dial_map = asdict(model.dial_map) if model.dial_map is not None else None
     stored = model.stored()
     check_finite(stored, str(path))
@@ -74,6 +80,7 @@ def save(path: str | Path, model: Tunable, about: About | None = None) -> Path:
             "tensors": tensors_hash(stored),
             "composition": repr(model.method),
             "net": model.net.spec,
+            **adopted,
             "dials": [asdict(d) for d in model.method.dials()],
             "dial_map": dial_map,
             "points": {k: v.numbers() for k, v in model.points.items()},
@@ -124,8 +131,8 @@ def locate(which: str | Path) -> Path:
     raise ValueError(f"no file, run or packaged model {str(which)!r}; {nearest(str(which), packaged())}")
 
 
-def load_with(which: str | Path) -> tuple[Tunable, About]:
-    """The model and what its file says beside the weights."""
+def load_with(which: str | Path, *, net: nn.Module | Factory | str | None = None) -> tuple[Tunable, About]:
+    """The model and what its file says beside the weights; `net` as in `load`."""
     path = locate(which)
     tensors, found = read_tensors(path)
     if "artifact" not in found:
@@ -138,8 +145,13 @@ def load_with(which: str | Path) -> tuple[Tunable, About]:
     check_finite(tensors, str(path))
     if found.get("tensors") not in (None, tensors_hash(tensors)):
         raise ValueError(f"{path}: its weights are not those that were saved (their hash differs); the file is damaged")
+    base: nets.Net | None = None
+    if found["net"].get("name") == NAME:
+        base = rebuilt(found["net"], found.get("adopted", {}), net, str(path))
+    elif net is not None:
+        raise ValueError(f"{path} holds a network that its file rebuilds; leave net (--net) out")
     try:
-        model = Tunable(nets.build(found["net"]), parse_method(found["composition"]))
+        model = Tunable(base or nets.build(found["net"]), parse_method(found["composition"]))
     except ValueError as error:
         raise ValueError(f"{path}: {error}; if another package adds it, install that package") from None
     declared = [asdict(d) for d in model.method.dials()]
@@ -160,9 +172,14 @@ def load_with(which: str | Path) -> tuple[Tunable, About]:
     return model, about
 
 
-def load(which: str | Path) -> Tunable:
-    """A model from a file, a run's folder, or a packaged name: `load("oat-digits")`. A call is an evaluation."""
-    return load_with(which)[0]
+def load(which: str | Path, *, net: nn.Module | Factory | str | None = None) -> Tunable:
+    """A model from a file, a run's folder, or a packaged name: `load("oat-digits")`. A call is an evaluation.
+
+    A model with an adopted network needs what made the plain module: `net` is a function without arguments, its name
+    ("package.module:function", "timm:resnet18(num_classes=10)") or a module of that architecture. ValueError says what
+    differs where it is another one. Of what a file says only timm names with plain arguments are followed.
+    """
+    return load_with(which, net=net)[0]
 
 
 def digest(which: str | Path) -> str:
@@ -182,14 +199,16 @@ def tensor_bytes(name: str, tensor: Tensor) -> bytes:
     return head + plain.numpy().tobytes()
 
 
-def name_point(path: str | Path, name: str, point: Point, measured: dict[str, Any]) -> None:
+def name_point(
+    path: str | Path, name: str, point: Point, measured: dict[str, Any], *, net: nn.Module | Factory | str | None = None
+) -> None:
     """Store a point under a name in a model's file, with its measured numbers; the file is whole throughout."""
     if not re.fullmatch(r"[a-z][a-z0-9_-]*", name):
         raise ValueError(f"a point's name is of a-z, 0-9, - and _, and starts with a letter, given {name!r}")
     file = locate(path)
     if file in packaged().values():
         raise ValueError(f"{path} comes with the package; copy it before you name points in it")
-    point = load(file).complete(point)
+    point = load(file, net=net).complete(point)
     with locked(file):
         tensors, found = read_tensors(file)
         found["points"] = {**found["points"], name: point.numbers()}

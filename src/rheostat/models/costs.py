@@ -196,7 +196,7 @@ class _Used:
         x, at = inputs
         for weight, _ in kernel(seat, x, at):
             used = weight.detach() != 0
-            positions = out.shape[2] * out.shape[3] if isinstance(seat, Conv) else 1
+            positions = out.numel() // out.shape[1 if isinstance(seat, Conv) else -1]
             self.saved += int((~used).sum()) * positions
             if isinstance(seat, Conv):
                 before = self.weights.get(id(seat))

@@ -19,6 +19,7 @@ from torch import Tensor, fx, nn
 from rheostat.methods.base import Output
 from rheostat.models.tunable import Tunable
 from rheostat.nets.base import Net
+from rheostat.nn.feature_norms import FeatureNorm, GroupNorm
 from rheostat.nn.layers import Conv, Dense, Dropout, Normalise, Seat, kernel
 from rheostat.nn.norms import Norm
 from rheostat.points.point import Point
@@ -88,8 +89,6 @@ def fold(model: Tunable, point: Point | None = None) -> fx.GraphModule:
         raise ValueError(f"{point} has live exits; it does not fold (fold a depth, with exit 0)")
     if model.method.passes(point) != 1:
         raise ValueError(f"{point} takes {model.method.passes(point)} passes of the network; it does not fold")
-    if not model.net.blocks and not hasattr(model.net, "graph"):
-        raise ValueError("this network has no blocks to fold")
     net = copy.deepcopy(model.net)
     net.to_layout(torch.contiguous_format)
     device = next(net.parameters()).device
@@ -140,7 +139,7 @@ def _plain(root: nn.Module, graph: fx.Graph, seen: dict[str, list[Any]], image: 
                 graph.erase_node(node)
                 continue
             values[node] = seat(x) if isinstance(seat, Normalise) else seat(x, at)
-            if isinstance(seat, Norm) and _into_convolution(root, node, seat, at):
+            if isinstance(seat, Norm) and not isinstance(seat, FeatureNorm) and _into_convolution(root, node, seat, at):
                 node.replace_all_uses_with(node.args[0])
                 graph.erase_node(node)
                 values[node.args[0]] = values[node]
@@ -178,12 +177,12 @@ def _weight(seat: Seat, x: Tensor, at: Resolved) -> Tensor:
 def _layer(seat: nn.Module, x: Tensor, at: Resolved) -> nn.Module:
     if isinstance(seat, Norm):
         scale, shift = seat.table(at)
-        return Affine(scale[0], shift[0])
+        return _feature_norm(seat, scale[0], shift[0]) if isinstance(seat, FeatureNorm) else Affine(scale[0], shift[0])
     assert isinstance(seat, Conv | Dense)
     weight = _weight(seat, x, at)
     plain: nn.Module
     if isinstance(seat, Dense):
-        plain = nn.Linear(weight.shape[1], weight.shape[0])
+        plain = nn.Linear(weight.shape[1], weight.shape[0], bias=seat.bias is not None)
     else:
         groups = seat.groups if seat.groups == 1 else x.shape[1] * seat.groups // seat.in_channels
         shape: dict[str, Any] = {name: getattr(seat, name) for name in ("kernel_size", "stride", "padding", "dilation")}
@@ -192,6 +191,19 @@ def _layer(seat: nn.Module, x: Tensor, at: Resolved) -> nn.Module:
     plain.weight = nn.Parameter(weight)
     if seat.bias is not None:
         plain.bias = nn.Parameter(seat.bias.detach()[: weight.shape[0]].clone())
+    return plain
+
+
+def _feature_norm(seat: FeatureNorm, scale: Tensor, shift: Tensor) -> nn.Module:
+    """PyTorch's own layer or group norm with a point's scale and shift."""
+    channels = scale.numel()
+    plain: nn.LayerNorm | nn.GroupNorm
+    if isinstance(seat, GroupNorm):
+        plain = nn.GroupNorm(seat.groups_of(channels), channels, eps=seat.eps)
+    else:
+        plain = nn.LayerNorm(channels, eps=seat.eps)
+    plain.to(scale.device)
+    plain.weight, plain.bias = nn.Parameter(scale.detach().clone()), nn.Parameter(shift.detach().clone())
     return plain
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import warnings
 from dataclasses import replace
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -55,6 +56,22 @@ class Tunable(nn.Module):
             for buffer in getattr(module, "training_only", ())
         }
         return {k: v for k, v in self.state_dict().items() if k not in skipped}
+
+    def __repr__(self) -> str:
+        from rheostat.models.display import line
+
+        return line(self)
+
+    def _repr_html_(self) -> str:
+        from rheostat.models.display import html
+
+        return html(self)
+
+    def save(self, path: str | Path) -> Path:
+        """Write the model as one file, which `rheostat.load` reads; returns its path."""
+        from rheostat.models.artifact import save
+
+        return save(path, self)
 
     def to_layout(self, layout: torch.memory_format) -> Tunable:
         """Choose the memory layout of weights and activations: channels-last or contiguous."""

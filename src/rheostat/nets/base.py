@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import inspect
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ParamSpec
 
@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from rheostat.nn.layers import Conv, Dense, Dropout, Normalise, seats
+from rheostat.nn.layers import Conv, Dense, Dropout, Normalise, Seat, seats, weighted
 from rheostat.nn.norms import Norm
 from rheostat.points.resolved import Resolved
 from rheostat.runtime.choices import nearest
@@ -99,6 +99,7 @@ class FlatClassifier(nn.Module):
         self.dropout, self.relu = Dropout(dropout), relu
         last = self.layers[-1]
         assert isinstance(last, Dense)
+        assert last.bias is not None
         nn.init.zeros_(last.weight)
         nn.init.zeros_(last.bias)
 
@@ -122,7 +123,7 @@ class Net(nn.Module):
 
     def __init__(
         self,
-        blocks: list[Block],
+        blocks: Sequence[nn.Module],
         classifier: nn.Module,
         *,
         image: tuple[int, int, int],
@@ -137,6 +138,8 @@ class Net(nn.Module):
         self.image, self.classes = image, classes
         self.stages = stages
         """How many blocks each stage has, the stem first."""
+        self.exit_positions: tuple[int, ...] | None = None
+        """The blocks after which exits sit by default, where that is known of this very network."""
 
     def to_layout(self, layout: torch.memory_format) -> None:
         """Choose the memory layout of weights and activations: channels-last or contiguous."""
@@ -158,17 +161,18 @@ class Net(nn.Module):
 
     def forward(self, x: Tensor, at: Resolved) -> Tensor:
         """(B, C, H, W) pixels → (B, classes) logits."""
-        for last in self.features(x, at):
-            x = last
+        x = self.enter(x)
+        for block in self.blocks:
+            x = block(x, at)
         logits: Tensor = self.classifier(x, at)
         return logits.float()
 
 
-def first_stages(net: Net, count: int, what: str) -> set[Conv]:
-    """The convolutions of the first stages, the stem being the first; ValueError if that is all of them."""
+def first_stages(net: Net, count: int, what: str) -> set[Seat]:
+    """The seats whose weights methods condition in the first stages, the stem being the first; ValueError if that is all of them."""
     if count and count >= len(net.stages):
         raise ValueError(f"{what} must be below the {len(net.stages)} stages of this network, given {count}")
-    return {conv for block in net.blocks[: sum(net.stages[:count])] for conv in seats(block, Conv)}
+    return {conv for block in net.blocks[: sum(net.stages[:count])] for conv in weighted(block)}
 
 
 def laid_out(x: Tensor, layout: torch.memory_format) -> Tensor:

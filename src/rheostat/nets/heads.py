@@ -27,7 +27,10 @@ def _architecture(net: Net) -> Architecture:
     ValueError for a network without features.
     """
     if not net.blocks:
-        raise ValueError("exits need a network that yields features; an adopted one does not")
+        raise ValueError(
+            "exits need a network with feature maps (B, C, H, W) on which alone all later layers depend; "
+            "this one has none (its features are tokens, or skip connections pass every layer)"
+        )
     name = str(getattr(net, "spec", {}).get("name", ""))
     return NETS.get(name) if name in NETS else Architecture(lambda: net)
 
@@ -50,6 +53,8 @@ def features_of(net: Net) -> list[Features]:
 def default_positions(net: Net) -> tuple[int, ...]:
     """The network's own, else the paper's rule: blocks n/4 and 3n/4 of each stage of n behind the stem."""
     own = _architecture(net).exit_positions
+    if net.exit_positions is not None:
+        return net.exit_positions
     if own is not None:
         return own(net)
     last = len(net.blocks) - 1

@@ -153,26 +153,31 @@ def _pair(size: Size) -> tuple[int, int]:
 class Dense(nn.Module):
     """Fully connected seat, with the weights and initialisation of `nn.Linear`.
 
-    `head` marks the last one, whose outputs are the classes.
+    `head` marks the last one, whose outputs are the classes. `conditioned` marks one whose weights methods treat as
+    those of convolutions (noise, masks): the layers of a transformer, not the classifier of a convolutional network.
     """
 
-    def __init__(self, in_features: int, out_features: int, *, head: bool = False) -> None:
+    bias: Tensor | None
+
+    def __init__(
+        self, in_features: int, out_features: int, *, bias: bool = True, head: bool = False, conditioned: bool = False
+    ) -> None:
         super().__init__()
-        plain = nn.Linear(in_features, out_features)
+        plain = nn.Linear(in_features, out_features, bias=bias)
         self.in_features, self.out_features = in_features, out_features
         self.weight, self.bias = plain.weight, plain.bias
-        self.head = head
+        self.head, self.conditioned = head, conditioned
         self.transforms = nn.ModuleList()
 
     def extra_repr(self) -> str:
         return f"{self.in_features}, {self.out_features}"
 
     def forward(self, x: Tensor, at: Resolved) -> Tensor:
-        """(B, F) → (B, F')."""
+        """(B, ..., F) → (B, ..., F')."""
         if not self.transforms:
             return F.linear(x, self.weight, self.bias)
         out = _summed(kernel(self, x, at), lambda w: F.linear(x, w), at)
-        return out + self.bias[: out.shape[1]]
+        return out if self.bias is None else out + self.bias[: out.shape[-1]]
 
 
 class Normalise(nn.Module):
@@ -210,3 +215,8 @@ S = TypeVar("S", bound=nn.Module)
 def seats(net: nn.Module, kind: type[S]) -> Iterator[S]:
     """The seats of one kind, in the order of the network."""
     return (module for module in net.modules() if isinstance(module, kind))
+
+
+def weighted(net: nn.Module) -> Iterator[Seat]:
+    """The seats whose weights methods condition, in the order of the network: Conv, and Dense where it says so."""
+    return (m for m in net.modules() if isinstance(m, Conv) or (isinstance(m, Dense) and m.conditioned))

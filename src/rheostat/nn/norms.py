@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import torch
 import torch.distributed as dist
@@ -36,7 +36,7 @@ class NormChoice:
 class Source(nn.Module):
     """Where a Norm takes its statistics and affine from: one set, or a bank that chooses sets."""
 
-    def pick(self, at: Resolved) -> NormSet:
+    def pick(self, at: Resolved) -> AffineSet:
         """Training: the one set this group of rows is normalised by and updates."""
         raise TypeError(f"{type(self).__name__} does not choose a norm set")
 
@@ -49,31 +49,45 @@ class Source(nn.Module):
         raise TypeError(f"{type(self).__name__} cannot be resized")
 
 
-class NormSet(Source):
+class AffineSet(Source):
+    """One set of affine parameters (C channels): all that a norm without batch statistics has."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.channels = channels
+        self.weight = nn.Parameter(torch.ones(channels))
+        self.bias = nn.Parameter(torch.zeros(channels))
+
+    def copy(self) -> Self:
+        """A new set that starts with the same values."""
+        twin = self.resized(self.channels)
+        twin.load_state_dict(self.state_dict())
+        return twin
+
+    def resized(self, channels: int) -> Self:
+        return type(self)(channels)
+
+    def pick(self, at: Resolved) -> AffineSet:
+        return self
+
+    def table(self, at: Resolved) -> tuple[Tensor, Tensor]:
+        return self.weight[None], self.bias[None]
+
+
+class NormSet(AffineSet):
     """One set of batch-norm statistics and affine parameters (C channels)."""
 
     running_mean: Tensor
     running_var: Tensor
 
     def __init__(self, channels: int, *, eps: float = 1e-5, momentum: float = 0.1) -> None:
-        super().__init__()
-        self.channels, self.eps, self.momentum = channels, eps, momentum
-        self.weight = nn.Parameter(torch.ones(channels))
-        self.bias = nn.Parameter(torch.zeros(channels))
+        super().__init__(channels)
+        self.eps, self.momentum = eps, momentum
         self.register_buffer("running_mean", torch.zeros(channels))
         self.register_buffer("running_var", torch.ones(channels))
 
-    def copy(self) -> NormSet:
-        """A new set that starts with the same values."""
-        twin = NormSet(self.channels, eps=self.eps, momentum=self.momentum)
-        twin.load_state_dict(self.state_dict())
-        return twin
-
-    def resized(self, channels: int) -> NormSet:
-        return NormSet(channels, eps=self.eps, momentum=self.momentum)
-
-    def pick(self, at: Resolved) -> NormSet:
-        return self
+    def resized(self, channels: int) -> Self:
+        return type(self)(channels, eps=self.eps, momentum=self.momentum)
 
     def table(self, at: Resolved) -> tuple[Tensor, Tensor]:
         scale = self.weight * torch.rsqrt(self.running_var + self.eps)
@@ -157,7 +171,10 @@ row_norm: Callable[..., Tensor] = RowNorm.apply
 
 
 class Norm(nn.Module):
-    """Normalisation seat. `conditioned` is False where FiLM does not go (shortcuts, last WRN norm)."""
+    """Batch normalisation seat; the seats of `feature_norms` are norms too.
+
+    `conditioned` is False where FiLM does not go (shortcuts, last WRN norm).
+    """
 
     def __init__(self, channels: int, *, conditioned: bool = True) -> None:
         super().__init__()
@@ -177,9 +194,8 @@ class Norm(nn.Module):
         scale, shift = self.source.table(at)
         return self.modulated(scale, shift, at)
 
-    def forward(self, x: Tensor, at: Resolved) -> Tensor:
-        """(B, C, H, W) → the same shape; computed in fp32, returned in the dtype that came in."""
-        wide = x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
+    def affine(self, at: Resolved) -> tuple[Tensor, Tensor]:
+        """Scale and shift of this pass: (1, C), or (B, C) where the rows differ."""
         if at.training:
             chosen = self.source.pick(at)
             scale, shift = self.modulated(chosen.weight[None], chosen.bias[None], at)
@@ -187,6 +203,18 @@ class Norm(nn.Module):
             scale, shift = at.once(self, lambda: self.table(at))
         if scale.shape[0] > 1:
             scale, shift = at.gather(scale), at.gather(shift)
+        return scale, shift
+
+    def forward(self, x: Tensor, at: Resolved) -> Tensor:
+        """(B, C, H, W) → the same shape; computed in fp32, returned in the dtype that came in."""
+        scale, shift = self.affine(at)
         if at.training:
-            return chosen.normalise(wide, scale, shift, at).to(x.dtype)
-        return affine_map(wide, scale, shift).to(x.dtype)
+            chosen = self.source.pick(at)
+            assert isinstance(chosen, NormSet)
+            return chosen.normalise(widened(x), scale, shift, at).to(x.dtype)
+        return affine_map(widened(x), scale, shift).to(x.dtype)
+
+
+def widened(x: Tensor) -> Tensor:
+    """x in fp32 where it is of half precision: norms compute no narrower."""
+    return x.float() if x.dtype in (torch.bfloat16, torch.float16) else x

@@ -22,16 +22,18 @@ from rheostat.serve.options import Service
 BACKENDS = ("onnx", "torch")
 
 
-def service(which: str, *, backend: str = "onnx", threads: int | None = None, every: bool = False) -> Service:
+def service(
+    which: str, *, backend: str = "onnx", threads: int | None = None, every: bool = False, net: str | None = None
+) -> Service:
     """The service of a model file, folder or packaged name.
 
     Serves the points stored in the file by name (`rheostat choose … --name safe`). `every` adds the ends
     and the middle of the robustness dial, for a look at a model that has none; they have no measured
-    numbers, so no floor of robustness admits them.
+    numbers, so no floor of robustness admits them. `net` names what makes the network of an adopted model.
     """
     if backend not in BACKENDS:
         raise ValueError(f"no backend {backend!r}; {nearest(backend, BACKENDS)}")
-    model, about = artifact.load_with(which)
+    model, about = artifact.load_with(which, net=net)
     points = dict(model.points)
     if every and "robustness" in model.dials:
         points |= {f"t-{v:g}": model.complete(Point(robustness=v)) for v in (0.0, 0.5, 1.0)}

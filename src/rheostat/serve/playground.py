@@ -35,9 +35,9 @@ SHOWN = 224
 """Pixels of an image on the page."""
 
 
-def mount(web: FastAPI, file: str, *, data_dir: Path | None = None) -> FastAPI:
+def mount(web: FastAPI, file: str, *, data_dir: Path | None = None, net: str | None = None) -> FastAPI:
     """The application with the playground on it."""
-    model, about = artifact.load_with(file)
+    model, about = artifact.load_with(file, net=net)
     rows = own_rows(rows_path(file), artifact.digest(file))
     page = build(model, about, rows, _test(about, data_dir))
     return gr.mount_gradio_app(web, page, path=PATH)

@@ -1,0 +1,221 @@
+"""Exchanges the layers of a traced graph for seats, and gives each call of one the operating point."""
+
+from __future__ import annotations
+
+import operator
+from typing import Any
+
+import torch.nn.functional as F
+from torch import Tensor, fx, nn
+
+from rheostat.models import seating
+from rheostat.models.seating import FROZEN, LAYERS, OWN_STATE, RENAMED, SEATS, SIGNATURES
+from rheostat.models.tracing import Traced
+from rheostat.nn.layers import Conv, Dense, Dropout
+from rheostat.nn.norms import Norm
+
+STATEFUL = (nn.modules.dropout._DropoutNd, nn.modules.batchnorm._NormBase, nn.RNNBase)
+WEIGHTED = (nn.modules.conv._ConvNd, nn.Linear)
+
+
+def refuse(module: nn.Module) -> None:
+    """ValueError that names layers which keep statistics or draw noise of their own, and have no seat."""
+    for name, layer in module.named_modules():
+        if type(layer) is nn.Conv2d:
+            seating.padding_of(name, layer)
+    bad = [
+        f"{name!r} ({type(layer).__name__})"
+        for name, layer in module.named_modules()
+        if isinstance(layer, OWN_STATE)
+        or (isinstance(layer, nn.modules.dropout._DropoutNd) and type(layer) is not nn.Dropout)
+        or (isinstance(layer, nn.MultiheadAttention) and layer.dropout > 0)
+    ]
+    if bad:
+        allowed = ", ".join(k.__name__ for k in LAYERS)
+        raise ValueError(
+            f"cannot adopt layers {', '.join(bad)}: they keep statistics or draw noise of their "
+            f"own; layers that become seats: {allowed}"
+        )
+
+
+def thread(root: nn.Module, found: Traced) -> None:
+    """Exchange layers for seats in place; every seat's call takes the operating point `at`, the last argument."""
+    graph = found.graph
+    images = next(node for node in graph.nodes if node.op == "placeholder")
+    with graph.inserting_after(images):
+        at = graph.placeholder("at")
+    for node in list(graph.nodes):
+        if node.op == "call_function" and node.target in FROZEN:
+            raise ValueError(
+                f"the forward calls {node.target.__name__}, whose mode would be frozen; use the layer instead"
+            )
+        if node.op == "call_function" and node.target in SIGNATURES:
+            _seat_call(root, found, node)
+        elif node.op == "call_module":
+            _seat_layer(root, graph, node)
+        if node.op == "call_module" and isinstance(root.get_submodule(str(node.target)), SEATS):
+            node.args, node.kwargs = (*(node.args or tuple(node.kwargs.values()))[:1], at), {}
+    _drop_idle(root, found)
+    _add_in_place(root, found)
+    _finish(root, graph)
+
+
+def _seat_layer(root: nn.Module, graph: fx.Graph, node: fx.Node) -> None:
+    name = str(node.target)
+    layer = root.get_submodule(name)
+    make = LAYERS.get(type(layer))
+    if make is not None:
+        seat = make(name, layer)
+        _put(root, name, seat)
+        if isinstance(layer, nn.Conv2d) and layer.padding_mode != "zeros":
+            with graph.inserting_before(node):
+                size = tuple(layer._reversed_padding_repeated_twice)
+                padded = graph.call_function(F.pad, (node.args[0], size), {"mode": layer.padding_mode})
+            node.args = (padded, *node.args[1:])
+        return
+    if isinstance(layer, SEATS):
+        return
+    if isinstance(layer, WEIGHTED):
+        raise ValueError(
+            f"layer {name!r} is a {type(layer).__name__}, which no method can condition; layers that become seats: "
+            f"{', '.join(k.__name__ for k in LAYERS)}"
+        )
+    inner = [n for n, m in layer.named_modules() if isinstance(m, STATEFUL) and getattr(m, "p", 1) != 0]
+    if inner:
+        raise ValueError(
+            f"layer {name!r} ({type(layer).__name__}) holds {inner[0]!r}, which follows its own mode and cannot be "
+            "reached in a layer of PyTorch's own; write the block out of its parts"
+        )
+
+
+def _seat_call(root: nn.Module, found: Traced, node: fx.Node) -> None:
+    """A functional call on a layer's own tensors becomes a call of a seat; ValueError where it computes them."""
+    target: Any = node.target
+    names = SIGNATURES[target]
+    given = dict(zip(names, node.args, strict=False)) | {RENAMED.get(k, k): v for k, v in node.kwargs.items()}
+    tensors: dict[str, Tensor | None] = {}
+    owner = ""
+    for name in ("weight", "bias", "mean", "var"):
+        value = given.get(name)
+        stored = isinstance(value, fx.Node) and value.op == "get_attr"
+        if value is not None and not stored:
+            if target is F.linear:
+                return  # a product like any other
+            raise ValueError(
+                f"the forward calls {target.__name__} with a {name} that it computes (in {_where(found, node)}); "
+                "a layer that keeps its weight as it is used can be adopted"
+            )
+        tensors[name] = operator.attrgetter(str(value.target))(root) if isinstance(value, fx.Node) else None
+        if isinstance(value, fx.Node) and name == "weight":
+            owner = str(value.target).rpartition(".")[0]
+    name = _name_for(root, found.graph, owner, node)
+    if not isinstance(_submodule(root, name), SEATS):
+        _put(root, name, _made(name, target, given, tensors))
+    node.op, node.target = "call_module", name
+    node.args, node.kwargs = (given["input"],), {}
+
+
+def _made(name: str, target: Any, given: dict[str, Any], tensors: dict[str, Any]) -> nn.Module:
+    weight, bias = tensors["weight"], tensors["bias"]
+    if target is F.linear:
+        return seating.dense(weight, bias)
+    if target is F.layer_norm:
+        return seating.layer_norm(name, tuple(given["shape"]), weight, bias, given.get("eps", 1e-5))
+    if target is F.group_norm:
+        if weight is None:
+            raise ValueError(f"layer {name!r}: a group norm without a weight is not supported; one with a weight is")
+        return seating.group_norm(weight.numel(), given["groups"], weight, bias, given.get("eps", 1e-5))
+    if target is F.batch_norm:
+        if tensors["mean"] is None or tensors["var"] is None or not given.get("momentum", 0.1):
+            raise ValueError(f"layer {name!r}: a batch norm needs a momentum and running statistics")
+        statistics = tensors["mean"], tensors["var"]
+        return seating.batch_norm(*statistics, weight, bias, given.get("momentum", 0.1), given.get("eps", 1e-5))
+    shape = {k: given[k] for k in ("stride", "padding", "dilation", "groups") if k in given}
+    plain = nn.Conv2d(
+        weight.shape[1] * shape.get("groups", 1), weight.shape[0], weight.shape[2:], bias=bias is not None, **shape
+    )
+    plain.load_state_dict({"weight": weight} if bias is None else {"weight": weight, "bias": bias})
+    return seating.conv_of(name, plain)
+
+
+def _name_for(root: nn.Module, graph: fx.Graph, owner: str, node: fx.Node) -> str:
+    """Where a seat lies that a call becomes: in the place of the layer that made it, or inside where that has parts."""
+    if not owner:
+        return f"{node.name}_seat"
+    parts = any(other.op == "call_module" and str(other.target).startswith(f"{owner}.") for other in graph.nodes)
+    return f"{owner}.seat" if parts else owner
+
+
+def _where(found: Traced, node: fx.Node) -> str:
+    return next((repr(name) for name, end in found.ends.items() if end is node), repr(node.name))
+
+
+def _submodule(root: nn.Module, name: str) -> nn.Module | None:
+    try:
+        return root.get_submodule(name)
+    except AttributeError:
+        return None
+
+
+def _put(root: nn.Module, name: str, seat: nn.Module) -> None:
+    parent, _, last = name.rpartition(".")
+    setattr(root.get_submodule(parent), last, seat)
+
+
+def _drop_idle(root: nn.Module, found: Traced) -> None:
+    """Erase layers that do nothing, and tensors that went into seats."""
+    for node in reversed(list(found.graph.nodes)):
+        if node.op == "get_attr" and not node.users:
+            found.graph.erase_node(node)
+        if node.op != "call_module":
+            continue
+        layer = root.get_submodule(str(node.target))
+        if type(layer) is nn.Identity or (isinstance(layer, Dropout) and not layer.rate):
+            before = node.args[0]
+            assert isinstance(before, fx.Node)
+            node.replace_all_uses_with(before)
+            found.graph.erase_node(node)
+            found.ends = {name: before if end is node else end for name, end in found.ends.items()}
+
+
+def _add_in_place(root: nn.Module, found: Traced) -> None:
+    """Sums onto a batch norm's output that nothing else reads need no memory of their own: `+=` as it was written."""
+    for node in found.graph.nodes:
+        if node.target is not operator.add or len(node.args) != 2:
+            continue
+        for first, second in (node.args, reversed(node.args)):
+            norm = isinstance(first, fx.Node) and first.op == "call_module" and len(first.users) == 1
+            same = [getattr(found.values.get(n), "shape", None) for n in (first, node)]
+            if norm and same[0] == same[1] is not None and type(root.get_submodule(str(first.target))) is Norm:
+                node.target, node.args = operator.iadd, (first, second)
+                break
+
+
+def _finish(root: nn.Module, graph: fx.Graph) -> None:
+    """Mark the first convolution, which sees δ, and the Dense layers behind which no other seat lies: the heads."""
+    convs = [m for m in _layers(root, graph) if isinstance(m, Conv)]
+    if convs:
+        convs[0].exact = True
+    for layer in last_layers(root, graph).values():
+        if isinstance(layer, Dense):
+            layer.head, layer.conditioned = True, False
+
+
+def _layers(root: nn.Module, graph: fx.Graph) -> list[nn.Module]:
+    return [root.get_submodule(str(node.target)) for node in graph.nodes if node.op == "call_module"]
+
+
+def last_layers(root: nn.Module, graph: fx.Graph) -> dict[str, Conv | Dense]:
+    """The layers with weights behind which no other lies, by name: their outputs are the classes."""
+    ahead = [node for node in graph.nodes if node.op == "output"]
+    seen, found = set(ahead), {}
+    while ahead:
+        node = ahead.pop()
+        layer = root.get_submodule(str(node.target)) if node.op == "call_module" else None
+        if isinstance(layer, Conv | Dense):
+            found[str(node.target)] = layer
+            continue
+        before = [one for one in node.all_input_nodes if one not in seen]
+        ahead += before
+        seen.update(before)
+    return found
