@@ -16,6 +16,7 @@ import multi_exit
 import needs
 import pictures
 import progress
+import replays
 import study
 import surprises
 import timings
@@ -29,7 +30,7 @@ from rheostat.runtime.files import write_bytes, write_text
 
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "benchmarks" / "results"
-OTHERS = ("speed", "costs", "believe", "serve", "exit-latency", "exports", "alphas", "l2", "margin")
+OTHERS = ("speed", "costs", "believe", "serve", "serve-trace", "exit-latency", "exports", "alphas", "l2", "margin")
 """Files of rows that are not evaluations along a dial."""
 SHOWN = ("pgd-at-0", "pgd-at-0.2", "pgd-at-1", "oat-fashion", "dual-fashion")
 
@@ -76,6 +77,7 @@ def build(out: Path) -> None:
     static, static_claims = claims.exits(rows, RESULTS)
     tiers, tier_claims = believing.tiers(read["believe"])
     serving, serving_claims = believing.serving(read["serve"])
+    replayed, replay_claims = replays.section(read["serve-trace"])
     timing, timing_claims = multi_exit.latency(read["exit-latency"])
     others, other_claims = study.alternatives(rows, RESULTS)
     equal, equal_claims = study.equal_attacks(rows, RESULTS, read["speed"])
@@ -128,7 +130,12 @@ def build(out: Path) -> None:
             [c for c in other_claims if "twice" not in c[0]] + equal_claims
         ),
         "The dial (ours)": dial_claims + volume_claims,
-        "Evaluation and shipping (ours)": tier_claims + strong_claims + sweep_claims + serving_claims + export_claims,
+        "Evaluation and shipping (ours)": tier_claims
+        + strong_claims
+        + sweep_claims
+        + serving_claims
+        + replay_claims
+        + export_claims,
     }
     surprised = surprises.section(
         surprises.time(equal_claims),
@@ -185,6 +192,7 @@ def build(out: Path) -> None:
         tiers,
         believing.l2(read["l2"]),
         serving,
+        replayed,
         exported,
         progress.state(),
         progress.papers(rows),
@@ -210,6 +218,8 @@ def build(out: Path) -> None:
     write_bytes(out / "docs" / "trade_off.png", as_bytes(trade_off([typed(r) for r in shown]), "png"))
     if shown_widths := [r for r in rows if r["run"] in ("oats-fashion", "float-slim-fashion") and r["rule"] == "at-0"]:
         write_bytes(out / "docs" / "widths.png", as_bytes(pictures.widths(shown_widths), "png"))
+    if (replay := replays.picture(read["serve-trace"])) is not None:
+        write_bytes(out / "docs" / "serve_trace.png", as_bytes(replay, "png"))
     if (every := pictures.dials(rows)) is not None:
         write_bytes(out / "docs" / "study.png", as_bytes(every, "png"))
     print(f"wrote README.md, docs/results.md, docs/which.md and the pictures beside them into {out}")
