@@ -25,7 +25,7 @@ from serve_oracle import oracle
 from serve_replay import Pixels, replay, server
 
 from rheostat.attacks import named
-from rheostat.data import subset, to_pixels
+from rheostat.data import to_pixels
 from rheostat.evaluation.attacked import attack_chunk, victim_at
 from rheostat.evaluation.lookup import find_data, find_target
 from rheostat.models import artifact
@@ -76,7 +76,7 @@ def subject(run: str, names: tuple[str, ...], count: int, most: int) -> Subject:
     costs = measure({n: served.runs[n] for n in names}, served.image, most, passes=15)
     target = find_target(run, name=None, between=None)
     assert isinstance(target.model, Tunable)
-    data = subset(find_data(target, None, "test", data_dir=None, examples=None, verify=True), count)
+    data = find_data(target, None, "test", data_dir=None, examples=count, verify=True)
     x, y = to_pixels(data.images), data.labels
     attack = named("pgd20", eps=float(target.about.threat["eps"]), norm=target.about.threat["norm"])
     moved: dict[str, Pixels] = {}

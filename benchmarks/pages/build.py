@@ -213,6 +213,7 @@ def build(out: Path) -> None:
     readme = (ROOT / "README.md").read_text()
     readme = filled(readme, "results", comparison)
     readme = filled(readme, "finding", surprises.time(equal_claims) + "\n")
+    readme = filled(readme, "ladder", replays.sentence(read["serve-trace"]))
     write_text(out / "README.md", readme)
     shown = [r for run in SHOWN for r in (dial(rows, run) or find(rows, run, None))]
     write_bytes(out / "docs" / "trade_off.png", as_bytes(trade_off([typed(r) for r in shown]), "png"))

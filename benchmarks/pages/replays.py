@@ -44,6 +44,25 @@ def section(rows: list[Row]) -> tuple[str, list[list[str]]]:
     return "\n".join(parts), claims
 
 
+def sentence(rows: list[Row]) -> str:
+    """What the ladder buys, for README: the code trace at 1.5 of what the first point carries, simulated."""
+    group = {r["policy"]: r for r in rows if (r["how"], r["trace"], r["load"]) == ("simulated", "code", 1.5)}
+    if not group:
+        return ""
+    slack, first = group["slack"], _fixed(group)[0]
+    points = list(slack["ladder"].values())
+    ms = [f"{p['ms']['1']:.2f}" for p in (points[0], points[-1])]
+    return (
+        f"\nA ladder of the three-dial net (`rdi-slim-dual`, Fashion-MNIST) from {ms[0]} to {ms[1]} ms an image, SA "
+        f"{percent(points[0]['clean_accuracy'])} to {percent(points[-1]['clean_accuracy'])}, RA "
+        f"{percent(points[0]['robust_accuracy'])} to {percent(points[-1]['robust_accuracy'])}: at 1.5 times the load "
+        f"that its first point carries, with the bursts of a production trace (simulated), "
+        f"{percent(slack['effective_clean'])} % of clean images are answered correctly and in time; by the first point "
+        f"alone {percent(first['effective_clean'])} %, by the best one of its points "
+        f"{percent(_best(group)['effective_clean'])} %.\n"
+    )
+
+
 def _about(row: Row) -> str:
     return (
         f"{row['images_per_request']} image(s) a request; the first point carries {row['capacity']:.0f} requests a "
