@@ -41,7 +41,7 @@ def oracle(
     `seconds(point, requests)`; `most`: requests in a batch.
     """
     sizes = [n for n in (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64) if n <= most]
-    table = {(p, n): seconds(p, n) for p in value for n in sizes}
+    table = {(p, n): took for p in value for n in sizes if (took := seconds(p, n)) <= deadline}
     states: list[list[_State]] = [[] for _ in range(len(arrivals) + 1)]
     states[0] = [_State(-math.inf, 0.0)]
     for i, arrived in enumerate(arrivals):

@@ -1,11 +1,12 @@
 """Production arrivals replayed: controllers against every fixed point and an oracle → results/serve-trace.jsonl.
 
 `python benchmarks/measure/serve_trace.py RUN --ladder safe,balanced,fast` simulates the queue with service times that
-are measured here (deterministic, a minute); `--live` also replays some traces over HTTP against real servers. The
-mean load is a share of what the ladder's first point carries: requests in the largest batch of which two passes fit
-into the deadline, over the time of that batch. The deadline is five times the first point's time for one request.
-Images are of the test split; a share of the requests is attacked by PGD-20 at the point that answers them (live: at
-the point that the last answer named). Latency counts from the arrival in the trace.
+are measured here (deterministic, some minutes); `--live` replays some traces over HTTP against real servers instead.
+Each renews its own rows and keeps the other's. The mean load is a share of what the ladder's first point carries:
+requests in the largest batch of which two passes fit into the deadline, over the time of that batch. The deadline is
+five times the first point's time for one request. Images are of the test split; a share of the requests is attacked
+by PGD-20 at the point that answers them (live: at the point that the last answer named). Latency counts from the
+arrival in the trace.
 """
 
 from __future__ import annotations
@@ -49,7 +50,9 @@ ROOM = 4 * MOST
 SHARE = 0.25
 """The share of requests that is attacked."""
 DRAWN, LINE = ("code", 1.5), 1500
-LIVE = (("code", 0.8), ("code", 1.5), ("poisson", 1.5))
+LIVE = (("code", 0.8), ("code", 1.5))
+LIVE_EACH, LIVE_MOST = 24, 8
+"""Images of a request over HTTP, so that the model takes longer than the protocol, and requests in a batch."""
 
 
 @dataclass(frozen=True)
@@ -149,9 +152,11 @@ def live(run: str, found: Subject, each: int, seconds: float) -> list[dict[str, 
         count = int(seconds * load * rate)
         requests = Requests.drawn(count, each, len(found.images), SHARE)
         for label, policy in ways(found, deadline).items():
+            if policy.min_robust is None:
+                continue
             options = ["--target-ms", f"{policy.target_ms:g}", "--controller", policy.controller, "--deadline-ms", "0"]
-            options += ["--max-batch", str(MOST * each), "--queue", str(ROOM * each)]
-            options += [] if policy.min_robust is None else ["--min-robust", f"{policy.min_robust:g}"]
+            options += ["--max-batch", str(LIVE_MOST * each), "--queue", str(4 * LIVE_MOST * each)]
+            options += ["--min-robust", f"{policy.min_robust:g}"]
             with server(artifact.locate(run), policy.ladder, *options) as url:
                 times = arrivals(name, load * rate, count)
                 made = asyncio.run(
@@ -187,17 +192,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", help="a run's folder or a model file with named points")
     parser.add_argument("--ladder", required=True, help="points, the preferred one first")
-    parser.add_argument("--live", action="store_true", help="also replay over HTTP")
+    parser.add_argument("--live", action="store_true", help="replay over HTTP; else in simulated time")
     parser.add_argument("--images", type=int, default=400, help="test images")
     parser.add_argument("--requests", type=int, default=4000, help="of each simulated replay")
-    parser.add_argument("--each", type=int, default=1, help="images of a simulated request")
-    parser.add_argument("--live-each", type=int, default=24, help="images of a request over HTTP")
+    parser.add_argument("--each", type=int, help=f"images of a request; default 1, and {LIVE_EACH} over HTTP")
     parser.add_argument("--seconds", type=float, default=15.0, help="of each live replay, at a load of 1")
     parser.add_argument("--out", type=Path, default=RESULTS)
     given = parser.parse_args()
     torch.set_num_threads(1)
-    largest = MOST * max(given.each, given.live_each if given.live else 1)
-    found = subject(given.run, tuple(given.ladder.split(",")), given.images, largest)
+    each: int = given.each or (LIVE_EACH if given.live else 1)
+    most = (LIVE_MOST if given.live else MOST) * each
+    found = subject(given.run, tuple(given.ladder.split(",")), given.images, most)
     about = {
         "ladder": {
             n: {
@@ -216,11 +221,11 @@ def main() -> None:
         "versions": versions(),
         "seed": 0,
     }
-    rows = simulated(found, given.each, given.requests)
+    rows = live(given.run, found, each, given.seconds) if given.live else simulated(found, each, given.requests)
     old = read_timings(given.out) if given.out.is_file() else []
-    rows += live(given.run, found, given.live_each, given.seconds) if given.live else []
-    kept = [] if given.live else [r for r in old if r["how"] == "live"]
-    write_timings(given.out, [{**r, **about} for r in rows] + kept)
+    kept = [r for r in old if (r["how"] == "live") != given.live]
+    new = [{**r, **about} for r in rows]
+    write_timings(given.out, kept + new if given.live else new + kept)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The controllers in the running service: refused early, warned about a ladder that saves nothing, changed by policy."""
+"""The controllers in a running service: refused early, warned about a ladder that saves nothing, changed by policy."""
 
 from __future__ import annotations
 
