@@ -17,6 +17,7 @@ import multi_exit
 import needs
 import pictures
 import progress
+import replays
 import rivals
 import study
 import surprises
@@ -33,7 +34,7 @@ from rheostat.runtime.files import write_bytes, write_text
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "benchmarks" / "results"
 OTHERS = (
-    *("speed", "costs", "believe", "serve", "exit-latency", "exports", "alphas", "l2", "margin"),
+    *("speed", "costs", "believe", "serve", "serve-trace", "exit-latency", "exports", "alphas", "l2", "margin"),
     *("variants", "rivals", "naive-segment", "adopted", "adopted-speed"),
 )
 """Files of rows that are not evaluations along a dial."""
@@ -82,6 +83,7 @@ def build(out: Path) -> None:
     static, static_claims = claims.exits(rows, RESULTS)
     tiers, tier_claims = believing.tiers(read["believe"])
     serving, serving_claims = believing.serving(read["serve"])
+    replayed, replay_claims = replays.section(read["serve-trace"])
     timing, timing_claims = multi_exit.latency(read["exit-latency"])
     others, other_claims = study.alternatives(rows, RESULTS)
     equal, equal_claims = study.equal_attacks(rows, RESULTS, read["speed"])
@@ -134,7 +136,12 @@ def build(out: Path) -> None:
             [c for c in other_claims if "twice" not in c[0]] + equal_claims
         ),
         "The dial (ours)": dial_claims + volume_claims,
-        "Evaluation and shipping (ours)": tier_claims + strong_claims + sweep_claims + serving_claims + export_claims,
+        "Evaluation and shipping (ours)": tier_claims
+        + strong_claims
+        + sweep_claims
+        + serving_claims
+        + replay_claims
+        + export_claims,
     }
     surprised = surprises.section(
         surprises.time(equal_claims),
@@ -193,6 +200,7 @@ def build(out: Path) -> None:
         tiers,
         believing.l2(read["l2"]),
         serving,
+        replayed,
         exported,
         progress.state(),
         progress.papers(rows),
@@ -214,11 +222,14 @@ def build(out: Path) -> None:
     readme = (ROOT / "README.md").read_text()
     readme = filled(readme, "results", comparison)
     readme = filled(readme, "finding", surprises.time(equal_claims) + "\n")
+    readme = filled(readme, "ladder", replays.sentence(read["serve-trace"]))
     write_text(out / "README.md", readme)
     shown = [r for run in SHOWN for r in (dial(rows, run) or find(rows, run, None))]
     write_bytes(out / "docs" / "trade_off.png", as_bytes(trade_off([typed(r) for r in shown]), "png"))
     if shown_widths := [r for r in rows if r["run"] in ("oats-fashion", "float-slim-fashion") and r["rule"] == "at-0"]:
         write_bytes(out / "docs" / "widths.png", as_bytes(pictures.widths(shown_widths), "png"))
+    if (replay := replays.picture(read["serve-trace"])) is not None:
+        write_bytes(out / "docs" / "serve_trace.png", as_bytes(replay, "png"))
     if (every := pictures.dials(rows)) is not None:
         write_bytes(out / "docs" / "study.png", as_bytes(every, "png"))
     if (compared := rivals.picture(read["rivals"])) is not None:

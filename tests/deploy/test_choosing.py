@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 import rheostat
 from rheostat.calibration.temperature import fit_temperature
 from rheostat.cli.app import main
-from rheostat.deploy.choosing import SPLIT, Need, candidates, choose
+from rheostat.deploy.choosing import SPLIT, Need, candidates, choose, choose_ladder
 from rheostat.deploy.latency import bench
 from rheostat.models import artifact
 from rheostat.models.artifact import load_with
@@ -21,6 +21,7 @@ from rheostat.points.point import Point
 from rheostat.reports.card import card
 from rheostat.results.intervals import lower_bound
 from rheostat.results.row import Row
+from rheostat.serve.costs import from_rows
 from support import images_for, made_row
 
 
@@ -63,6 +64,38 @@ def test_none_and_what_comes_nearest() -> None:
     assert found.chosen is None
     assert found.closest.point == Point(robustness=1)
     assert set(found.closest.lacks(found.need)) == {"min_robust"}
+
+
+def test_a_ladder_lies_on_the_front_of_time_and_keeps_the_floor() -> None:
+    """Robustness × width: half the width takes half the time; the dial itself saves none."""
+    rows, times = [], {}
+    for width, ms, cut in ((1.0, 10.0, 0), (0.75, 6.0, 20), (0.5, 3.0, 60), (0.25, 2.9, 300)):
+        for robustness, clean, robust in ((0.0, 950, 10), (0.5, 930, 500), (1.0, 900, 700)):
+            at = {"robustness": robustness, "width": width}
+            rows.append(row(0, clean - cut, max(0, robust - cut), at=at))
+            times[Point(**at)] = ms
+    need = Need(min_robust=0.3)
+    found = choose_ladder(rows, need, latencies=times)
+    assert [(c.point["robustness"], c.point["width"]) for c in found.points] == [(0.5, 1.0), (0.5, 0.75), (0.5, 0.5)]
+    assert all(c.robust_bound >= 0.3 for c in found.points)
+    assert found.looked_at == 12
+    assert {c.point["width"] for c in found.front} == {1.0, 0.75, 0.5, 0.25}
+    # The most robust points instead, and two steps: the ends.
+    robust = choose_ladder(rows, need, latencies=times, maximise="robust", steps=2)
+    assert [(c.point["robustness"], c.point["width"]) for c in robust.points] == [(1.0, 1.0), (1.0, 0.5)]
+    worse = [*rows, row(0, 800, 400, at={"robustness": 0.6, "width": 0.75})]
+    front_of = choose_ladder(worse, need, latencies={**times, Point(robustness=0.6, width=0.75): 6.0}).front
+    assert 0.6 not in [c.point["robustness"] for c in front_of]
+    for more, message in (
+        ({"latencies": dict.fromkeys(times, 10.0)}, "a ladder would save no time"),
+        ({"latencies": {}}, "needs measured latencies"),
+        ({"latencies": times, "maximise": "latency"}, "did you mean|allowed: clean, robust"),
+        ({"latencies": times, "steps": 1}, "at least 2 points"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            choose_ladder(rows, need, **more)
+    with pytest.raises(ValueError, match="keeps every limit"):
+        choose_ladder(rows, Need(min_robust=0.9), latencies=times)
 
 
 def test_more_points_looked_at_mean_lower_bounds() -> None:
@@ -142,6 +175,17 @@ def test_what_a_point_costs() -> None:
     assert len({c.macs for c in found}) == 1
 
 
+def test_bench_writes_the_times_that_serve_reads(tmp_path: Path, capsys) -> None:
+    out = tmp_path / "bench.jsonl"
+    main(["bench", "oat-digits", "--at", "robustness=0,1", "--seconds", "0.05", "--out", str(out), "--threads", "1"])
+    assert f"wrote {out}" in capsys.readouterr().out.replace("\n", "")
+    digest = artifact.digest("oat-digits")
+    points = {"safe": {"robustness": 1.0}, "fast": {"robustness": 0.0}}
+    found = from_rows(out, points, artifact=digest, forms=("ONNX Runtime",))
+    assert [n for n, _ in found["safe"].measured] == [1, 32]
+    assert 0 < found["safe"](1) < 1
+
+
 def test_a_card_says_what_was_measured(run: Path, capsys) -> None:
     main(["card", str(run)])
     text = capsys.readouterr().out
@@ -157,6 +201,10 @@ def test_the_command_line_speaks_plainly(run: Path, tmp_path: Path, capsys, monk
     monkeypatch.chdir(tmp_path)
     for arguments, message in (
         (["choose", "oat-digits"], "no rows beside oat-digits"),
+        (["choose", str(run), "--ladder", "safe,fast", "--name", "safe"], "give one of them"),
+        (["choose", str(run), "--ladder", "safe,safe"], "stands once in a ladder"),
+        (["serve", "oat-digits", "--unmeasured-points", "--controller", "slak"], "did you mean 'slack'"),
+        (["serve", "oat-digits", "--unmeasured-points", "--costs", "none.jsonl"], "no file none.jsonl"),
         (["choose", str(run), "--max-macs", "20X"], "cannot read macs '20X'"),
         (["export", str(run), "--at", "sage"], "no point named 'sage'"),
         (["export", str(run), "--at", "robustness=0,1"], "one point is exported at a time"),

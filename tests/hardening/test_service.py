@@ -41,7 +41,7 @@ def server() -> Iterator[tuple[str, int]]:
     classes = tuple(str(i) for i in range(10))
     service = Service(dict.fromkeys(MEASURED, work), {n: {} for n in MEASURED}, MEASURED, classes, IMAGE, "none")
     options = Options(limits=Limits(2**20, body_seconds=2.0), bytes_in_flight=2**25, request_seconds=10.0)
-    app = make_app(service, Policy(("safe", "balanced", "fast"), 1.0), options)
+    app = make_app(service, Policy(("safe", "balanced", "fast"), 1.0, controller="steps"), options)
     limits = Connections(200, header_seconds=2.0, idle_seconds=3.0)
     made = uvicorn.Server(config(app, "127.0.0.1", 0, limits))
     thread = threading.Thread(target=made.run, daemon=True)

@@ -9,10 +9,12 @@ import numpy as np
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
+from rheostat.serve.costs import Times
 from rheostat.serve.options import Service
 
 IMAGE = (1, 8, 8)
 MEASURED = {"safe": {"robust_bound": 0.6}, "balanced": {"robust_bound": 0.4}, "fast": {"robust_bound": 0.1}}
+COSTS = dict.fromkeys(MEASURED, Times(((1, 0.001),)))
 TOKEN = "a-token-for-tests"
 BEARER = {"Authorization": f"Bearer {TOKEN}"}
 NPY = {"Content-Type": "application/x-npy"}
@@ -28,7 +30,7 @@ def fake(run: Callable[[np.ndarray], np.ndarray] | None = None) -> Service:
     """Three points of ten classes; `run` answers for all of them."""
     answer = run or (lambda images: np.full((len(images), 10), 0.1, np.float32))
     classes = tuple(str(i) for i in range(10))
-    return Service(dict.fromkeys(MEASURED, answer), {n: {} for n in MEASURED}, MEASURED, classes, IMAGE, "none")
+    return Service(dict.fromkeys(MEASURED, answer), {n: {} for n in MEASURED}, MEASURED, classes, IMAGE, "none", COSTS)
 
 
 def running(app: FastAPI) -> TestClient:

@@ -55,6 +55,17 @@ def test_two_replicas_share_a_policy(tmp_path: Path, monkeypatch) -> None:
         time.sleep(1.5)
         # Whichever replica answers, it stands at the one policy.
         assert points(40) == {"fast"}
+        # The Open Inference Protocol is there too, under the same policy, and both replicas list the same points.
+        tensor = {"name": "images", "datatype": "FP32", "shape": [1, *IMAGE], "data": [0.5] * 64}
+        listed, named = [], set()
+        for _ in range(20):
+            found = httpx.post(f"{url}/v2/models/rheostat/infer", json={"inputs": [tensor]}, timeout=30)
+            assert found.status_code == 200
+            named.add(found.json()["parameters"]["point"])
+            listed.append(httpx.get(f"{url}/v1/points", timeout=30).json())
+        assert named == {"fast"}
+        assert all((x["points"], x["policy"]) == (listed[0]["points"], listed[0]["policy"]) for x in listed)
+        assert listed[0]["policy"]["controller"] == "slack"
         status = serve.status().applications["rheostat"]
         assert sum(d.replica_states.get("RUNNING", 0) for d in status.deployments.values()) == 2
     finally:

@@ -42,6 +42,9 @@ def choose(
     maximise: Annotated[str, typer.Option(help="clean, robust, or the least macs or latency.")] = "clean",
     confidence: Annotated[float, typer.Option(help="At which all bounds hold together.")] = 0.95,
     name: Annotated[str | None, typer.Option(help="Store the point in the model's file: safe, balanced, fast.")] = None,
+    ladder: Annotated[
+        str, typer.Option(help="Choose a ladder for a server, and store its points by these names: safe,balanced,fast.")
+    ] = "",
     rows: Annotated[Path | None, typer.Option(help="Rows file; default the run's.")] = None,
     net: Network = None,
     data_dir: DataDir = None,
@@ -50,7 +53,7 @@ def choose(
 ) -> None:
     """Choose an operating point from rows on calibrate-choose, by bounds; exit 1 if none keeps the limits."""
     from rheostat.deploy.choosing import Need
-    from rheostat.deploy.named_points import choice_lines, choose_point, store_point
+    from rheostat.deploy.named_points import choice_lines, choose_ladder_points, choose_point, ladder_lines, store_point
     from rheostat.runtime.quantities import quantity
 
     set_threads(threads)
@@ -60,6 +63,22 @@ def choose(
         None if max_macs is None else quantity(max_macs, "", "macs"),
         None if max_latency is None else quantity(max_latency, "ms", "latency"),
     )
+    names = [n for n in ladder.split(",") if n]
+    if names and name is not None:
+        raise ValueError("--name stores one point and --ladder several; give one of them")
+    if names:
+        if len(set(names)) != len(names):
+            raise ValueError(f"a point stands once in a ladder, given {ladder}")
+        steps = choose_ladder_points(
+            run, need, maximise=maximise, steps=len(names), confidence=confidence, rows=rows, net=net
+        )
+        used = [*names[: len(steps.points) - 1], names[-1]]
+        for line in ladder_lines(steps, used):
+            console.print(line, markup=False)
+        for step, found_step in zip(used, steps.points, strict=True):
+            store_point(run, step, found_step, steps, data_dir=data_dir, verify=verify, net=net)
+        console.print(f"stored; serve them: rheostat serve {run} --ladder {','.join(used)}", markup=False)
+        return
     found = choose_point(run, need, maximise=maximise, confidence=confidence, rows=rows, net=net)
     for line in choice_lines(found):
         console.print(line, markup=False)
@@ -154,9 +173,11 @@ def bench(
     compiled: Annotated[bool, typer.Option("--compiled", help="Also torch.compile (slow to start).")] = False,
     seconds: Annotated[float, typer.Option(help="Seconds per form and batch.", min=0.05)] = 0.5,
     net: Network = None,
+    out: Annotated[Path | None, typer.Option(help="Also write the times as rows: serve --costs FILE.")] = None,
     threads: Threads = None,
 ) -> None:
     """What each point costs on this machine: counts, latency and throughput in every form."""
+    from rheostat.deploy.latency import as_rows
     from rheostat.deploy.latency import bench as measure
     from rheostat.models import artifact
     from rheostat.points.grid import parse_grid
@@ -181,7 +202,8 @@ def bench(
         "images/s",
     ):
         table.add_column(head, justify="left" if head in ("point", "form") else "right")
-    for c in measure(model, about, [model.complete(p) for p in points], seconds=seconds, compiled=compiled):
+    measured = measure(model, about, [model.complete(p) for p in points], seconds=seconds, compiled=compiled)
+    for c in measured:
         table.add_row(
             c.point.label(),
             c.form,
@@ -193,6 +215,11 @@ def bench(
             f"{c.images_per_second:,.0f}",
         )
     console.print(table)
+    if out is not None:
+        from rheostat.results.timings import write_timings
+
+        write_timings(out, as_rows(measured, artifact.digest(file)))
+        console.print(f"wrote {out}", markup=False)
 
 
 @app.command()

@@ -20,7 +20,16 @@ def serve(
     host: Annotated[str, typer.Option(help="Address; beyond loopback the policy needs a token.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535)] = 8000,
     ladder: Annotated[str, typer.Option(help="Points, preferred first: safe,balanced,fast. Default all stored.")] = "",
-    target_ms: Annotated[float, typer.Option(help="Wait above which the server steps down the ladder.")] = 50.0,
+    target_ms: Annotated[
+        float | None,
+        typer.Option(help="Time in which to answer; default 50, or five times the first point's time if that is more."),
+    ] = None,
+    controller: Annotated[
+        str, typer.Option(help="slack: the best point that answers in time, for each batch; steps: after late batches.")
+    ] = "slack",
+    costs: Annotated[
+        Path | None, typer.Option(help="Times that `rheostat bench --out` wrote; default they are measured now.")
+    ] = None,
     min_robust: Annotated[
         float | None,
         typer.Option(help="No point measured below is ever used. Default half of the first point's; 0 for any point."),
@@ -84,7 +93,7 @@ def serve(
     from rheostat.models import artifact
     from rheostat.serve.backends import service
     from rheostat.serve.decoding import Limits
-    from rheostat.serve.policy import Policy
+    from rheostat.serve.policy import Policy, default_target
     from rheostat.serve.stores import FileStore
 
     set_threads(threads)
@@ -111,9 +120,10 @@ def serve(
         access_log=access_log,
     )
     check_host(host, options)
-    served = service(file, backend=backend, threads=threads, every=unmeasured, net=net)
+    served = service(file, backend=backend, threads=threads, every=unmeasured, most=max_batch, costs=costs, net=net)
     names = tuple(n for n in ladder.split(",") if n) or tuple(served.points)
-    web = make_app(served, Policy(names, target_ms, min_robust), options)
+    target = default_target(names[0], served.costs) if target_ms is None else target_ms
+    web = make_app(served, Policy(names, target, min_robust, controller), options)
     notes = web.state.notes
     if playground:
         if host not in LOOPBACK:

@@ -16,6 +16,8 @@ from rheostat.runtime.choices import nearest
 SPLIT = "calibrate-choose"
 GOALS = ("clean", "robust", "macs", "latency")
 """What may be made best: accuracies are maximised, costs minimised."""
+GAIN = 0.1
+"""The least share of the time that a step of a ladder saves."""
 
 
 @dataclass(frozen=True)
@@ -176,6 +178,72 @@ def choose(
         maximise,
         need,
     )
+
+
+@dataclass(frozen=True)
+class LadderChoice:
+    """The points of a ladder, the slowest first, which is the preferred one, and what they were chosen from."""
+
+    points: tuple[Candidate, ...]
+    front: tuple[Candidate, ...]
+    confidence: float
+    looked_at: int
+
+
+def choose_ladder(
+    rows: list[Row],
+    need: Need,
+    *,
+    latencies: dict[Point, float],
+    maximise: str = "clean",
+    steps: int = 4,
+    confidence: float = 0.95,
+) -> LadderChoice:
+    """Points for a server that trades accuracy for capacity: on the Pareto front of latency, SA and RA.
+
+    All keep every need by their bounds. The first is what `choose` prefers; of the faster ones each is
+    the best by the same goal among those that save at least `GAIN` of the time of the one before, and the last
+    is the fastest. `latencies`: milliseconds an image, by point. ValueError where no point keeps the needs, or
+    where none is faster than the first.
+    """
+    if maximise not in ("clean", "robust"):
+        raise ValueError(f"no goal {maximise!r} of a ladder; {nearest(maximise, ('clean', 'robust'))}")
+    if steps < 2:
+        raise ValueError(f"a ladder has at least 2 points, given {steps}")
+    found = candidates(rows, confidence=confidence, latencies=latencies)
+    good = [c for c in found if not c.lacks(need)]
+    if not good:
+        raise ValueError("none of the measured points keeps every limit; see rheostat choose without --ladder")
+    pareto = time_front(good)
+    ranked = sorted(pareto, key=lambda c: (-c.worth(maximise), -c.robust_bound, _time(c)))
+    ladder = [ranked[0]]
+    fastest = min(pareto, key=_time)
+    while (faster := [c for c in ranked if _time(c) <= (1 - GAIN) * _time(ladder[-1])]) and ladder[-1] is not fastest:
+        ladder.append(faster[0])
+    if len(ladder) == 1:
+        raise ValueError(
+            f"{ladder[0].point.label()} is the best and no other point is at least {100 * GAIN:.0f} % faster, so a "
+            "ladder would save no time; measure points of a dial that costs time (width, depth, exit)"
+        )
+    # The ends stay; between them those that are evenly spread.
+    kept = [ladder[round(i * (len(ladder) - 1) / (steps - 1))] for i in range(steps)] if len(ladder) > steps else ladder
+    return LadderChoice(tuple(kept), pareto, confidence, len(found))
+
+
+def _time(candidate: Candidate) -> float:
+    if candidate.latency is None:
+        raise ValueError("a ladder needs measured latencies")
+    return candidate.latency
+
+
+def time_front(found: list[Candidate]) -> tuple[Candidate, ...]:
+    """Those that no other point beats in clean accuracy, robust accuracy and latency at once, the fastest first."""
+
+    def beats(a: Candidate, b: Candidate) -> bool:
+        pairs = ((a.clean, b.clean), (a.robust, b.robust), (-_time(a), -_time(b)))
+        return all(x >= y for x, y in pairs) and any(x > y for x, y in pairs)
+
+    return tuple(sorted((c for c in found if not any(beats(o, c) for o in found)), key=_time))
 
 
 def front(found: list[Candidate]) -> tuple[Candidate, ...]:

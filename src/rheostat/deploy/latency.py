@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -16,6 +17,9 @@ from rheostat.models.costs import latency, observe
 from rheostat.models.folding import foldable
 from rheostat.models.tunable import Tunable
 from rheostat.points.point import Point
+from rheostat.results.machine import hardware
+
+BATCHES = (1, 32)
 
 
 @dataclass(frozen=True)
@@ -50,7 +54,7 @@ def bench(
                 file = Path(folder) / "x.onnx"
                 export(model, about, file, at=point)
                 forms["ONNX Runtime"] = SessionModule(Session(file, threads=torch.get_num_threads()))
-            times = {batch: latency(forms, model.net.image, batch=batch, seconds=seconds) for batch in (1, 32)}
+            times = {batch: latency(forms, model.net.image, batch=batch, seconds=seconds) for batch in BATCHES}
         cost = observe(model, model.net.image, point)
         found += [
             PointBenchmark(
@@ -67,3 +71,20 @@ def bench(
             for name in forms
         ]
     return found
+
+
+def as_rows(found: list[PointBenchmark], artifact: str) -> list[dict[str, Any]]:
+    """The times as rows of a file, of the model with this hash; `rheostat serve --costs` reads them."""
+    machine = hardware(torch.device("cpu"))
+    return [
+        {
+            "artifact": artifact,
+            "at": c.point.numbers(),
+            "form": c.form,
+            "macs": c.macs,
+            "p50_ms": {str(b): v for b, v in c.p50.items()},
+            "p99_ms": {str(b): v for b, v in c.p99.items()},
+            "hardware": machine,
+        }
+        for c in found
+    ]

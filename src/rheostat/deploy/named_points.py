@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
 from rheostat.calibration.temperature import calibrated
-from rheostat.deploy.choosing import SPLIT, Candidate, Choice, Need, choose
+from rheostat.deploy.choosing import SPLIT, Candidate, Choice, LadderChoice, Need, choose, choose_ladder
 from rheostat.evaluation.lookup import find_data, find_target
 from rheostat.models import artifact
 from rheostat.models.costs import latency
@@ -43,12 +46,10 @@ def rows_of(which: str, rows: Path | None) -> list[Row]:
 
 
 def latencies(model: Tunable, points: list[Point], *, seconds: float = 0.3) -> dict[Point, float]:
-    """Median milliseconds of one image at each point, folded where it folds."""
-    found: dict[Point, float] = {}
-    for point in points:
-        module = foldable(model, point) or model.at(point)
-        found[point] = latency({"x": module}, model.net.image, seconds=seconds)["x"].median
-    return found
+    """Median milliseconds of one image at each point, folded where it folds; the points in turn."""
+    modules: dict[str, nn.Module] = {p.label(): foldable(model, p) or model.at(p) for p in points}
+    found = latency(modules, model.net.image, seconds=seconds) if modules else {}
+    return {p: found[p.label()].median for p in points}
 
 
 def choose_point(
@@ -64,17 +65,37 @@ def choose_point(
     measured = rows_of(which, rows)
     times = None
     if need.max_latency is not None or maximise == "latency":
-        model = artifact.load(which, net=net)
-        every = {Point(**r.at) for r in measured if r.split == SPLIT and r.at}
-        times = latencies(model, sorted(every, key=lambda p: p.label()))
+        times = _times_of(which, measured, net)
     return choose(measured, need, maximise=maximise, confidence=confidence, latencies=times)
+
+
+def choose_ladder_points(
+    which: str,
+    need: Need,
+    *,
+    maximise: str = "clean",
+    steps: int = 4,
+    confidence: float = 0.95,
+    rows: Path | None = None,
+    net: str | None = None,
+) -> LadderChoice:
+    """The ladder of a run; see `choose_ladder`. Latency is measured here."""
+    measured = rows_of(which, rows)
+    times = _times_of(which, measured, net)
+    return choose_ladder(measured, need, latencies=times, maximise=maximise, steps=steps, confidence=confidence)
+
+
+def _times_of(which: str, measured: list[Row], net: str | None) -> dict[Point, float]:
+    """The latency of every point that has a row on the split that points are chosen on."""
+    every = {Point(**r.at) for r in measured if r.split == SPLIT and r.at}
+    return latencies(artifact.load(which, net=net), sorted(every, key=lambda p: p.label()))
 
 
 def store_point(
     which: str,
     name: str,
     found: Candidate,
-    choice: Choice,
+    choice: Choice | LadderChoice,
     *,
     data_dir: Path | None = None,
     verify: bool = True,
@@ -108,31 +129,40 @@ def store_point(
     return numbers
 
 
-def choice_lines(choice: Choice) -> list[str]:
-    """The answer in lines a person reads; a robust accuracy is measured, never guaranteed."""
+def _line(what: str, c: Candidate) -> str:
+    cost = f"{c.macs / 1e6:.2f} M MACs" + ("" if c.latency is None else f", {c.latency:.2f} ms")
+    raised = f"; raised: {', '.join(c.flags)}" if c.flags else ""
+    return (
+        f"{what}: {c.point.label()}: clean {100 * c.clean:.1f} % (≥ {100 * c.clean_bound:.1f}), robust "
+        f"{100 * c.robust:.1f} % (≥ {100 * c.robust_bound:.1f}) measured under {', '.join(c.attacks)}; "
+        f"{cost}{raised}"
+    )
 
-    def line(what: str, c: Candidate) -> str:
-        cost = f"{c.macs / 1e6:.2f} M MACs" + ("" if c.latency is None else f", {c.latency:.2f} ms")
-        raised = f"; raised: {', '.join(c.flags)}" if c.flags else ""
-        return (
-            f"{what}: {c.point.label()}: clean {100 * c.clean:.1f} % (≥ {100 * c.clean_bound:.1f}), robust "
-            f"{100 * c.robust:.1f} % (≥ {100 * c.robust_bound:.1f}) measured under {', '.join(c.attacks)}; "
-            f"{cost}{raised}"
-        )
 
-    lines = []
-    if choice.chosen is not None:
-        lines.append(line("chosen", choice.chosen))
-        if choice.runner_up is not None:
-            lines.append(line("runner-up", choice.runner_up))
-    elif choice.closest is not None:
-        lacks = choice.closest.lacks(choice.need)
-        missed = ", ".join(f"{k.replace('_', '-')} missed by {100 * v:.1f} %" for k, v in lacks.items())
-        lines += ["none of the measured points keeps every limit", f"{line('closest', choice.closest)}; {missed}"]
-    lines += [line("front", c) for c in choice.front]
-    lines.append(
-        f"Bounds (≥) hold together for all {choice.looked_at} points at {100 * choice.confidence:g} %: one-sided, "
+def _bounds(looked_at: int, confidence: float) -> str:
+    return (
+        f"Bounds (≥) hold together for all {looked_at} points at {100 * confidence:g} %: one-sided, "
         "exact, corrected for their number. Robust accuracies are upper bounds under the attacks named: a "
         "stronger attack can only lower them."
     )
-    return lines
+
+
+def ladder_lines(choice: LadderChoice, names: Sequence[str]) -> list[str]:
+    """A ladder in lines a person reads."""
+    lines = [_line(f"step {name}", c) for name, c in zip(names, choice.points, strict=True)]
+    return [*lines, *(_line("front", c) for c in choice.front), _bounds(choice.looked_at, choice.confidence)]
+
+
+def choice_lines(choice: Choice) -> list[str]:
+    """The answer in lines a person reads; a robust accuracy is measured, never guaranteed."""
+    lines = []
+    if choice.chosen is not None:
+        lines.append(_line("chosen", choice.chosen))
+        if choice.runner_up is not None:
+            lines.append(_line("runner-up", choice.runner_up))
+    elif choice.closest is not None:
+        lacks = choice.closest.lacks(choice.need)
+        missed = ", ".join(f"{k.replace('_', '-')} missed by {100 * v:.1f} %" for k, v in lacks.items())
+        lines += ["none of the measured points keeps every limit", f"{_line('closest', choice.closest)}; {missed}"]
+    lines += [_line("front", c) for c in choice.front]
+    return [*lines, _bounds(choice.looked_at, choice.confidence)]

@@ -44,9 +44,9 @@ def adopt(
     Convolutions, batch, layer and group norms, linear layers and Dropout become seats; the module itself is not
     touched, and at rest the forward is unchanged. Not so with masks (floats, smart): of each layer they keep the share
     `density` of the weights, the largest ones, and the others are 0 until training grows them again. `mean` and `std`
-    normalise pixels of [0, 1] before it; without them the module gets pixels as they are. `exits` names the layers that exits follow, for a composition that has
-    them; by default they follow the last layer of each resolution but a stem's and the last. ValueError names the
-    layers that cannot be taken, or why the forward cannot be traced.
+    normalise pixels of [0, 1] before it; without them the module gets pixels as they are. `exits` names the layers
+    that exits follow, for a composition that has them; by default they follow the last layer of each resolution but a
+    stem's and the last. ValueError names the layers that cannot be taken, or why the forward cannot be traced.
     """
     found = compose(method) if isinstance(method, str) else method
     stack = found if isinstance(found, Stack) else Stack(found)

@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from rheostat.nn.layers import Conv, Dense, Dropout, Normalise, Seat, seats, weighted
+from rheostat.nn.layers import Conv, Dense, Dropout, Normalise, Seat, weighted
 from rheostat.nn.norms import Norm
 from rheostat.points.resolved import Resolved
 from rheostat.runtime.choices import nearest
@@ -169,7 +169,7 @@ class Net(nn.Module):
 
 
 def first_stages(net: Net, count: int, what: str) -> set[Seat]:
-    """The seats whose weights methods condition in the first stages, the stem being the first; ValueError if that is all of them."""
+    """The seats that methods condition in the first stages, the stem being the first; ValueError if that is all."""
     if count and count >= len(net.stages):
         raise ValueError(f"{what} must be below the {len(net.stages)} stages of this network, given {count}")
     return {conv for block in net.blocks[: sum(net.stages[:count])] for conv in weighted(block)}

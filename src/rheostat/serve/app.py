@@ -14,11 +14,12 @@ from fastapi import FastAPI, Request
 from fastapi.responses import HTMLResponse, JSONResponse, Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
+from rheostat.serve import standard
+from rheostat.serve.answering import answered
 from rheostat.serve.budgets import client_of
-from rheostat.serve.decoding import IMAGES, TENSOR, Refusal
+from rheostat.serve.decoding import IMAGES, TENSOR, Array, Refusal
 from rheostat.serve.docs_page import POLICY as DOCS_POLICY
 from rheostat.serve.docs_page import page
-from rheostat.serve.engine import Full
 from rheostat.serve.gate import read_body
 from rheostat.serve.guard import Guard
 from rheostat.serve.options import LOOPBACK, Options, Service, check_host
@@ -87,11 +88,13 @@ def make_app(served: Service, policy: Policy, options: Options | None = None) ->
             headers["WWW-Authenticate"] = "Bearer"
         if found.status == 408:
             headers["Connection"] = "close"
-        return JSONResponse({"detail": found.detail}, found.status, headers)
+        key = "error" if request.url.path.startswith(f"{standard.BASE}/") else "detail"
+        return JSONResponse({key: found.detail}, found.status, headers)
 
     _predictions(app, state)
     _policy(app, state)
     _health(app, state)
+    standard.add_routes(app, state)
     return app
 
 
@@ -122,29 +125,12 @@ def _predictions(app: FastAPI, state: State) -> None:
     )
     async def predict(request: Request) -> JSONResponse:
         started = time.perf_counter()
-        client = client_of(request.client.host if request.client else None)
-        state.gate.predict(request)
-        state.rate.check(client)
-        asked = request.query_params.get("point")
-        if asked is not None and not options.client_dial:
-            raise Refusal(403, "the dial is policy, not a field of a request: who may choose it chooses the weakest")
-        if asked is not None:
-            state.gate.at_home(request)
-        if asked is not None and asked not in served.runs:
-            raise Refusal(422, f"no point {asked[:100]!r}")
-        try:
-            async with asyncio.timeout(options.request_seconds):
-                with state.bytes.hold(client) as held:
-                    body = await read_body(request, options.limits, held)
-                    kind = request.headers.get("content-type", "")
-                    images = await state.decoders.decode(body, kind, served.image, options.limits)
-                    del body
-                with state.images.hold(client, len(images)):
-                    point, found = await state.engine.submit(images, asked)
-        except Full:
-            raise Refusal(503, "the queue is full") from None
-        except TimeoutError:
-            raise Refusal(504, f"the request took longer than {options.request_seconds:g} s") from None
+
+        async def read(body: bytes) -> tuple[Array, None]:
+            kind = request.headers.get("content-type", "")
+            return await state.decoders.decode(body, kind, served.image, options.limits), None
+
+        point, found = await answered(state, request, read, asked=request.query_params.get("point"))
         best = found.argmax(1)
         return JSONResponse(
             {
@@ -175,7 +161,7 @@ def _policy(app: FastAPI, state: State) -> None:
                 "points": {n: {"at": p, "measured": served.measured[n]} for n, p in served.points.items()},
                 "policy": asdict(state.policy),
                 "used": list(floor(state.policy, served.measured)),
-                "current": state.engine.ladder.name,
+                "current": state.engine.controller.name,
             }
         )
 

@@ -16,16 +16,29 @@ from rheostat.models.folding import foldable
 from rheostat.models.tunable import Tunable
 from rheostat.points.point import Point
 from rheostat.runtime.choices import nearest
+from rheostat.serve.costs import from_rows, measure
 from rheostat.serve.engine import Run
 from rheostat.serve.options import Service
 
 BACKENDS = ("onnx", "torch")
+FORMS = {"onnx": ("ONNX Runtime",), "torch": ("folded", "eager")}
+"""The forms of `rheostat bench` whose times are a backend's."""
 
 
 def service(
-    which: str, *, backend: str = "onnx", threads: int | None = None, every: bool = False, net: str | None = None
+    which: str,
+    *,
+    backend: str = "onnx",
+    threads: int | None = None,
+    every: bool = False,
+    most: int = 64,
+    costs: Path | None = None,
+    net: str | None = None,
 ) -> Service:
     """The service of a model file, folder or packaged name.
+
+    What a batch of up to `most` images costs at each point is measured here, which takes a moment, or
+    read from `costs`, a file that `rheostat bench --out` wrote.
 
     Serves the points stored in the file by name (`rheostat choose … --name safe`). `every` adds the ends
     and the middle of the robustness dial, for a look at a model that has none; they have no measured
@@ -48,13 +61,21 @@ def service(
         runs[name] = (
             _onnx(model, about, point, temperature, threads) if backend == "onnx" else _torch(model, point, temperature)
         )
+    digest = artifact.digest(which)
+    numbers = {n: model.complete(p).numbers() for n, p in points.items()}
+    times = (
+        measure(runs, model.net.image, most)
+        if costs is None
+        else from_rows(costs, numbers, artifact=digest, forms=FORMS[backend])
+    )
     return Service(
         runs,
         {n: p.numbers() for n, p in points.items()},
         {n: about.measured.get(n, {}) for n in points},
         about.classes or tuple(str(i) for i in range(model.net.classes)),
         model.net.image,
-        artifact.digest(which),
+        digest,
+        times,
     )
 
 

@@ -61,13 +61,14 @@ def application(
 ) -> serve.Application:
     """What `serve.run` takes: `replicas` processes of the same application.
 
-    Each loads the model for itself; load ladders are walked by each, policy is shared.
+    Each loads the model and measures its times for itself, and chooses points for its own queue; the policy
+    is shared.
     """
     given = options or Options()
 
     def build() -> FastAPI:
         shared = replace(given, store=ActorStore(), poll=POLL)
-        return make_app(service(file, backend=backend, threads=threads), policy, shared)
+        return make_app(service(file, backend=backend, threads=threads, most=given.most), policy, shared)
 
     @serve.deployment(num_replicas=replicas, ray_actor_options={"num_cpus": threads}, max_ongoing_requests=4096)
     @serve.ingress(build)

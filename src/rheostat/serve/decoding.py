@@ -108,7 +108,11 @@ def tensor(body: bytes, image: tuple[int, int, int], limits: Limits) -> Array:
     if kind == "|u1":
         scaled: Array = np.frombuffer(rest, np.uint8).reshape(shape).astype(np.float32) / np.float32(255)
         return scaled
-    values: Array = np.frombuffer(rest, "<f4").reshape(shape)
+    return in_range(np.frombuffer(rest, "<f4").reshape(shape))
+
+
+def in_range(values: Array) -> Array:
+    """float32 pixels, contiguous; Refusal unless all lie in [0, 1]."""
     if not np.isfinite(values).all():
         raise Refusal(422, "the array holds NaN or infinite values")
     if values.min() < 0 or values.max() > 1:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections import deque
 
+from rheostat.serve.scheduling import Decision, Load
+
 DOWN_AFTER = 3
 """Batches in a row that waited too long before the server steps down,"""
 LATE_FOR = 0.5
@@ -67,3 +69,39 @@ class Ladder:
         if self.moved is not None and now - self.moved < DWELL:
             return False
         return len(self.downs) < DOWN_A_MINUTE or now - self.downs[0] >= 60
+
+
+class Steps:
+    """A controller (`scheduling.Controller`) that walks the ladder and runs every batch where it stands.
+
+    It looks at what has been, at the longest wait of each batch, and refuses nothing before the queue is full.
+    """
+
+    def __init__(self, allowed: tuple[str, ...], target_ms: float) -> None:
+        self.allowed = allowed
+        self.ladder = Ladder(allowed, target_ms)
+
+    @property
+    def name(self) -> str:
+        """The point that is used now."""
+        return self.ladder.name
+
+    def admits(self, load: Load, images: int) -> bool:
+        """Always."""
+        return True
+
+    def hold(self, load: Load, window: float) -> float:
+        """The whole window."""
+        return window
+
+    def decide(self, load: Load) -> Decision:
+        """The largest batch at the point where the ladder stands after the wait of the oldest request."""
+        step = self.ladder.observe(1e3 * (load.now - load.waiting[0].arrived), load.now)
+        return Decision(self.ladder.name, load.most, step)
+
+    def expected(self, point: str, images: int) -> float:
+        """0: this controller knows no times."""
+        return 0.0
+
+    def observe(self, point: str, images: int, seconds: float) -> None:
+        """Nothing: only waits move it."""

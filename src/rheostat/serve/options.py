@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from rheostat.serve.costs import Costs
 from rheostat.serve.decoding import Limits
 from rheostat.serve.engine import Run
 from rheostat.serve.stores import Store
@@ -15,7 +16,10 @@ LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 @dataclass(frozen=True)
 class Service:
-    """What is served: passes by point name, the points, their measured numbers, classes and image shape."""
+    """What is served: passes by point name, the points, their measured numbers, classes and image shape.
+
+    `costs`: the time of a pass at each point, which the controller `slack` needs.
+    """
 
     runs: dict[str, Run]
     points: dict[str, dict[str, float]]
@@ -23,6 +27,7 @@ class Service:
     classes: tuple[str, ...]
     image: tuple[int, int, int]
     artifact: str
+    costs: Costs = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -8,11 +8,17 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from rheostat.runtime.choices import nearest
+from rheostat.runtime.choices import check_choice, nearest
+from rheostat.serve.costs import Costs
 from rheostat.serve.schema import PolicyBody
 
 SHARE = 0.5
 """Without `min_robust`, the share of its first point's robust accuracy below which a ladder never falls."""
+
+DEFAULT_PASSES = 5
+"""Passes of one image at the preferred point that fit into the time to answer where none is given."""
+CONTROLLERS = ("slack", "steps")
+"""How the point of a batch is chosen: by the time its requests have left, or by steps after late batches."""
 
 Measured = Mapping[str, Mapping[str, Any]]
 
@@ -21,15 +27,22 @@ Measured = Mapping[str, Mapping[str, Any]]
 class Policy:
     """What whoever holds the token decides.
 
-    `ladder`: names of points, the one preferred first; later ones are cheaper. `target_ms`: the wait in
-    the queue above which the server steps down the ladder. `min_robust`: no point whose measured robust
-    accuracy (its lower bound where there is one) lies below is ever used; None: `SHARE` of the first
-    point's. Zero allows every point, and has to be written down.
+    `ladder`: names of points, the one preferred first; later ones are cheaper. `target_ms`: the time from
+    the arrival in the queue in which a request should be answered (`slack`), or the wait above which the
+    server steps down the ladder (`steps`). `min_robust`: no point whose measured robust accuracy (its lower
+    bound where there is one) lies below is ever used; None: `SHARE` of the first point's. Zero allows every
+    point, and has to be written down. `controller`: one of `CONTROLLERS`.
     """
 
     ladder: tuple[str, ...]
     target_ms: float = 50.0
     min_robust: float | None = None
+    controller: str = "slack"
+
+
+def default_target(preferred: str, costs: Costs) -> float:
+    """Milliseconds in which to answer: five passes of one image at the preferred point, and at least 50."""
+    return 50.0 if preferred not in costs else max(50.0, round(DEFAULT_PASSES * 1e3 * costs[preferred](1)))
 
 
 class NotJSON(ValueError):
@@ -48,7 +61,7 @@ def parse_policy(found: object) -> Policy:
         if first["type"] == "json_invalid":
             raise NotJSON("not JSON") from None
         raise ValueError(_sentence(first["type"], first["loc"], first["msg"])) from None
-    return Policy(tuple(body.ladder), body.target_ms, body.min_robust)
+    return Policy(tuple(body.ladder), body.target_ms, body.min_robust, body.controller)
 
 
 def _sentence(kind: str, where: tuple[int | str, ...], message: str) -> str:
@@ -72,6 +85,7 @@ def validated(policy: Policy, measured: Measured) -> Policy:
         raise ValueError(f"target_ms lies above 0 and up to 60000, given {policy.target_ms:g}")
     if policy.min_robust is not None and not 0 <= policy.min_robust <= 1:
         raise ValueError(f"min_robust is a share from 0 to 1, given {policy.min_robust:g}")
+    check_choice("a policy", "controller", policy.controller, CONTROLLERS)
     for name in policy.ladder:
         if name not in measured:
             raise ValueError(f"no point named {name!r}; {nearest(name, measured)}")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -24,13 +24,20 @@ class PolicyBody(BaseModel):
         min_length=1, max_length=64, description="Names of points, the preferred one first; later ones are cheaper."
     )
     target_ms: float = Field(
-        50.0, gt=0, le=60000, description="The wait in the queue above which the server steps down the ladder."
+        50.0,
+        gt=0,
+        le=60000,
+        description="The time in which a request should be answered (slack), or the wait above which the server steps "
+        "down the ladder (steps).",
     )
     min_robust: float | None = Field(
         None,
         ge=0,
         le=1,
         description="No point measured below is ever used. Absent: half of what the ladder's first point has.",
+    )
+    controller: Literal["slack", "steps"] = Field(
+        "slack", description="How the point of a batch is chosen: by the time its requests have left, or by steps."
     )
 
 

@@ -7,13 +7,15 @@ import logging
 from dataclasses import asdict
 
 from rheostat.serve.budgets import Budget, Rate
+from rheostat.serve.controllers import controller
+from rheostat.serve.costs import idle_steps
 from rheostat.serve.decoding import Refusal
 from rheostat.serve.engine import Engine, Served
 from rheostat.serve.gate import Gate
-from rheostat.serve.ladder import Ladder
 from rheostat.serve.metrics import Metrics
 from rheostat.serve.options import Options, Service
 from rheostat.serve.policy import Policy, floor, settled, strict, validated
+from rheostat.serve.scheduling import Controller
 from rheostat.serve.workers import Decoders
 
 log = logging.getLogger("rheostat.serve")
@@ -34,13 +36,15 @@ class State:
         unused = [n for n in self.policy.ladder if n not in floor(self.policy, served.measured)]
         if unused:
             self.notes.append(f"below the policy's floor, never used: {', '.join(unused)} (see --min-robust)")
+        if all(name in served.costs for name in self.policy.ladder):
+            self.notes += idle_steps(self._controller(self.policy).allowed, served.costs)
         self.bytes = Budget("bytes of bodies", options.bytes_in_flight)
         self.images = Budget("images in the queue", options.queue + options.most)
         self.rate = Rate(options.rate)
         self.decoders = Decoders(options.decoders, seconds=options.limits.image_seconds, killed=self.metrics.killed.inc)
         self.engine = Engine(
             served.runs,
-            self._ladder(self.policy),
+            self._controller(self.policy),
             most=options.most,
             queue=options.queue,
             deadline=options.deadline,
@@ -69,8 +73,8 @@ class State:
 
     def take(self, new: Policy) -> None:
         """Use a policy from the next batch on."""
-        # One assignment: a batch reads the ladder once, so it stands at the old or at the new policy.
-        self.engine.ladder = self._ladder(new)
+        # One assignment: a batch asks the controller once, so it stands at the old or at the new policy.
+        self.engine.controller = self._controller(new)
         self.policy = new
         self.metrics.policies.inc()
         log.info("policy: %s", asdict(new))
@@ -95,14 +99,16 @@ class State:
                 refused = new
                 log.warning("the stored policy is not used: %s", error)
 
-    def _ladder(self, policy: Policy) -> Ladder:
-        return Ladder(floor(policy, self.served.measured), policy.target_ms)
+    def _controller(self, policy: Policy) -> Controller:
+        return controller(policy, self.served.measured, self.served.costs)
 
     def _note(self, found: Served) -> None:
         self.metrics.images.labels(found.point).inc(found.images)
         self.metrics.waited.observe(found.waited)
         self.metrics.batch.observe(found.seconds)
-        self.metrics.place.set(self.engine.ladder.place)
+        allowed = self.engine.controller.allowed
+        if found.point in allowed:  # the policy may have changed since, or the client chose the point
+            self.metrics.place.set(allowed.index(found.point))
         if found.step:
             self.metrics.steps.labels("down" if found.step > 0 else "up").inc()
-            log.info("ladder: now at %s (waited %.0f ms)", self.engine.ladder.name, 1e3 * found.waited)
+            log.info("ladder: now at %s (waited %.0f ms)", found.point, 1e3 * found.waited)

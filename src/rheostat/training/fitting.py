@@ -17,8 +17,8 @@ from rheostat.data import Dataset
 from rheostat.data.conversion import Form
 from rheostat.data.given import Flow, Given, Loader, class_names, held, opened
 from rheostat.models import artifact
-from rheostat.models.adoption import Adopted
 from rheostat.models.tunable import Tunable
+from rheostat.nets.adopted import Adopted
 from rheostat.runtime.distributed import Ranks, device_named, join
 from rheostat.runtime.files import alone
 from rheostat.training.feed import Feed

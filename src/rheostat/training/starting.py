@@ -13,9 +13,10 @@ from torch import Tensor, nn
 
 from rheostat import data
 from rheostat.evaluation.lookup import WHERE
-from rheostat.evaluation.target import from_factory
 from rheostat.models import adopt, artifact
+from rheostat.models.factories import from_name
 from rheostat.models.tunable import Tunable
+from rheostat.nets.adopted import Adopted
 from rheostat.runtime.files import write_text
 from rheostat.runtime.seeding import preserved, seed_global, seed_of
 from rheostat.training.recipe import Recipe
@@ -26,9 +27,9 @@ SETS = (".clean.", ".adversarial.")
 
 
 def network_named(text: str) -> NetGiven:
-    """The function that `package.module:function` means; it is called when the run starts."""
+    """The function that `package.module:function` or `timm:NAME(...)` means; it is called when the run starts."""
     if ":" not in text:
-        raise ValueError(f"--net is package.module:function, given {text!r}")
+        raise ValueError(f"--net is package.module:function or timm:NAME, given {text!r}")
     return NamedNet(text)
 
 
@@ -39,7 +40,7 @@ class NamedNet:
     text: str
 
     def __call__(self) -> nn.Module:
-        return from_factory(self.text)
+        return from_name(self.text)
 
 
 def name_of(net: NetGiven) -> str:
@@ -66,6 +67,8 @@ def own_network(recipe: Recipe, train_set: data.Dataset, net: NetGiven) -> Tunab
             if isinstance(made, Tunable)
             else adopt(made, recipe.stack(), image=train_set.image, mean=mean, std=std)
         )
+        if isinstance(net, NamedNet) and isinstance(model.net, Adopted):
+            model.net.factory = net.text  # the model's file says what made its network
     if model.net.classes != len(train_set.classes) or tuple(model.net.image) != train_set.image:
         raise ValueError(
             f"{name_of(net)} takes images of {_shape(model.net.image)} and has {model.net.classes} classes; "

@@ -1,0 +1,181 @@
+"""The section of docs/results.md on a server under production arrivals, and the picture of one replay."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+
+from markdown import table
+from matplotlib.figure import Figure
+from plain import Row
+
+from rheostat.reports.page import COLOURS
+from rheostat.results.labels import percent
+
+POLICIES = ("slack", "slack, no floor written", "steps")
+Key = tuple[str, str, float]
+
+
+def section(rows: list[Row]) -> tuple[str, list[list[str]]]:
+    """(the section, claims); empty where nothing was replayed."""
+    if not rows:
+        return "", []
+    groups: dict[Key, dict[str, Row]] = defaultdict(dict)
+    for r in rows:
+        groups[r["how"], r["trace"], r["load"]][r["policy"]] = r
+    first = rows[0]
+    parts = [
+        "## A server under load (`python benchmarks/measure/serve_trace.py`)\n",
+        f"Azure LLM inference traces 2023 (code, conversation) and Poisson arrivals, rescaled to a mean load of what "
+        f"the ladder's first point carries. Effective accuracy is the share of images answered correctly within "
+        f"the deadline, five times the first point's time for one request; {percent(first['attacked_share'])} % of "
+        f"the requests are attacked by {first['attack']} at the point that answers. `only X` is the same server with "
+        f"one point, admission control included; the oracle knows every arrival. RA is measured under "
+        f"{first['attack']} on {first['test_images']} test images and under nothing else. On "
+        f"{first['hardware']['device']}, one thread, a machine that other jobs share.\n",
+        _ladder(first),
+    ]
+    claims: list[list[str]] = []
+    for how, text in (("simulated", "### Simulated queue, measured times\n"), ("live", "### Over HTTP\n")):
+        found = {k: v for k, v in groups.items() if k[0] == how}
+        if found:
+            parts += [text, _about(next(iter(next(iter(found.values())).values()))), _table(found)]
+            claims += _claims(how, found)
+    parts.append("![one replay](serve_trace.png)\n")
+    return "\n".join(parts), claims
+
+
+def sentence(rows: list[Row]) -> str:
+    """What the ladder buys, for README: the code trace at 1.5 of what the first point carries, simulated."""
+    group = {r["policy"]: r for r in rows if (r["how"], r["trace"], r["load"]) == ("simulated", "code", 1.5)}
+    if not group:
+        return ""
+    slack, first = group["slack"], _fixed(group)[0]
+    points = list(slack["ladder"].values())
+    ms = [f"{p['ms']['1']:.2f}" for p in (points[0], points[-1])]
+    return (
+        f"\nA ladder of the three-dial net (`rdi-slim-dual`, Fashion-MNIST) from {ms[0]} to {ms[1]} ms an image, SA "
+        f"{percent(points[0]['clean_accuracy'])} to {percent(points[-1]['clean_accuracy'])}, RA "
+        f"{percent(points[0]['robust_accuracy'])} to {percent(points[-1]['robust_accuracy'])}: at 1.5 times the load "
+        f"that its first point carries, with the bursts of a production trace (simulated), "
+        f"{percent(slack['effective_clean'])} % of clean images are answered correctly and in time; by the first point "
+        f"alone {percent(first['effective_clean'])} %, by the best one of its points "
+        f"{percent(_best(group)['effective_clean'])} %.\n"
+    )
+
+
+def _about(row: Row) -> str:
+    return (
+        f"{row['images_per_request']} image(s) a request; the first point carries {row['capacity']:.0f} requests a "
+        f"second; deadline {row['deadline_ms']:.2f} ms.\n"
+    )
+
+
+def _ladder(row: Row) -> str:
+    body = []
+    for name, point in row["ladder"].items():
+        at = " ".join(f"{k}={v:g}" for k, v in point["at"].items())
+        one, *_, most = point["ms"].items()
+        cells = [percent(point[f"{k}_accuracy"]) for k in ("clean", "robust")]
+        body.append([name, at, *cells, f"{one[1]:.2f}", f"{most[1] / int(most[0]):.2f}"])
+    return table(["point", "dials", "SA", "RA", "ms of one image", "ms an image, largest batch"], body)
+
+
+def _fixed(group: dict[str, Row]) -> list[Row]:
+    return [r for name, r in group.items() if name.startswith("only ")]
+
+
+def _best(group: dict[str, Row]) -> Row:
+    """The fixed point of most effective accuracy on clean images: chosen with hindsight."""
+    return max(_fixed(group), key=lambda r: r["effective_clean"])
+
+
+def _table(groups: dict[Key, dict[str, Row]]) -> str:
+    body = []
+    for (_, trace, load), group in groups.items():
+        shown = [group[p] for p in POLICIES if p in group]
+        safest, best = _fixed(group)[0], _best(group)
+        shown += [safest] if safest is best else [safest, best]
+        shown += [group["oracle"]] if "oracle" in group else []
+        for r in shown:
+            label = r["policy"] + (" (best fixed)" if r is best else "")
+            points = ", ".join(f"{n} {100 * v:.0f}" for n, v in r["time_at"].items())
+            body.append(
+                [
+                    trace,
+                    f"{load:g}",
+                    label,
+                    percent(r["effective_clean"]),
+                    percent(r["effective_attacked"]),
+                    percent(r["slo"]),
+                    percent(r["refused"]),
+                    f"{r['p50_ms']:.1f} / {r['p99_ms']:.1f}",
+                    f"{r['goodput']:.0f}",
+                    points,
+                ]
+            )
+    head = ["trace", "load", "policy", "effective SA", "effective RA", "in time, %", "503, %", "ms p50 / p99"]
+    return table([*head, "good answers a second", "time at each point, %"], body)
+
+
+def _claims(how: str, groups: dict[Key, dict[str, Row]]) -> list[list[str]]:
+    """The goals of the replay, for the default controller."""
+    below = [100 * (_best(g)["effective_clean"] - g["slack"]["effective_clean"]) for g in groups.values()]
+    found = [
+        [
+            f"effective accuracy (clean) within 1 point of the best fixed point's, {how}, {len(below)} replays",
+            f"{sum(b <= 1 for b in below)} of {len(below)}; at most {max(below):+.1f} points below",
+            "met" if max(below) <= 1 else "not met",
+        ]
+    ]
+    gaps = []
+    for (_, _, load), g in groups.items():
+        if load >= 1 and "oracle" in g:
+            safest = _fixed(g)[0]["slo"]
+            gap = g["oracle"]["slo"] - safest
+            gaps.append((g["slack"]["slo"] - safest) / gap if gap > 0 else 1.0)
+    if gaps:
+        found.append(
+            [
+                f"half of the gap in answers in time from the safest point to the oracle closed, load 1 to 1.5, {how}",
+                f"{sum(v >= 0.5 for v in gaps)} of {len(gaps)}; at least {100 * min(gaps):.0f} %",
+                "met" if min(gaps) >= 0.5 else "not met",
+            ]
+        )
+    old = [100 * (g["slack"]["effective_clean"] - g["steps"]["effective_clean"]) for g in groups.values()]
+    found.append(
+        [
+            f"choosing by slack against steps after late batches, effective accuracy (clean), {how}",
+            f"{min(old):+.1f} to {max(old):+.1f} points",
+            "better" if min(old) > 0 else "not better in each",
+        ]
+    )
+    return found
+
+
+def picture(rows: list[Row]) -> Figure | None:
+    """One replay over time: arrivals a second, the time of each answer, its point."""
+    kept = [r for r in rows if "line" in r]
+    if not kept:
+        return None
+    kept = [r for r in kept if r["how"] == kept[-1]["how"]]
+    kept = [r for r in kept if (r["trace"], r["load"]) == (kept[0]["trace"], kept[0]["load"])]
+    figure = Figure(figsize=(9.0, 2.2 * (len(kept) + 1)), layout="constrained")
+    axes = figure.subplots(len(kept) + 1, 1, sharex=True)
+    times = [at for at, _, _ in kept[0]["line"]]
+    axes[0].hist(times, bins=120, color="0.6")
+    axes[0].set_ylabel("arrivals")
+    axes[0].set_title(f"{kept[0]['trace']}, load {kept[0]['load']:g}, {kept[0]['how']}", fontsize=10)
+    colours = dict(zip(kept[0]["ladder"], COLOURS, strict=False))
+    for panel, row in zip(axes[1:], kept, strict=True):
+        for point, colour in colours.items():
+            answered = [(at, 1e3 * took) for at, took, name in row["line"] if name == point]
+            if answered:
+                panel.plot(*zip(*answered, strict=True), ".", markersize=3, color=colour, label=point)
+        refused = [at for at, _, name in row["line"] if name is None]
+        panel.plot(refused, [0] * len(refused), "kx", markersize=4, label=f"503 ({len(refused)})")
+        panel.axhline(row["deadline_ms"], color="black", linewidth=0.8, linestyle="--")
+        panel.set_ylabel("ms to answer")
+        panel.set_title(row["policy"], fontsize=9)
+        panel.legend(fontsize=7, loc="upper right", ncols=6)
+    axes[-1].set_xlabel("seconds")
+    return figure

@@ -1,0 +1,144 @@
+"""What a batch costs at each point: measured when the server starts, or taken from rows of `rheostat bench`."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rheostat.results.timings import read_timings
+from rheostat.serve.decoding import Array
+
+GAIN = 0.1
+"""A step of a ladder that saves less than this share of the time is warned about."""
+PASSES = 5
+"""Passes of each point and batch size that are timed, after one that is not."""
+
+
+@dataclass(frozen=True)
+class Times:
+    """Seconds of one pass by the images in it: linear between the measured sizes and beyond them."""
+
+    measured: tuple[tuple[int, float], ...]
+    """(images, seconds), smallest batch first."""
+
+    def __post_init__(self) -> None:
+        sizes = [n for n, _ in self.measured]
+        if not sizes or sizes != sorted(set(sizes)) or sizes[0] < 1:
+            raise ValueError(f"times are of different batch sizes from 1 on, smallest first; given {sizes}")
+        if any(not (s > 0 and math.isfinite(s)) for _, s in self.measured):
+            raise ValueError(f"the time of a pass lies above 0; given {[s for _, s in self.measured]}")
+
+    def __call__(self, images: int) -> float:
+        """Seconds of a pass of so many images."""
+        first, last = self.measured[0], self.measured[-1]
+        if images <= first[0]:
+            return first[1]
+        for low, high in itertools.pairwise(self.measured):
+            if images <= high[0]:
+                return low[1] + (high[1] - low[1]) * (images - low[0]) / (high[0] - low[0])
+        return last[1] * images / last[0]
+
+    @property
+    def typical(self) -> float:
+        """Seconds an image: the geometric mean over the measured sizes."""
+        return math.exp(sum(math.log(s / n) for n, s in self.measured) / len(self.measured))
+
+
+Costs = Mapping[str, Times]
+"""Point name → its times."""
+
+
+def sizes_up_to(most: int) -> tuple[int, ...]:
+    """The batch sizes that are measured: 1, then four times the one before, and the largest batch."""
+    found = [1]
+    while 4 * found[-1] < most:
+        found.append(4 * found[-1])
+    return (*found, most) if most > 1 else (1,)
+
+
+def measure(
+    runs: Mapping[str, Callable[[Array], Array]],
+    image: tuple[int, int, int],
+    most: int,
+    *,
+    passes: int = PASSES,
+    clock: Callable[[], float] = time.perf_counter,
+) -> dict[str, Times]:
+    """The median time of every point at each size, the points in turn, so that a noisy moment meets all of them."""
+    found: dict[str, list[tuple[int, float]]] = {name: [] for name in runs}
+    for size in sizes_up_to(most):
+        x = np.random.default_rng(0).random((size, *image)).astype(np.float32)
+        spent: dict[str, list[float]] = {name: [] for name in runs}
+        for number in range(passes + 1):
+            for name, run in runs.items():
+                started = clock()
+                run(x)
+                if number:
+                    spent[name].append(clock() - started)
+        for name, times in spent.items():
+            found[name].append((size, max(float(np.median(times)), 1e-9)))
+    return {name: Times(tuple(times)) for name, times in found.items()}
+
+
+def from_rows(
+    path: Path, points: Mapping[str, Mapping[str, float]], *, artifact: str, forms: Sequence[str]
+) -> dict[str, Times]:
+    """The times that `rheostat bench --out` wrote, of the first of these forms that each point has.
+
+    ValueError for rows of another model, and where a point that is served has no row.
+    """
+    if not path.is_file():
+        raise ValueError(f"no file {path}; write it by `rheostat bench FILE --out {path}`")
+    rows = [r for r in read_timings(path) if r.get("artifact") == artifact]
+    if not rows:
+        raise ValueError(f"{path} has no rows of this model (hash {artifact}); measure them by `rheostat bench`")
+    found = {}
+    for name, point in points.items():
+        own = {r["form"]: r for r in rows if r.get("at") == dict(point)}
+        form = next((f for f in forms if f in own), None)
+        if form is None:
+            raise ValueError(f"{path} has no times of {name!r} as {' or '.join(forms)}; bench that point too")
+        found[name] = _times(path, own[form])
+    return found
+
+
+def _times(path: Path, row: Mapping[str, Any]) -> Times:
+    try:
+        return Times(tuple(sorted((int(n), float(ms) / 1e3) for n, ms in row["p50_ms"].items())))
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise ValueError(f"{path}: a row without times of a pass ({error})") from None
+
+
+def ordered(ladder: tuple[str, ...], costs: Costs) -> tuple[str, ...]:
+    """The ladder by measured time: its first point, which is the preferred one, then the slowest first.
+
+    Two points whose times differ by less than `GAIN` keep the order that they were given in.
+    """
+    rest = list(ladder[1:])
+    for end in range(len(rest), 1, -1):
+        for i in range(end - 1):
+            if _saves(costs[rest[i + 1]], costs[rest[i]]):
+                rest[i], rest[i + 1] = rest[i + 1], rest[i]
+    return (*ladder[:1], *rest)
+
+
+def _saves(slow: Times, fast: Times) -> bool:
+    return fast.typical <= (1 - GAIN) * slow.typical
+
+
+def idle_steps(ladder: tuple[str, ...], costs: Costs) -> list[str]:
+    """A sentence for each step of an ordered ladder that buys no time."""
+    return [
+        f"the step from {slow} to {fast} saves no time: {1e3 * costs[slow].typical:.3g} ms an image and "
+        f"{1e3 * costs[fast].typical:.3g} ms, less than {100 * GAIN:.0f} % apart; a ladder steps where time is saved "
+        "(rheostat choose --ladder)"
+        for slow, fast in itertools.pairwise(ladder)
+        if not _saves(costs[slow], costs[fast])
+    ]

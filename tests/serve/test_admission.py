@@ -1,0 +1,83 @@
+"""The controllers in a running service: refused early, warned about a ladder that saves nothing, changed by policy."""
+
+from __future__ import annotations
+
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from fakes import BEARER, IMAGE, NPY, TOKEN, fake, npy, running
+
+from rheostat.serve.app import make_app
+from rheostat.serve.backends import service
+from rheostat.serve.costs import Times
+from rheostat.serve.options import Options
+from rheostat.serve.policy import Policy, default_target
+
+GOOD = npy(np.zeros((1, *IMAGE), np.float32))
+SLOW = 0.2
+
+
+def slow(images: np.ndarray) -> np.ndarray:
+    time.sleep(SLOW)
+    return np.full((len(images), 10), 0.1, np.float32)
+
+
+def test_a_request_that_would_be_late_is_refused_at_once() -> None:
+    costs = dict.fromkeys(("safe", "balanced", "fast"), Times(((1, SLOW), (2, 2 * SLOW))))
+    served = replace(fake(slow), costs=costs)
+    app = make_app(served, Policy(("safe", "balanced"), 1e3 * 2.5 * SLOW, 0.3), Options(most=1, deadline=0.0))
+
+    def ask(_: int) -> tuple[int, float, str]:
+        begun = time.monotonic()
+        answer = client.post("/v1/predict", content=GOOD, headers=NPY)
+        assert answer.status_code == 200 or int(answer.headers["retry-after"]) >= 1
+        return answer.status_code, time.monotonic() - begun, answer.text
+
+    with running(app) as client, ThreadPoolExecutor(8) as threads:
+        found = list(threads.map(ask, range(8)))
+        assert 'rheostat_refused_total{status="503"}' in client.get("/metrics").text
+        assert ask(0)[0] == 200, "an idle server refuses nobody"
+    assert {status for status, _, _ in found} == {200, 503}
+    assert sum(status == 200 for status, _, _ in found) <= 4
+    for status, seconds, text in found:
+        if status == 503:
+            assert "no allowed point could answer in time" in text
+            assert seconds < SLOW
+
+
+def test_a_ladder_that_saves_no_time_is_warned_about() -> None:
+    notes = make_app(fake(), Policy(("safe", "balanced"))).state.notes
+    assert any("the step from safe to balanced saves no time" in n for n in notes)
+    costs = {"safe": Times(((1, 0.01),)), "balanced": Times(((1, 0.005),)), "fast": Times(((1, 0.001),))}
+    app = make_app(replace(fake(), costs=costs), Policy(("safe", "fast", "balanced"), min_robust=0.0))
+    assert app.state.notes == []
+    assert app.state.engine.controller.allowed == ("safe", "balanced", "fast")
+
+
+def test_the_controller_is_part_of_the_policy() -> None:
+    with running(make_app(fake(), Policy(("safe",)), Options(token=TOKEN))) as client:
+        assert client.get("/v1/points").json()["policy"]["controller"] == "slack"
+        changed = client.put("/v1/policy", json={"ladder": ["safe"], "controller": "steps"}, headers=BEARER)
+        assert changed.json()["controller"] == "steps"
+        assert client.post("/v1/predict", content=GOOD, headers=NPY).status_code == 200
+        wrong = client.put("/v1/policy", json={"ladder": ["safe"], "controller": "slak"}, headers=BEARER)
+        assert wrong.status_code == 422
+        assert "controller" in wrong.json()["detail"]
+    with pytest.raises(ValueError, match="no measured times of safe"):
+        make_app(replace(fake(), costs={}), Policy(("safe",)))
+
+
+def test_a_service_is_timed_when_it_is_made(tmp_path: Path) -> None:
+    served = service("oat-digits", backend="torch", every=True, most=8)
+    assert set(served.costs) == set(served.runs)
+    for times in served.costs.values():
+        assert [n for n, _ in times.measured] == [1, 4, 8]
+    first = next(iter(served.costs))
+    assert default_target(first, served.costs) >= 50
+    assert default_target("a", {"a": Times(((1, 0.1),))}) == 500
+    with pytest.raises(ValueError, match="no file"):
+        service("oat-digits", backend="torch", every=True, costs=tmp_path / "none.jsonl")
