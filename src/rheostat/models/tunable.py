@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from dataclasses import replace
 
 import torch
@@ -48,6 +49,21 @@ class Tunable(nn.Module):
             for buffer in getattr(module, "training_only", ())
         }
         return {k: v for k, v in self.state_dict().items() if k not in skipped}
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Tunable:
+        """What `to`, `half`, `double`, `cuda` and the like call; ValueError for another type than float32.
+
+        Norm tables, dial maps and thresholds are computed in float32 beside the weights, and every judgement is
+        made in it: weights of another type would mix with them in each layer.
+        """
+        kind = fn(torch.zeros(1)).dtype
+        if kind is not torch.float32:
+            raise ValueError(
+                f"a model computes in float32, asked for {str(kind).removeprefix('torch.')}; for speed run it inside "
+                "torch.autocast, or export a point"
+            )
+        super()._apply(fn, recurse)
+        return self
 
     def to_layout(self, layout: torch.memory_format) -> Tunable:
         """Choose the memory layout of weights and activations: channels-last or contiguous."""
