@@ -10,6 +10,8 @@ from torch import Tensor
 from rheostat.runtime.choices import nearest
 
 NORMS = ("linf", "l2")
+LARGEST = {"linf": 1.0, "l2": 1e3}
+"""The largest radius that means something for pixels in [0, 1]: beyond it every image is in the ball."""
 Streams = torch.Generator | Sequence[torch.Generator] | None
 """What random starts are drawn from: one stream, or one for each equal part of a batch."""
 
@@ -54,11 +56,13 @@ def random_start(
 
 
 def check_budget(norm: str, eps: float, steps: int) -> None:
-    """Raise ValueError for a norm that is not known, a negative eps or no steps."""
+    """Raise ValueError for a norm that is not known, an eps that no image needs (NaN is one), or no steps."""
     if norm not in NORMS:
         raise ValueError(f"no norm {norm!r}; {nearest(norm, NORMS)}")
     if eps < 0:
         raise ValueError(f"eps must not be negative, given {eps:g}")
+    if not eps <= LARGEST[norm]:  # nor is NaN
+        raise ValueError(f"an eps of {norm} is at most {LARGEST[norm]:g}, for pixels in [0, 1]; given {eps:g}")
     if steps < 1:
         raise ValueError(f"an attack takes at least 1 step, given {steps}")
 

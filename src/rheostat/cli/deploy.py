@@ -13,7 +13,7 @@ from rheostat.cli.terminal import console
 
 app = typer.Typer()
 DataDir = Annotated[Path | None, typer.Option(help="Folder of data sets; default RHEOSTAT_DATA, then the cache.")]
-Threads = Annotated[int | None, typer.Option(help="CPU threads.", min=1)]
+Threads = Annotated[int | None, typer.Option(help="CPU threads.", min=1, max=1024)]
 Verify = Annotated[bool, typer.Option(help="Check published checksums of data files.")]
 File = Annotated[str, typer.Argument(help="A model file, a run's folder or a packaged name.")]
 

@@ -62,7 +62,8 @@ class Tunable(nn.Module):
                 f"a model computes in float32, asked for {str(kind).removeprefix('torch.')}; for speed run it inside "
                 "torch.autocast, or export a point"
             )
-        super()._apply(fn, recurse)
+        plain: Callable[..., nn.Module] = super()._apply
+        plain(fn, recurse)
         return self
 
     def to_layout(self, layout: torch.memory_format) -> Tunable:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import tomllib
 from importlib import resources
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -17,13 +16,16 @@ from rheostat.data.augmentation import AUGMENTATIONS
 from rheostat.methods import COMPOSITIONS, Stack, compose
 from rheostat.runtime.choices import nearest
 from rheostat.runtime.quantities import Fraction
+from rheostat.runtime.toml import DEEPEST, parse_toml, read_toml
 from rheostat.training.validation import check_recipe
+
+MOST_THREADS = 1024
 
 
 class Section(BaseModel):
     """A part of a recipe: frozen, and an unknown key is an error."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class DataSection(Section):
@@ -149,7 +151,7 @@ class DeviceSection(Section):
     precision: Literal["fp32", "bf16"] = "fp32"
     channels_last: bool = True
     compile: bool = False
-    threads: int | None = Field(default=None, ge=1)
+    threads: int | None = Field(default=None, ge=1, le=MOST_THREADS)
 
 
 class SelectSection(Section):
@@ -258,15 +260,12 @@ def load_recipe(which: str | Path, *, changes: list[str] | None = None) -> Recip
     if path.suffix == ".toml" or path.is_file():
         if not path.is_file():
             raise ValueError(f"no recipe file {path}")
-        text = path.read_text()
+        values = read_toml(path)
     elif str(which) in names():
         text = (resources.files("rheostat.training") / "recipes" / f"{which}.toml").read_text()
+        values = parse_toml(text, str(which))
     else:
         raise ValueError(f"no recipe {str(which)!r}; {nearest(str(which), names())}")
-    try:
-        values = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise ValueError(f"{path}: not TOML ({error})") from None
     for change in changes or []:
         _apply(values, change)
     return parse_recipe(values)
@@ -277,6 +276,8 @@ def _apply(values: dict[str, Any], change: str) -> None:
     if not sign or not key.strip():
         raise ValueError(f"cannot read --set {change!r}; write section.key=value")
     *sections, last = key.strip().split(".")
+    if len(sections) > DEEPEST:
+        raise ValueError(f"--set: a key of {len(sections) + 1} parts; at most {DEEPEST + 1}")
     place = values
     for section in sections:
         inner = place.setdefault(section, {})
@@ -287,3 +288,5 @@ def _apply(values: dict[str, Any], change: str) -> None:
         place[last] = json.loads(given)
     except json.JSONDecodeError:
         place[last] = given
+    except (ValueError, RecursionError) as error:  # a number of too many digits; lists inside lists
+        raise ValueError(f"cannot read --set {key}: {error}") from None
