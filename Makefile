@@ -35,7 +35,8 @@ check: $(VENV)/.installed
 # Ten minutes of hostile input, on loopback alone; the table at the end says what was tried and what came of it.
 harden: $(VENV)/.installed
 	env OMP_NUM_THREADS=1 MPLBACKEND=Agg RHEOSTAT_HARDEN_SECONDS=$(or $(SECONDS_OF_FUZZING),480) \
-	  $(BIN)/python -m pytest tests/hardening tests/serve tests/data/test_hostile.py
+	  $(BIN)/python -m pytest tests/hardening tests/serve tests/data/test_hostile.py tests/data/test_mat.py \
+	  tests/runtime/test_bounded_text.py
 
 bench: $(VENV)/.installed
 	$(RUN) $(BIN)/python benchmarks/measure/speed.py

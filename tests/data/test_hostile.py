@@ -20,7 +20,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from rheostat.data import DataError, cifar, idx, images, pickles
+from rheostat.data import DataError, cifar, folders, idx, images, pickles, tiny_imagenet
 from rheostat.data.base import read_regular
 
 RECONSTRUCT = np.zeros(1).__reduce__()[0]
@@ -139,6 +139,45 @@ def test_pickles_that_do_anything_but_hold_data_are_refused(raw: bytes) -> None:
 def test_no_bytes_get_anything_but_data_out_of_a_pickle(raw: bytes) -> None:
     with contextlib.suppress(DataError):
         pickles.loads(raw)
+
+
+def test_a_pickle_cannot_encode_one_text_again_and_again() -> None:
+    """A megabyte in the memo, encoded 10 000 times: on the reader before, 10 GB of bytes from 1.1 MB."""
+    text = b"x" * 2**20
+    start = (
+        b"\x80\x02](c_codecs\nencode\nq\x00X"
+        + struct.pack("<I", len(text))
+        + text
+        + b"q\x01X\x06\x00\x00\x00latin1q\x02"
+    )
+    again = b"h\x00h\x01h\x02\x86R"
+    with pytest.raises(DataError, match="again and again"):
+        pickles.loads(start + again * 10_000 + b"e.")
+    assert len(pickles.loads(start + again + b"e.")) == 4
+
+
+def test_lists_of_files_stay_inside_their_folder(tmp_path: Path) -> None:
+    (tmp_path / "val").mkdir()
+    (tmp_path / "wnids.txt").write_text("n1\n../../etc\n")
+    (tmp_path / "val" / "val_annotations.txt").write_text("../../a.JPEG\tn1\n")
+    with pytest.raises(DataError, match="is not the name of a folder"):
+        tiny_imagenet.read(tmp_path)
+    (tmp_path / "wnids.txt").write_text("n1\n")
+    with pytest.raises(DataError, match="line 1 names no file of a known class"):
+        tiny_imagenet.read(tmp_path)
+    (tmp_path / "wnids.txt").write_bytes(b"\xff")
+    with pytest.raises(DataError, match="not text"):
+        tiny_imagenet.read(tmp_path)
+
+
+def test_a_folder_does_not_ask_for_more_than_the_memory(tmp_path: Path, monkeypatch) -> None:
+    for i in range(3):
+        Image.new("L", (64, 64)).save(tmp_path / f"{i}.png")
+    files = [(tmp_path / f"{i}.png", 0) for i in range(3)]
+    assert len(folders.assembled("x", files, ("a",))) == 3
+    monkeypatch.setattr(folders, "memory", lambda: 30_000)
+    with pytest.raises(DataError, match="3 images of 12288 bytes, more than the memory"):
+        folders.assembled("x", files, ("a",))
 
 
 def test_python_batches_are_compared_with_their_checksums_wherever_they_lie(tmp_path: Path, monkeypatch) -> None:

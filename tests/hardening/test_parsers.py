@@ -21,7 +21,10 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from rheostat.data import DataError, idx, images, pickles
+from rheostat.data.mat import read_mat
+from rheostat.methods import parse_method
 from rheostat.runtime.quantities import quantity
+from rheostat.runtime.toml import parse_toml
 from rheostat.serve.decoding import Limits, Refusal, decode
 from rheostat.serve.policy import parse_policy
 from rheostat.serve.tokens import Tokens
@@ -41,6 +44,14 @@ def picture(form: str, **options: Any) -> bytes:
 def npy() -> bytes:
     buffer = io.BytesIO()
     np.save(buffer, np.zeros((2, *IMAGE), np.float32))
+    return buffer.getvalue()
+
+
+def mat(packed: bool) -> bytes:
+    from scipy.io import savemat
+
+    buffer = io.BytesIO()
+    savemat(buffer, {"X": np.zeros((2, 2, 3, 4), np.uint8), "y": np.arange(4.0)[:, None]}, do_compression=packed)
     return buffer.getvalue()
 
 
@@ -81,6 +92,8 @@ JSON = st.recursive(
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=9), inner, max_size=4),
     max_leaves=12,
 )
+TOML = b'name = "x"\n[net]\nname = "resnet"\na.b.c = [1, 2.5, {x = "y"}]\n[[run]]\nset = ["a=1"]\n'
+STACK = b"Stack(Dual(sets=2, between='blend'), Film(encoding='cosine', dim=8))"
 NAMES = st.lists(st.text(min_size=1, max_size=5), min_size=1, max_size=3)
 NUMBERS = st.floats(0, 1) | JSON
 POLICIES = (
@@ -103,6 +116,9 @@ def parsers(folder: Path) -> dict[str, tuple[st.SearchStrategy[Any], Callable[[A
         "CIFAR pickle": (damaged(*PICKLES) | st.binary(max_size=99), pickles.loads),
         "idx file": (damaged(IDX), file_of(folder, idx.read_idx, "")),
         "idx.gz file": (damaged(gzip.compress(IDX)), file_of(folder, idx.read_idx, ".gz")),
+        "mat file": (damaged(*(mat(packed) for packed in (False, True))), file_of(folder, read_mat, ".mat")),
+        "TOML file": (damaged(TOML), lambda raw: parse_toml(raw.decode("latin-1"), "x")),
+        "composition": (damaged(STACK), lambda raw: parse_method(raw.decode("latin-1"))),
         "quantity": (st.text(max_size=20), lambda text: quantity(text, "", "macs")),
     }
 

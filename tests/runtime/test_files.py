@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import pytest
+
+from rheostat.cli.app import main
+from rheostat.results.rows import read_rows
 from rheostat.runtime.files import locked, write_bytes
 
 
@@ -67,3 +73,27 @@ def test_threads_take_turns_at_a_lock(tmp_path: Path) -> None:
         for done in [pool.submit(count) for _ in range(4)]:
             done.result()
     assert path.read_text() == "200"
+
+
+def test_a_full_disk_is_told_with_the_name_of_the_file(tmp_path: Path, monkeypatch, capsys) -> None:
+    """Only opening a file names it: a write that fails says ENOSPC alone."""
+
+    def full(number: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space left") as found:
+        write_bytes(tmp_path / "m.bin", b"x")
+    assert found.value.filename == str(tmp_path / "m.bin")
+    with pytest.raises(SystemExit) as stopped:
+        main(["card", "oat-digits", "--out", str(tmp_path / "card.md")])
+    assert stopped.value.code == 2
+    assert capsys.readouterr().err == f"rheostat: {tmp_path / 'card.md'}: No space left on device\n"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_line_of_rows_that_is_nested_or_endless_is_refused(tmp_path: Path) -> None:
+    for line in ("[" * 100_000, '{"tier": ' + "9" * 5000 + "}"):
+        (tmp_path / "rows.jsonl").write_text(line + "\n")
+        with pytest.raises(ValueError, match="line 1: not JSON"):
+            read_rows(tmp_path / "rows.jsonl")

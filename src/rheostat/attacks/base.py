@@ -6,6 +6,7 @@ rows of one batch may stand at different points and which tiers it belongs to.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any, ClassVar, TypeVar
@@ -58,6 +59,9 @@ class Attack:
             if getattr(self, field) is None:
                 object.__setattr__(self, field, value)
         check_budget(self.norm, self.eps, self.steps)
+        for what, given in (("step_size", self.step_size), ("momentum", self.momentum)):
+            if given is not None and not 0 <= given < math.inf:  # nor is NaN
+                raise ValueError(f"{what} is finite and not negative, given {given:g}")
         loss_named(self.loss)
         if self.eot < 1:
             raise ValueError(f"eot is a number of draws, at least 1, given {self.eot}")

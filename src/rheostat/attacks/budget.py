@@ -10,6 +10,8 @@ from torch import Tensor
 from rheostat.runtime.choices import nearest
 
 NORMS = ("linf", "l2")
+LARGEST = {"linf": 1.0, "l2": 1e3}
+"""The largest radius that means something for pixels in [0, 1]: beyond it every image is in the ball."""
 Streams = torch.Generator | Sequence[torch.Generator] | None
 """What random starts are drawn from: one stream, or one for each equal part of a batch."""
 
@@ -54,7 +56,7 @@ def random_start(
 
 
 def check_budget(norm: str, eps: float, steps: int) -> None:
-    """Raise ValueError for a norm that is not known, an eps outside its range or no steps.
+    """Raise ValueError for a norm that is not known, an eps that no image needs (NaN is one), or no steps.
 
     Pixels lie in [0, 1], so an L∞ ball of more than 1 holds every image: such an eps is one of 0 to 255.
     """
@@ -64,6 +66,8 @@ def check_budget(norm: str, eps: float, steps: int) -> None:
         raise ValueError(f"eps is in units of [0, 1], given {eps:g}; did you mean {eps:g}/255?")
     if eps < 0:
         raise ValueError(f"eps must not be negative, given {eps:g}")
+    if not eps <= LARGEST[norm]:  # nor is NaN
+        raise ValueError(f"an eps of {norm} is at most {LARGEST[norm]:g}, for pixels in [0, 1]; given {eps:g}")
     if steps < 1:
         raise ValueError(f"an attack takes at least 1 step, given {steps}")
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from scipy.optimize import minimize_scalar
 from torch import Tensor
 
 from rheostat.data import Dataset, to_pixels
@@ -27,6 +26,8 @@ def logits_of(model: Tunable, point: Point, dataset: Dataset) -> Tensor:
 
 def fit_temperature(logits: Tensor, labels: Tensor) -> float:
     """The temperature of least negative log-likelihood; logits (N, K), labels (N,)."""
+    from scipy.optimize import minimize_scalar  # here: its import takes a third of a second
+
     wide, labels = logits.double(), labels.cpu()
 
     def loss(log_temperature: float) -> float:

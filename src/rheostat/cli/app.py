@@ -14,7 +14,9 @@ from rheostat.cli import queue as cli_queue
 from rheostat.cli import rows as cli_rows
 from rheostat.cli import serving as cli_serving
 from rheostat.cli import training as cli_training
-from rheostat.cli.deploy import DataDir, Network, Threads, Verify, console, set_threads
+from rheostat.cli.deploy import DataDir, Network, Threads, Verify, set_threads
+from rheostat.cli.terminal import console
+from rheostat.runtime.terminal import visible
 
 if TYPE_CHECKING:
     from rheostat.evaluation.lookup import Request
@@ -229,6 +231,8 @@ app.registered_commands += cli_deploy.app.registered_commands
 app.registered_commands += cli_queue.app.registered_commands
 app.registered_commands += cli_serving.app.registered_commands
 
+LONGEST = 2000
+"""The most characters of a message: what a file says may have millions."""
 INTERRUPTED = 130
 """The exit code of what Ctrl-C or SIGTERM stopped: 128 + SIGINT."""
 # Typer carries a copy of Click from some version on; either way this is its UsageError.
@@ -237,7 +241,8 @@ UsageError: Any = typer.BadParameter.__mro__[1]
 
 def fail(message: str, code: int = 2) -> NoReturn:
     """One line on standard error, and an exit code."""
-    print(f"rheostat: {' '.join(message.split())}", file=sys.stderr)
+    line = visible(" ".join(message[:LONGEST].split()))
+    print(f"rheostat: {line}{'…' if len(message) > LONGEST else ''}", file=sys.stderr)
     sys.exit(code)
 
 

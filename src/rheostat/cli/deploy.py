@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
-console = Console(highlight=False)
+from rheostat.cli.terminal import console
+
 app = typer.Typer()
 DataDir = Annotated[Path | None, typer.Option(help="Folder of data sets; default RHEOSTAT_DATA, then the cache.")]
-Threads = Annotated[int | None, typer.Option(help="CPU threads.", min=1)]
+Threads = Annotated[int | None, typer.Option(help="CPU threads.", min=1, max=1024)]
 Verify = Annotated[bool, typer.Option(help="Check published checksums of data files.")]
 Network = Annotated[
     str | None,

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from rheostat.cli.deploy import console
+from rheostat.cli.terminal import console
 
 app = typer.Typer()
 

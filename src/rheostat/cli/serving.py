@@ -9,7 +9,8 @@ from typing import Annotated
 
 import typer
 
-from rheostat.cli.deploy import DataDir, File, Network, Threads, console, set_threads
+from rheostat.cli.deploy import DataDir, File, Network, Threads, set_threads
+from rheostat.cli.terminal import console
 
 app = typer.Typer()
 

@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from rheostat.cli.deploy import DataDir, Threads, Verify, console, set_threads
+from rheostat.cli.deploy import DataDir, Threads, Verify, set_threads
+from rheostat.cli.terminal import console
 
 app = typer.Typer()
 

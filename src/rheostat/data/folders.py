@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from pathlib import Path
 
 import torch
@@ -10,6 +12,14 @@ from rheostat.data.base import DataError, Dataset
 from rheostat.data.images import read_image
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".webp"}
+
+
+def memory() -> int:
+    """Bytes of memory of this machine; where it does not say, none is too much."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError):
+        return sys.maxsize
 
 
 def assembled(name: str, files: list[tuple[Path, int]], classes: tuple[str, ...]) -> Dataset:
@@ -21,6 +31,10 @@ def assembled(name: str, files: list[tuple[Path, int]], classes: tuple[str, ...]
         image = read_image(path)
         if images and image.shape != images[0].shape:
             raise DataError(f"{path}: {tuple(image.shape)}, expected {tuple(images[0].shape)} as {files[0][0].name}")
+        if not images and image.numel() * len(files) > memory():
+            raise DataError(
+                f"{name}: {len(files)} images of {image.numel()} bytes, more than the memory of this machine"
+            )
         images.append(image)
     return Dataset(name, torch.stack(images), torch.tensor([label for _, label in files]), classes)
 

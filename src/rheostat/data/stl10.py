@@ -7,8 +7,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from rheostat.data.base import DataError, Dataset, Remote, Source, expect_size, find_file, register
+from rheostat.data.base import DataError, Dataset, Remote, Source, expect_size, find_file, read_regular, register
 
+LARGEST = 2**29
+"""Bytes of the largest file that is read; the largest published one has 221 million."""
 STL10 = ("airplane", "bird", "car", "cat", "deer", "dog", "horse", "monkey", "ship", "truck")
 
 
@@ -18,8 +20,8 @@ def read(folder: Path) -> tuple[Dataset, Dataset]:
     halves = []
     for half in ("train", "test"):
         path, marks_path = find_file(inside, f"{half}_X.bin"), find_file(inside, f"{half}_y.bin")
-        raw = np.fromfile(path, np.uint8)
-        marks = np.fromfile(marks_path, np.uint8)
+        raw = np.frombuffer(bytearray(read_regular(path, LARGEST)), np.uint8)
+        marks = np.frombuffer(read_regular(marks_path, LARGEST), np.uint8)
         if not marks.size or marks.min() < 1 or marks.max() > 10:
             raise DataError(f"{marks_path}: labels must be from 1 to 10")
         expect_size(path, raw.size, marks.size * 3 * 96 * 96)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import importlib
 import json
 import logging
 import tempfile
@@ -95,6 +96,15 @@ def describe(model: Tunable, about: About, point: Point, name: str | None, artif
     }
 
 
+def check_installed() -> None:
+    """ValueError that names the extra where a package that writes or runs ONNX files is missing."""
+    for package in ("onnx", "onnxscript", "onnxruntime"):
+        try:
+            importlib.import_module(package)
+        except ImportError:
+            raise ValueError(f"ONNX files need the package {package}: pip install 'rheostat[deploy]'") from None
+
+
 def export(
     model: Tunable,
     about: About,
@@ -116,6 +126,8 @@ def export(
     """
     if to not in TARGETS:
         raise ValueError(f"no target {to!r}; {nearest(to, TARGETS)}")
+    if to == "onnx":
+        check_installed()
     check_finite(dict(model.named_parameters()), "the model")
     name = at if isinstance(at, str) else None
     point = model.at(at).point

@@ -15,6 +15,7 @@ from typing import Any, TypeVar, cast
 from rheostat.methods.base import Method, Stack
 from rheostat.runtime.choices import check_choice, nearest
 from rheostat.runtime.registry import Registry, origin_of
+from rheostat.runtime.typed import check_types
 
 M = TypeVar("M", bound=Method)
 VARIANTS = ("ours", "paper")
@@ -85,21 +86,28 @@ def compose(name: str, *, variant: str = "ours", **options: object) -> Stack:
         if option not in known:
             raise ValueError(f"{name} has no option {option!r}; {nearest(option, [*known, 'variant'])}")
         given[known[option]][option] = tuple(value) if isinstance(value, list) else value
+    for part, values in given.items():
+        check_types(name, part, values)
     return Stack(*(part(**given[part]) for part in composition.parts))
 
 
 def parse_method(text: str) -> Stack:
     """A stack from its repr, `Stack(Dual(...), Film(...))`, by its syntax: nothing is evaluated."""
+    shown = text if len(text) <= 200 else f"{text[:200]}…"
 
     def value(node: ast.expr) -> object:
         try:
             return ast.literal_eval(node)
-        except ValueError:
-            raise ValueError(f"not a plain value in a composition: {ast.unparse(node)}") from None
+        except (ValueError, TypeError, RecursionError, MemoryError):
+            raise ValueError(
+                f"not a plain value in a composition: {text[node.col_offset : node.end_col_offset]}"
+            ) from None
 
     def call(node: ast.expr) -> tuple[str, ast.Call]:
         if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Name):
-            raise ValueError(f"not a composition: {text!r}")
+            raise ValueError(f"not a composition: {shown!r}")
+        if any(k.arg is None for k in node.keywords) or len({k.arg for k in node.keywords}) < len(node.keywords):
+            raise ValueError(f"not a composition, its options are not each given once by name: {shown!r}")
         return node.func.id, node
 
     def part(node: ast.expr) -> Method:
@@ -107,14 +115,19 @@ def parse_method(text: str) -> Stack:
         kind = METHODS.get(name)
         fields = {f.name for f in dataclasses.fields(cast(Any, kind))}
         options = {str(k.arg): value(k.value) for k in found.keywords}
+        if found.args:
+            raise ValueError(f"{name}: options are given by name")
         for option in options:
             if option not in fields:
                 raise ValueError(f"{name} has no option {option!r}; {nearest(option, fields)}")
+        check_types(name, kind, options)
         return kind(**options)
 
     try:
         tree = ast.parse(text, mode="eval")
-    except SyntaxError:
-        raise ValueError(f"not a composition: {text!r}") from None
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        raise ValueError(f"not a composition: {shown!r}") from None
     name, outer = call(tree.body)
+    if name == "Stack" and outer.keywords:
+        raise ValueError("a Stack has no options")
     return Stack(*(part(a) for a in outer.args)) if name == "Stack" else Stack(part(tree.body))

@@ -20,6 +20,7 @@ from rheostat.methods import parse_method
 from rheostat.models.factories import Factory
 from rheostat.models.rebuilding import rebuilt
 from rheostat.models.tunable import Tunable
+from rheostat.models.validation import built, check_classes, check_description, check_fit
 from rheostat.nets.adopted import NAME, Adopted
 from rheostat.points.dial_map import DialMap
 from rheostat.points.point import Point
@@ -72,21 +73,21 @@ def save(path: str | Path, model: Tunable, about: About | None = None) -> Path:
     dial_map = asdict(model.dial_map) if model.dial_map is not None else None
     stored = model.stored()
     check_finite(stored, str(path))
-    write_tensors(
-        Path(path),
-        stored,
-        {
-            "artifact": FORMAT,
-            "tensors": tensors_hash(stored),
-            "composition": repr(model.method),
-            "net": model.net.spec,
-            **adopted,
-            "dials": [asdict(d) for d in model.method.dials()],
-            "dial_map": dial_map,
-            "points": {k: v.numbers() for k, v in model.points.items()},
-            **asdict(about),
-        },
-    )
+    description = {
+        "artifact": FORMAT,
+        "tensors": tensors_hash(stored),
+        "composition": repr(model.method),
+        "net": model.net.spec,
+        **adopted,
+        "dials": [asdict(d) for d in model.method.dials()],
+        "dial_map": dial_map,
+        "points": {k: v.numbers() for k, v in model.points.items()},
+        **asdict(about),
+    }
+    # What loading would refuse is not written.
+    check_description(json.loads(json.dumps(description)), str(path))
+    check_classes(about.classes, model, str(path))
+    write_tensors(Path(path), stored, description)
     return Path(path)
 
 
@@ -94,7 +95,7 @@ def check_finite(tensors: Mapping[str, Tensor], where: str) -> None:
     """ValueError that names the first tensor with an infinite or NaN value; thresholds may be unfitted (NaN)."""
     for name, tensor in tensors.items():
         unfitted = name.rpartition(".")[2] == "thresholds"
-        if tensor.is_floating_point() and not unfitted and not bool(tensor.isfinite().all()):
+        if tensor.is_floating_point() and bool((tensor.isinf() if unfitted else ~tensor.isfinite()).any()):
             raise ValueError(f"{where}: {name} holds values that are infinite or NaN; such a model predicts nothing")
 
 
@@ -142,18 +143,26 @@ def load_with(which: str | Path, *, net: nn.Module | Factory | str | None = None
     unknown = sorted(set(found) - KNOWN)
     if unknown:
         raise ValueError(f"{path}: holds {unknown[0]!r}, which this version does not know")
+    check_description(found, str(path))
     check_finite(tensors, str(path))
     if found.get("tensors") not in (None, tensors_hash(tensors)):
         raise ValueError(f"{path}: its weights are not those that were saved (their hash differs); the file is damaged")
-    base: nets.Net | None = None
-    if found["net"].get("name") == NAME:
-        base = rebuilt(found["net"], found.get("adopted", {}), net, str(path))
-    elif net is not None:
+    own = found["net"].get("name") == NAME
+    if net is not None and not own:
         raise ValueError(f"{path} holds a network that its file rebuilds; leave net (--net) out")
     try:
-        model = Tunable(base or nets.build(found["net"]), parse_method(found["composition"]))
+        stack = parse_method(found["composition"])
     except ValueError as error:
         raise ValueError(f"{path}: {error}; if another package adds it, install that package") from None
+    except RecursionError:
+        raise ValueError(f"{path}: its composition is nested too deeply") from None
+    if own:
+        held = sum(t.numel() * t.element_size() for t in tensors.values())
+        model = Tunable(rebuilt(found["net"], found.get("adopted", {}), net, held=held, where=str(path)), stack)
+        check_fit(model, tensors, str(path))
+    else:
+        model = built(lambda: nets.build(found["net"]), lambda net: Tunable(net, stack), tensors, str(path))
+    check_classes(found["classes"], model, str(path))
     declared = [asdict(d) for d in model.method.dials()]
     if [d["name"] for d in declared] != [d["name"] for d in found["dials"]]:
         raise ValueError(f"{path}: its dials are not those of its composition")
@@ -163,9 +172,12 @@ def load_with(which: str | Path, *, net: nn.Module | Factory | str | None = None
     except RuntimeError as error:
         first = str(error).splitlines()[-1].strip()
         raise ValueError(f"{path}: weights do not fit the composition ({first})") from None
-    if found["dial_map"] is not None:
-        model.dial_map = DialMap(**{k: tuple(v) for k, v in found["dial_map"].items()})
-    model.points = {k: model.complete(Point(**v)) for k, v in found["points"].items()}
+    try:
+        if found["dial_map"] is not None:
+            model.dial_map = DialMap(**{k: tuple(v) for k, v in found["dial_map"].items()})
+        model.points = {k: model.complete(Point(**v)) for k, v in found["points"].items()}
+    except (TypeError, ValueError) as error:  # a TypeError for a key that no argument has
+        raise ValueError(f"{path}: {error}") from None
     model.temperatures = {k: float(v["temperature"]) for k, v in found["measured"].items() if "temperature" in v}
     model.eval()
     about = About(tuple(found["classes"]), found["threat"], found["provenance"], found["measured"])

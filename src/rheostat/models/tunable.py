@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import warnings
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -72,6 +73,22 @@ class Tunable(nn.Module):
         from rheostat.models.artifact import save
 
         return save(path, self)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Tunable:
+        """What `to`, `half`, `double`, `cuda` and the like call; ValueError for another type than float32.
+
+        Norm tables, dial maps and thresholds are computed in float32 beside the weights, and every judgement is
+        made in it: weights of another type would mix with them in each layer.
+        """
+        kind = fn(torch.zeros(1)).dtype
+        if kind is not torch.float32:
+            raise ValueError(
+                f"a model computes in float32, asked for {str(kind).removeprefix('torch.')}; for speed run it inside "
+                "torch.autocast, or export a point"
+            )
+        plain: Callable[..., nn.Module] = super()._apply
+        plain(fn, recurse)
+        return self
 
     def to_layout(self, layout: torch.memory_format) -> Tunable:
         """Choose the memory layout of weights and activations: channels-last or contiguous."""

@@ -22,6 +22,7 @@ from rheostat.nn.norms import Norm
 from rheostat.points.resolved import Resolved
 from rheostat.runtime.choices import nearest
 from rheostat.runtime.registry import Registry, origin_of
+from rheostat.runtime.typed import check_types
 
 if TYPE_CHECKING:
     from rheostat.nets.pieces import Features, Head
@@ -271,4 +272,6 @@ def build(spec: Spec) -> Net:
     for option in options:
         if option not in known:
             raise ValueError(f"{name} has no option {option!r}; {nearest(option, known)}")
-    return builder(**{k: tuple(v) if isinstance(v, list) else v for k, v in options.items()})
+    options = {k: tuple(v) if isinstance(v, list) else v for k, v in options.items()}
+    check_types(name, builder, options)
+    return builder(**options)

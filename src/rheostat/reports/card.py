@@ -9,6 +9,13 @@ from rheostat.models.tunable import Tunable
 from rheostat.results.flags import NAMES
 from rheostat.results.labels import attacker_lines, percent, point_label, worst_rows
 from rheostat.results.row import Row
+from rheostat.runtime.terminal import visible
+
+NUMBERS = {
+    *("clean_accuracy", "clean_bound", "robust_accuracy", "robust_bound", "measured_under", "split"),
+    *("ece_before", "ece_after"),
+}
+"""What a row of a named point shows."""
 
 
 def card(model: Tunable, about: About, rows: list[Row], *, name: str, digest: str) -> str:
@@ -71,7 +78,7 @@ def card(model: Tunable, about: About, rows: list[Row], *, name: str, digest: st
         "- Who may turn the dial chooses the weakest point: keep it policy, not a field of a request.",
         "",
     ]
-    return "\n".join(parts)
+    return visible("\n".join(parts), keep="\n\t")
 
 
 def _training_flags(about: About) -> list[str]:
@@ -86,7 +93,7 @@ def _positions(values: tuple[float, ...] | None, low: float, high: float) -> str
 
 
 def _named(name: str, label: str, m: dict[str, Any]) -> str:
-    if not m:
+    if not m.keys() >= NUMBERS:
         return f"| `{name}` | {label} | | | not measured | |"
     return (
         f"| `{name}` | {label} | {100 * m['clean_accuracy']:.1f} (≥ {100 * m['clean_bound']:.1f}) | "

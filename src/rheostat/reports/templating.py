@@ -6,6 +6,8 @@ import functools
 import re
 from typing import TYPE_CHECKING, Any
 
+from rheostat.runtime.terminal import visible
+
 if TYPE_CHECKING:
     from jinja2 import Environment
     from markupsafe import Markup
@@ -31,9 +33,17 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
         undefined=StrictUndefined,
+        finalize=_shown,
     )
     found.filters["code"] = code
     return found
+
+
+def _shown(value: Any) -> Any:
+    """A value as a page holds it: control characters of text are escapes, so that `cat page.html` obeys none."""
+    from markupsafe import Markup
+
+    return visible(value, keep="\n\t") if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
 def code(text: str) -> Markup:

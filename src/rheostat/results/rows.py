@@ -27,7 +27,7 @@ def read_lines(path: str | Path) -> list[dict[str, Any]]:
     for number, line in enumerate(file.read_text().splitlines(), 1):
         try:
             found = json.loads(line)
-        except json.JSONDecodeError as error:
+        except (ValueError, RecursionError) as error:  # ValueError also for a number of too many digits
             raise ValueError(f"{file}, line {number}: not JSON ({error})") from None
         if not isinstance(found, dict):
             raise ValueError(f"{file}, line {number}: not a JSON object")

@@ -15,6 +15,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+HEADER_BYTES = 2**24
+"""The longest header of a file that is read: names and sizes of its tensors, and its metadata."""
+
 
 def write_bytes(path: Path, content: bytes) -> None:
     """Write through a temporary file beside it, then rename. Several threads and processes may write at once."""
@@ -26,6 +29,10 @@ def write_bytes(path: Path, content: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
+    except OSError as error:
+        if error.errno is None or error.filename is not None:
+            raise
+        raise OSError(error.errno, error.strerror, str(path)) from None  # a full disk names no file by itself
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -68,12 +75,35 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], about: Mapping[str,
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """(tensors, metadata) of a file of `write_tensors`; ValueError on anything else."""
     try:
+        with path.open("rb") as raw:
+            header = int.from_bytes(raw.read(8), "little")
+        if header > HEADER_BYTES:
+            raise ValueError(f"{path}: not a whole Rheostat file (a header of {header} bytes)")
         with safe_open(path, framework="pt") as file:
             about = (file.metadata() or {}).get("rheostat")
-            if about is None:
-                raise ValueError(f"{path}: a safetensors file, but not one of Rheostat's")
-            return {key: file.get_tensor(key) for key in file.keys()}, json.loads(about)  # noqa: SIM118
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
     except FileNotFoundError:
         raise ValueError(f"no file {path}") from None
-    except (SafetensorError, OSError, json.JSONDecodeError) as error:
+    except (SafetensorError, OSError, AttributeError) as error:  # an AttributeError for a type that torch lacks
         raise ValueError(f"{path}: not a whole Rheostat file ({error})") from None
+    if about is None:
+        raise ValueError(f"{path}: a safetensors file, but not one of Rheostat's")
+    return tensors, _object(about, str(path))
+
+
+def _object(text: str, where: str) -> dict[str, Any]:
+    """A JSON object in which no key is given twice; ValueError in one line for anything else."""
+
+    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        found = dict(pairs)
+        if len(found) < len(pairs):
+            raise ValueError("a key is given twice")
+        return found
+
+    try:
+        found = json.loads(text, object_pairs_hook=once)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{where}: not a whole Rheostat file (its metadata: {error})") from None
+    if not isinstance(found, dict):
+        raise ValueError(f"{where}: not a whole Rheostat file (its metadata is no JSON object)")
+    return found

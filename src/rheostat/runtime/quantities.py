@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from typing import Annotated
 
@@ -16,7 +17,13 @@ def quantity(text: str, unit: str, what: str) -> float:
     allowed = ("us", "ms", "s") if unit else ("k", "M", "G")
     if match is None or match[2] not in ("", *allowed):
         raise ValueError(f"cannot read {what} {text!r}; write a number, with {', '.join(allowed)} behind it")
-    return float(match[1]) * (SCALES[match[2]] if match[2] else 1.0)
+    try:
+        found = float(match[1]) * (SCALES[match[2]] if match[2] else 1.0)
+    except ValueError:
+        found = math.nan
+    if not math.isfinite(found):
+        raise ValueError(f"{what} is not a finite number: {text[:60]!r}")
+    return found
 
 
 def number(text: object) -> object:
@@ -26,7 +33,7 @@ def number(text: object) -> object:
         try:
             return float(top) / float(bottom)
         except (ValueError, ZeroDivisionError):
-            raise ValueError(f"not a number: {text!r}") from None
+            raise ValueError(f"not a number: {text[:60]!r}") from None
     return text
 
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import tomllib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +21,7 @@ from rheostat.points.grid import parse_grid
 from rheostat.results.row import Row
 from rheostat.results.rows import read_rows
 from rheostat.runtime.choices import check_choice, nearest
+from rheostat.runtime.toml import read_toml
 
 
 @dataclass(frozen=True)
@@ -96,9 +96,7 @@ def _read(path: Path, outer: tuple[Path, ...]) -> list[Run]:
 
 def _parsed(path: Path) -> _File:
     try:
-        found = _File.model_validate(tomllib.loads(path.read_text()))
-    except tomllib.TOMLDecodeError as error:
-        raise ValueError(f"{path}: not TOML ({error})") from None
+        found = _File.model_validate(read_toml(path))
     except ValidationError as error:
         raise ValueError(f"{path}: {_message(error)}") from None
     if found.run and not found.rows:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import json
-import tomllib
 import warnings
 from importlib import resources
 from pathlib import Path
@@ -16,6 +15,7 @@ from rheostat import data
 from rheostat.methods import COMPOSITIONS, Stack, compose
 from rheostat.runtime.choices import nearest
 from rheostat.runtime.quantities import number
+from rheostat.runtime.toml import DEEPEST, parse_toml, read_toml
 from rheostat.training.settings import AttackSection, Augmentation, Settings, validated
 from rheostat.training.validation import check_recipe
 
@@ -87,15 +87,12 @@ def load_recipe(which: str | Path, *, changes: list[str] | None = None) -> Recip
     if path.suffix == ".toml" or path.is_file():
         if not path.is_file():
             raise ValueError(f"no recipe file {path}")
-        text = path.read_text()
+        values = read_toml(path)
     elif str(which) in names():
         text = (resources.files("rheostat.training") / "recipes" / f"{which}.toml").read_text()
+        values = parse_toml(text, str(which))
     else:
         raise ValueError(f"no recipe {str(which)!r}; {nearest(str(which), names())}")
-    try:
-        values = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise ValueError(f"{path}: not TOML ({error})") from None
     written = copy.deepcopy(values.get("attack", {}))
     for change in changes or []:
         _apply(values, change)
@@ -120,6 +117,8 @@ def _apply(values: dict[str, Any], change: str) -> None:
     if not sign or not key.strip():
         raise ValueError(f"cannot read --set {change!r}; write section.key=value")
     *sections, last = key.strip().split(".")
+    if len(sections) > DEEPEST:
+        raise ValueError(f"--set: a key of {len(sections) + 1} parts; at most {DEEPEST + 1}")
     place = values
     for section in sections:
         inner = place.setdefault(section, {})
@@ -130,3 +129,5 @@ def _apply(values: dict[str, Any], change: str) -> None:
         place[last] = json.loads(given)
     except json.JSONDecodeError:
         place[last] = given
+    except (ValueError, RecursionError) as error:  # a number of too many digits; lists inside lists
+        raise ValueError(f"cannot read --set {key}: {error}") from None

@@ -12,11 +12,13 @@ from rheostat.data.augmentation import AUGMENTATIONS
 from rheostat.runtime.choices import nearest
 from rheostat.runtime.quantities import Fraction
 
+MOST_THREADS = 1024
+
 
 class Section(BaseModel):
     """A part of a recipe: frozen, and an unknown key is an error."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class Augmentation(Section):
@@ -133,7 +135,7 @@ class DeviceSection(Section):
     precision: Literal["fp32", "bf16"] = "fp32"
     channels_last: bool = True
     compile: bool = False
-    threads: int | None = Field(default=None, ge=1)
+    threads: int | None = Field(default=None, ge=1, le=MOST_THREADS)
 
 
 class SelectSection(Section):

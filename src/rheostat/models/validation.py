@@ -1,0 +1,231 @@
+"""What a model's file may say: its description, and a network no larger than the tensors beside it.
+
+Whoever writes a file chooses every number in it. So the description is a pydantic model; the network is built
+first without memory (on the meta device), with a bounded number of operations, and its tensors are compared
+with those of the file; only then is it built.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Annotated, Any, Literal
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from rheostat.models.tunable import Tunable
+from rheostat.runtime.terminal import visible
+
+LEAST_TEMPERATURE, MOST_TEMPERATURE = 1e-3, 1e3
+"""Fitted ones lie between 0.02 and 55; beyond this range probabilities are one-hot or uniform."""
+MOST_PIXELS = 2**22
+"""Pixels of the largest image that a network in a file may take."""
+OPERATIONS = 1_000, 30
+"""Operations that may build a network: in any case, and for each tensor of the file; ours take four of them at most."""
+SPARE = 2**28
+"""Bytes that any one tensor may have while a network is built, beside those of the file."""
+Name = Annotated[str, Field(min_length=1, max_length=100)]
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="ignore", strict=True, allow_inf_nan=False)
+
+
+class _Knots(_Part):
+    """A dial map; that its knots rise is checked by `DialMap`."""
+
+    position: list[Share] = Field(min_length=2, max_length=10_000)
+    level: list[Share]
+    blend: list[Share]
+
+
+class _Dial(_Part):
+    name: Name
+
+
+class _Threat(_Part):
+    norm: Literal["linf", "l2"] = "linf"
+    eps: float | None = Field(default=None, ge=0)
+
+
+class _Measured(_Part):
+    """The numbers of a named point that something is made of."""
+
+    temperature: float = Field(default=1.0, ge=LEAST_TEMPERATURE, le=MOST_TEMPERATURE)
+    clean_accuracy: Share = 0.0
+    clean_bound: Share = 0.0
+    robust_accuracy: Share = 0.0
+    robust_bound: Share = 0.0
+    ece_before: Share = 0.0
+    ece_after: Share = 0.0
+    measured_under: list[str] = []
+    split: str = ""
+
+
+class _Recipe(_Part):
+    data: dict[str, Any] = {}
+    train: dict[str, Any] = {}
+    attack: dict[str, Any] = {}
+
+
+class _Provenance(_Part):
+    recipe: _Recipe = _Recipe()
+    dataset: str = ""
+    flags: list[str] = []
+
+
+class Description(_Part):
+    """The metadata of a model's file, as far as something reads it."""
+
+    composition: str = Field(max_length=10_000)
+    net: dict[str, Any]
+    dials: list[_Dial]
+    dial_map: _Knots | None
+    points: dict[Name, dict[str, float]]
+    classes: list[Annotated[str, Field(max_length=1_000)]]
+    threat: _Threat
+    provenance: _Provenance
+    measured: dict[Name, _Measured]
+
+
+def check_description(found: Mapping[str, Any], where: str) -> None:
+    """ValueError in one line unless the metadata of a file is that of a model; no string may hold control characters.
+
+    Line ends and tabs are allowed in strings.
+    """
+    for text in _strings(found):
+        if any((ord(c) < 32 and c not in "\n\t") or 127 <= ord(c) < 160 for c in text):
+            raise ValueError(f"{where}: holds control characters, in {text[:60]!r}")
+    try:
+        Description.model_validate(found)
+    except ValidationError as error:
+        problem = error.errors(include_url=False, include_context=False)[0]
+        field = ".".join(visible(str(part))[:60] for part in problem["loc"])
+        given = repr(problem["input"])
+        shown = f", given {given}" if problem["type"] != "missing" and len(given) < 60 else ""
+        raise ValueError(f"{where}: {field}: {problem['msg']}{shown}") from None
+
+
+def _strings(value: Any) -> Iterator[str]:
+    """Every string of a JSON value, keys among them."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        for key, inner in value.items():
+            yield str(key)
+            yield from _strings(inner)
+    elif isinstance(value, list | tuple):
+        for inner in value:
+            yield from _strings(inner)
+
+
+class _Bounded(TorchDispatchMode):
+    """Refuses the operation after the last that is allowed, and tensors of more bytes than are allowed.
+
+    Of this thread alone. Sizes that an operation is asked for are looked at before it runs.
+    """
+
+    def __init__(self, operations: int, largest: int) -> None:
+        begin: Callable[[], None] = super().__init__
+        begin()
+        self.left, self.largest = operations, largest
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.left -= 1
+        if self.left < 0:
+            raise ValueError("its network has far more layers than it has tensors")
+        if args and isinstance(args[0], list | tuple) and all(type(n) is int for n in args[0]):
+            self._check(math.prod(args[0]) * 4)
+        made = func(*args, **(kwargs or {}))
+        for leaf in tree_leaves(made):
+            if isinstance(leaf, Tensor):
+                self._check(leaf.numel() * leaf.element_size())
+        return made
+
+    def _check(self, size: int) -> None:
+        if size > self.largest:
+            raise ValueError(f"its network asks for {size:.3g} bytes at once, far more than its tensors have")
+
+
+def built(
+    net: Callable[[], nn.Module], model: Callable[[Any], Tunable], tensors: Mapping[str, Tensor], where: str
+) -> Tunable:
+    """A model that fits the tensors of its file. `net` builds the network, `model` puts the methods into one.
+
+    Nothing is allocated before names, shapes and types of all tensors have been compared. Methods that look at
+    weights when they are installed cannot be tried so; of those the network alone is compared, by its bytes.
+    ValueError in one line for a description that cannot be built.
+    """
+    held = sum(t.numel() * t.element_size() for t in tensors.values())
+    operations = OPERATIONS[0] + OPERATIONS[1] * len(tensors)
+
+    def bounds() -> _Bounded:
+        return _Bounded(operations, SPARE + 4 * held)
+
+    try:
+        with torch.device("meta"), bounds():
+            plain = net()
+            _check_image(plain)
+            asked = sum(p.numel() * p.element_size() for p in plain.parameters())
+            try:
+                tried: Tunable | None = model(plain)
+            except (NotImplementedError, RuntimeError):
+                tried = None
+        if tried is not None:
+            _compare(tried, tensors)
+        elif asked > held:
+            raise ValueError(f"weights do not fit the composition (its network has {asked} bytes, the file {held})")
+        with bounds():
+            made = model(net())
+        if tried is None:
+            _compare(made, tensors)
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from None
+    except Exception as error:  # a description fails in as many ways as it has values
+        first = next(iter(str(error).splitlines()), "")[:200]
+        raise ValueError(f"{where}: its network cannot be built ({type(error).__name__}: {first})") from None
+    return made
+
+
+def _check_image(net: nn.Module) -> None:
+    image = getattr(net, "image", ())
+    if math.prod(image[1:]) > MOST_PIXELS:
+        raise ValueError(f"its network takes images of {image}; at most {MOST_PIXELS} pixels")
+
+
+def _compare(model: Tunable, tensors: Mapping[str, Tensor]) -> None:
+    """ValueError unless the tensors are the model's: those that are stored are there, and none is unknown."""
+    state = model.state_dict()
+    problem = next((f"no tensor {name}" for name in model.stored() if name not in tensors), None)
+    for name, tensor in tensors.items():
+        if problem is not None:
+            break
+        if name not in state:
+            problem = f"the tensor {name!r} is not one of the network's"
+        elif tensor.shape != state[name].shape:
+            problem = f"{name} is {tuple(tensor.shape)}, expected {tuple(state[name].shape)}"
+        elif tensor.dtype != state[name].dtype:
+            problem = f"{name} is {tensor.dtype}, expected {state[name].dtype}"
+        elif name.rpartition(".")[2] == "running_var" and bool((tensor < 0).any()):
+            problem = f"{name} is negative"
+    if problem is not None:
+        raise ValueError(f"weights do not fit the composition ({problem})")
+
+
+def check_fit(model: Tunable, tensors: Mapping[str, Tensor], where: str) -> None:
+    """ValueError unless the tensors of a file are those that a model stores."""
+    try:
+        _compare(model, tensors)
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from None
+
+
+def check_classes(classes: Sequence[str], model: Tunable, where: str) -> None:
+    """ValueError unless every class has a name, or none has."""
+    if classes and len(classes) != model.net.classes:
+        raise ValueError(f"{where}: {len(classes)} names for {model.net.classes} classes")

@@ -1,0 +1,52 @@
+"""Options from files and command lines compared with the annotations of what takes them."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any, get_type_hints
+
+from pydantic import ConfigDict, PydanticUserError, TypeAdapter, ValidationError
+
+STRICT = ConfigDict(strict=True, allow_inf_nan=False, arbitrary_types_allowed=True)
+
+
+@functools.cache
+def _annotations(owner: Callable[..., object]) -> Mapping[str, Any]:
+    """The annotations of a function's arguments or a dataclass's fields; none where a name in them is unknown."""
+    try:
+        return get_type_hints(owner)
+    except NameError:  # imported for type checkers alone, by another package
+        return {}
+
+
+@functools.cache
+def _adapter(annotation: Any) -> TypeAdapter[Any]:
+    try:
+        return TypeAdapter(annotation, config=STRICT)
+    except PydanticUserError:  # an annotation with a configuration of its own: a model or a dataclass
+        return TypeAdapter(annotation)
+
+
+def check_types(what: str, owner: Callable[..., object], given: Mapping[str, object]) -> None:
+    """ValueError that names the first option whose value is not of its annotation, or is infinite or NaN.
+
+    A whole number is a float; nothing else is converted. An option without an annotation is not checked.
+    """
+    known = _annotations(owner)
+    for option, value in given.items():
+        if option not in known:
+            continue
+        try:
+            _adapter(known[option]).validate_python(value)
+        except ValidationError as error:
+            problem = error.errors(include_url=False, include_context=False)[0]
+            shown = repr(value)
+            raise ValueError(
+                f"{what}: {option} is not of the type {_text(known[option])} ({problem['msg'].lower()}), "
+                f"given {shown if len(shown) < 80 else shown[:80] + '…'}"
+            ) from None
+
+
+def _text(annotation: Any) -> str:
+    return annotation.__name__ if annotation in (int, float, str, bool) else str(annotation)
