@@ -80,6 +80,9 @@ def test_a_row_of_version_1_is_read_and_keeps_its_identity() -> None:
     assert row.per_class.clean == [1.0, None]
     written = json.loads(json.dumps(row.plain()))
     assert parse_row(written) == row
+    assert parse_row({**written, "version": 2}) == row  # version 3 only adds fields
+    both = parse_row({**written, "robust_accuracy_returned": 0.5, "robust_accuracy_rounded": 0.4, "tier_version": 2})
+    assert parse_row(json.loads(json.dumps(both.plain()))) == both
     assert not {"reported", "latency_ms", "exit_shares", "eps_curve", "macs_nonzero"} & set(written)
     assert point_label(row) == "t = 0.5"
     assert point_label(parse_row({**OLD, "rule": "at-0"})) == "λ = 0.5"
