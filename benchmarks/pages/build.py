@@ -16,6 +16,7 @@ import multi_exit
 import needs
 import pictures
 import progress
+import squares
 import study
 import surprises
 import timings
@@ -29,7 +30,7 @@ from rheostat.runtime.files import write_bytes, write_text
 
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "benchmarks" / "results"
-OTHERS = ("speed", "costs", "believe", "serve", "exit-latency", "exports", "alphas", "l2", "margin")
+OTHERS = ("speed", "costs", "believe", "serve", "exit-latency", "exports", "alphas", "l2", "margin", "square")
 """Files of rows that are not evaluations along a dial."""
 SHOWN = ("pgd-at-0", "pgd-at-0.2", "pgd-at-1", "oat-fashion", "dual-fashion")
 
@@ -183,6 +184,7 @@ def build(out: Path) -> None:
         multi_exit.matrix(rows),
         multi_exit.three_dials(rows),
         tiers,
+        squares.budget(read["square"], RESULTS),
         believing.l2(read["l2"]),
         serving,
         exported,
