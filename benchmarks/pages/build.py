@@ -19,6 +19,7 @@ import pictures
 import progress
 import replays
 import rivals
+import squares
 import study
 import surprises
 import timings
@@ -35,7 +36,7 @@ ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "benchmarks" / "results"
 OTHERS = (
     *("speed", "costs", "believe", "serve", "serve-trace", "exit-latency", "exports", "alphas", "l2", "margin"),
-    *("variants", "rivals", "naive-segment", "adopted", "adopted-speed"),
+    *("variants", "rivals", "naive-segment", "adopted", "adopted-speed", "square"),
 )
 """Files of rows that are not evaluations along a dial."""
 SHOWN = ("pgd-at-0", "pgd-at-0.2", "pgd-at-1", "oat-fashion", "dual-fashion")
@@ -198,6 +199,7 @@ def build(out: Path) -> None:
         multi_exit.matrix(rows),
         multi_exit.three_dials(rows),
         tiers,
+        squares.budget(read["square"], RESULTS),
         believing.l2(read["l2"]),
         serving,
         replayed,

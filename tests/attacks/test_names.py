@@ -105,7 +105,7 @@ def test_training_attacks_are_those_of_the_recipes() -> None:
 
 
 def test_tiers_are_put_together_from_what_attacks_declare() -> None:
-    standard = ["pgd20", "fgsm", "mi-fgsm", "apgd-ce", "apgd-t", "square"]
+    standard = ["pgd20", "fgsm", "mi-fgsm", "apgd-ce", "apgd-t", "square2000-rescaled"]
     assert attacks_of("quick", 10) == ["pgd20"]
     assert attacks_of("standard", 10) == standard
     assert attacks_of("full", 10) == [*standard, "autoattack"]

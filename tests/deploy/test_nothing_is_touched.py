@@ -69,7 +69,7 @@ def test_an_image_that_either_attack_fools_does_not_count(digits, monkeypatch) -
         moved = x.clone()
         moved[fooled[kind]] = 1.0
         none = torch.zeros(len(y), dtype=torch.bool)
-        return Chunk(~none, ~fooled[kind], moved, 1, none, none)
+        return Chunk(~none, ~fooled[kind], moved, 1, none, none, torch.stack([fooled[kind], none]))
 
     monkeypatch.setattr(quantising, "Session", lambda path: None)
     monkeypatch.setattr(quantising, "SessionModule", lambda session: File())

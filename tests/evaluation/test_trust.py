@@ -10,8 +10,10 @@ import rheostat
 from rheostat import EvaluationOptions, Point
 from rheostat.attacks import named
 from rheostat.data import Dataset, subset
+from rheostat.evaluation.arguments import as_attacks
 from rheostat.evaluation.chunks import Task, measured
-from rheostat.evaluation.lookup import Request, measure
+from rheostat.evaluation.lookup import Request, _by_attacks, measure
+from rheostat.evaluation.target import Target
 from rheostat.models import save
 from rheostat.models.costs import exit_costs
 from support import make
@@ -42,17 +44,24 @@ def sample(digits) -> Dataset:
     return subset(digits[1], 60)
 
 
-@pytest.mark.parametrize("attack", ["pgd5", "apgd-ce", "apgd-t", "square50"])
+@pytest.mark.parametrize("attack", ["pgd5", "apgd-ce", "apgd-t", "square50", "square50-rescaled", "mi-fgsm"])
 def test_a_module_that_cuts_its_graph_is_measured_and_flagged(attack: str, sample) -> None:
     rows = rheostat.evaluate(Detached(), None, [named(attack, eps=EPS)], sample)
     assert "zero-gradients" in rows[-1].flags
     assert rows[-1].clean_accuracy > 0.8
 
 
-@pytest.mark.parametrize("attack", ["pgd5", "apgd-ce", "square50"])
+@pytest.mark.parametrize("attack", ["pgd5", "apgd-ce", "apgd-t", "square50", "square50-rescaled", "mi-fgsm"])
 def test_a_constant_predictor_is_measured_and_flagged(attack: str, sample) -> None:
     rows = rheostat.evaluate(Tied(), None, [named(attack, eps=EPS)], sample)
     assert "constant-predictor" in rows[-1].flags
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("faulty", [Detached, Tied])
+def test_autoattack_does_not_break_off_on_them(faulty, sample) -> None:
+    rows = rheostat.evaluate(faulty(), None, [named("autoattack", eps=EPS)], subset(sample, 20))
+    assert set(rows[-1].flags) & {"zero-gradients", "constant-predictor"}
 
 
 def test_a_sound_model_is_no_constant_predictor_and_is_not_written_to(sample) -> None:
@@ -98,3 +107,38 @@ def test_a_tier_attacks_every_form_where_exits_are_live(tmp_path, monkeypatch) -
     assert names[0.0] == ["pgd20"]
     forms = [n.partition("@")[2] for n in names[1.0]]
     assert set(forms) >= {"", "average", "max-average", "routed", "slowdown"}
+
+
+@pytest.mark.parametrize("tier", ["quick", "standard", "full", "theirs"])
+def test_no_tier_leaves_a_form_out(tier: str, monkeypatch) -> None:
+    if tier == "theirs":  # a tier of another package, of an attack that mixes rows
+        monkeypatch.setattr("rheostat.evaluation.lookup.attacks_of", lambda *_: ["apgd-ce"])
+    model, _ = multi_exit()
+    target = Target(model, "x")
+    points = [model.complete(Point(exit=e)) for e in (0.0, 1.0)]
+    (at_rest, plain), (live, attacked) = _by_attacks(target, points, (), tier, 10)
+    assert ([p["exit"] for p in at_rest], [p["exit"] for p in live]) == ([0.0], [1.0])
+    names = [a.name for a in as_attacks(target, attacked, EvaluationOptions(eps=EPS))]
+    assert set(names) >= {*plain, *(f"pgd20@{form}" for form in model.method.forms(model.net))}
+    assert not [n for n in plain if "@" in n]
+
+
+def test_an_evaluation_is_in_full_precision_whatever_its_caller_set(sample) -> None:
+    seen = set()
+
+    class Noting(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            fast = (torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32)
+            seen.add((torch.is_autocast_enabled("cpu"), *fast))
+            return x.flatten(1)[:, 10:20]
+
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("high")
+    try:
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            attacks = [named(n, eps=EPS) for n in ("pgd5", "apgd-ce")]
+            rheostat.evaluate(Noting(), None, attacks, sample, options=EvaluationOptions(probing=True))
+        assert torch.get_float32_matmul_precision() == "high"
+    finally:
+        torch.set_float32_matmul_precision(before)
+    assert seen == {(False, False, False)}

@@ -72,7 +72,7 @@ def identity_of_version_1(row: dict[str, Any]) -> str:
 def test_a_row_of_version_1_is_read_and_keeps_its_identity() -> None:
     row = parse_row(OLD)
     assert row.identity == identity_of_version_1(OLD)
-    assert (row.version, row.precision, row.tier_version, row.dial) == (2, "fp32", 1, "t")
+    assert (row.version, row.precision, row.tier_version, row.dial) == (3, "fp32", 1, "t")
     assert row.checks is not None
     assert row.checks[0].figures == {"gain": 0.1, "low": 0.05, "high": 0.2}
     assert row.checks[0].made_at == {"robustness": 0.0}
@@ -80,6 +80,9 @@ def test_a_row_of_version_1_is_read_and_keeps_its_identity() -> None:
     assert row.per_class.clean == [1.0, None]
     written = json.loads(json.dumps(row.plain()))
     assert parse_row(written) == row
+    assert parse_row({**written, "version": 2}) == row  # version 3 only adds fields
+    both = parse_row({**written, "robust_accuracy_returned": 0.5, "robust_accuracy_rounded": 0.4, "tier_version": 2})
+    assert parse_row(json.loads(json.dumps(both.plain()))) == both
     assert not {"reported", "latency_ms", "exit_shares", "eps_curve", "macs_nonzero"} & set(written)
     assert point_label(row) == "t = 0.5"
     assert point_label(parse_row({**OLD, "rule": "at-0"})) == "λ = 0.5"
@@ -94,7 +97,7 @@ def test_a_row_of_version_1_is_read_and_keeps_its_identity() -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"version": 3}, "line 1: row of version 3, this package reads versions 1 and 2"),
+        ({"version": 4}, "line 1: row of version 4, this package reads versions 1 to 3"),
         ({"version": 2, "checks": None}, "line 1: not a row; reported: Extra inputs"),
         ({"n": "many"}, "line 1: not a row; n: "),
     ],
@@ -155,7 +158,7 @@ def test_every_committed_row_is_read_with_its_bits() -> None:
         lines = [json.loads(line) for line in file.read_text().splitlines()]
         for row, line in zip(read_rows(file), lines, strict=True):
             assert row.identity in bits.packed
-            assert line.get("version") == 2 or row.identity == identity_of_version_1(line)
+            assert line.get("version", 1) > 1 or row.identity == identity_of_version_1(line)
             clean, robust = bits.of(row)
             if row.draws is None:
                 assert float(clean.double().mean()) == pytest.approx(row.clean_accuracy, abs=1e-12)

@@ -205,8 +205,8 @@ def named(text: str, *, eps: float, norm: str = "linf", step_size: float | None 
     """An evaluation attack by its name, which each kind reads in its own grammar.
 
     `fgsm`, `mi-fgsm`, `pgdN`, `pgdNxR` with `-dlr`, `-margin` and `-eotN`, `apgd-ce`, `apgd-t`, `square`,
-    `squareN`, `autoattack`, and those of other packages. `NAME@FORM` attacks a form of a multi-exit model:
-    pgd20@max-average. ValueError names the nearest and all there are.
+    `squareN`, `squareN-rescaled`, `autoattack`, and those of other packages. `NAME@FORM` attacks a form of a
+    multi-exit model: pgd20@max-average. ValueError names the nearest and all there are.
     """
     name, at_form, form = text.partition("@")
     if at_form and not form:

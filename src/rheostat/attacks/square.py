@@ -16,9 +16,20 @@ from rheostat.attacks.reference import NAMES, Predict, Reference, labels_of, see
 
 
 def square(
-    objective: Objective, images: Tensor, *, eps: float, norm: str = "linf", queries: int = 1000, seed: int = 0
+    objective: Objective,
+    images: Tensor,
+    *,
+    eps: float,
+    norm: str = "linf",
+    queries: int = 1000,
+    rescaled: bool = False,
+    seed: int = 0,
 ) -> Tensor:
-    """Square: random search on the margin, without gradients; a check on masked ones."""
+    """Square: random search on the margin, without gradients; a check on masked ones.
+
+    The squares shrink along a schedule made for 10 000 queries. Fewer queries see its beginning alone,
+    the large squares; `rescaled` runs through all of it.
+    """
     from pyautoattack.square import SquareAttack
 
     attack = SquareAttack(
@@ -31,7 +42,7 @@ def square(
         seed=seed % 2**31,
         verbose=False,
         device=images.device,
-        resc_schedule=False,
+        resc_schedule=rescaled,
     )
     with torch.random.fork_rng(), torch.no_grad():
         return attack.perturb(images, labels_of(objective)).detach()
@@ -39,12 +50,12 @@ def square(
 
 @register
 class Square(Reference):
-    """`square` (1 000 queries) and `squareN`; its steps are queries."""
+    """`square` (1 000 queries) and `squareN`, the beginning of a schedule for 10 000 queries; its steps are queries."""
 
     name = "square"
-    grammar = ("square", "squareN")
+    grammar: ClassVar[tuple[str, ...]] = ("square", "squareN")
     defaults: ClassVar[Mapping[str, object]] = {"steps": 1000, "loss": "margin"}
-    tiers = (TierEntry("square", order=60, tiers=("standard", "full")),)
+    rescaled: ClassVar[bool] = False
 
     def parse(self, text: str, *, eps: float, norm: str, step_size: float | None) -> Attack | None:
         match = re.fullmatch(r"square(\d*)", text)
@@ -63,5 +74,29 @@ class Square(Reference):
         share: tuple[Tensor, int] | None = None,
     ) -> Tensor:
         return square(
-            objective, images, eps=attack.eps, norm=attack.norm, queries=attack.steps, seed=seed_from(generator)
+            objective,
+            images,
+            eps=attack.eps,
+            norm=attack.norm,
+            queries=attack.steps,
+            rescaled=self.rescaled,
+            seed=seed_from(generator),
         )
+
+
+@register
+class RescaledSquare(Square):
+    """`squareN-rescaled`: the whole schedule within N queries, as the tiers run it."""
+
+    name = "square-rescaled"
+    grammar = ("squareN-rescaled",)
+    defaults: ClassVar[Mapping[str, object]] = {"steps": 2000, "loss": "margin"}
+    rescaled = True
+    tiers = (TierEntry("square2000-rescaled", order=60, tiers=("standard", "full")),)
+
+    def parse(self, text: str, *, eps: float, norm: str, step_size: float | None) -> Attack | None:
+        match = re.fullmatch(r"square(\d+)-rescaled", text)
+        return None if match is None else Attack(self.name, eps, int(match[1]), norm=norm)
+
+    def text(self, attack: Attack) -> str:
+        return f"square{attack.steps}-rescaled"

@@ -6,13 +6,14 @@ evaluation gives identical bits.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from rheostat.attacks import Attack, Candidates, Objective, objective_of
+from rheostat.attacks.grid import on_grid
 from rheostat.data import Dataset, to_pixels
 from rheostat.models.tunable import Tunable
 from rheostat.points.point import Point
@@ -91,6 +92,8 @@ class Chunk:
     attacked, on each fresh draw. `exits` (2, m), where exits are live: the exit each image takes,
     clean and attacked (-1: not attacked). `outside` and `unverified`, (m,) bool: returned images that
     lie outside ball or box (and so do not count), and successes that a second look did not confirm.
+    `fooled` (2, m) bool: by the returned image, and by the same image rounded to 8 bits; either counts.
+    `adversarial` holds the returned image, or the rounded one where that alone fooled the model.
     """
 
     clean: Tensor
@@ -99,6 +102,7 @@ class Chunk:
     queries: int
     outside: Tensor
     unverified: Tensor
+    fooled: Tensor
     draws: Tensor | None = None
     exits: Tensor | None = None
 
@@ -111,13 +115,15 @@ def attack_chunk(
     *seeds: tuple[object, ...],
     rows: Tensor | None = None,
     every: bool = False,
+    rounded: bool = True,
 ) -> Chunk:
     """One attack on one batch; with several seeds, on as many equal parts, each with streams of its own.
 
     `rows` are those still to attack, known to be right (default: judged here, and those that the
     model gets right). A row's random start does not depend on which others stand. Success is judged
-    here, on the images that came back, and once more in a batch of other rows. `every` attacks all rows, right
-    or wrong, as an attack on cost does.
+    here, on the images that came back, on the same rounded to 8 bits inside the ball (unless `rounded` is False),
+    and once more in a batch of other rows. `every` attacks all rows, right or wrong, as an attack on cost does;
+    the exit that counts is then the later one of both images.
     """
     judge = victim.judge(labels, stream(*seeds[0], "judge"))
     clean, queries = torch.zeros_like(labels, dtype=torch.bool), 0
@@ -132,56 +138,71 @@ def attack_chunk(
         clean[rows] = True
     robust, adversarial = clean.clone(), images.clone()
     outside, unverified = torch.zeros_like(clean), torch.zeros_like(clean)
+    fooled = torch.stack([outside, outside])
+    exits = None
+    if victim.route is not None:
+        exits = torch.stack([victim.route(images), torch.full_like(labels, -1)])
+        exits[1, routed] = exits[0, routed]
     if not len(rows):
-        return Chunk(
-            clean, robust, adversarial, queries, outside, unverified, exits=_routes(victim, images, adversarial, routed)
-        )
+        return Chunk(clean, robust, adversarial, queries, outside, unverified, fooled, exits=exits)
     objective = victim.objective(labels, attack.loss, attack.form, stream(*seeds[0], "noise"))
     passed: list[int] = []
     starts = [stream(*s) for s in seeds] if len(seeds) > 1 else stream(*seeds[0])
     moved = attack(objective.only(rows).watched(passed.append), images[rows], starts, share=(rows, len(labels)))
-    outside[rows] = ~in_bounds(moved, images[rows], attack)
-    with torch.no_grad():
-        _, fallen = judge.only(rows).judge(moved)
-        fallen &= ~outside[rows]
-        down = fallen.nonzero()[:, 0].flip(0)
-        if len(down) and not victim.randomised:
-            _, again = judge.only(rows[down]).judge(moved[down])
-            unverified[rows[down]] = ~again
-    robust[rows] &= ~fallen
-    adversarial[rows] = torch.where(outside[rows][:, None, None, None], images[rows], moved)
-    queries += len(rows) + len(down) + sum(passed)
-    exits = _routes(victim, images, adversarial, routed)
+    inside = in_bounds(moved, images[rows], attack)
+    outside[rows] = ~inside
+    moved = torch.where(inside[:, None, None, None], moved, images[rows])
+    grid = on_grid(moved, images[rows], attack.eps, attack.norm) if rounded else moved
+    # Rounded images have noise of their own, so that those returned are judged on the draws that they always were.
+    judges = [judge, victim.judge(labels, stream(*seeds[0], "grid"))] if rounded else [judge]
+    found, adversarial[rows] = fooled_by([j.only(rows) for j in judges], moved, grid)
+    fooled[:, rows] = found & inside
+    down = rows[fooled.any(0)[rows]].flip(0)
+    if len(down) and not victim.randomised:
+        with torch.no_grad():
+            unverified[down] = ~judge.only(down).judge(adversarial[down])[1]
+    robust &= ~fooled.any(0)
+    queries += len(judges) * len(rows) + len(down) + sum(passed)
+    if exits is not None and victim.route is not None:
+        exits[1, rows] = victim.route(adversarial[rows])
+        if every:
+            exits[1, rows] = torch.maximum(victim.route(moved), victim.route(grid))
     if not victim.randomised:
-        return Chunk(clean, robust, adversarial, queries, outside, unverified, exits=exits)
+        return Chunk(clean, robust, adversarial, queries, outside, unverified, fooled, exits=exits)
     draws = torch.zeros(2, FRESH)
     with torch.no_grad():
         for place in range(FRESH):
             for kind, shown in enumerate((images, adversarial)):
                 draws[kind, place] = float((~judge.judge(shown)[1]).sum())
     queries += 2 * FRESH * len(labels)
-    return Chunk(clean, robust, adversarial, queries, outside, unverified, draws, exits)
+    return Chunk(clean, robust, adversarial, queries, outside, unverified, fooled, draws, exits)
 
 
-def _routes(victim: Victim, images: Tensor, adversarial: Tensor, rows: Tensor) -> Tensor | None:
-    if victim.route is None:
-        return None
-    exits = torch.stack([victim.route(images), rows.new_full((len(images),), -1)])
-    if len(rows):
-        exits[1, rows] = victim.route(adversarial[rows])
-    return exits
+@torch.no_grad()
+def fooled_by(judges: Sequence[Objective], moved: Tensor, grid: Tensor) -> tuple[Tensor, Tensor]:
+    """Which labels images (n, C, H, W) fool, and the same images rounded to 8 bits: (2, n) bool; the images that count.
+
+    With one judge, rounded images are not judged. The image that counts is the returned one, except where the
+    rounded one alone fools.
+    """
+    first = judges[0].judge(moved)[1]
+    second = judges[1].judge(grid)[1] if len(judges) > 1 else torch.zeros_like(first)
+    shown = torch.where((second & ~first)[:, None, None, None], grid, moved)
+    return torch.stack([first, second]), shown
 
 
 @full_precision()
 def outcome(model: nn.Module, point: Point | None, dataset: Dataset, attack: Attack, *, seed: int = 0) -> Outcome:
-    """Clean and robust bits of a whole data set (on the model's device)."""
+    """Clean and robust bits of a whole data set (on the model's device), of images as the attack returns them.
+
+    For selection and calibration, which compare a model with itself; `evaluate` also judges rounded images.
+    """
     victim = victim_at(model, point)
     label = point.label() if point is not None else ""
     clean, robust, queries = [], [], 0
     for i, part in enumerate(chunks(dataset)):
-        found = attack_chunk(
-            victim, to_pixels(dataset.images[part]), dataset.labels[part], attack, (seed, label, attack.name, i)
-        )
+        images, labels = to_pixels(dataset.images[part]), dataset.labels[part]
+        found = attack_chunk(victim, images, labels, attack, (seed, label, attack.name, i), rounded=False)
         clean.append(found.clean)
         robust.append(found.robust)
         queries += found.queries

@@ -108,6 +108,11 @@ def of_ladder(names: Sequence[str], clean: Tensor, standing: Sequence[Tensor]) -
     return found
 
 
+def of_rounding(returned: Tensor, rounded: Tensor) -> list[Finding]:
+    """Whether images rounded to 8 bits fool more than the images that they were made of; bits (N,) of who stands."""
+    return gains(returned, rounded, "on-grid-gain", points=1.0)
+
+
 @dataclass(frozen=True)
 class Probe:
     """Findings of probing with more attacks, and the curves that a report draws.

@@ -14,9 +14,10 @@ import torch
 from torch import Tensor, nn
 
 from rheostat.attacks import Attack, Objective
+from rheostat.attacks.grid import on_grid
 from rheostat.attacks.multi_exit import COST_FORMS
 from rheostat.attacks.objective import cross_entropy
-from rheostat.evaluation.attacked import FRESH, Chunk, Victim, attack_chunk, victim_at
+from rheostat.evaluation.attacked import FRESH, Chunk, Victim, attack_chunk, fooled_by, victim_at
 from rheostat.models.tunable import Tunable
 from rheostat.points.point import Point
 from rheostat.runtime.seeding import stream
@@ -76,7 +77,8 @@ class Task:
 def measured(task: Task, images: Tensor, labels: Tensor, number: int) -> Record:
     """The record of one chunk; images (n, C, H, W) in [0, 1], labels (n,).
 
-    `clean` (P, n) and `standing` (P, A, n) bits; `queries`, `seconds`, `outside`, `unverified` (P, A);
+    `clean` (P, n) and `standing` (P, A, n) bits, and `alone` (P, A, 2, n): who would stand if the returned images
+    alone counted, and if those rounded to 8 bits alone did; `queries`, `seconds`, `outside`, `unverified` (P, A);
     where there are any `draws` (P, A, 2, FRESH) and `exits` (P, A, 2, n); `example` (P, C, H, W), the
     successful image of the largest margin, with `example_row` (P,) (-1: none) and `example_margin`.
     With `transfer`: `crossed` (P', P, n), right at P on the image made at P', and `unknown` (P, n).
@@ -86,6 +88,7 @@ def measured(task: Task, images: Tensor, labels: Tensor, number: int) -> Record:
     out: Record = {
         "clean": torch.zeros(count, size, dtype=torch.bool),
         "standing": torch.zeros(count, kinds, size, dtype=torch.bool),
+        "alone": torch.zeros(count, kinds, 2, size, dtype=torch.bool),
         "draws": torch.full((count, kinds, 2, FRESH), -1.0),
         "exits": torch.full((count, kinds, 2, size), -1),
         **{k: torch.zeros(count, kinds, dtype=torch.int64) for k in ("queries", "outside", "unverified")},
@@ -120,9 +123,10 @@ def _pack(
     victim = victim_at(task.model, point)
     labels_all, images_all = labels.repeat(count), images.repeat(count, 1, 1, 1)
     moved, rows = images_all.clone(), None
+    fooled = torch.zeros(2, len(labels_all), dtype=torch.bool, device=labels.device)
     names = [q.label() if (q := task.points[p]) is not None else "" for p in pack]
     if task.warm:
-        rows = _warm(victim, before[-WARM_FROM:], images, labels, pack[0], number, task.seed, out, moved)
+        rows = _warm(victim, before[-WARM_FROM:], images, labels, pack[0], number, task, out, moved, fooled)
     for i, attack in enumerate(task.attacks, int(task.warm)):
         started = time.perf_counter()
         seeds = [(task.seed, name, attack.name, number) for name in names]
@@ -138,7 +142,10 @@ def _pack(
             found = replace(found, robust=found.robust & survivors)
         moved[attacked] = found.adversarial[attacked]
         rows = found.robust.nonzero()[:, 0]
+        fooled |= found.fooled
         _note(out, pack, i, found, took)
+        alone = out["clean"][pack] & ~fooled.reshape(2, count, n).cpu()
+        out["alone"][pack, i] = alone.transpose(0, 1)
     return list(moved.reshape(count, n, *images.shape[1:]))
 
 
@@ -164,31 +171,40 @@ def _warm(
     labels: Tensor,
     place: int,
     number: int,
-    seed: int,
+    task: Task,
     out: Record,
     moved: Tensor,
+    fooled: Tensor,
 ) -> Tensor:
-    """Try images found at other points, as they are; the rows that still stand."""
+    """Try images found at other points, as they are, and those that fool rounded too; the rows that still stand."""
     started = time.perf_counter()
-    judge = victim.judge(labels, stream(seed, number, "warm"))
+    judge = victim.judge(labels, stream(task.seed, number, "warm"))
     with torch.no_grad():
         clean = ~judge.judge(images)[1]
-        standing, queries = clean.clone(), len(images)
-        for other in lent:
-            rows = standing.nonzero()[:, 0]
-            if not len(rows):
-                break
-            fallen = judge.only(rows).judge(other[rows])[1]
-            queries += len(rows)
-            moved[rows[fallen]] = other[rows[fallen]]
-            standing[rows[fallen]] = False
+    standing, queries = clean.clone(), len(images)
+    for other in lent:
+        rows = standing.nonzero()[:, 0]
+        if not len(rows):
+            break
+        fooled[:, rows], _ = fooled_by([judge.only(rows)], other[rows], other[rows])
+        down = rows[fooled[0, rows]]
+        if len(down):
+            fooled[:, down], _ = fooled_by([judge.only(down)] * 2, other[down], _rounded(task, other, images)[down])
+        queries += len(rows) + 2 * len(down)
+        moved[down], standing[down] = other[down], False
     out["clean"][place], out["standing"][place, 0] = clean.cpu(), standing.cpu()
+    out["alone"][place, 0] = (clean & ~fooled).cpu()
     out["queries"][place, 0] = queries
     out["seconds"][place, 0] = time.perf_counter() - started
     if victim.route is not None:
         exits = torch.stack([victim.route(images), victim.route(moved)])
         out["exits"][place, 0] = exits.cpu()
     return standing.nonzero()[:, 0]
+
+
+def _rounded(task: Task, moved: Tensor, images: Tensor) -> Tensor:
+    """Images of other points, of 8 bits, in the ball of the first attack."""
+    return on_grid(moved, images, task.attacks[0].eps, task.attacks[0].norm)
 
 
 def _joined(points: list[Point | None], n: int) -> Point | None:
@@ -213,10 +229,14 @@ def _transferred(task: Task, moved: list[Tensor], images: Tensor, labels: Tensor
     attack = replace(first, label=f"{first.name} on the mean over points", drop=False)
     mean = over_points([victim.objective(labels, first.loss, "direct", noise) for victim in victims], labels)
     found = attack(mean, images, stream(task.seed, "mean over points", number))
+
+    def stands(x: Tensor) -> list[Tensor]:
+        grid = _rounded(task, x, images)
+        return [~fooled_by([judge, judge], x, grid)[0].any(0).cpu() for judge in judges]
+
     with torch.no_grad():
-        crossed = [[~judge.judge(x)[1].cpu() for judge in judges] for x in moved]
         clean = [~judge.judge(images)[1].cpu() for judge in judges]
-        unknown = [~judge.judge(found)[1].cpu() for judge in judges]
+    crossed, unknown = [stands(x) for x in moved], stands(found)
     return {
         "crossed": torch.stack([torch.stack(row) & torch.stack(clean) for row in crossed]),
         "unknown": torch.stack(unknown) & torch.stack(clean),

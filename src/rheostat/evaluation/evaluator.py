@@ -18,7 +18,7 @@ from rheostat.attacks import Attack
 from rheostat.data import Dataset, to_pixels
 from rheostat.evaluation.arguments import Attacks, Points, as_attacks, as_points
 from rheostat.evaluation.attacked import CHUNK, chunks, victim_at
-from rheostat.evaluation.checks import Finding, Probe, of_attacks, of_ladder, of_model, probe
+from rheostat.evaluation.checks import Finding, Probe, of_attacks, of_ladder, of_model, of_rounding, probe
 from rheostat.evaluation.chunks import WARM_FROM, Record, Task, measured
 from rheostat.evaluation.crossing import checked_by_transfer, crossed_rows
 from rheostat.evaluation.options import EvaluationOptions
@@ -250,6 +250,7 @@ def _bits(records: list[Record], place: int, task: Task) -> Bits:
     return Bits(
         clean=joined("clean"),
         standing=list(joined("standing")),
+        alone=list(joined("alone")),
         seconds=summed("seconds"),
         queries=[round(q) for q in summed("queries")],
         # A chunk without a standing image was not attacked: its draws are -1 and count as none right.
@@ -277,6 +278,7 @@ def _checked(
     found += of_model(target.model, point, images[:100], labels[:100])
     found += of_attacks(attacks)
     found += of_ladder(names, bits.clean, bits.standing[-len(names) :])
+    found += of_rounding(*bits.alone[-1])
     if untargeted(options.tier, len(dataset.classes)):
         found.append(Finding("untargeted-set"))
     if bits.outside:

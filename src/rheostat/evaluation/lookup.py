@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from rheostat import data
+from rheostat.attacks import named
 from rheostat.data import Dataset, make_splits, subset
 from rheostat.evaluation.arguments import as_attacks, as_points
 from rheostat.evaluation.evaluator import Report, evaluate
@@ -23,6 +24,10 @@ from rheostat.runtime.quantities import number
 
 WHERE = "data.json"
 """The file of a run's folder that says where its images were."""
+FORMED = "pgd20"
+"""What attacks the forms of a multi-exit model where no attack of the tier can."""
+
+
 
 
 def find_target(which: str, *, name: str | None, between: str | None, net: str | None = None) -> Target:
@@ -155,10 +160,12 @@ def _by_attacks(
     if attacks:
         return [(points, attacks)]
     plain = tuple(attacks_of(tier, classes))
+    # Forms are for attacks whose rows are by themselves; a tier of another package may have none of those.
+    formed = next((n for n in plain if named(n, eps=0.0).rowwise), FORMED)
     model = target.model
     live = [isinstance(model, Tunable) and p is not None and model.method.live(p) for p in points]
     groups = [
         ([p for p, is_live in zip(points, live, strict=True) if not is_live], plain),
-        ([p for p, is_live in zip(points, live, strict=True) if is_live], (*plain, f"{plain[0]}@all")),
+        ([p for p, is_live in zip(points, live, strict=True) if is_live], (*plain, f"{formed}@all")),
     ]
     return [group for group in groups if group[0]]

@@ -25,6 +25,8 @@ from rheostat.runtime.files import write_tensors
 LEAST_EOT = 20
 """Draws that a gradient on a randomised point is averaged over, at least (EVALUATION.md, 4)."""
 KINDS = ("clean", "robust")
+ALONE = ("robust_accuracy_returned", "robust_accuracy_rounded")
+"""Fields of a row: robust accuracy under the returned images alone, and under the rounded ones alone."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,8 @@ class Bits:
     queries: list[int]
     draws: list[Tensor]
     """Of a randomised point, per attack: images right on each fresh draw, clean and attacked."""
+    alone: list[Tensor]
+    """After each attack (2, N): who still stands under the returned images alone, and under the rounded alone."""
     exits: list[Tensor]
     """Where exits are live, per attack (2, N): the exit taken, clean and attacked; -1: not attacked."""
     outside: int = 0
@@ -66,7 +70,7 @@ def finished(
         "convolution_nonzeros": cost.convolution_nonzeros,
         "flags": flags,
     }
-    standing = [*bits.standing, bits.standing[-1]]
+    standing, alone = [*bits.standing, bits.standing[-1]], [*bits.alone, bits.alone[-1]]
     seconds = [*bits.seconds, sum(bits.seconds)]
     queries = [*bits.queries, sum(bits.queries)]
     rows: list[tuple[Row, Pair]] = []
@@ -78,6 +82,8 @@ def finished(
             fields |= _by_exit(costs, bits.exits, place)
         if bits.draws:
             fields |= _randomised(flags, bits.draws, number, planned)
+        else:
+            fields |= dict(zip(ALONE, map(share, alone[number]), strict=True))
         if of.attack.name == "worst":
             fields |= _details(target, point, dataset, bits, found)
             if out is not None and bits.examples:

@@ -7,8 +7,12 @@ from rheostat.attacks.base import FIXED_TIERS
 from rheostat.attacks.reference import LEAST_CLASSES
 from rheostat.runtime.choices import nearest
 
-VERSION = 1
-"""Of the choice of attacks; rows name it, for the attacks of a tier may change."""
+VERSION = 2
+"""Of the choice of attacks and of how their images are judged; rows name it, for both may change.
+
+1: Square of 1 000 queries without the whole schedule; images judged as attacks return them. 2: Square of 2 000
+queries through the whole schedule; images judged as returned and rounded to 8 bits.
+"""
 
 
 def _entries(tier: str) -> list[TierEntry]:

@@ -124,6 +124,14 @@ ALL = (
         "restarts and smaller steps; `mi-fgsm`; look for masking",
     ),
     Flag(
+        "on-grid-gain",
+        "masking",
+        "adversarial images rounded to 8 bits inside the ball fool the model more often than as the attacks returned "
+        "them, by more than 1 point, 3 images and the paired interval",
+        "the model may detect pixels that are no whole multiple of 1/255, and be robust on those alone",
+        "read `robust_accuracy_rounded`; attack the model behind a layer that rounds, with a straight-through gradient",
+    ),
+    Flag(
         "loss-still-moving",
         "strength",
         "the last tenth of the steps brings more than 5 % of the loss's whole rise",

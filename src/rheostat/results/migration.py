@@ -1,4 +1,4 @@
-"""Rows of version 1 (files without a `version`) as rows of version 2."""
+"""Rows of versions 1 (files without a `version`) and 2 as rows of version 3."""
 
 from __future__ import annotations
 
@@ -9,15 +9,17 @@ NEVER_SET = ("reported", "latency_ms")
 
 
 def migrated(row: dict[str, Any]) -> dict[str, Any]:
-    """A row of version 1 as version 2 has it; other rows as they are.
+    """A row of version 1 or 2 as version 3 has it; other rows as they are.
 
-    All were judged in fp32 under version 1 of the tiers. Positions under a rule between norm sets are
-    training λ, others were printed as t.
+    Version 3 only adds fields to version 2. All rows of version 1 were judged in fp32 under version 1 of
+    the tiers. Positions under a rule between norm sets are training λ, others were printed as t.
     """
+    if row.get("version") == 2:
+        return {**row, "version": 3}
     if "version" in row:
         return row
     kept = {k: v for k, v in row.items() if k not in NEVER_SET and v is not None}
-    kept |= {"version": 2, "precision": "fp32", "tier_version": 1}
+    kept |= {"version": 3, "precision": "fp32", "tier_version": 1}
     if "robustness" in row.get("at", {}):
         kept["dial"] = "t" if row.get("rule") is None else "lambda"
     if "checks" in kept:

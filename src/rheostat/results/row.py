@@ -1,7 +1,7 @@
 """The schema of a result row: one measurement of one point under one attack, or under the worst of several.
 
 `Measurement` is what is measured, known before it is done; `Row` adds what was found. A file of rows holds
-one JSON object a line, without the fields that do not apply. Files of version 1 are read through `migration`.
+one JSON object a line, without the fields that do not apply. Files of versions 1 and 2 are read through `migration`.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from rheostat.runtime.seeding import seed_of
 
-VERSION: Literal[2] = 2
+VERSION: Literal[3] = 3
 """The version of the schema that this package writes."""
 Number = int | float
 At = dict[str, float]
@@ -135,7 +135,7 @@ class Hardware(Part):
 class Measurement(Part):
     """What is measured: model, data, point, attack, and what the attacker knows."""
 
-    version: Literal[2] = Field(VERSION, description="Version of the schema.")
+    version: Literal[3] = Field(VERSION, description="Version of the schema.")
     run: str = Field(description="The run's name.")
     artifact: str = Field(description="Hash of the model: of weights, composition, network and dial map.")
     composition: str | None = Field(None, description="The paper's name of the composition.")
@@ -153,7 +153,7 @@ class Measurement(Part):
         None, description="What a position of `robustness` is: training λ, or t of a calibrated dial."
     )
     tier: str = Field(description="The tier that chose the attacks: `quick`, `standard`, `full`.")
-    tier_version: int = Field(1, description="Version of the tiers' choice of attacks.")
+    tier_version: int = Field(1, description="Version of the tiers: of their attacks and of how images are judged.")
     knowledge: Literal["known", "transfer", "unknown", "chosen"] = Field(
         "known", description="What the attacker knows of the dial."
     )
@@ -189,7 +189,16 @@ class Row(Measurement):
     """One measurement and what it found. Accuracies are fractions; fields that do not apply are absent."""
 
     clean_accuracy: float = Field(description="Accuracy on clean images (SA).")
-    robust_accuracy: float = Field(description="Accuracy on attacked images (RA): worst case per example.")
+    robust_accuracy: float = Field(
+        description="Accuracy on attacked images (RA): worst case per example, from version 2 of the tiers also over "
+        "each image as the attack returned it and the same image rounded to 8 bits."
+    )
+    robust_accuracy_returned: float | None = Field(
+        None, description="RA if the attacks' images counted only as they were returned (pixels of any value)."
+    )
+    robust_accuracy_rounded: float | None = Field(
+        None, description="RA if they counted only rounded to 8 bits inside the ball (pixels k/255)."
+    )
     interval: Interval = Field(description="Intervals of both.")
     params: int = Field(description="Parameters.")
     nonzeros: int = Field(description="Parameters that are not zero.")

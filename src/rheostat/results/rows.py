@@ -14,7 +14,7 @@ from pydantic import ValidationError
 
 from rheostat.results.bits import Pair, write_bits
 from rheostat.results.migration import migrated
-from rheostat.results.row import Row
+from rheostat.results.row import VERSION, Row
 from rheostat.runtime.files import locked, write_text
 
 
@@ -52,8 +52,8 @@ def parse_row(line: dict[str, Any], where: str = "row") -> Row:
     """A row from its JSON object, of this version or before; ValueError says what does not fit."""
     if not is_row(line):
         raise ValueError(f"{where}: no row of an evaluation (it has no tier); timings are read by read_timings")
-    if line.get("version", 2) != 2:
-        raise ValueError(f"{where}: row of version {line['version']}, this package reads versions 1 and 2")
+    if line.get("version", VERSION) not in (2, VERSION):
+        raise ValueError(f"{where}: row of version {line['version']}, this package reads versions 1 to {VERSION}")
     try:
         return Row.model_validate(migrated(line))
     except ValidationError as error:

@@ -13,7 +13,8 @@ HEAD = f"""# A result row
 
 Written from `rheostat.results.row`; version {VERSION} of the schema. A file of rows, `rows.jsonl` in a run's folder or
 a file of `benchmarks/results/`, holds one JSON object a line. Fields that do not apply are absent. Files of version 1,
-whose rows have no `version`, are read through a migration. Accuracies are fractions, radii are of pixels in [0, 1].
+whose rows have no `version`, and of version 2 are read through a migration. Accuracies are fractions, radii are of
+pixels in [0, 1].
 
 The bits of every image lie beside, in one file: `rows.bits.safetensors` holds for each row, by its identity, a uint8
 tensor (2, ceil(n / 8)), clean and robust, most significant bit first. `read_rows(file)` gives the rows and
