@@ -13,6 +13,7 @@ from rheostat.cli import deploy as cli_deploy
 from rheostat.cli import queue as cli_queue
 from rheostat.cli import rows as cli_rows
 from rheostat.cli import serving as cli_serving
+from rheostat.cli import tune as cli_tune
 from rheostat.cli.deploy import DataDir, Threads, Verify, console, set_threads
 
 if TYPE_CHECKING:
@@ -252,6 +253,7 @@ def info(file: Annotated[str, typer.Argument(help="A model file, a run's folder 
 app.registered_commands += cli_rows.app.registered_commands
 app.registered_commands += cli_deploy.app.registered_commands
 app.registered_commands += cli_queue.app.registered_commands
+app.registered_commands += cli_tune.app.registered_commands
 app.registered_commands += cli_serving.app.registered_commands
 
 INTERRUPTED = 130
