@@ -103,9 +103,9 @@ def test_stages_leave_early_as_the_model_does(digits, tmp_path: Path) -> None:
     later = ran.stages[1]
 
     class Watched:
-        def run(self, names, inputs):
+        def run(self, inputs):
             seen.append(len(inputs["features"]))
-            return later.run(names, inputs)
+            return later.run(inputs)
 
     ran.stages[1] = Watched()
     ran(shown.numpy())

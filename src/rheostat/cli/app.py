@@ -14,6 +14,7 @@ from rheostat.cli import queue as cli_queue
 from rheostat.cli import rows as cli_rows
 from rheostat.cli import serving as cli_serving
 from rheostat.cli import training as cli_training
+from rheostat.cli import tune as cli_tune
 from rheostat.cli.deploy import DataDir, Network, Threads, Verify, set_threads
 from rheostat.cli.terminal import console
 from rheostat.runtime.terminal import visible
@@ -229,6 +230,7 @@ app.registered_commands += cli_training.app.registered_commands
 app.registered_commands += cli_rows.app.registered_commands
 app.registered_commands += cli_deploy.app.registered_commands
 app.registered_commands += cli_queue.app.registered_commands
+app.registered_commands += cli_tune.app.registered_commands
 app.registered_commands += cli_serving.app.registered_commands
 
 LONGEST = 2000

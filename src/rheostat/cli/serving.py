@@ -54,7 +54,9 @@ def serve(
     unmeasured: Annotated[
         bool, typer.Option("--unmeasured-points", help="Also serve t-0, t-0.5, t-1, which nobody measured.")
     ] = False,
-    backend: Annotated[str, typer.Option(help="onnx or torch.")] = "onnx",
+    backend: Annotated[
+        str, typer.Option(help="auto (the fastest installed), onnx, openvino (bf16 where the chip has it), torch.")
+    ] = "auto",
     state: Annotated[
         Path | None, typer.Option(help="Where the policy is kept; default policy.json beside the model.")
     ] = None,

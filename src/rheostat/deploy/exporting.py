@@ -21,7 +21,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from rheostat.deploy.onnx_session import KEY, Session
+from rheostat.deploy.onnx_session import Session
+from rheostat.deploy.runtimes import KEY, open_graph
 from rheostat.methods.exits import Exits, policy, side_exits
 from rheostat.models.artifact import About, check_finite, versions
 from rheostat.models.folding import foldable
@@ -227,8 +228,8 @@ def _write(
             assert onnx is not None
             onnx.model.metadata_props[KEY] = text
             onnx.save(temporary)
-            ran = Session.plain(temporary).run(
-                None, {n: np.ascontiguousarray(v.numpy()) for n, v in zip(names, inputs, strict=True)}
+            ran = open_graph(temporary).run(
+                {n: np.ascontiguousarray(v.numpy()) for n, v in zip(names, inputs, strict=True)}
             )
             found = [torch.from_numpy(v) for v in ran]
         for a, b in zip(found, expected, strict=True):

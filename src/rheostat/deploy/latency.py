@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from rheostat.deploy.exporting import export
+from rheostat.deploy.fastest import installed
 from rheostat.deploy.onnx_session import Session, SessionModule
 from rheostat.models.artifact import About
 from rheostat.models.costs import latency, observe
@@ -40,7 +41,7 @@ class PointBenchmark:
 def bench(
     model: Tunable, about: About, points: list[Point], *, seconds: float = 0.5, compiled: bool = False
 ) -> list[PointBenchmark]:
-    """Costs of every point as eager, folded, ONNX Runtime and (asked for) compiled; measured in turn."""
+    """Costs of every point as eager, folded, under each runtime and (asked for) compiled; measured in turn."""
     found: list[PointBenchmark] = []
     for point in points:
         forms: dict[str, nn.Module] = {"eager": model.at(point)}
@@ -53,7 +54,7 @@ def bench(
             if folded is not None or model.method.live(point):
                 file = Path(folder) / "x.onnx"
                 export(model, about, file, at=point)
-                forms["ONNX Runtime"] = SessionModule(Session(file, threads=torch.get_num_threads()))
+                forms |= _sessions(file)
             times = {batch: latency(forms, model.net.image, batch=batch, seconds=seconds) for batch in BATCHES}
         cost = observe(model, model.net.image, point)
         found += [
@@ -88,3 +89,18 @@ def as_rows(found: list[PointBenchmark], artifact: str) -> list[dict[str, Any]]:
         }
         for c in found
     ]
+
+
+def _sessions(file: Path) -> dict[str, nn.Module]:
+    """The file under every runtime and precision that this machine has."""
+    threads = torch.get_num_threads()
+    forms: dict[str, nn.Module] = {}
+    if "onnx" in installed():
+        forms["ONNX Runtime"] = SessionModule(Session(file, threads=threads))
+    if "openvino" in installed():
+        session = Session(file, runtime="openvino", threads=threads)
+        forms["OpenVINO fp32"] = SessionModule(session)
+        fast = Session(file, runtime="openvino", precision="auto", threads=threads)
+        if fast.precision != session.precision:
+            forms[f"OpenVINO {fast.precision}"] = SessionModule(fast)
+    return forms

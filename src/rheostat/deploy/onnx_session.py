@@ -1,22 +1,21 @@
-"""An exported ONNX file run by ONNX Runtime: one graph, or stages with real early exit."""
+"""An exported ONNX file run by ONNX Runtime or OpenVINO: one graph, or stages with real early exit."""
 
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
 from rheostat.attacks.multi_exit import MEASURES
+from rheostat.deploy.runtimes import Array, Precision, open_graph
 
-KEY = "rheostat"
 STAGES = 64
 """The most stages that a file may name."""
-Array = npt.NDArray[np.float32]
 
 
 def unsure(logits: Array, measure: str) -> Array:
@@ -60,41 +59,30 @@ class Session:
     """images (B, C, H, W) float32 in [0, 1] → logits (B, K); `about` is the file's own description.
 
     A file with a live dial takes `robustness`, a number or one per row. Stages lie beside the first
-    file, and a row that leaves at one does not run the next. Threads that may `spin`
-    wait busily between runs: a little faster, and in the way of whatever else the machine does.
+    file, and a row that leaves at one does not run the next. `runtime` is "onnx" or "openvino", `precision`
+    "fp32", "bf16" or "auto" (what the chip multiplies natively; OpenVINO alone). ONNX Runtime's threads that may
+    `spin` wait busily between runs: a little faster, and in the way of whatever else the machine does.
     """
 
-    def __init__(self, path: str | Path, *, threads: int | None = None, spin: bool = True) -> None:
+    def __init__(
+        self,
+        path: str | Path,
+        *,
+        runtime: str = "onnx",
+        precision: Precision = "fp32",
+        threads: int | None = None,
+        spin: bool = True,
+    ) -> None:
         path = Path(path)
-        self.stages = [self.plain(path, threads, spin=spin)]
-        text = self.stages[0].get_modelmeta().custom_metadata_map.get(KEY)
+        open_one = partial(open_graph, runtime=runtime, precision=precision, threads=threads, spin=spin)
+        self.stages = [open_one(path)]
+        self.precision = self.stages[0].precision
+        text = self.stages[0].description
         if text is None:
             raise ValueError(f"{path}: an ONNX file, but not one of Rheostat's")
         self.about = _about(path, text)
         for number in range(1, self.about.get("stages", 1)):
-            self.stages.append(
-                self.plain(path.with_name(f"{path.stem}.stage-{number}{path.suffix}"), threads, spin=spin)
-            )
-
-    @staticmethod
-    def plain(path: Path, threads: int | None = None, *, spin: bool = True) -> Any:
-        """ONNX Runtime's session of a file on the CPU."""
-        try:
-            import onnxruntime
-        except ImportError:
-            raise ValueError("ONNX files need ONNX Runtime: pip install 'rheostat[deploy]'") from None
-        if not path.is_file():
-            raise ValueError(f"no file {path}")
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = 3
-        if threads is not None:
-            options.intra_op_num_threads = threads
-        if not spin:
-            options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        try:
-            return onnxruntime.InferenceSession(str(path), sess_options=options, providers=["CPUExecutionProvider"])
-        except Exception as error:  # its errors have no common class
-            raise ValueError(f"{path}: not an ONNX file that ONNX Runtime takes ({error})") from None
+            self.stages.append(open_one(path.with_name(f"{path.stem}.stage-{number}{path.suffix}")))
 
     def __call__(self, images: Array, robustness: float | Array | None = None) -> Array:
         """Logits of a batch."""
@@ -102,19 +90,19 @@ class Session:
             if robustness is None:
                 raise ValueError("this file's dial is live: give robustness")
             level = np.broadcast_to(np.asarray(robustness, np.float32), (len(images),)).copy()
-            logits: Array = self.stages[0].run(None, {"images": images, "robustness": level})[0]
+            logits: Array = self.stages[0].run({"images": images, "robustness": level})[0]
             return logits
         if robustness is not None:
             raise ValueError("this file is folded at one point; its dial does not turn")
         if len(self.stages) == 1 and "stages" not in self.about:
-            logits = self.stages[0].run(None, {"images": images})[0]
+            logits = self.stages[0].run({"images": images})[0]
             return logits
         return self._early(images)
 
     def _early(self, images: Array) -> Array:
         rows, x, out = np.arange(len(images)), images, None
         for number, stage in enumerate(self.stages):
-            x, logits = stage.run(None, {"features": x})
+            x, logits = stage.run({"features": x})
             if out is None:
                 out = np.empty((len(images), logits.shape[1]), np.float32)
             last = number == len(self.stages) - 1

@@ -16,7 +16,8 @@ from torch import Tensor
 
 from rheostat.attacks import named
 from rheostat.data import Dataset, to_pixels
-from rheostat.deploy.onnx_session import KEY, Array, Session, SessionModule
+from rheostat.deploy.onnx_session import Session, SessionModule
+from rheostat.deploy.runtimes import KEY, Array
 from rheostat.evaluation.attacked import attack_chunk, chunks, victim_at
 from rheostat.models.tunable import Tunable
 from rheostat.points.point import Point

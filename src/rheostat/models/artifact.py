@@ -118,7 +118,11 @@ def packaged() -> dict[str, Path]:
 
 
 def locate(which: str | Path) -> Path:
-    """An artifact's path: a file, a run's folder, or the name of a packaged one."""
+    """An artifact's path: a file, a run's folder, the name of a packaged one, or `hf:org/name` on the hub."""
+    if str(which).startswith("hf:"):
+        from rheostat.models import hub  # it needs this module
+
+        return hub.fetch(str(which))
     path = Path(which)
     if path.is_dir():
         found = path / "model.safetensors"

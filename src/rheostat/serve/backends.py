@@ -1,8 +1,9 @@
-"""A model's file made a service: one pass per named point, by ONNX Runtime or torch."""
+"""A model's file made a service: one pass per named point, by OpenVINO, ONNX Runtime or torch."""
 
 from __future__ import annotations
 
 import tempfile
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,9 @@ import torch
 from torch import nn
 
 from rheostat.deploy.exporting import export
-from rheostat.deploy.onnx_session import Array, Session
+from rheostat.deploy.fastest import fastest_runtime
+from rheostat.deploy.onnx_session import Session
+from rheostat.deploy.runtimes import Array, Precision
 from rheostat.models import artifact
 from rheostat.models.folding import foldable
 from rheostat.models.tunable import Tunable
@@ -20,15 +23,15 @@ from rheostat.serve.costs import from_rows, measure
 from rheostat.serve.engine import Run
 from rheostat.serve.options import Service
 
-BACKENDS = ("onnx", "torch")
-FORMS = {"onnx": ("ONNX Runtime",), "torch": ("folded", "eager")}
+BACKENDS = ("auto", "onnx", "openvino", "torch")
+FORMS = {"onnx": ("ONNX Runtime",), "openvino": ("OpenVINO bf16", "OpenVINO fp32"), "torch": ("folded", "eager")}
 """The forms of `rheostat bench` whose times are a backend's."""
 
 
 def service(
     which: str,
     *,
-    backend: str = "onnx",
+    backend: str = "auto",
     threads: int | None = None,
     every: bool = False,
     most: int = 64,
@@ -43,6 +46,7 @@ def service(
     Serves the points stored in the file by name (`rheostat choose … --name safe`). `every` adds the ends
     and the middle of the robustness dial, for a look at a model that has none; they have no measured
     numbers, so no floor of robustness admits them. `net` names what makes the network of an adopted model.
+    `backend` "auto" takes the fastest of the runtimes that are installed, measured on the first point.
     """
     if backend not in BACKENDS:
         raise ValueError(f"no backend {backend!r}; {nearest(backend, BACKENDS)}")
@@ -58,9 +62,11 @@ def service(
     runs: dict[str, Run] = {}
     for name, point in points.items():
         temperature = model.temperatures.get(name, 1.0)
-        runs[name] = (
-            _onnx(model, about, point, temperature, threads) if backend == "onnx" else _torch(model, point, temperature)
-        )
+        if backend == "torch":
+            runs[name] = _torch(model, point, temperature)
+            continue
+        session, backend = _session(model, about, point, backend, threads)
+        runs[name] = partial(_answer, session, temperature)
     digest = artifact.digest(which)
     numbers = {n: model.complete(p).numbers() for n, p in points.items()}
     times = (
@@ -87,11 +93,20 @@ def _softmax(logits: Array, temperature: float) -> Array:
     return found
 
 
-def _onnx(model: Tunable, about: artifact.About, point: Point, temperature: float, threads: int | None) -> Run:
+def _session(
+    model: Tunable, about: artifact.About, point: Point, backend: str, threads: int | None
+) -> tuple[Session, str]:
+    """A point's session, and the runtime it is of: the fastest where `backend` is auto."""
     with tempfile.TemporaryDirectory() as folder:
-        export(model, about, Path(folder) / "point.onnx", at=point)
-        session = Session(Path(folder) / "point.onnx", threads=threads, spin=False)
-    return lambda images: _softmax(session(images), temperature)
+        file = Path(folder) / "point.onnx"
+        export(model, about, file, at=point)
+        runtime = fastest_runtime(file, model.net.image, threads=threads) if backend == "auto" else backend
+        precision: Precision = "auto" if runtime == "openvino" else "fp32"
+        return Session(file, runtime=runtime, precision=precision, threads=threads, spin=False), runtime
+
+
+def _answer(session: Session, temperature: float, images: Array) -> Array:
+    return _softmax(session(images), temperature)
 
 
 def _torch(model: Tunable, point: Point, temperature: float) -> Run:

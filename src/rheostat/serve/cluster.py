@@ -56,7 +56,7 @@ def application(
     options: Options | None = None,
     *,
     replicas: int = 2,
-    backend: str = "onnx",
+    backend: str = "auto",
     threads: int = 1,
 ) -> serve.Application:
     """What `serve.run` takes: `replicas` processes of the same application.

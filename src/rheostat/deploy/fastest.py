@@ -1,0 +1,48 @@
+"""Which runtime runs an exported file fastest on this machine."""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+from pathlib import Path
+
+from rheostat.deploy.onnx_session import Session, SessionModule
+from rheostat.deploy.runtimes import Precision
+from rheostat.models.costs import latency
+
+log = logging.getLogger(__name__)
+BATCHES = (1, 8)
+"""Batch sizes that a choice is made on: a lone request, and a small queue of them."""
+
+
+def installed() -> tuple[str, ...]:
+    """The runtimes of exported files that this Python has, ONNX Runtime first."""
+    names = {"onnx": "onnxruntime", "openvino": "openvino"}
+    return tuple(n for n, package in names.items() if importlib.util.find_spec(package) is not None)
+
+
+def fastest_runtime(
+    file: str | Path, image: tuple[int, int, int], *, threads: int | None = None, seconds: float = 0.1
+) -> str:
+    """The runtime with the least product of median latencies at batches 1 and 8, measured in turn; logged.
+
+    OpenVINO runs in bf16 where the chip has it. A runtime that is the only one installed is not measured.
+    """
+    candidates = installed()
+    if not candidates:
+        raise ValueError("exported files need a runtime: pip install 'rheostat[deploy]' or 'rheostat[openvino]'")
+    if len(candidates) == 1:
+        return candidates[0]
+    sessions = {n: Session(file, runtime=n, precision=_fast(n), threads=threads, spin=False) for n in candidates}
+    total = dict.fromkeys(candidates, 1.0)
+    for batch in BATCHES:
+        times = latency({n: SessionModule(s) for n, s in sessions.items()}, image, batch=batch, seconds=seconds)
+        total = {n: t * times[n].median for n, t in total.items()}
+    best = min(candidates, key=lambda n: total[n])
+    shown = ", ".join(f"{n} ({sessions[n].precision}) {t ** (1 / len(BATCHES)):.2f} ms" for n, t in total.items())
+    log.info("backend %s, by the geometric mean of latencies at batches 1 and 8: %s", best, shown)
+    return best
+
+
+def _fast(runtime: str) -> Precision:
+    return "auto" if runtime == "openvino" else "fp32"

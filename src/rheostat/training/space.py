@@ -1,0 +1,147 @@
+"""A search space: which keys of a recipe a search may change, and to what. One TOML file, checked whole when read."""
+
+from __future__ import annotations
+
+import json
+import math
+import tomllib
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+
+from rheostat.runtime.choices import NoEffectWarning
+from rheostat.training.recipe import Recipe, parse_recipe
+
+if TYPE_CHECKING:
+    import optuna
+
+LARGEST_FILE = 1_000_000
+
+
+class Range(BaseModel):
+    """One key: `choices`, or numbers from `low` to `high`; whole numbers where both are, `log` by equal ratios."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    choices: tuple[Any, ...] | None = None
+    low: int | float | None = None
+    high: int | float | None = None
+    log: bool = False
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> Range:
+        bounds = [b for b in (self.low, self.high) if b is not None]
+        if self.choices is not None:
+            if bounds or self.log or not self.choices:
+                raise ValueError("`choices` needs one value at least, and goes without low, high and log")
+            return self
+        if len(bounds) < 2:
+            raise ValueError("write { choices = [...] } or { low = ..., high = ... }")
+        low, high = bounds
+        if not (math.isfinite(low) and math.isfinite(high) and low < high) or (self.log and low <= 0):
+            raise ValueError(f"low {low} must be below high {high}, both finite, and above 0 with log")
+        return self
+
+    def suggest(self, key: str, trial: optuna.Trial) -> Any:
+        """The value that a trial takes for this key."""
+        if self.choices is not None:
+            # A choice may be a table or a list, which a study can only keep as text.
+            return json.loads(trial.suggest_categorical(key, [json.dumps(c) for c in self.choices]))
+        assert self.low is not None
+        assert self.high is not None
+        if isinstance(self.low, int) and isinstance(self.high, int):
+            return trial.suggest_int(key, self.low, self.high, log=self.log)
+        return trial.suggest_float(key, self.low, self.high, log=self.log)
+
+    def edges(self) -> tuple[Any, ...]:
+        """Values that stand for the range when a recipe is checked."""
+        return self.choices if self.choices is not None else (self.low, self.high)
+
+
+@dataclass(frozen=True)
+class Space:
+    """A recipe, and the ranges of the keys that may change, by `section.key`.
+
+    A choice that is a table changes several keys of its section at once:
+    `"attack" = { choices = [{ kind = "n-fgsm", steps = 1 }, { kind = "pgd", steps = 2 }] }`.
+    """
+
+    recipe: Recipe
+    ranges: Mapping[str, Range]
+
+    def changed(self, values: Mapping[str, Any]) -> Recipe:
+        """The recipe with these values, by key; ValueError where no such recipe can be."""
+        merged = self.recipe.model_dump(exclude_unset=True)
+        for key, value in values.items():
+            *sections, last = key.split(".")
+            inner = merged
+            for section in sections:
+                inner = inner.setdefault(section, {})
+            inner[last] = {**inner.get(last, {}), **value} if isinstance(value, dict) else value
+        with warnings.catch_warnings():
+            # One choice may leave a key of the recipe without effect that another choice needs.
+            warnings.simplefilter("ignore", NoEffectWarning)
+            return parse_recipe(merged)
+
+    def suggest(self, trial: optuna.Trial) -> dict[str, Any]:
+        """A trial's value of every key."""
+        return {key: of.suggest(key, trial) for key, of in self.ranges.items()}
+
+
+def read_space(path: str | Path, recipe: Recipe) -> Space:
+    """The space of a file whose table `[space]` holds a range a key; every edge must make a valid recipe.
+
+    ValueError in one line on what is not TOML, an unknown key, and a value that the recipe refuses.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ValueError(f"no file {path} with a search space")
+    if path.stat().st_size > LARGEST_FILE:
+        raise ValueError(f"{path}: larger than {LARGEST_FILE:,} bytes, so no search space")
+    try:
+        values = tomllib.loads(path.read_text())
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path}: not TOML ({error})") from None
+    table = values.get("space")
+    if set(values) != {"space"} or not isinstance(table, dict) or not table:
+        raise ValueError(
+            f'{path}: expected one table [space] with lines such as "train.lr" = {{ low = 0.05, high = 0.4 }}'
+        )
+    ranges = {}
+    for key, given in table.items():
+        try:
+            ranges[key] = Range.model_validate(given)
+        except ValidationError as error:
+            problem = error.errors()[0]
+            why = problem.get("ctx", {}).get("error", problem["msg"])
+            raise ValueError(f"{path}: {key}: {why}") from None
+    space = Space(recipe, ranges)
+    for key, of in ranges.items():
+        for value in of.edges():
+            try:
+                space.changed({key: value})
+            except (ValueError, TypeError, AttributeError) as error:
+                raise ValueError(f"{path}: {key} = {value!r}: {error}") from None
+    return space
+
+
+def as_toml(recipe: Recipe) -> str:
+    """A recipe as a file that `rheostat train` takes; values that are the defaults are left out."""
+    values = recipe.model_dump(mode="json", exclude_unset=True, exclude_none=True)
+    tables = {k: v for k, v in values.items() if isinstance(v, dict)}
+    lines = [f"{k} = {json.dumps(v)}" for k, v in values.items() if k not in tables]
+    for name, table in tables.items():
+        lines += ["", f"[{name}]", *(f"{k} = {_inline(v)}" for k, v in table.items() if v is not None)]
+    return "\n".join(lines) + "\n"
+
+
+def _inline(value: Any) -> str:
+    if isinstance(value, dict):
+        return "{ " + ", ".join(f"{k} = {_inline(v)}" for k, v in value.items()) + " }"
+    if isinstance(value, list):
+        return "[" + ", ".join(_inline(v) for v in value) + "]"
+    return json.dumps(value)

@@ -1,0 +1,224 @@
+"""A search over recipes: trials by Optuna, stopped early by successive halving, judged on calibrate-fit alone.
+
+A trial is a run in a folder of its own, so a search that was killed continues its unfinished trials at the step where
+they were. The study lives in a database; several workers that name the same one share it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rheostat.runtime.files import alone, write_text
+from rheostat.runtime.interrupts import Interrupted
+from rheostat.runtime.seeding import seed_of
+from rheostat.training.loop import train
+from rheostat.training.recipe import Recipe
+from rheostat.training.space import Space, as_toml
+from rheostat.training.step import NonFinite
+
+if TYPE_CHECKING:
+    import optuna
+
+Report = Callable[[dict[str, Any]], None]
+HEARTBEAT = 60
+"""Seconds between signs of life of a worker; one that gave none for three times as long is taken for dead."""
+ENDED = ("COMPLETE", "PRUNED")
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a search has so far: the best trial's recipe and score on calibrate-fit, and a row a trial."""
+
+    recipe: Recipe
+    score: float
+    trials: tuple[dict[str, Any], ...]
+
+
+def _optuna() -> Any:
+    try:
+        import optuna
+    except ImportError:
+        raise ValueError("a search needs Optuna: pip install 'rheostat[tune]'") from None
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    return optuna
+
+
+def study_name(space: Space) -> str:
+    """A name that changes with the recipe and the space, so that no study mixes two searches."""
+    ranges = {k: r.model_dump() for k, r in space.ranges.items()}
+    text = json.dumps([space.recipe.model_dump(mode="json"), ranges], sort_keys=True)
+    return f"{space.recipe.name}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
+
+
+def _again(study: optuna.Study, trial: optuna.trial.FrozenTrial) -> None:
+    """Queue the trial of a dead worker: the same values, in the folder where its run began."""
+    study.enqueue_trial(trial.params, user_attrs={**trial.user_attrs})
+
+
+def open_study(space: Space, storage: str) -> optuna.Study:
+    """The study of a search in a database (`sqlite:///FILE`, or a server's URL), made where it is new."""
+    optuna = _optuna()
+    try:
+        kept = optuna.storages.RDBStorage(
+            storage, heartbeat_interval=HEARTBEAT, grace_period=3 * HEARTBEAT, heartbeat_stale_trial_callback=_again
+        )
+    except Exception as error:  # SQLAlchemy and each driver raise errors of their own
+        raise ValueError(f"cannot open the study's database {storage.split('@')[-1]}: {error}") from None
+    return optuna.create_study(
+        storage=kept,
+        study_name=study_name(space),
+        direction="maximize",
+        load_if_exists=True,
+        pruner=optuna.pruners.SuccessiveHalvingPruner(reduction_factor=2),
+    )
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Optuna warns that heartbeats may change; what is used of it is tested here."""
+    import warnings
+
+    optuna = _optuna()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        yield
+
+
+class Search:
+    """One worker of a search: trains trials in `out`, until the study holds as many ended ones as asked."""
+
+    def __init__(
+        self, space: Space, out: Path, *, seed: int = 0, data_dir: Path | None = None, report: Report | None = None
+    ) -> None:
+        self.space, self.out, self.seed, self.data_dir, self.report = space, out, seed, data_dir, report
+
+    def one(self, trial: optuna.Trial) -> float:
+        """Train one trial; its score is that of the weights that are kept."""
+        optuna = _optuna()
+        number = trial.user_attrs.get("run", trial.number)
+        trial.set_user_attr("run", number)
+        trial.set_user_attr("worker", str(self.out.resolve()))
+        folder = self.out / f"trial-{number}"
+        try:
+            recipe = self.space.changed({**self.space.suggest(trial), "calibrate_dial": False})
+        except ValueError as problem:  # a combination that no recipe can have
+            trial.set_user_attr("note", str(problem))
+            raise optuna.TrialPruned from None
+        for line in _metrics(folder):
+            if line["score"] >= 0:
+                trial.report(line["score"], line["epoch"])
+
+        def watch(event: dict[str, Any]) -> None:
+            if self.report is not None:
+                self.report({**event, "trial": number})
+            if event["event"] == "epoch" and event["score"] >= 0:
+                trial.report(event["score"], event["epoch"])
+                if event["epoch"] < recipe.train.epochs and trial.should_prune():
+                    trial.set_user_attr("note", f"stopped after epoch {event['epoch']}")
+                    raise optuna.TrialPruned
+
+        try:
+            trained = train(recipe, out=folder, folder=self.data_dir, report=watch)
+        except NonFinite as problem:
+            trial.set_user_attr("note", str(problem))
+            raise optuna.TrialPruned from None
+        trial.set_user_attr("seconds", round(trained.progress.seconds, 1))
+        return trained.progress.best_score
+
+    def run(self, study: optuna.Study, trials: int) -> None:
+        """Work until `trials` have ended, by all workers together. Interrupted after Ctrl-C; nothing is lost."""
+        optuna = _optuna()
+        states = [optuna.trial.TrialState[name] for name in ENDED]
+        with alone(self.out):
+            for trial in study.get_trials(deepcopy=False, states=[optuna.trial.TrialState.RUNNING]):
+                if trial.user_attrs.get("worker") == str(self.out.resolve()):
+                    # This folder is held by no other process, so whoever ran the trial here is gone.
+                    study.tell(trial.number, state=optuna.trial.TrialState.FAIL)
+                    _again(study, trial)
+            while (ended := len(study.get_trials(deepcopy=False, states=states))) < trials:
+                # Each trial's sampler has a seed of its own, so a search that was stopped draws what it would have.
+                study.sampler = optuna.samplers.TPESampler(
+                    seed=seed_of(self.seed, "trial", ended) % 2**32, n_startup_trials=4
+                )
+                try:
+                    study.optimize(self.one, n_trials=1, callbacks=[self._ended])
+                except (Interrupted, KeyboardInterrupt) as stop:
+                    failed = study.get_trials(deepcopy=False, states=[optuna.trial.TrialState.FAIL])
+                    _again(study, failed[-1])
+                    raise Interrupted(f"the search stopped; the same command continues it ({stop})") from None
+
+    def _ended(self, study: optuna.Study, trial: optuna.trial.FrozenTrial) -> None:
+        folder = self.out / f"trial-{trial.user_attrs.get('run', trial.number)}"
+        if trial.state.name == "PRUNED":  # its rows stay, the weights are of no use
+            for name in ("checkpoint.safetensors", "model.safetensors"):
+                (folder / name).unlink(missing_ok=True)
+        if self.report is not None:
+            self.report({"event": "trial", **trial_row(trial)})
+
+
+def _metrics(folder: Path) -> list[dict[str, Any]]:
+    file = folder / "metrics.jsonl"
+    return [json.loads(line) for line in file.read_text().splitlines()] if file.is_file() else []
+
+
+def trial_row(trial: optuna.trial.FrozenTrial) -> dict[str, Any]:
+    """A trial as plain values: number, state, score, seconds, a note, and its value of every key."""
+    scores = [v for _, v in sorted(trial.intermediate_values.items())]
+    return {
+        "trial": trial.user_attrs.get("run", trial.number),
+        "state": trial.state.name.lower(),
+        "score": trial.value if trial.state.name == "COMPLETE" else (max(scores) if scores else None),
+        "epochs": max(trial.intermediate_values, default=0),
+        "seconds": trial.user_attrs.get("seconds"),
+        "note": trial.user_attrs.get("note", ""),
+        **{k: json.loads(v) if isinstance(v, str) else v for k, v in trial.params.items()},
+    }
+
+
+def tune(
+    space: Space,
+    *,
+    trials: int,
+    out: str | Path,
+    storage: str | None = None,
+    seed: int = 0,
+    data_dir: Path | None = None,
+    report: Report | None = None,
+) -> Found:
+    """Search the space; returns the best recipe by its score on calibrate-fit (`select` of the recipe).
+
+    `out` holds a folder a trial, `trials.jsonl` and `best.toml`, a recipe to train. `storage` is a database's URL,
+    by default SQLite in `out`. A killed search continues; one that has its trials does nothing. Never sees test.
+    """
+    folder = Path(out)
+    folder.mkdir(parents=True, exist_ok=True)
+    with _quiet():
+        study = open_study(space, storage or f"sqlite:///{(folder / 'study.db').resolve()}")
+        Search(space, folder, seed=seed, data_dir=data_dir, report=report).run(study, trials)
+        ended = [t for t in study.get_trials(deepcopy=False) if t.state.name in ENDED]
+    rows = tuple(sorted((trial_row(t) for t in ended), key=lambda r: -(r["score"] or 0.0)))
+    whole = [t for t in ended if t.state.name == "COMPLETE"]
+    if not whole:
+        raise ValueError(f"none of {len(ended)} trials ran to its end; {ended[0].user_attrs.get('note', '')}")
+    best = max(whole, key=lambda t: float(t.value or 0.0))
+    values = {k: json.loads(v) if isinstance(v, str) else v for k, v in best.params.items()}
+    recipe = space.changed(values)
+    write_text(folder / "trials.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+    write_text(folder / "best.toml", as_toml(recipe))
+    return Found(recipe, float(best.value or 0.0), rows)
+
+
+def forget(out: str | Path) -> None:
+    """Delete a search: its study, if it is in `out`, and the folders of its trials."""
+    folder = Path(out)
+    for trial in folder.glob("trial-*"):
+        shutil.rmtree(trial)
+    for name in ("study.db", "trials.jsonl", "best.toml"):
+        (folder / name).unlink(missing_ok=True)
