@@ -26,7 +26,7 @@ def set_threads(count: int | None) -> None:
         torch.set_num_threads(count)
 
 
-@app.command()
+@app.command(epilog="Example: rheostat choose runs/shop --min-robust 0.4 --max-macs 20M --name safe")
 def choose(
     run: Annotated[str, typer.Argument(help="A run's folder, or a model file with --rows.")],
     min_robust: Annotated[float | None, typer.Option(help="Least robust accuracy, 0 to 1.")] = None,
@@ -68,7 +68,7 @@ def choose(
         )
 
 
-@app.command()
+@app.command(epilog="Example: rheostat export runs/shop --at safe --out safe.onnx")
 def export(
     file: File,
     at: Annotated[str, typer.Option(help="A stored name, or dials: robustness=1 width=0.5.")] = "",
@@ -139,7 +139,7 @@ def _int8(file: str, model: Any, point: Any, path: Path, examples: int, data_dir
     )
 
 
-@app.command()
+@app.command(epilog="Example: rheostat bench runs/shop --seconds 0.1")
 def bench(
     file: File,
     at: Annotated[str, typer.Option(help="Points; default the stored ones, else the dials' ends.")] = "",
@@ -186,7 +186,7 @@ def bench(
     console.print(table)
 
 
-@app.command()
+@app.command(epilog="Example: rheostat card runs/shop --out CARD.md")
 def card(
     file: File,
     rows: Annotated[Path | None, typer.Option(help="Rows file; default the run's.")] = None,

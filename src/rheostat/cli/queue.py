@@ -13,7 +13,7 @@ from rheostat.cli.deploy import Verify
 app = typer.Typer()
 
 
-@app.command()
+@app.command(epilog="Example: rheostat queue benchmarks/queues/study.toml --list")
 def queue(
     file: Annotated[Path, typer.Argument(help="A queue file: recipes with changes, and what to measure of each.")],
     runs: Annotated[Path, typer.Option(help="Folder of the runs.")] = Path("runs"),

@@ -14,7 +14,7 @@ from rheostat.cli.deploy import console
 app = typer.Typer()
 
 
-@app.command()
+@app.command(epilog="Example: rheostat report runs/shop")
 def report(
     runs: Annotated[list[Path], typer.Argument(help="Run folders or rows files; several are compared.")],
     out: Annotated[Path | None, typer.Option(help="Folder to write to; default the first run.")] = None,
@@ -61,7 +61,7 @@ def _comparisons(runs: list[Any]) -> list[Any]:
     return out
 
 
-@app.command()
+@app.command(epilog="Example: rheostat compare runs/shop runs/other --tier standard")
 def compare(
     run: Annotated[str, typer.Argument(help="A run's folder, a rows file, or FILE:NAME.")],
     other: Annotated[str, typer.Argument(help="What it is compared with.")],

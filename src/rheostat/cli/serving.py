@@ -14,7 +14,7 @@ from rheostat.cli.deploy import DataDir, File, Threads, console, set_threads
 app = typer.Typer()
 
 
-@app.command()
+@app.command(epilog="Example: rheostat serve runs/shop --ladder safe,fast --target-ms 50")
 def serve(
     file: File,
     host: Annotated[str, typer.Option(help="Address; beyond loopback the policy needs a token.")] = "127.0.0.1",

@@ -212,9 +212,7 @@ def _message(error: ValidationError) -> str:
         place = ".".join(str(p) for p in problem["loc"])
         given, context = problem.get("input"), problem.get("ctx", {})
         if problem["type"] == "extra_forbidden":
-            parts.append(
-                f"unknown key {place!r}; {nearest(place.split('.')[-1], _section(problem['loc']).model_fields)}"
-            )
+            parts.append(f"unknown key {place!r}; {_nearest_key(place, _section(problem['loc']))}")
             continue
         if problem["type"] == "missing":
             parts.append(f"missing key {place!r}")
@@ -226,6 +224,14 @@ def _message(error: ValidationError) -> str:
         shown = f" (given {given!r})" if isinstance(given, str | int | float) and repr(given) not in text else ""
         parts.append(f"{place or 'recipe'}: {text}{shown}")
     return "; ".join(parts)
+
+
+def _nearest_key(place: str, section: type[BaseModel]) -> str:
+    """The key that was meant: of this name in another section, or else the nearest in this one."""
+    name = place.rpartition(".")[2]
+    fields = {k: getattr(f.annotation, "model_fields", {}) for k, f in Recipe.model_fields.items()}
+    elsewhere = [repr(f"{k}.{name}") for k, known in fields.items() if name in known]
+    return f"did you mean {' or '.join(elsewhere)}?" if elsewhere else nearest(name, section.model_fields)
 
 
 def _section(location: tuple[int | str, ...]) -> type[BaseModel]:
