@@ -15,7 +15,7 @@ from rheostat.points import Dial, Point
 from rheostat.results import read_rows
 from rheostat.training import Recipe, load_recipe, train
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
     "Attack",

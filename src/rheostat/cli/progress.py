@@ -79,7 +79,7 @@ class Show:
             self.pace = Pace(what, time.monotonic(), done)
             self.task = self.bar.add_task(what, total=total, note=note)
         self.bar.update(self.task, completed=done, total=total, description=what, note=note)
-        # The first line says what all will take, to whoever waits; the others stand in for the bar.
+        # The first line estimates the whole; the others replace the bar where there is no terminal.
         line = self.pace.line(done, total, time.monotonic())
         if line is not None and (not self.console.is_terminal or (self.lines and self.pace.said == 1)):
             self.console.print(line, markup=False)

@@ -32,7 +32,7 @@ def row_name(row: Row, rows: list[Row]) -> str:
 
 
 def colours(count: int) -> list[tuple[float, ...]]:
-    """Colours in order that colour-blind readers tell apart by lightness."""
+    """Colours in an order of lightness, which colour-blind readers can distinguish."""
     from matplotlib import colormaps
 
     return [colormaps["viridis"](0.9 * i / max(count - 1, 1)) for i in range(count)]

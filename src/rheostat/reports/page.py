@@ -145,7 +145,7 @@ CHECKS = (
     ("Against the radius", "Must fall, and reach chance.", plots.eps_curves),
     ("The attack's loss", "Should have stopped rising at the last step.", plots.loss_curves),
     (
-        "Do probabilities mean what they say",
+        "Calibration",
         "On clean images; ECE is the mean distance from the diagonal.",
         plots.reliability,
     ),
