@@ -30,7 +30,7 @@ from plain import Row, read_rows_plain
 import models
 import results
 import training
-from rheostat.reports.page import as_bytes
+from rheostat.reports.dial_plots import as_bytes
 from rheostat.runtime.files import write_bytes, write_text
 
 ROOT = Path(__file__).parents[2]

@@ -11,7 +11,7 @@ from markdown import find
 from matplotlib.figure import Figure
 from plain import Row, read_rows_plain
 
-from rheostat.reports.page import COLOURS, MARKS
+from rheostat.reports.dial_plots import COLOURS, MARKS
 
 RESULTS = Path(__file__).parents[1] / "results"
 

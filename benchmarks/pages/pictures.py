@@ -8,7 +8,7 @@ from groups import GROUPS, METHODS, TWICE, curve, dedicated
 from matplotlib.figure import Figure
 from plain import Row, worst_rows
 
-from rheostat.reports.page import COLOURS, MARKS
+from rheostat.reports.dial_plots import COLOURS, MARKS
 
 SHOWN = ("oat", "dual", "float", "floats-0.3", "smart", "mixing")
 """The methods that the study's picture shows."""

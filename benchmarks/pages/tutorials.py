@@ -50,7 +50,7 @@ def page(script: str, outputs: list[str] | None = None) -> str:
     """The Markdown of a script; without outputs, what stands between them."""
     parts, said = [], iter(outputs or [])
     for cell in cells(script):
-        parts.append(f"```{{ .python .tutorial }}\n{cell.text}\n```" if cell.code else cell.text)
+        parts.append(f"```python\n{cell.text}\n```" if cell.code else cell.text)
         if cell.code and outputs is not None and (text := next(said)):
             parts.append(text)
     return "\n\n".join(parts) + "\n"

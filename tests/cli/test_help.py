@@ -75,7 +75,7 @@ def test_the_first_chunk_says_how_long_all_will_take_and_later_ones_go_on_saying
     times = iter([0.0, 0.0, 5.0, 10.0, 26.0, 30.0])
     monkeypatch.setattr("rheostat.cli.progress.time", SimpleNamespace(monotonic=lambda: next(times)))
     events = [{"event": "chunk", "done": n, "total": 100} for n in (0, 5, 10, 26, 30)]
-    assert shown(events).splitlines() == ["measuring 5/100, about 95 s to go", "measuring 26/100, about 74 s to go"]
+    assert shown(events).splitlines() == ["measuring 5/100, about 2 min to go", "measuring 26/100, about 74 s to go"]
 
 
 def test_short_work_says_nothing() -> None:

@@ -16,17 +16,11 @@ def prose(text: str) -> str:
     return re.sub(r"!?\[([^\]]*)\]\([^)]*\)", r"\1", text)
 
 
-def sentences(text: str) -> list[str]:
-    """The sentences of a page: to a full stop or colon before a space, or a list's item."""
-    return [s for s in re.split(r"(?<=[.?!:;])\s+|\n\s*\n|\n- ", prose(text)) if s.strip()]
-
-
 def test_readme_is_at_most_150_lines() -> None:
     assert len(README.splitlines()) <= 150
 
 
 def test_no_sentence_of_readme_has_more_than_three_numbers() -> None:
-    # A sentence may go on after a colon or semicolon: only a full stop ends it here.
     for sentence in re.split(r"(?<=[.?!])\s+|\n\s*\n|\n- ", prose(README)):
         numbers = re.findall(r"(?<![\w`-])\d+(?:\.\d+)?(?![\w`])", re.sub(r"`[^`]*`", "", sentence))
         assert len(numbers) <= 3, sentence

@@ -25,7 +25,7 @@ from rheostat.models.costs import latency, observe
 from rheostat.models.tunable import Tunable
 from rheostat.points.dial import Dial
 from rheostat.points.point import Point
-from rheostat.reports.page import trade_off
+from rheostat.reports.dial_plots import trade_off
 from rheostat.results.curves import curves
 from rheostat.results.labels import percent, point_label, worst_rows
 from rheostat.results.row import Row
