@@ -99,10 +99,12 @@ def evaluate(
     norm: Annotated[str | None, typer.Option(help="linf or l2; default the model's.")] = None,
     step_size: Annotated[str | None, typer.Option(help="Default 2.5·eps/steps.")] = None,
     between: Annotated[
-        str | None, typer.Option(help="Measure at training λ by a norm rule: at-0, at-0.5, blend.")
+        str | None, typer.Option(help="Measure at the λ of training, with a norm rule: at-0, at-0.5, blend.")
     ] = None,
     split: Annotated[str, typer.Option(help="test, calibrate-fit or calibrate-choose.")] = "test",
-    examples: Annotated[int | None, typer.Option(help="A stratified, seeded subset.", min=1)] = None,
+    examples: Annotated[
+        int | None, typer.Option(help="Measure on so many images: a stratified, seeded subset.", min=1)
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="Rows file; default the run's.")] = None,
     name: Annotated[str | None, typer.Option(help="The run's name in rows.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of random starts.")] = 0,
@@ -115,15 +117,19 @@ def evaluate(
         ),
     ] = False,
     warm: Annotated[
-        bool, typer.Option("--warm", help="Try images found at the points before, as they are, first.")
+        bool, typer.Option("--warm", help="First try the images found at earlier points, unchanged.")
     ] = False,
     probe: Annotated[
-        bool | None, typer.Option(help="Checks that cost attacks of their own; default in all tiers but quick.")
+        bool | None, typer.Option(help="Checks that need attacks of their own; by default in all tiers but quick.")
     ] = None,
     fresh: Annotated[
-        bool, typer.Option("--fresh", help="Measure anew what is there; drop its rows of another model or other data.")
+        bool,
+        typer.Option(
+            "--fresh",
+            help="Measure again what was measured before; drop this run's rows of another model or other data.",
+        ),
     ] = False,
-    strict: Annotated[bool, typer.Option("--strict", help="Exit with 3 where a flag is raised.")] = False,
+    strict: Annotated[bool, typer.Option("--strict", help="Exit with 3 if a flag is raised.")] = False,
     data_dir: DataDir = None,
     threads: Threads = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda.")] = "auto",
@@ -131,7 +137,7 @@ def evaluate(
 ) -> None:
     """Measure a model: points × attacks → rows with intervals. Finished points are not repeated.
 
-    A killed evaluation goes on where it was. Under torchrun the ranks share the images.
+    A killed evaluation continues where it stopped. Under torchrun the ranks share the images.
     """
     from rheostat.evaluation.lookup import Request
     from rheostat.evaluation.options import EvaluationOptions

@@ -67,9 +67,12 @@ def compare(
     other: Annotated[str, typer.Argument(help="What it is compared with.")],
     at: Annotated[str, typer.Option(help="Fix dials that only one of them has: width=1, or robustness=1.")] = "",
     tier: Annotated[str, typer.Option(help="quick, standard or full.")] = "quick",
-    between: Annotated[str | None, typer.Option(help="Rows by a norm rule: at-0, at-0.5, blend.")] = None,
+    between: Annotated[
+        str | None, typer.Option(help="Compare rows measured with a norm rule: at-0, at-0.5, blend.")
+    ] = None,
     above: Annotated[
-        float | None, typer.Option(help="The SA, 0 to 1, above which areas are taken; default 2 points below all.")
+        float | None,
+        typer.Option(help="The SA, 0 to 1, above which areas are measured; default 2 points below the lowest."),
     ] = None,
 ) -> None:
     """Say whether one run is better than another: paired differences on the same images."""
