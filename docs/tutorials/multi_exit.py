@@ -32,8 +32,8 @@ for value in (0.0, 1.0):
 # ## Who leaves where, clean and attacked
 #
 # An exit that is passed has been paid for: the cost of a row counts every head before the one it leaves by.
-# The attack here climbs the loss of the exit that an image takes. A claim needs every form of attack (`pgd20@all`): each
-# exit alone, their average, the routed decision, and more.
+# The attack here climbs the loss of the exit that an image takes. A claim needs every form of attack
+# (`pgd20@all`): each exit alone, their average, the routed decision, and more.
 
 # %%
 test = trained.splits.test

@@ -29,7 +29,7 @@ print(f"{len(trained.splits.train)} images to train on, {len(trained.splits.choo
 
 # %%
 points = "robustness=0:1:0.2"
-options = EvaluationOptions(split="calibrate-choose", out=run / "rows.jsonl", name="shop")
+options = EvaluationOptions(split="calibrate-choose", eps=recipe.attack.eps)
 rows = rheostat.evaluate(trained.model, points, ["pgd20"], trained.splits.choose, options=options)
 for row in (r for r in rows if r.attack.name == "worst"):
     print(f"t = {row.at['robustness']:g}   SA {100 * row.clean_accuracy:.1f} %   RA {100 * row.robust_accuracy:.1f} %")
