@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 RUN := env OMP_NUM_THREADS=$(or $(OMP_NUM_THREADS),2) MPLBACKEND=Agg
 
-.PHONY: demo test test-slow quick check harden bench pages docs wheel try-wheel clean
+.PHONY: demo test test-slow quick check harden bench pages tutorials docs wheel try-wheel clean
 
 # The core alone: what a user installs.
 $(VENV)/.core: pyproject.toml constraints.txt
@@ -48,6 +48,10 @@ bench: $(VENV)/.installed
 # README's results and the generated pages of docs/ from the rows; into another folder by `make pages OUT=DIR`.
 pages: $(VENV)/.installed
 	$(RUN) $(BIN)/python benchmarks/pages/build.py --out $(or $(OUT),.)
+
+# The tutorials run, and their pages show what they print and draw: about five minutes.
+tutorials: $(VENV)/.installed
+	env OMP_NUM_THREADS=1 $(BIN)/python benchmarks/pages/tutorials.py
 
 # The site, in build/site; a warning ends the build.
 docs: $(VENV)/.installed
