@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import shutil
+import subprocess
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -55,6 +57,17 @@ def test_a_workflow_has_the_keys_of_its_schema(path: Path) -> None:
                 assert re.fullmatch(r"[\w-]+/[\w-]+@v\d+", step["uses"])
             for target in re.findall(r"\bmake ([\w-]+)", step.get("run", "")):
                 assert target in TARGETS, target
+
+
+@pytest.mark.skipif(shutil.which("check-jsonschema") is None, reason="needs check-jsonschema, of the extra dev")
+@pytest.mark.parametrize(
+    ("schema", "folder"), [("github-workflows", "workflows"), ("github-issue-forms", "ISSUE_TEMPLATE")]
+)
+def test_githubs_own_schemas_hold(schema: str, folder: str) -> None:
+    files = [str(p) for p in (ROOT / ".github" / folder).glob("*.yml") if p.stem != "config"]
+    command = ["check-jsonschema", "--builtin-schema", f"vendor.{schema}", *files]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_templates_and_hooks_are_readable() -> None:
