@@ -94,6 +94,9 @@ def ends(found: Found) -> str:
 def page(found: Found, appendices: str) -> str:
     """The whole page."""
     counted = [line for lines in found.sections.values() for line in lines]
+    short, longer = (curve(found.rows, run["dual"])[0] for run in (CIFAR.runs, CIFAR.twice))
+    epochs = f"{short['train']['epochs']} or {longer['train']['epochs']}"
+    data = f"{short['train']['images']:,}".replace(",", " ")
     parts = [
         "# Results\n",
         "Written by `python benchmarks/pages/build.py` from the rows in `benchmarks/results/`; no figure here was "
@@ -105,15 +108,16 @@ def page(found: Found, appendices: str) -> str:
         "at a scale that two CPU cores can train; is the method better than what a user would do without it; and "
         "does the answer survive a stronger attack? The settings of the papers themselves need a GPU and have not "
         "run: [what has and has not](appendix/deployment.md#the-papers-own-settings).\n",
-        "Training was short on purpose: 10 000 images, 6 or 12 epochs, a ResNet-8 of width 16, on Fashion-MNIST and "
-        "CIFAR-10, two seeds. Such figures order methods that were trained alike. They do not say what long "
-        "training reaches.\n",
+        f"Training was short on purpose: {data} images, {epochs} epochs, a narrow ResNet-8, on Fashion-MNIST and "
+        "CIFAR-10, two seeds. Such figures order methods that were trained alike. They do not say what long training "
+        "reaches.\n",
         "## What came out\n",
         "".join(f"{n}. {sentence}\n" for n, sentence in enumerate(sentences(found, ""), 1)),
         "![One dial](trade_off.png)\n",
-        "*CIFAR-10 subset, seed 0, PGD-20 (tier `quick`) at the very point, 1 000 images of the `test` split.*\n",
-        "Both ends of the dial, same data, split and seed. Rows with 12 epochs, and OAT with batches of 64, made as "
-        "many updates on about as many attacked images:\n",
+        f"*{CIFAR.name}, {', '.join(longer['attack']['of'])} (tier `{longer['tier']}`) at the very point, "
+        f"{longer['n']} images of the `{longer['split']}` split.*\n",
+        f"Both ends of the dial, same data, split and seed. Rows with {longer['train']['epochs']} epochs, and OAT with "
+        "smaller batches, made as many updates on about as many attacked images:\n",
         ends(found),
         "## Paper by paper\n",
         f"{len(counted)} claims and bars in all ([every one](appendix/claims.md)):\n",

@@ -83,7 +83,7 @@ with TestClient(make_app(service(str(run), backend="torch"), Policy(("safe",), 5
 print("point:", answer["point"])
 classes = trained.splits.test.classes
 print("labels:", [classes[i] for i in trained.splits.test.labels[:4].tolist()])
-print("answer:", [prediction["label"] for prediction in answer["predictions"]])
+print("answer:", answer["labels"])
 
 # %%
 # ## See it
