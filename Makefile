@@ -4,16 +4,21 @@ VENV := .venv
 BIN := $(VENV)/bin
 RUN := env OMP_NUM_THREADS=$(or $(OMP_NUM_THREADS),2) MPLBACKEND=Agg
 
-.PHONY: demo test test-slow quick check harden bench pages wheel clean
+.PHONY: demo test test-slow quick check harden bench pages tutorials docs wheel try-wheel clean
 
-$(VENV)/.installed: pyproject.toml constraints.txt
+# The core alone: what a user installs.
+$(VENV)/.core: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install -q --upgrade pip
+	$(BIN)/python -m pip install -q -c constraints.txt -e .
+	touch $@
+
+# With the extras, the development tools and the other libraries that the tests drive.
+$(VENV)/.installed: $(VENV)/.core
 	$(BIN)/python -m pip install -q -c constraints.txt -e ".[dev]"
 	$(BIN)/python -m pip install -q -c constraints.txt --no-deps timm torchvision
 	touch $@
 
-demo: $(VENV)/.installed
+demo: $(VENV)/.core
 	$(RUN) $(BIN)/rheostat demo
 
 TEST := env OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 MPLBACKEND=Agg $(BIN)/python -m pytest -n 2 --dist worksteal
@@ -42,12 +47,28 @@ bench: $(VENV)/.installed
 	$(RUN) $(BIN)/python benchmarks/measure/speed.py
 	$(RUN) $(BIN)/python benchmarks/measure/costs.py
 
-# README's table, docs/results.md and docs/which.md from the rows; into another folder by `make pages OUT=DIR`.
+# README's results and the generated pages of docs/ from the rows; into another folder by `make pages OUT=DIR`.
 pages: $(VENV)/.installed
 	$(RUN) $(BIN)/python benchmarks/pages/build.py --out $(or $(OUT),.)
 
-wheel: $(VENV)/.installed
-	$(BIN)/python -m pip wheel -q --no-deps -w dist .
+# The tutorials run, and their pages show what they print and draw: about five minutes.
+tutorials: $(VENV)/.installed
+	env OMP_NUM_THREADS=1 $(BIN)/python benchmarks/pages/tutorials.py
+
+# The site, in build/site; a warning ends the build.
+docs: $(VENV)/.installed
+	$(BIN)/python -m pip install -q -c constraints.txt -e ".[docs]"
+	$(BIN)/zensical build --clean --strict
+
+# Both distributions, and the demo in a new environment that has nothing else.
+wheel: $(VENV)/.core
+	$(BIN)/python -m pip install -q build
+	$(BIN)/python -m build -q --outdir dist .
+
+try-wheel: wheel
+	rm -rf build/bare && $(PYTHON) -m venv build/bare
+	build/bare/bin/python -m pip install -q -c constraints.txt dist/rheostat-*.whl
+	cd build && bare/bin/rheostat --version && bare/bin/rheostat demo --out demo
 
 clean:
 	rm -rf $(VENV) build dist

@@ -1,4 +1,4 @@
-"""Sections of docs/results.md on the evaluation itself: tiers against AutoAttack, and the L2 rows."""
+"""Sections of docs/appendix/evaluation.md (tiers, L2) and of docs/appendix/deployment.md (serving)."""
 
 from __future__ import annotations
 

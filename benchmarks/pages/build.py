@@ -1,4 +1,4 @@
-"""Makes docs/results.md, docs/which.md, docs/adopted.md, their pictures and README's table from the rows alone.
+"""Makes README's results, docs/results.md, its appendices, docs/which.md and all pictures from the rows alone.
 
 `python benchmarks/pages/build.py` renews the repository's own; `--out DIR` writes DIR/README.md and DIR/docs/ instead.
 """
@@ -9,14 +9,18 @@ import argparse
 from pathlib import Path
 
 import adopted
+import appendix
 import believing
 import claims
+import concepts
 import conditioning
 import masks
+import method_pages
 import multi_exit
 import needs
 import pictures
 import progress
+import readme
 import replays
 import rivals
 import squares
@@ -25,11 +29,13 @@ import surprises
 import timings
 import variants
 from dedicated import against_dedicated, along
-from markdown import contents, dial, find, table
-from plain import Row, read_rows_plain, typed
+from markdown import find, table
+from plain import Row, read_rows_plain
 
+import models
+import results
 import training
-from rheostat.reports.page import as_bytes, trade_off
+from rheostat.reports.dial_plots import as_bytes
 from rheostat.runtime.files import write_bytes, write_text
 
 ROOT = Path(__file__).parents[2]
@@ -39,7 +45,6 @@ OTHERS = (
     *("variants", "rivals", "naive-segment", "adopted", "adopted-speed", "square"),
 )
 """Files of rows that are not evaluations along a dial."""
-SHOWN = ("pgd-at-0", "pgd-at-0.2", "pgd-at-1", "oat-fashion", "dual-fashion")
 
 
 def load() -> list[Row]:
@@ -57,13 +62,6 @@ def load() -> list[Row]:
         "paper",
     )
     return [r for n in names for r in read_rows_plain(RESULTS / f"{n}.jsonl")]
-
-
-def filled(page: str, name: str, content: str) -> str:
-    """A page with what stands between <!-- name --> and <!-- end --> exchanged."""
-    head, _, rest = page.partition(f"<!-- {name} -->\n")
-    _, _, tail = rest.partition("<!-- end -->")
-    return f"{head}<!-- {name} -->\n{content}<!-- end -->{tail}"
 
 
 def main() -> None:
@@ -144,7 +142,7 @@ def build(out: Path) -> None:
         + replay_claims
         + export_claims,
     }
-    surprised = surprises.section(
+    full = surprises.section(
         surprises.time(equal_claims),
         surprises.two_networks(other_claims),
         surprises.noise(other_claims + equal_claims, read["alphas"]),
@@ -154,89 +152,91 @@ def build(out: Path) -> None:
         surprises.widths(read["speed"]),
     )
     first = find(rows, "oat-fashion", "at-0")[0]
-    parts = [
-        claims.page(sections),
-        surprised,
-        "## Every dial of the study\n\nA curve is one network; dotted ones had twice the epochs. An interval is about "
-        "± 3 points (± 2 at 2 000 images), and paired differences are far sharper: the tables below have them.\n\n"
-        "![dials](study.png)\n",
-        others,
-        equal,
-        study.orders(other_claims + equal_claims, later),
-        strong,
-        rivals.section(read["rivals"] + read["naive-segment"], RESULTS),
-        f"## OAT, dual and dedicated models on Fashion-MNIST\n\nOne net (ResNet-8, width 16), "
-        f"{first['train']['images']} training images, {first['train']['epochs']} epochs, PGD-2 in "
-        f"training, eps {first['attack']['eps']:g}; measured by PGD-20 on {first['n']} test images, "
-        f"seed {first['seed']}, training seed {first['train']['seed']}, on {first['hardware']['device']}.\n",
-        f'At each λ, rule "at-0" (bar: (SA + RA) / 2 not more than 1.5 points below the dedicated '
-        f"model's, and no point dominated beyond paired intervals): **{'met' if met else 'not met'}**.\n",
-        comparison,
-        "![trade-off](trade_off.png)\n",
-        '## OAT along λ, untrained values included ("at-0")\n',
-        along(rows, RESULTS, "oat-fashion", "at-0"),
-        "## The same with four cosine features (the code swings between λ = 0.4 and 1)\n",
-        along(rows, RESULTS, "oat-fashion-d4", "at-0"),
-        "## OAT along the calibrated dial\n",
-        along(rows, RESULTS, "oat-fashion", None),
-        "## dual (a dual norm and nothing else)\n",
-        along(rows, RESULTS, "dual-fashion", None),
-        conditioning.seeds(rows),
-        volumes,
-        study.cifar(rows),
-        '### OAT against dedicated models there, rule "at-0"\n\n' + cifar_table,
-        training.ablation(rows),
-        training.options(rows, RESULTS),
-        variants.variants(read["variants"], RESULTS),
-        dials,
-        smart,
-        masks.ablation(rows),
-        masks.densities(rows, read["costs"]),
-        widths,
-        conditioning.noise(rows, RESULTS, read["alphas"]),
-        static,
-        timing,
-        multi_exit.matrix(rows),
-        multi_exit.three_dials(rows),
-        tiers,
-        squares.budget(read["square"], RESULTS),
-        believing.l2(read["l2"]),
-        serving,
-        replayed,
-        exported,
-        progress.state(),
-        progress.papers(rows),
-        timings.costs(read["costs"]),
-        "## Training seconds, one thread (machine shared by other runs)\n",
-        table(["run", "seconds"], [[k, f"{v:.0f}"] for k, v in seconds.items()]),
-        "## Speed (`make bench`)\n",
-        timings.speed(read["speed"]),
-    ]
-    head = (
-        "# Results\n\nWritten by `python benchmarks/pages/build.py` from the rows in "
-        "`benchmarks/results/`; no figure here was typed. Brackets are exact 95 % intervals; "
-        "differences are paired on the same images. [Which method for which need](which.md) is the short way in.\n"
-    )
-    parts = [head, contents(parts), *parts]
-    write_text(out / "docs" / "results.md", "\n".join(parts))
-    write_text(out / "docs" / "which.md", needs.page(rows, RESULTS))
-    write_text(out / "docs" / "adopted.md", adopted.page(read["adopted"], read["adopted-speed"]))
-    readme = (ROOT / "README.md").read_text()
-    readme = filled(readme, "results", comparison)
-    readme = filled(readme, "finding", surprises.time(equal_claims) + "\n")
-    readme = filled(readme, "ladder", replays.sentence(read["serve-trace"]))
-    write_text(out / "README.md", readme)
-    shown = [r for run in SHOWN for r in (dial(rows, run) or find(rows, run, None))]
-    write_bytes(out / "docs" / "trade_off.png", as_bytes(trade_off([typed(r) for r in shown]), "png"))
+    pages = {
+        "claims": [claims.page(sections), full],
+        "study": [
+            "## Every dial of the study\n\nSA against RA by PGD-20 (tier `quick`), test images; n is in the tables "
+            "below. A curve is one network; dotted ones had twice the epochs. An interval is about "
+            "± 3 points (± 2 at 2 000 images), and paired differences are far sharper: the tables below have them.\n\n"
+            "![Every dial of the study](../study.png)\n",
+            others,
+            equal,
+            study.orders(other_claims + equal_claims, later),
+            strong,
+            study.cifar(rows),
+            '### OAT against dedicated models there, rule "at-0"\n\n' + cifar_table,
+        ],
+        "fashion": [
+            f"## OAT, dual and dedicated models on Fashion-MNIST\n\nOne net (ResNet-8, width 16), "
+            f"{first['train']['images']} training images, {first['train']['epochs']} epochs, PGD-2 in "
+            f"training, eps {first['attack']['eps']:g}; measured by PGD-20 on {first['n']} test images, "
+            f"seed {first['seed']}, training seed {first['train']['seed']}, on {first['hardware']['device']}.\n",
+            f'At each λ, rule "at-0" (bar: (SA + RA) / 2 not more than 1.5 points below the dedicated '
+            f"model's, and no point dominated beyond paired intervals): **{'met' if met else 'not met'}**.\n",
+            comparison,
+            '## OAT along λ, untrained values included ("at-0")\n',
+            along(rows, RESULTS, "oat-fashion", "at-0"),
+            "## The same with four cosine features (the code swings between λ = 0.4 and 1)\n",
+            along(rows, RESULTS, "oat-fashion-d4", "at-0"),
+            "## OAT along the calibrated dial\n",
+            along(rows, RESULTS, "oat-fashion", None),
+            "## dual (a dual norm and nothing else)\n",
+            along(rows, RESULTS, "dual-fashion", None),
+            conditioning.seeds(rows),
+            volumes,
+        ],
+        "methods": [
+            dials,
+            smart,
+            masks.ablation(rows),
+            masks.densities(rows, read["costs"]),
+            widths,
+            conditioning.noise(rows, RESULTS, read["alphas"]),
+            variants.variants(read["variants"], RESULTS),
+            rivals.section(read["rivals"] + read["naive-segment"], RESULTS),
+        ],
+        "exits": [static, timing, multi_exit.matrix(rows), multi_exit.three_dials(rows)],
+        "training": [
+            training.ablation(rows),
+            training.options(rows, RESULTS),
+            "## Training seconds, one thread (machine shared by other runs)\n",
+            table(["run", "seconds"], [[k, f"{v:.0f}"] for k, v in seconds.items()]),
+            "## Speed (`make bench`)\n",
+            timings.speed(read["speed"]),
+        ],
+        "evaluation": [tiers, squares.budget(read["square"], RESULTS), believing.l2(read["l2"])],
+        "deployment": [
+            serving,
+            replayed,
+            exported,
+            timings.costs(read["costs"]),
+            progress.state(),
+            progress.papers(rows),
+        ],
+    }
+    docs = out / "docs"
+    for name, parts in pages.items():
+        write_text(docs / "appendix" / f"{name}.md", appendix.page(name, parts))
+    found = results.Found(rows, RESULTS, sections, other_claims, equal_claims, read)
+    write_text(docs / "results.md", results.page(found, appendix.contents()))
+    write_text(docs / "which.md", needs.page(rows, RESULTS))
+    write_text(docs / "models.md", models.page())
+    write_text(docs / "adopted.md", adopted.page(read["adopted"], read["adopted-speed"]))
+    for name, text in method_pages.pages(rows, RESULTS).items():
+        write_text(docs / "methods" / f"{name}.md", text)
+    write_text(out / "README.md", readme.page((ROOT / "README.md").read_text(), found))
+    write_bytes(docs / "trade_off.png", as_bytes(pictures.one_dial(rows), "png"))
     if shown_widths := [r for r in rows if r["run"] in ("oats-fashion", "float-slim-fashion") and r["rule"] == "at-0"]:
-        write_bytes(out / "docs" / "widths.png", as_bytes(pictures.widths(shown_widths), "png"))
-    if (replay := replays.picture(read["serve-trace"])) is not None:
-        write_bytes(out / "docs" / "serve_trace.png", as_bytes(replay, "png"))
+        write_bytes(docs / "widths.png", as_bytes(pictures.widths(shown_widths), "png"))
     if (every := pictures.dials(rows)) is not None:
-        write_bytes(out / "docs" / "study.png", as_bytes(every, "png"))
+        write_bytes(docs / "study.png", as_bytes(every, "png"))
+    if (replay := replays.picture(read["serve-trace"])) is not None:
+        write_bytes(docs / "serve_trace.png", as_bytes(replay, "png"))
     if (compared := rivals.picture(read["rivals"])) is not None:
-        write_bytes(out / "docs" / "rivals.png", as_bytes(compared, "png"))
-    print(f"wrote README.md, docs/results.md, docs/which.md, docs/adopted.md and the pictures beside them into {out}")
+        write_bytes(docs / "rivals.png", as_bytes(compared, "png"))
+    for name, draw in concepts.PICTURES.items():
+        write_bytes(docs / "concepts" / f"{name}.png", as_bytes(draw(rows), "png"))
+    print(f"wrote README.md, the generated pages of docs/ and their pictures into {out}")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The sections of docs/results.md on every way to condition: seeds, dials, widths, noise."""
+"""The sections of docs/appendix on every way to condition: seeds, dials, widths, noise."""
 
 from __future__ import annotations
 
@@ -211,7 +211,7 @@ def widths(rows: list[Row]) -> tuple[str, bool]:
         "## Widths\n\nEach width against a model of that width alone, trained as long (bar: within 2 "
         "points). A step of the slimmed net trains every width, so it costs the sum of theirs.\n\n"
     )
-    return text + table(head, body) + "\n![λ × width](widths.png)\n", met
+    return text + table(head, body) + "\n![λ × width](../widths.png)\n", met
 
 
 def noise(rows: list[Row], results: Path, alphas: list[Row]) -> str:

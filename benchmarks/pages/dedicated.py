@@ -1,4 +1,4 @@
-"""The comparison with networks trained for one λ, and curves along a dial: sections of docs/results.md."""
+"""The comparison with networks trained for one λ, and curves along a dial: sections of docs/appendix."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the sections of docs/results.md share: finding rows, cells, Markdown tables."""
+"""What the generated pages share: finding rows, cells, Markdown tables."""
 
 from __future__ import annotations
 

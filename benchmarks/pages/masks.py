@@ -1,4 +1,4 @@
-"""The sections of docs/results.md on sparse networks: FLOATS, SMART and the design of its masks."""
+"""The sections of docs/appendix on sparse networks: FLOATS, SMART and the design of its masks."""
 
 from __future__ import annotations
 

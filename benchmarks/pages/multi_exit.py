@@ -1,4 +1,4 @@
-"""The sections of docs/results.md on exits: against the static net, the defence matrix, three dials."""
+"""The sections of docs/appendix on exits: against the static net, the defence matrix, three dials."""
 
 from __future__ import annotations
 

@@ -120,7 +120,7 @@ def page(rows: list[Row], results: Path) -> str:
             "exit 1), seed 0, PGD-20 made white-box at the very point. What such figures are worth: they order methods "
             "trained alike and briefly, and say nothing of what long training reaches.\n",
             f"Area under the dial, square points, at about equal training time: {compared}. Intervals and every pair: "
-            "[results](results.md#at-equal-numbers-of-attacked-images).\n",
+            "[the study](appendix/study.md#at-equal-numbers-of-attacked-images).\n",
             "![dials](study.png)\n",
             "## How to read it\n",
             "- **SA** is standard accuracy, **RA** robust accuracy: the share of images that no attack that was run "
@@ -136,6 +136,7 @@ def page(rows: list[Row], results: Path) -> str:
             "masks by channel; unstructured zeros save storage, not time.\n",
             "Whatever is taken, `rheostat choose` decides the operating point on images of its own, and "
             "`rheostat evaluate --tier standard` says what PGD-20 flattered "
-            "([what it hid here](results.md#the-robust-end-under-stronger-attacks), [evaluation](evaluation.md)).\n",
+            "([what it hid here](appendix/study.md#the-robust-end-under-stronger-attacks); "
+            "[evaluation](evaluation.md)).\n",
         ]
     )

@@ -1,4 +1,4 @@
-"""The pictures of docs/results.md: every dial of the study, and λ × width."""
+"""The pictures of README and of docs/: one dial, every dial of the study, and λ × width."""
 
 from __future__ import annotations
 
@@ -8,10 +8,38 @@ from groups import GROUPS, METHODS, TWICE, curve, dedicated
 from matplotlib.figure import Figure
 from plain import Row, worst_rows
 
-from rheostat.reports.page import COLOURS, MARKS
+from rheostat.reports.dial_plots import COLOURS, MARKS
 
 SHOWN = ("oat", "dual", "float", "floats-0.3", "smart", "mixing")
 """The methods that the study's picture shows."""
+
+
+def one_dial(rows: list[Row]) -> Figure:
+    """One network's dial on the CIFAR-10 subset, seed 0, and dedicated networks as crosses: README's picture."""
+    group = next(g for g in GROUPS if g.name == "CIFAR-10 subset, seed 0")
+    figure = Figure(figsize=(7.2, 4.2), layout="constrained")
+    axes = figure.add_subplot()
+    longer, equal = curve(rows, group.twice["dual"]), curve(rows, group.runs["dual"])
+    alone = dedicated(rows, group)
+    for line, style, colour in ((longer, "o-", COLOURS[0]), (equal, "o--", COLOURS[5])):
+        epochs = line[0]["train"]["epochs"]
+        axes.plot(*_points(line), style, color=colour, markersize=4, label=f"one network with a dial, {epochs} epochs")
+    for place, offset in ((0, (-4, -16)), (-1, (8, 4))):
+        at = longer[place]["at"]["robustness"]
+        x, y = 100 * longer[place]["robust_accuracy"], 100 * longer[place]["clean_accuracy"]
+        axes.annotate(f"dial at {at:g}", (x, y), xytext=offset, textcoords="offset points", fontsize=9)
+    label = f"a network trained for one balance, {alone[0][1]['train']['epochs']} epochs each"
+    axes.plot(*_points(r for _, r in alone), "kx", markersize=9, markeredgewidth=2, label=label)
+    first = longer[0]
+    axes.set_title(
+        f"CIFAR-10 subset ({first['train']['images']} training images), PGD-20, {first['split']}, n = {first['n']}",
+        fontsize=10,
+    )
+    axes.set_xlabel("robust accuracy, %")
+    axes.set_ylabel("standard accuracy, %")
+    axes.grid(alpha=0.25)
+    axes.legend(fontsize=9, loc="lower left")
+    return figure
 
 
 def dials(rows: list[Row]) -> Figure | None:

@@ -1,4 +1,4 @@
-"""The sections of docs/results.md on what has run: the study's queue, the papers' own settings."""
+"""The sections of docs/appendix on what has run: the study's queue, the papers' own settings."""
 
 from __future__ import annotations
 

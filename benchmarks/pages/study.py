@@ -1,4 +1,4 @@
-"""Sections of docs/results.md on the study: every dial against plain alternatives, CIFAR-10, stronger attacks."""
+"""Sections of docs/appendix on the study: every dial against plain alternatives, CIFAR-10, stronger attacks."""
 
 from __future__ import annotations
 

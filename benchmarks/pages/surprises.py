@@ -1,4 +1,4 @@
-"""What we did not expect: a section of docs/results.md, each sentence said only where its rows bear it out."""
+"""What we did not expect: a section of docs/appendix/claims.md, each sentence said only where its rows bear it out."""
 
 from __future__ import annotations
 

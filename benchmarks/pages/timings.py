@@ -1,4 +1,4 @@
-"""The sections of docs/results.md on times and costs: `make bench`, folded latency, exports."""
+"""The sections of docs/appendix on times and costs: `make bench`, folded latency, exports."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Sections of docs/results.md on training: options that decide robust accuracy, and OAT's own ablation."""
+"""Sections of docs/appendix on training: options that decide robust accuracy, and OAT's own ablation."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ from rheostat.training import (
     training_step,
 )
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
     "Attack",

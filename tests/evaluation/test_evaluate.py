@@ -24,7 +24,7 @@ from rheostat.evaluation.options import EvaluationOptions
 from rheostat.evaluation.target import Target, from_factory
 from rheostat.points.grid import parse_grid
 from rheostat.points.point import Point
-from rheostat.reports.page import trade_off, write_report
+from rheostat.reports import trade_off, write_report
 from rheostat.results.areas import compared, hypervolume, normalised
 from rheostat.results.bits import read_bits
 from rheostat.results.intervals import exact, not_lower, paired, reversals

@@ -234,7 +234,7 @@ def test_a_curve_is_rows_that_agree_in_all_but_the_point() -> None:
 
 
 def test_a_picture_joins_no_rows_of_different_attacks_or_splits() -> None:
-    from rheostat.reports.page import along_dial, trade_off
+    from rheostat.reports.dial_plots import along_dial, trade_off
 
     rows = [made_row(at={"robustness": v}) for v in (0.0, 1.0)]
     rows += [made_row(at={"robustness": v}, split="calibrate-choose") for v in (0.0, 0.5, 1.0)]

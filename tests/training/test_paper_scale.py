@@ -15,7 +15,7 @@ from rheostat import data
 from rheostat.training.loop import build, train
 from rheostat.training.recipe import load_recipe, names
 
-PAPER_SCALE = [n for n in names() if not n.endswith(("-fashion", "-digits", "-small"))]
+PAPER_SCALE = [n for n in names() if not n.endswith(("-fashion", "-digits", "-small", "-mini"))]
 CLASSES = {"mnist": 10, "cifar10": 10, "cifar100": 100, "svhn": 10, "stl10": 10, "tiny-imagenet": 4}
 RNG = np.random.default_rng(0)
 

@@ -30,17 +30,19 @@ def set_threads(count: int | None) -> None:
         torch.set_num_threads(count)
 
 
-@app.command()
+@app.command(epilog="Example: rheostat choose runs/shop --min-robust 0.4 --max-macs 20M --name safe")
 def choose(
     run: Annotated[str, typer.Argument(help="A run's folder, or a model file with --rows.")],
-    min_robust: Annotated[float | None, typer.Option(help="Least robust accuracy, 0 to 1.")] = None,
-    min_clean: Annotated[float | None, typer.Option(help="Least clean accuracy, 0 to 1.")] = None,
-    max_macs: Annotated[str | None, typer.Option(help="Most MACs an image: 20M, 1.5G.")] = None,
+    min_robust: Annotated[float | None, typer.Option(help="Minimum robust accuracy, 0 to 1.")] = None,
+    min_clean: Annotated[float | None, typer.Option(help="Minimum clean accuracy, 0 to 1.")] = None,
+    max_macs: Annotated[str | None, typer.Option(help="Maximum MACs per image: 20M, 1.5G.")] = None,
     max_latency: Annotated[
-        str | None, typer.Option(help="Most time for one image, folded, on this machine: 5ms.")
+        str | None, typer.Option(help="Maximum time for one image, folded, on this machine: 5ms.")
     ] = None,
-    maximise: Annotated[str, typer.Option(help="clean, robust, or the least macs or latency.")] = "clean",
-    confidence: Annotated[float, typer.Option(help="At which all bounds hold together.")] = 0.95,
+    maximise: Annotated[
+        str, typer.Option(help="What to make best: clean, robust, macs or latency (the lowest).")
+    ] = "clean",
+    confidence: Annotated[float, typer.Option(help="Confidence at which all bounds hold together.")] = 0.95,
     name: Annotated[str | None, typer.Option(help="Store the point in the model's file: safe, balanced, fast.")] = None,
     ladder: Annotated[
         str, typer.Option(help="Choose a ladder for a server, and store its points by these names: safe,balanced,fast.")
@@ -51,7 +53,7 @@ def choose(
     threads: Threads = None,
     verify: Verify = True,
 ) -> None:
-    """Choose an operating point from rows on calibrate-choose, by bounds; exit 1 if none keeps the limits."""
+    """Choose an operating point from rows on calibrate-choose, by confidence bounds; exit 1 if none qualifies."""
     from rheostat.deploy.choosing import Need
     from rheostat.deploy.named_points import choice_lines, choose_ladder_points, choose_point, ladder_lines, store_point
     from rheostat.runtime.quantities import quantity
@@ -92,7 +94,7 @@ def choose(
         )
 
 
-@app.command()
+@app.command(epilog="Example: rheostat export runs/shop --at safe --out safe.onnx")
 def export(
     file: File,
     at: Annotated[str, typer.Option(help="A stored name, or dials: robustness=1 width=0.5.")] = "",
@@ -102,7 +104,7 @@ def export(
     int8: Annotated[
         bool, typer.Option("--int8", help="Quantise, and measure SA and RA again (needs the data).")
     ] = False,
-    examples: Annotated[int, typer.Option(help="Images that int8 is measured on.", min=10)] = 300,
+    examples: Annotated[int, typer.Option(help="Images on which int8 is measured.", min=10)] = 300,
     net: Network = None,
     data_dir: DataDir = None,
     threads: Threads = None,
@@ -166,7 +168,7 @@ def _int8(subject: Any, model: Any, point: Any, path: Path, examples: int, data_
     )
 
 
-@app.command()
+@app.command(epilog="Example: rheostat bench runs/shop --seconds 0.1")
 def bench(
     file: File,
     at: Annotated[str, typer.Option(help="Points; default the stored ones, else the dials' ends.")] = "",
@@ -222,11 +224,11 @@ def bench(
         console.print(f"wrote {out}", markup=False)
 
 
-@app.command()
+@app.command(epilog="Example: rheostat card runs/shop --out CARD.md")
 def card(
     file: File,
     rows: Annotated[Path | None, typer.Option(help="Rows file; default the run's.")] = None,
-    out: Annotated[Path | None, typer.Option(help="Write here; default to the terminal.")] = None,
+    out: Annotated[Path | None, typer.Option(help="File to write; default the terminal.")] = None,
     net: Network = None,
 ) -> None:
     """Write a model card from a model's file and its rows."""

@@ -1,18 +1,27 @@
-"""What a person sees while a run works: a bar with loss, accuracies and ETA; lines where no screen is."""
+"""What a person sees while a run works: a bar with ETA; on a file or a pipe a line every so often."""
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
+EVERY = 20.0
+"""Seconds between lines where no terminal shows a bar."""
+SURE = 2.0
+"""Seconds of work from which the rest is estimated."""
+
 
 class Show:
-    """Callable with events of `train` and `evaluate`; a context manager around them."""
+    """Callable with events of `train` and `evaluate`; a context manager around them.
 
-    def __init__(self, console: Console) -> None:
-        self.console = console
+    `lines`: a line after each epoch and point; without, the bar alone.
+    """
+
+    def __init__(self, console: Console, *, lines: bool = True) -> None:
+        self.console, self.lines = console, lines
         self.spoke = False
         self.bar = Progress(
             TextColumn("{task.description}"),
@@ -25,6 +34,7 @@ class Show:
             disable=not console.is_terminal,
         )
         self.task: Any = None
+        self.pace: Pace | None = None
 
     def __enter__(self) -> Show:
         self.bar.start()
@@ -37,7 +47,9 @@ class Show:
         """Show one event."""
         self.spoke = True
         kind = event["event"]
-        if kind == "step":
+        if kind == "plan" and self.lines:
+            self.console.print(plan_line(event), markup=False)
+        elif kind == "step":
             clean = event.get("clean", 0) / max(event.get("clean_n", 0), 1)
             robust = event.get("robust", 0) / max(event.get("robust_n", 0), 1)
             self._advance(
@@ -48,7 +60,7 @@ class Show:
             )
         elif kind == "chunk":
             self._advance("measuring", event["done"], event["total"], "")
-        elif kind == "epoch":
+        elif kind == "epoch" and self.lines:
             self.console.print(epoch_line(event))
         elif kind == "finished":
             self.console.print(f"{event['folder']}: this run is finished; nothing is done (--fresh starts it over)")
@@ -56,7 +68,7 @@ class Show:
             self.console.print(f"calibration-failed: {event['why']}; {event['model']} is the model as trained")
         elif kind == "not-saved":
             self.console.print(f"no model file is written: {event['why']}", markup=False)
-        elif kind == "point" and not self.console.is_terminal:
+        elif kind == "point" and self.lines and not self.console.is_terminal:
             row = event["row"]
             at = " ".join(f"{k}={v:g}" for k, v in row.at.items())
             self.console.print(
@@ -65,9 +77,47 @@ class Show:
             )
 
     def _advance(self, what: str, done: int, total: int, note: str) -> None:
-        if self.task is None:
+        if self.pace is None:
+            self.pace = Pace(what, time.monotonic(), done)
             self.task = self.bar.add_task(what, total=total, note=note)
         self.bar.update(self.task, completed=done, total=total, description=what, note=note)
+        # The first line estimates the whole; the others replace the bar where there is no terminal.
+        line = self.pace.line(done, total, time.monotonic())
+        if line is not None and (not self.console.is_terminal or (self.lines and self.pace.said == 1)):
+            self.console.print(line, markup=False)
+
+
+class Pace:
+    """How fast work goes, and so how long the rest will take."""
+
+    def __init__(self, what: str, now: float, done: int) -> None:
+        self.what, self.since, self.begun = what, now, done
+        self.last, self.said = now, 0
+
+    def line(self, done: int, total: int, now: float) -> str | None:
+        """A line where one is due: the first after SURE seconds of work, then one every EVERY seconds."""
+        if done <= self.begun or done >= total or now - self.since < SURE:
+            return None
+        if self.said and now - self.last < EVERY:
+            return None
+        rest = (total - done) * (now - self.since) / (done - self.begun)
+        if not self.said and rest < EVERY:
+            return None
+        self.last, self.said = now, self.said + 1
+        return f"{self.what} {done}/{total}, about {duration(rest)} to go"
+
+
+def duration(seconds: float) -> str:
+    """45 s, 12 min, 3.5 h."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def plan_line(event: dict[str, Any]) -> str:
+    """What a measurement consists of: points × attacks × images."""
+    parts = [f"{event[k]} {k if event[k] != 1 else k[:-1]}" for k in ("points", "attacks", "images")]
+    return "measuring " + " × ".join(parts)
 
 
 def epoch_line(event: dict[str, Any]) -> str:

@@ -13,16 +13,16 @@ from rheostat.cli.deploy import Verify
 app = typer.Typer()
 
 
-@app.command()
+@app.command(epilog="Example: rheostat queue benchmarks/queues/study.toml --list")
 def queue(
     file: Annotated[Path, typer.Argument(help="A queue file: recipes with changes, and what to measure of each.")],
     runs: Annotated[Path, typer.Option(help="Folder of the runs.")] = Path("runs"),
     only: Annotated[str, typer.Option(help="The run of this name, or all whose names contain it.")] = "",
-    minutes: Annotated[float | None, typer.Option(help="Begin no further run after so many minutes.")] = None,
+    minutes: Annotated[float | None, typer.Option(help="Start no further run after this many minutes.")] = None,
     stretch: Annotated[
-        float | None, typer.Option(help="Stop after so many minutes, anywhere; the same command continues.")
+        float | None, typer.Option(help="Stop after this many minutes, even within a run; the same command continues.")
     ] = None,
-    list_: Annotated[bool, typer.Option("--list", help="Say what has run, and stop.")] = False,
+    list_: Annotated[bool, typer.Option("--list", help="List what has run, and stop.")] = False,
     threads: Annotated[int, typer.Option(help="CPU threads of a run.", min=1)] = 2,
     verify: Verify = True,
 ) -> None:

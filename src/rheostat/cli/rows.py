@@ -14,7 +14,7 @@ from rheostat.cli.terminal import console
 app = typer.Typer()
 
 
-@app.command()
+@app.command(epilog="Example: rheostat report runs/shop")
 def report(
     runs: Annotated[list[Path], typer.Argument(help="Run folders or rows files; several are compared.")],
     out: Annotated[Path | None, typer.Option(help="Folder to write to; default the first run.")] = None,
@@ -61,17 +61,18 @@ def _comparisons(runs: list[Any]) -> list[Any]:
     return out
 
 
-@app.command()
+@app.command(epilog="Example: rheostat compare runs/shop runs/other --tier standard")
 def compare(
     run: Annotated[str, typer.Argument(help="A run's folder, a rows file, or FILE:NAME.")],
     other: Annotated[str, typer.Argument(help="What it is compared with.")],
     at: Annotated[str, typer.Option(help="Fix dials that only one of them has: width=1, or robustness=1.")] = "",
     tier: Annotated[str, typer.Option(help="quick, standard or full.")] = "quick",
     between: Annotated[
-        str | None, typer.Option(help="Rows by a norm rule: at-0, at-0.1, at-0.5, at-0.6, blend.")
+        str | None, typer.Option(help="Compare rows measured with a norm rule: at-0, at-0.1, at-0.5, at-0.6, blend.")
     ] = None,
     above: Annotated[
-        float | None, typer.Option(help="The SA, 0 to 1, above which areas are taken; default 2 points below all.")
+        float | None,
+        typer.Option(help="The SA, 0 to 1, above which areas are measured; default 2 points below the lowest."),
     ] = None,
 ) -> None:
     """Say whether one run is better than another: paired differences on the same images."""

@@ -15,7 +15,7 @@ from rheostat.cli.terminal import console
 app = typer.Typer()
 
 
-@app.command()
+@app.command(epilog="Example: rheostat serve runs/shop --ladder safe,fast --target-ms 50")
 def serve(
     file: File,
     host: Annotated[str, typer.Option(help="Address; beyond loopback the policy needs a token.")] = "127.0.0.1",
@@ -33,14 +33,16 @@ def serve(
     ] = None,
     min_robust: Annotated[
         float | None,
-        typer.Option(help="No point measured below is ever used. Default half of the first point's; 0 for any point."),
+        typer.Option(
+            help="Least measured robust accuracy of a point in use. Default half of the first point's; 0 allows any."
+        ),
     ] = None,
     token_file: Annotated[
         Path | None,
         typer.Option(help="Tokens that may change the policy, one a line. RHEOSTAT_TOKEN in the environment is one."),
     ] = None,
     predict_token_file: Annotated[
-        Path | None, typer.Option(help="Tokens that may ask for predictions; default anybody may.")
+        Path | None, typer.Option(help="Tokens that may ask for predictions; without this file anybody may.")
     ] = None,
     private: Annotated[bool, typer.Option("--private", help="/metrics and /v1/points need one of the tokens.")] = False,
     open_policy: Annotated[bool, typer.Option("--open-policy", help="No token needed; loopback alone.")] = False,
@@ -72,7 +74,7 @@ def serve(
     max_connections: Annotated[int, typer.Option(help="Connections; then 503.", min=1)] = 1024,
     rate: Annotated[float | None, typer.Option(help="Requests a second of one client; then 429.", min=0.01)] = None,
     behind_proxy: Annotated[
-        bool, typer.Option("--behind-proxy", help="Believe X-Forwarded-For of a proxy on this machine.")
+        bool, typer.Option("--behind-proxy", help="Trust X-Forwarded-For from a proxy on this machine.")
     ] = False,
     access_log: Annotated[bool, typer.Option("--access-log", help="One line of JSON a request.")] = False,
     playground: Annotated[

@@ -13,7 +13,7 @@ from rheostat.cli.terminal import console
 app = typer.Typer()
 
 
-@app.command()
+@app.command(epilog="Example: rheostat train dual-fashion --data-dir DATA --out runs/shop --set train.epochs=8")
 def train(
     recipe: Annotated[str, typer.Argument(help="A recipe's name (see `rheostat recipes`) or file.")],
     out: Annotated[Path | None, typer.Option(help="Run folder; default runs/NAME.")] = None,

@@ -211,6 +211,9 @@ def _run(
         store.open()
     ranks.wait()
     own = range(ranks.rank, len(parts), ranks.world)
+    if report is not None:
+        size = {"points": len(task.points), "attacks": len(task.attacks), "images": len(dataset)}
+        report({"event": "plan", **size})
     for done, number in enumerate(own, 1):
         if store is None or not store.has(number):
             part = parts[number]

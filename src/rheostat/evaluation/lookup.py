@@ -28,8 +28,6 @@ FORMED = "pgd20"
 """What attacks the forms of a multi-exit model where no attack of the tier can."""
 
 
-
-
 def find_target(which: str, *, name: str | None, between: str | None, net: str | None = None) -> Target:
     """What to measure: a run's folder, a model file, a packaged name or package.module:factory.
 

@@ -35,7 +35,7 @@ class Bits:
 
     clean: Tensor
     standing: list[Tensor]
-    """After each attack, who still stands."""
+    """Which images are still classified right after each attack."""
     seconds: list[float]
     queries: list[int]
     draws: list[Tensor]

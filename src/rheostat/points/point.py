@@ -17,8 +17,9 @@ class Point(Mapping[str, Value]):
     A value is a float or a (B,) tensor, one entry per example of the batch. Points without tensors
     are hashable and compare by value.
 
-    >>> Point(robustness=0.3, width=0.5)
-    Point(robustness=0.3, width=0.5)
+    Examples:
+        >>> Point(robustness=0.3, width=0.5)
+        Point(robustness=0.3, width=0.5)
     """
 
     __slots__ = ("_values",)

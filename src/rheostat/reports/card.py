@@ -45,21 +45,23 @@ def card(model: Tunable, about: About, rows: list[Row], *, name: str, digest: st
         parts.append("Nothing has been measured: run `rheostat evaluate`.\n")
     else:
         parts += [
-            "Robust accuracy is measured under the attacks named, at the point scored; a stronger attack can only "
-            "lower it. Brackets are exact 95 % intervals.\n",
-            "| point | split | clean % | robust % | attacks | n | M MACs | raised |",
-            "|---|---|---|---|---|---|---|---|",
+            "SA, standard accuracy, is the share of images classified correctly; RA, robust accuracy, the share still "
+            "classified correctly after the attacks named, made at the point scored; a stronger attack can only lower "
+            "it. t is the position of the dial, from 0 (most accurate) to 1 (most robust), and λ its scale before "
+            "calibration. Brackets are exact 95 % intervals.\n",
+            "| point | SA % | RA % | attacks | tier | split | n | M MACs | raised |",
+            "|---|---|---|---|---|---|---|---|---|",
         ]
         parts += [
-            f"| {point_label(r)} | {r.split} | {percent(r.clean_accuracy, r.interval.clean)} | "
+            f"| {point_label(r)} | {percent(r.clean_accuracy, r.interval.clean)} | "
             f"{percent(r.robust_accuracy, r.interval.robust)} | {', '.join(r.attack.names)} "
-            f"({r.attack.norm} {r.attack.eps:.4g}) | {r.n} | {r.macs.mean / 1e6:.2f} | "
+            f"({r.attack.norm} {r.attack.eps:.4g}) | {r.tier} | {r.split} | {r.n} | {r.macs.mean / 1e6:.2f} | "
             f"{', '.join(r.flags) or 'none'} |"
             for r in worst
         ]
         parts.append("")
         parts += [f"- {line}" for line in attacker_lines(rows)]
-        raised = sorted({f for r in worst for f in r.flags})
+        raised = sorted({f for r in rows for f in r.flags})
         parts += [f"- `{f}`: {NAMES[f].why}." for f in raised if f in NAMES]
         parts.append("")
     if model.points:

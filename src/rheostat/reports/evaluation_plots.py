@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 MOST = 6
 """Curves in one plot, at most: ends and evenly spaced points between."""
+FEWEST = 10
+"""Images of a bin of a reliability curve, at least: the accuracy of fewer is noise."""
 
 
 def some(rows: list[Row]) -> list[Row]:
@@ -32,7 +34,7 @@ def row_name(row: Row, rows: list[Row]) -> str:
 
 
 def colours(count: int) -> list[tuple[float, ...]]:
-    """Colours in order that colour-blind readers tell apart by lightness."""
+    """Colours in an order of lightness, which colour-blind readers can distinguish."""
     from matplotlib import colormaps
 
     return [colormaps["viridis"](0.9 * i / max(count - 1, 1)) for i in range(count)]
@@ -145,7 +147,8 @@ def reliability(rows: list[Row]) -> Figure | None:
     axes.plot([0, 1], [0, 1], color="#888888", linewidth=0.8)
     for row, colour in zip(found, colours(len(found)), strict=True):
         assert row.calibration is not None
-        confidence, right, _ = zip(*row.calibration.bins, strict=True)
+        bins = [b for b in row.calibration.bins if round(b[2] * row.n) >= FEWEST]
+        confidence, right = [b[0] for b in bins], [b[1] for b in bins]
         label = f"{row_name(row, found)}: ECE {100 * row.calibration.ece:.1f} %"
         axes.plot(confidence, right, "o-", color=colour, markersize=4, label=label)
     axes.set_xlabel("confidence")
@@ -155,7 +158,7 @@ def reliability(rows: list[Row]) -> Figure | None:
 
 
 def examples(rows: list[Row]) -> Figure | None:
-    """The worst successful perturbations of a few points: clean, ten times the change, adversarial."""
+    """The worst successful perturbations of a few points: clean, the change scaled to be seen, adversarial."""
     from matplotlib.figure import Figure
 
     found = [r for r in some(worst_rows(rows)) if r.examples and r.per_class and Path(r.examples).is_file()][:4]
@@ -169,12 +172,13 @@ def examples(rows: list[Row]) -> Figure | None:
         assert row.per_class is not None
         classes = row.per_class.classes
         clean, moved = tensors["clean"], tensors["adversarial"]
-        change = ((moved - clean) * 10 * 0.5 + 0.5).clamp(0, 1)
+        factor = [max(1, int(1 / float(d.abs().max().clamp_min(1e-6)))) for d in moved - clean]
         for cell in line:
             cell.axis("off")
         for i in range(min(most, len(clean))):
-            labels = (classes[int(tensors["labels"][i])], "δ × 10", classes[int(tensors["said"][i])])
-            for cell, image, text in zip(line[3 * i :], (clean[i], change[i], moved[i]), labels, strict=False):
+            change = ((moved[i] - clean[i]) * factor[i] * 0.5 + 0.5).clamp(0, 1)
+            labels = (classes[int(tensors["labels"][i])], f"δ × {factor[i]}", classes[int(tensors["said"][i])])
+            for cell, image, text in zip(line[3 * i :], (clean[i], change, moved[i]), labels, strict=False):
                 shown = image.permute(1, 2, 0).numpy()
                 cell.imshow(shown.squeeze(-1) if shown.shape[-1] == 1 else shown, cmap="gray", vmin=0, vmax=1)
                 cell.set_title(text, fontsize=6)

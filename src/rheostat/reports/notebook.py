@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from rheostat.reports.page import as_bytes, trade_off
+from rheostat.reports.dial_plots import as_bytes, trade_off
 from rheostat.results.row import Row
 
 if TYPE_CHECKING:

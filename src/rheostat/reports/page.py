@@ -1,20 +1,19 @@
-"""Plots and the self-contained HTML page, from rows alone."""
+"""The self-contained HTML page of a report, from rows alone."""
 
 from __future__ import annotations
 
 import base64
-import io
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rheostat.reports import evaluation_plots as plots
+from rheostat.reports.dial_plots import along_dial, as_bytes, trade_off
 from rheostat.reports.exit_plots import accuracy_against_macs, live, shares_per_exit
 from rheostat.reports.leaderboard import entry
 from rheostat.reports.templating import render
 from rheostat.results.comparison import Comparison
-from rheostat.results.curves import curve_names, curves
 from rheostat.results.flags import NAMES
 from rheostat.results.labels import attacker_lines, gap_lines, percent, point_label, worst_rows
 from rheostat.results.row import Row
@@ -23,93 +22,6 @@ from rheostat.runtime.files import write_bytes, write_text
 if TYPE_CHECKING:
     from markupsafe import Markup
     from matplotlib.figure import Figure
-
-# Okabe and Ito's colours, which colour-blind readers can distinguish.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-MARKS = ("o", "s", "^", "D", "v", "P", "X")
-
-
-def trade_off(rows: list[Row], *, title: str = "") -> Figure:
-    """SA against RA: one mark per point, 95 % intervals drawn; a curve joins rows that differ in their points alone."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(6.4, 4.6), layout="constrained")
-    axes = figure.add_subplot()
-    lines = list(curves(worst_rows(rows)).values())
-    for i, (found, name) in enumerate(zip(lines, curve_names(lines), strict=True)):
-        x = [100 * r.robust_accuracy for r in found]
-        y = [100 * r.clean_accuracy for r in found]
-        spread = [
-            [[100 * abs(interval[side] - value) for value, interval in kind] for side in (0, 1)]
-            for kind in ([r.accuracy(k) for r in found] for k in ("robust", "clean"))
-        ]
-        colour, mark = COLOURS[i % len(COLOURS)], MARKS[i % len(MARKS)]
-        axes.errorbar(
-            x,
-            y,
-            xerr=spread[0],
-            yerr=spread[1],
-            color=colour,
-            marker=mark,
-            markersize=5,
-            linewidth=1.2,
-            elinewidth=0.6,
-            capsize=2,
-            label=name,
-            alpha=0.9,
-        )
-        flagged = [(a, b) for a, b, r in zip(x, y, found, strict=True) if r.flags]
-        for a, b in flagged:
-            axes.annotate("⚑", (a, b), xytext=(4, 4), textcoords="offset points", color="#B00020")
-        if len(found) > 1:
-            for place in (0, len(found) - 1):
-                axes.annotate(
-                    f"{next(iter(found[place].at.values())):g}" if found[place].at else "",
-                    (x[place], y[place]),
-                    xytext=(6, 6),
-                    textcoords="offset points",
-                    fontsize=8,
-                    color=colour,
-                )
-    axes.set_xlabel("robust accuracy, % (worst case over the attacks run)")
-    axes.set_ylabel("clean accuracy, %")
-    axes.set_title(title, fontsize=11)
-    axes.grid(alpha=0.25)
-    if len(lines) > 1:
-        axes.legend(fontsize=8)
-    return figure
-
-
-def along_dial(rows: list[Row]) -> Figure:
-    """SA and RA against the dial's position, with intervals as bands."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(6.4, 3.6), layout="constrained")
-    axes = figure.add_subplot()
-    found = [r for r in worst_rows(rows) if "robustness" in r.at]
-    lines = list(curves(found, along="robustness").values())
-    for i, (line, run) in enumerate(zip(lines, curve_names(lines), strict=True)):
-        t = [r.at["robustness"] for r in line]
-        for kind, style in (("clean", "-"), ("robust", "--")):
-            values = [100 * r.accuracy(kind)[0] for r in line]
-            low = [100 * r.accuracy(kind)[1][0] for r in line]
-            high = [100 * r.accuracy(kind)[1][1] for r in line]
-            colour, name = COLOURS[i % len(COLOURS)], f"{run} {kind}"
-            axes.plot(t, values, style, color=colour, marker=MARKS[i % len(MARKS)], markersize=4, label=name)
-            axes.fill_between(t, low, high, color=colour, alpha=0.12)
-    axes.set_xlabel("robustness dial")
-    axes.set_ylabel("accuracy, %")
-    axes.grid(alpha=0.25)
-    axes.legend(fontsize=8)
-    return figure
-
-
-def as_bytes(figure: Figure, kind: str) -> bytes:
-    """A figure as PNG or SVG."""
-    buffer = io.BytesIO()
-    options: dict[str, Any] = {"metadata": {"Date": None}} if kind == "svg" else {}
-    figure.savefig(buffer, format=kind, dpi=150, **options)
-    return buffer.getvalue()
 
 
 def page(
@@ -123,12 +35,17 @@ def page(
     return render(
         "report.html.j2",
         title=title,
-        flags=_flags(worst),
+        measured=_measured(worst),
+        flags=_flags(rows),
         curves=_curves(rows),
         points=_points(worst),
         notes=[*gap_lines(rows), *attacker_lines(rows)],
         comparisons=[compared_html(c) for c in comparisons],
-        checks=[_section(name, about, figure) for name, about, draw in CHECKS if (figure := draw(rows)) is not None],
+        checks=[
+            _section(name, about, figure, photo=draw is plots.examples)
+            for name, about, draw in CHECKS
+            if (figure := draw(rows)) is not None
+        ],
         classes=_per_class(worst),
         recipe=json.dumps(recipe, indent=1) if recipe else None,
         measured_on=json.dumps(measured_on, indent=1),
@@ -145,27 +62,35 @@ CHECKS = (
     ("Against the radius", "Must fall, and reach chance.", plots.eps_curves),
     ("The attack's loss", "Should have stopped rising at the last step.", plots.loss_curves),
     (
-        "Do probabilities mean what they say",
-        "On clean images; ECE is the mean distance from the diagonal.",
+        "Calibration",
+        "Accuracy against confidence on clean images; ECE is the mean distance from the diagonal. Bins with fewer "
+        f"than {plots.FEWEST} images are left out.",
         plots.reliability,
     ),
     (
         "Worst images",
-        "Successful perturbations with the largest margins: the image and its label, ten "
-        "times the change, and what the model said.",
+        "Successful perturbations with the largest margins: the image and its label, the change δ, scaled to be seen "
+        "by the factor above it, and what the model said.",
         plots.examples,
     ),
 )
 """(title, what to look for, plot) of what a reader would check; a plot is None where the rows lack what it shows."""
 
 
-def _section(title: str, about: str, *figures: Figure, alts: Sequence[str] = ()) -> dict[str, Any]:
-    """A heading, a sentence and figures, each with a text for those who cannot see it (default: the heading)."""
+def _section(title: str, about: str, *figures: Figure, alts: Sequence[str] = (), photo: bool = False) -> dict[str, Any]:
+    """A heading, a sentence and figures, each with a text for those who cannot see it (default: the heading).
+
+    `photo`: the figures show images, whose colours a dark page must not change.
+    """
     return {
         "title": title,
         "about": about,
         "figures": [
-            {"alt": alt, "data": base64.b64encode(as_bytes(figure, "svg")).decode()}
+            {
+                "alt": alt,
+                "kind": "photo" if photo else "plot",
+                "data": base64.b64encode(as_bytes(figure, "svg")).decode(),
+            }
             for figure, alt in zip(figures, alts or [title] * len(figures), strict=True)
         ],
     }
@@ -185,21 +110,47 @@ def _curves(rows: list[Row]) -> list[dict[str, Any]]:
     return out
 
 
-def _flags(worst: list[Row]) -> list[dict[str, Any]]:
-    """Which flags are raised at which points, and what is known of each."""
+def _measured(worst: list[Row]) -> str:
+    """Attacks, tier, split and number of images of the rows, each named once."""
+
+    def each(values: Iterable[str]) -> str:
+        return ", ".join(dict.fromkeys(values))
+
+    return (
+        f"Attacks: {each(n for r in worst for n in r.attack.names)}; "
+        f"{each(f'{r.attack.norm} {r.attack.eps:.4g}' for r in worst)}; tier {each(r.tier for r in worst)}; split "
+        f"{each(r.split for r in worst)}; n {each(str(r.n) for r in worst)}."
+    )
+
+
+def _flags(rows: list[Row]) -> list[dict[str, Any]]:
+    """Which flags the whole run raised, in training and evaluation, at which points, and what is known of each."""
     return [
         {
             "name": name,
-            "points": list(dict.fromkeys(f"{r.run}, {point_label(r)}" for r in worst if name in r.flags)),
+            "points": list(dict.fromkeys(f"{r.run}, {point_label(r)}" for r in rows if name in r.flags)),
             "known": NAMES.get(name),
         }
-        for name in sorted({f for r in worst for f in r.flags})
+        for name in sorted({f for r in rows for f in r.flags})
     ]
 
 
 def _points(worst: list[Row]) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
     """(head, body) of the table of all points."""
-    head = ("run", "point", "SA % [95 %]", "RA % [95 %]", "attacks", "eps", "split", "n", "MACs", "seconds", "flags")
+    head = (
+        "run",
+        "point",
+        "SA % [95 %]",
+        "RA % [95 %]",
+        "attacks",
+        "eps",
+        "tier",
+        "split",
+        "n",
+        "MACs",
+        "seconds",
+        "flags",
+    )
     body: list[tuple[str, ...]] = []
     for row in worst:
         attack = row.attack
@@ -211,6 +162,7 @@ def _points(worst: list[Row]) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
                 percent(row.robust_accuracy, row.interval.robust),
                 ", ".join(attack.names),
                 f"{attack.norm} {attack.eps:.4g}",
+                row.tier,
                 row.split,
                 str(row.n),
                 f"{row.macs.mean / 1e6:.2f} M",

@@ -116,7 +116,7 @@ class PerClass(Part):
 
 
 class Calibration(Part):
-    """Whether probabilities mean what they say, on clean images (Guo et al. 2017)."""
+    """Calibration on clean images: how far confidence is from accuracy (Guo et al. 2017)."""
 
     ece: float = Field(description="Expected calibration error over 15 equal bins of confidence.")
     bins: list[tuple[float, float, float]] = Field(

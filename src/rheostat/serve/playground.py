@@ -25,14 +25,16 @@ from rheostat.models.costs import latency, observe
 from rheostat.models.tunable import Tunable
 from rheostat.points.dial import Dial
 from rheostat.points.point import Point
-from rheostat.reports.page import trade_off
+from rheostat.reports.dial_plots import trade_off
 from rheostat.results.curves import curves
-from rheostat.results.labels import worst_rows
+from rheostat.results.labels import percent, point_label, worst_rows
 from rheostat.results.row import Row
 
 PATH = "/playground"
 SHOWN = 224
 """Pixels of an image on the page."""
+SEARCHED = 64
+"""Test images among which the page looks for one to open on."""
 
 
 def mount(web: FastAPI, file: str, *, data_dir: Path | None = None, net: str | None = None) -> FastAPI:
@@ -57,6 +59,7 @@ def build(model: Tunable, about: artifact.About, rows: list[Row], test: Dataset 
     eps = float(about.threat.get("eps", 0.1))
     dials = list(model.dials.values())
     look = viewer(model, classes, about, rows, test)
+    first = opening(model, about, test)
     with gr.Blocks(title="Rheostat playground") as page:
         gr.Markdown("# Rheostat\nOne network. Turn a dial and see what it costs and what it withstands.")
         with gr.Row():
@@ -64,20 +67,27 @@ def build(model: Tunable, about: artifact.About, rows: list[Row], test: Dataset 
                 controls = [_control(d) for d in dials]
                 radius = gr.Slider(0, 2 * eps, eps, label="attack radius eps", elem_id="eps")
                 number = gr.Number(
-                    0, precision=0, minimum=0, label="image of the test set", elem_id="number", visible=test is not None
+                    first,
+                    precision=0,
+                    minimum=0,
+                    label="image of the test set",
+                    elem_id="number",
+                    visible=test is not None,
                 )
                 upload = gr.Image(type="pil", label="or an image of your own", height=160)
             with gr.Column():
                 with gr.Row():
                     clean = gr.Image(label="clean", height=SHOWN, interactive=False)
                     moved = gr.Image(label="adversarial", height=SHOWN, interactive=False)
+                    change = gr.Image(label="δ, the change, scaled to be seen", height=SHOWN, interactive=False)
                 with gr.Row():
                     said = gr.Label(label="clean", num_top_classes=3, elem_id="said")
                     fooled = gr.Label(label="adversarial", num_top_classes=3, elem_id="fooled")
                 cost = gr.Markdown(elem_id="cost")
+                near = gr.Markdown(elem_id="near")
                 curve = gr.Plot(label="the trade-off, the nearest measured point marked")
         inputs = [upload, number, radius, *controls]
-        outputs = [clean, moved, said, fooled, cost, curve]
+        outputs = [clean, moved, change, said, fooled, cost, near, curve]
         for control in inputs:
             control.change(look, inputs, outputs, show_progress="hidden", api_visibility="private")
         page.load(look, inputs, outputs, show_progress="hidden", api_visibility="private")
@@ -95,6 +105,7 @@ def viewer(
 ) -> Callable[..., tuple[Any, ...]]:
     """What is computed at every move: images, predictions clean and attacked, cost, curve."""
     norm = about.threat.get("norm", "linf")
+    line = _line(rows)
 
     def look(upload: Image.Image | None, number: float, radius: float, *values: float) -> tuple[Any, ...]:
         point = Point(**{d.name: float(v) for d, v in zip(model.dials.values(), values, strict=True)})
@@ -114,10 +125,12 @@ def viewer(
         return (
             _shown(x),
             _shown(found.adversarial),
+            _shown(_change(x, found.adversarial)),
             _scores(before, classes),
             _scores(after, classes),
             text,
-            _curve(rows, point),
+            _nearest_text(line, point),
+            _curve(line, point),
         )
 
     return look
@@ -148,17 +161,37 @@ def _scores(probabilities: torch.Tensor, classes: tuple[str, ...]) -> dict[str, 
     return {c: float(p) for c, p in zip(classes, probabilities[0], strict=True)}
 
 
-def _curve(rows: list[Row], point: Point) -> Any:
-    """The measured curve of most points and images, with a ring around the point nearest to the current one."""
+def _line(rows: list[Row]) -> list[Row]:
+    """The measured curve of most points and images; empty where nothing was measured."""
     lines = curves(r for r in worst_rows(rows) if r.rule is None).values()
-    found = max(lines, key=lambda line: (len(line), line[0].n), default=[])
-    if not found:
-        return None
-    first = found[0]
-    title = f"{', '.join(first.attack.names)} on {first.n} images of {first.split}"
-    figure = trade_off(found, title=title)
+    return max(lines, key=lambda line: (len(line), line[0].n), default=[])
+
+
+def _nearest(line: list[Row], point: Point) -> Row:
+    """The row whose point lies nearest."""
     numbers = point.numbers()
-    near = min(found, key=lambda r: sum(abs(v - numbers.get(k, v)) for k, v in r.at.items()))
+    return min(line, key=lambda r: sum(abs(v - numbers.get(k, v)) for k, v in r.at.items()))
+
+
+def _nearest_text(line: list[Row], point: Point) -> str:
+    """What was measured at the nearest point, on many images: one image proves nothing."""
+    if not line:
+        return "Nothing has been measured beside this model: `rheostat evaluate` does."
+    row = _nearest(line, point)
+    return (
+        f"Nearest measured point, {point_label(row)}: SA {percent(row.clean_accuracy, row.interval.clean)} %, RA "
+        f"{percent(row.robust_accuracy, row.interval.robust)} % under {', '.join(row.attack.names)} (eps "
+        f"{row.attack.eps:.4g}, {row.split}, n {row.n})."
+    )
+
+
+def _curve(line: list[Row], point: Point) -> Any:
+    """The measured curve, with a ring around the point nearest to the current one."""
+    if not line:
+        return None
+    first = line[0]
+    figure = trade_off(line, title=f"{', '.join(first.attack.names)} on {first.n} images of {first.split}")
+    near = _nearest(line, point)
     figure.axes[0].plot(
         100 * near.robust_accuracy,
         100 * near.clean_accuracy,
@@ -169,3 +202,29 @@ def _curve(rows: list[Row], point: Point) -> Any:
         markeredgewidth=2,
     )
     return figure
+
+
+def _change(clean: torch.Tensor, moved: torch.Tensor) -> torch.Tensor:
+    """δ around mid-grey, its largest value at black or white; (1, C, H, W) in [0, 1]."""
+    delta = moved - clean
+    return 0.5 + 0.5 * delta / delta.abs().max().clamp_min(1e-6)
+
+
+def opening(model: Tunable, about: artifact.About, test: Dataset | None) -> int:
+    """The number of a test image that is classified right and that the attack turns, at the dials' rest.
+
+    Where no attack succeeds, the first that is right; else 0.
+    """
+    if test is None:
+        return 0
+    x, labels = data.to_pixels(test.images[:SEARCHED]), test.labels[:SEARCHED]
+    attack = named("pgd10", eps=float(about.threat.get("eps", 0.1)), norm=about.threat.get("norm", "linf"))
+    point = Point(**{d.name: d.rest for d in model.dials.values()})
+    found = attack_chunk(victim_at(model, point), x, labels, attack, (0, "look"))
+    with torch.no_grad():
+        right = model(x, point).argmax(1) == labels
+        turned = right & (model(found.adversarial, point).argmax(1) != labels)
+    for wanted in (turned, right):
+        if bool(wanted.any()):
+            return int(wanted.nonzero()[0, 0])
+    return 0

@@ -185,9 +185,7 @@ def _message(error: ValidationError, kind: type[BaseModel]) -> str:
         place = ".".join(str(p) for p in problem["loc"])
         given, context = problem.get("input"), problem.get("ctx", {})
         if problem["type"] == "extra_forbidden":
-            parts.append(
-                f"unknown key {place!r}; {nearest(place.split('.')[-1], _section(kind, problem['loc']).model_fields)}"
-            )
+            parts.append(f"unknown key {place!r}; {_nearest_key(place, kind, _section(kind, problem['loc']))}")
             continue
         if problem["type"] == "missing":
             parts.append(f"missing key {place!r}")
@@ -199,6 +197,14 @@ def _message(error: ValidationError, kind: type[BaseModel]) -> str:
         shown = f" (given {given!r})" if isinstance(given, str | int | float) and repr(given) not in text else ""
         parts.append(f"{place or 'recipe'}: {text}{shown}")
     return "; ".join(parts)
+
+
+def _nearest_key(place: str, kind: type[BaseModel], section: type[BaseModel]) -> str:
+    """The key that was meant: of this name in another section, or else the nearest in this one."""
+    name = place.rpartition(".")[2]
+    fields = {k: getattr(f.annotation, "model_fields", {}) for k, f in kind.model_fields.items()}
+    elsewhere = [repr(f"{k}.{name}") for k, known in fields.items() if name in known]
+    return f"did you mean {' or '.join(elsewhere)}?" if elsewhere else nearest(name, section.model_fields)
 
 
 def _section(model: type[BaseModel], location: tuple[int | str, ...]) -> type[BaseModel]:

@@ -1,0 +1,79 @@
+"""docs/methods/: what each page says was measured, filled in from the rows; its prose is written by hand."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from filling import filled
+from groups import steps
+from markdown import dial, find, table
+from needs import CIFAR, EPOCHS, FASHION, ends
+from plain import Row, read_rows_plain
+
+FOLDER = Path(__file__).parents[2] / "docs" / "methods"
+DATA = {"Fashion-MNIST": FASHION, "CIFAR-10 subset": CIFAR}
+SPECIAL = {"floats": ("floats-0.3-e12", "c10-floats-0.3")}
+"""Runs other than those of docs/which.md, where those have not run: Fashion-MNIST's and CIFAR-10's."""
+
+
+def pages(rows: list[Row], results: Path) -> dict[str, str]:
+    """Every page of docs/methods by its name, with its measured rows made anew."""
+    took = steps(read_rows_plain(results / "speed.jsonl")) | {"pgd-at": 1.0}
+    dense = find(rows, "pgd-at-1", None)[0]["params"]
+    out = {}
+    for method in FASHION:
+        text = (FOLDER / f"{method}.md").read_text()
+        out[method] = filled(text, "measured", measured(rows, method))
+    overview = table(
+        ["method", "training time ÷ adversarial", "parameters ÷ plain", "SA, t = 0", "RA, t = 1", "n"],
+        [[f"[{m}]({m}.md)", *costs(rows, m, took, dense), *_ends(rows, m)] for m in FASHION],
+    )
+    note = "\nFashion-MNIST, seed 0; RA under PGD-20 (tier `quick`) at the very point; split `test`.\n"
+    out["index"] = filled((FOLDER / "index.md").read_text(), "measured", overview + note)
+    return out
+
+
+def run_of(method: str, data: str) -> str:
+    """The run whose rows a page shows."""
+    if method in SPECIAL:
+        return SPECIAL[method][list(DATA).index(data)]
+    return DATA[data][method]
+
+
+def some_row(rows: list[Row], run: str) -> Row | None:
+    """Any worst-case row of a run, over the most images."""
+    return next(iter(dial(rows, run) or find(rows, run, None)), None)
+
+
+def measured(rows: list[Row], method: str) -> str:
+    """The table of one page, and what its rows are."""
+    body = []
+    for data in DATA:
+        row = some_row(rows, run_of(method, data))
+        if row is None:
+            body.append([data, "not yet run", "", "", "", "", ""])
+            continue
+        epochs = str(row["train"]["epochs"])
+        body.append([data, epochs, f"{row['params']:,}", *ends(rows, run_of(method, data)), str(row["n"])])
+    head = ["", "epochs", "parameters", "SA, clean end", "SA / RA, middle", "RA, robust end", "n"]
+    return (
+        table(head, body) + "\nPer cent, with exact 95 % intervals. RA is under PGD-20 (tier `quick`) made at the very "
+        "point; split `test`; training seed 0; 10 000 training images. Exits are measured under every form of "
+        "attack. More: [results](../results.md).\n"
+    )
+
+
+def costs(rows: list[Row], method: str, took: dict[str, float], dense: int) -> list[str]:
+    """Training time over adversarial training's, and parameters over the plain network's; blank where not measured."""
+    row = some_row(rows, run_of(method, "Fashion-MNIST"))
+    if row is None:
+        return ["not measured", ""]
+    step = took.get(method)
+    time = f"{step * row['train']['epochs'] / EPOCHS:.1f}" if step else "not measured"
+    return [time, "" if method == "rdi" else f"{row['params'] / dense:.2f}"]
+
+
+def _ends(rows: list[Row], method: str) -> list[str]:
+    clean, _, robust = ends(rows, run_of(method, "Fashion-MNIST"))
+    row = some_row(rows, run_of(method, "Fashion-MNIST"))
+    return [clean, robust, "" if row is None else str(row["n"])]

@@ -1,0 +1,37 @@
+"""The command that shows a model's dials in a browser: playground."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+from rheostat.cli.deploy import DataDir, File, Threads, set_threads
+from rheostat.cli.terminal import console
+
+app = typer.Typer()
+
+
+@app.command(epilog="Example: rheostat playground oat-digits")
+def playground(
+    file: File,
+    port: Annotated[int, typer.Option(min=1, max=65535)] = 7860,
+    data_dir: DataDir = None,
+    threads: Threads = None,
+) -> None:
+    """Open a page with sliders, on this machine alone: turn a dial and see an attack succeed or fail."""
+    try:
+        import uvicorn
+        from fastapi import FastAPI
+
+        from rheostat.serve.playground import PATH, mount
+    except ImportError as error:
+        raise ValueError(f"the playground needs {error.name}: pip install 'rheostat[playground]'") from None
+    set_threads(threads)
+    web = mount(FastAPI(), file, data_dir=data_dir)
+    console.print(f"playground of {file} on http://127.0.0.1:{port}{PATH} (Ctrl-C ends it)", markup=False)
+    server = uvicorn.Server(uvicorn.Config(web, host="127.0.0.1", port=port, log_level="warning"))
+    server.run()
+    if not server.started:
+        sys.exit(1)

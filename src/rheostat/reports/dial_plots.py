@@ -1,0 +1,101 @@
+"""The two plots of a dial, from rows alone: SA against RA, and both along the dial."""
+
+from __future__ import annotations
+
+import io
+from typing import TYPE_CHECKING, Any
+
+from rheostat.results.curves import curve_names, curves
+from rheostat.results.labels import worst_rows
+from rheostat.results.row import Row
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+# Okabe and Ito's colours, which colour-blind readers can distinguish.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+MARKS = ("o", "s", "^", "D", "v", "P", "X")
+
+
+def trade_off(rows: list[Row], *, title: str = "") -> Figure:
+    """SA against RA: one mark per point, 95 % intervals drawn; a curve joins rows that differ in their points alone."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6.4, 4.6), layout="constrained")
+    axes = figure.add_subplot()
+    lines = list(curves(worst_rows(rows)).values())
+    for i, (found, name) in enumerate(zip(lines, curve_names(lines), strict=True)):
+        x = [100 * r.robust_accuracy for r in found]
+        y = [100 * r.clean_accuracy for r in found]
+        spread = [
+            [[100 * abs(interval[side] - value) for value, interval in kind] for side in (0, 1)]
+            for kind in ([r.accuracy(k) for r in found] for k in ("robust", "clean"))
+        ]
+        colour, mark = COLOURS[i % len(COLOURS)], MARKS[i % len(MARKS)]
+        axes.errorbar(
+            x,
+            y,
+            xerr=spread[0],
+            yerr=spread[1],
+            color=colour,
+            marker=mark,
+            markersize=5,
+            linewidth=1.2,
+            elinewidth=0.6,
+            capsize=2,
+            label=name,
+            alpha=0.9,
+        )
+        flagged = [(a, b) for a, b, r in zip(x, y, found, strict=True) if r.flags]
+        for a, b in flagged:
+            axes.annotate("⚑", (a, b), xytext=(4, 4), textcoords="offset points", color="#B00020")
+        if len(found) > 1:
+            for place in (0, len(found) - 1):
+                axes.annotate(
+                    f"{next(iter(found[place].at.values())):g}" if found[place].at else "",
+                    (x[place], y[place]),
+                    xytext=(6, 6),
+                    textcoords="offset points",
+                    fontsize=8,
+                    color=colour,
+                )
+    axes.set_xlabel("robust accuracy, % (worst case over the attacks run)")
+    axes.set_ylabel("clean accuracy, %")
+    axes.set_title(title, fontsize=11)
+    axes.grid(alpha=0.25)
+    if len(lines) > 1:
+        axes.legend(fontsize=8)
+    return figure
+
+
+def along_dial(rows: list[Row]) -> Figure:
+    """SA and RA against the dial's position, with intervals as bands."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6.4, 3.6), layout="constrained")
+    axes = figure.add_subplot()
+    found = [r for r in worst_rows(rows) if "robustness" in r.at]
+    lines = list(curves(found, along="robustness").values())
+    for i, (line, run) in enumerate(zip(lines, curve_names(lines), strict=True)):
+        t = [r.at["robustness"] for r in line]
+        for kind, style in (("clean", "-"), ("robust", "--")):
+            values = [100 * r.accuracy(kind)[0] for r in line]
+            low = [100 * r.accuracy(kind)[1][0] for r in line]
+            high = [100 * r.accuracy(kind)[1][1] for r in line]
+            colour, name = COLOURS[i % len(COLOURS)], f"{run} {kind}"
+            axes.plot(t, values, style, color=colour, marker=MARKS[i % len(MARKS)], markersize=4, label=name)
+            axes.fill_between(t, low, high, color=colour, alpha=0.12)
+    axes.set_xlabel("robustness dial")
+    axes.set_ylabel("accuracy, %")
+    axes.grid(alpha=0.25)
+    axes.legend(fontsize=8)
+    return figure
+
+
+def as_bytes(figure: Figure, kind: str) -> bytes:
+    """A figure as PNG or SVG."""
+    buffer = io.BytesIO()
+    # An SVG is for pages, whose ground may be light or dark.
+    options: dict[str, Any] = {"metadata": {"Date": None}, "transparent": True} if kind == "svg" else {}
+    figure.savefig(buffer, format=kind, dpi=150, **options)
+    return buffer.getvalue()

@@ -1,0 +1,109 @@
+"""Help that helps: version, examples, completion, what was meant, how long it will take."""
+
+from __future__ import annotations
+
+import io
+import os
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import pytest
+from rich.console import Console
+from test_cli import call
+
+import rheostat
+from rheostat.cli.app import app
+from rheostat.cli.progress import Pace, Show, duration, plan_line
+
+COMMANDS = [c.name or c.callback.__name__ for c in app.registered_commands]
+
+
+def test_the_version_is_printed(capsys) -> None:
+    assert call(capsys, "--version") == (0, f"rheostat {rheostat.__version__}\n", "")
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_each_commands_help_has_an_example(capsys, command: str) -> None:
+    code, out, _ = call(capsys, command, "--help")
+    assert code == 0
+    text = " ".join(out.split())
+    assert f"Example: rheostat {command}" in text
+
+
+def test_the_shell_completes_commands() -> None:
+    asked = {"_RHEOSTAT_COMPLETE": "complete_bash", "COMP_WORDS": "rheostat pl", "COMP_CWORD": "1"}
+    line = [sys.executable, "-c", "import sys; sys.argv = ['rheostat']; from rheostat.cli import main; main()"]
+    done = subprocess.run(line, env={**os.environ, **asked}, capture_output=True, text=True)
+    assert "playground" in done.stdout, done.stderr
+    assert "train" not in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("change", "answer"),
+    [
+        ("epochs=5", "unknown key 'epochs'; did you mean 'train.epochs'?"),
+        ("steps=5", "did you mean 'attack.steps' or 'select.steps'?"),
+        ("train.eps=0.1", "did you mean 'attack.eps'?"),
+        ("train.epoch=3", "did you mean 'epochs'?"),
+    ],
+)
+def test_a_key_without_its_section_is_answered_with_it(capsys, change: str, answer: str) -> None:
+    code, _, err = call(capsys, "train", "oat-digits", "--set", change)
+    assert code == 2
+    assert answer in err
+    assert err.count("\n") == 1
+
+
+def shown(events: list[dict], **options) -> str:
+    """What a file that output goes to holds after some events."""
+    out = io.StringIO()
+    with Show(Console(file=out, width=200), **options) as show:
+        for event in events:
+            show(event)
+    return out.getvalue()
+
+
+def test_a_measurement_says_what_it_consists_of() -> None:
+    plan = {"event": "plan", "points": 11, "attacks": 1, "images": 500}
+    assert shown([plan]) == "measuring 11 points × 1 attack × 500 images\n"
+    assert plan_line({**plan, "points": 1, "attacks": 4}) == "measuring 1 point × 4 attacks × 500 images"
+    assert shown([plan], lines=False) == ""
+
+
+def test_the_first_chunk_says_how_long_all_will_take_and_later_ones_go_on_saying_it(monkeypatch) -> None:
+    times = iter([0.0, 0.0, 5.0, 10.0, 26.0, 30.0])
+    monkeypatch.setattr("rheostat.cli.progress.time", SimpleNamespace(monotonic=lambda: next(times)))
+    events = [{"event": "chunk", "done": n, "total": 100} for n in (0, 5, 10, 26, 30)]
+    assert shown(events).splitlines() == ["measuring 5/100, about 2 min to go", "measuring 26/100, about 74 s to go"]
+
+
+def test_short_work_says_nothing() -> None:
+    pace = Pace("measuring", 0.0, 0)
+    assert pace.line(5, 10, 3.0) is None
+    assert Pace("measuring", 0.0, 0).line(1, 10, 0.5) is None, "too soon to know"
+
+
+def test_durations_are_in_a_persons_units() -> None:
+    assert [duration(s) for s in (45, 600, 9000)] == ["45 s", "10 min", "2.5 h"]
+
+
+def test_an_evaluation_reports_its_plan(digits) -> None:
+    from rheostat import EvaluationOptions, data
+
+    events: list[dict] = []
+    few = data.subset(digits[1], 20)
+    model = rheostat.load("oat-digits")
+    options = EvaluationOptions(eps=0.1)
+    rheostat.evaluate(model, "robustness=0,1", ["fgsm"], few, options=options, report=events.append)
+    assert {"event": "plan", "points": 2, "attacks": 1, "images": 20} in events
+
+
+def test_the_playground_prints_where_it_is(capsys, monkeypatch) -> None:
+    uvicorn = pytest.importorskip("uvicorn")
+    pytest.importorskip("gradio")
+    monkeypatch.setattr("rheostat.serve.playground.mount", lambda web, file, data_dir=None: web)
+    monkeypatch.setattr(uvicorn.Server, "run", lambda self: setattr(self, "started", True))
+    code, out, err = call(capsys, "playground", "oat-digits", "--port", "7999")
+    assert code == 0, err
+    assert "http://127.0.0.1:7999/playground" in out

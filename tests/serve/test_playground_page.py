@@ -1,0 +1,54 @@
+"""What the playground shows, without a browser."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+pytest.importorskip("gradio")
+
+from rheostat import EvaluationOptions, Point, data, evaluate
+from rheostat.attacks import named
+from rheostat.evaluation.attacked import attack_chunk, victim_at
+from rheostat.models import artifact
+from rheostat.serve import playground
+
+
+@pytest.fixture(scope="module")
+def shipped():
+    return (*artifact.load_with("oat-digits"), data.load("digits")[1])
+
+
+def test_it_opens_on_an_image_that_is_right_and_that_the_attack_turns(shipped) -> None:
+    model, about, test = shipped
+    number = playground.opening(model, about, test)
+    x, label = data.to_pixels(test.images[number : number + 1]), test.labels[number : number + 1]
+    point = Point(**{d.name: d.rest for d in model.dials.values()})
+    with torch.no_grad():
+        assert int(model(x, point).argmax()) == int(label)
+    attack = named("pgd10", eps=about.threat["eps"], norm=about.threat["norm"])
+    moved = attack_chunk(victim_at(model, point), x, label, attack, (0, "look")).adversarial
+    with torch.no_grad():
+        assert int(model(moved, point).argmax()) != int(label)
+    assert playground.opening(model, about, None) == 0
+
+
+def test_the_change_is_scaled_to_be_seen() -> None:
+    clean = torch.full((1, 1, 2, 2), 0.5)
+    moved = clean + torch.tensor([[[[0.01, -0.01], [0.0, 0.005]]]])
+    assert torch.allclose(playground._change(clean, moved), torch.tensor([[[[1.0, 0.0], [0.5, 0.75]]]]), atol=1e-4)
+    assert torch.equal(playground._change(clean, clean), clean)
+
+
+def test_the_nearest_measured_numbers_are_named(shipped) -> None:
+    model, about, test = shipped
+    few = data.subset(test, 20)
+    rows = evaluate(model, "robustness=0,1", ["fgsm"], few, options=EvaluationOptions(eps=0.2))
+    look = playground.viewer(model, about.classes, about, rows, test)
+    shown = look(None, 0, 0.2, 0.9)
+    assert len(shown) == 8
+    assert shown[2].size == (playground.SHOWN, playground.SHOWN)
+    assert "Nearest measured point, t = 1: SA" in shown[6]
+    assert "fgsm" in shown[6]
+    assert "n 20" in shown[6]
+    assert "rheostat evaluate" in playground._nearest_text([], Point())
