@@ -169,7 +169,7 @@ def test_saving_an_adopted_net_says_what_to_do(tmp_path) -> None:
 
 @pytest.mark.parametrize("paper", ["floats", "smart"])
 def test_masks_of_an_adopted_net_keep_its_largest_weights(paper: str) -> None:
-    """The forward at rest does change, by what the smallest weights were worth: less than half of what random ones are."""
+    """The forward at rest changes, by what the smallest weights were worth: less than half of what random ones are."""
     torch.manual_seed(0)
     own = Own().eval()
     x = torch.rand(16, 1, 28, 28)
