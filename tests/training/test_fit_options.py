@@ -1,4 +1,4 @@
-"""Every option of `fit` does what it says, and every mistake is one line that says what to do."""
+"""Every option of `fit` does what it says, in a run that is continued too."""
 
 from __future__ import annotations
 
@@ -197,79 +197,6 @@ def test_accumulation_is_the_mean_of_the_parts(sets: tuple[Dataset, Dataset], tm
 
     whole, halves = run("whole", 1), run("halves", 2)
     assert all(torch.allclose(whole[k], halves[k], atol=1e-6) for k in whole)
-
-
-MISTAKES: list[tuple[dict[str, Any], str]] = [
-    ({"epoch": 3}, r"fit has no option 'epoch'; did you mean 'epochs'"),
-    ({"eps": 8}, r"eps is in units of \[0, 1\], given 8; did you mean 8/255\?"),
-    ({"eps": "16"}, r"did you mean 16/255\?"),
-    ({"eps": None}, "attack.eps"),
-    ({"batch": 500}, "batch is 500, more than the 128 training images"),
-    ({"optimiser": "adam"}, "optimiser is a torch optimiser or a function"),
-    ({"optimiser": torch.optim.SGD([torch.zeros(2)], 0.1)}, "parameters that are not the model's"),
-    ({"optimiser": adamw, "lr": 0.1}, "lr belongs to the default optimiser"),
-    ({"scheduler": one_cycle, "warmup": 0.1}, "warmup belongs to the default scheduler"),
-    ({"loss": "mse"}, "loss is a function, given 'mse'"),
-    ({"loss": F.cross_entropy}, r"gave shape \(\) for 32 rows; it gives one number a row"),
-    ({"attack": lambda objective, images, generator: images + 0.1}, "outside|more than eps"),
-    ({"callbacks": [rheostat.EarlyStop]}, r"holds the class EarlyStop; give an object: EarlyStop\(\)"),
-    ({"callbacks": [object()]}, "no callback: it has no method"),
-    ({"freeze": ["net.block.0"]}, "freeze: 'net.block.0' matches no parameter; did you mean 'net.blocks.0'"),
-    ({"freeze": ["*"]}, "nothing is left to train"),
-    ({"freeze": "net"}, r"write freeze=\['net'\]"),
-    ({"accumulate": 3}, "batch 64 is not so many parts"),
-    ({"class_weights": [1.0, 2.0]}, "10 finite numbers"),
-    ({"class_weights": "even"}, '"balanced" or one number a class'),
-    ({"classes": ["cat", "dog"]}, "classes names 2 classes, the model has 10"),
-    ({"steps_per_epoch": 3}, "steps_per_epoch is for iterables"),
-    ({"sampler": torch_data.SequentialSampler(range(999))}, "indexes from 0 to"),
-    ({"init": "nothing-there"}, "no file, run or packaged model 'nothing-there'"),
-    ({"select": {"imges": 3}}, "select.imges.*did you mean 'images'"),
-    ({"device": "gpu"}, "no device 'gpu'"),
-]
-
-
-@pytest.mark.parametrize(("options", "message"), MISTAKES, ids=[str(next(iter(o.items()))) for o, _ in MISTAKES])
-def test_a_mistake_is_named(options: dict[str, Any], message: str, fitted: Fit) -> None:
-    with pytest.raises(ValueError, match=message) as error:
-        fitted(**options)
-    assert "\n" not in str(error.value)
-
-
-IMAGES: list[tuple[Callable[[Dataset], Any], str]] = [
-    (lambda d: (d.images.float(), d.labels), "expected floats in.*divide them by 255"),
-    (lambda d: (d.images.float() / 128 - 1, d.labels), "leave normalisation out of the transform"),
-    (lambda d: (d.images[..., :6], d.labels), "images of 1 × 8 × 6 and 10 classes, the model takes 1 × 8 × 8"),
-    (lambda d: (d.images, d.labels + 5), "labels from 5 to 14, the model has 10 classes"),
-    (lambda d: (d.images, d.labels.float()), "labels are torch.float32"),
-    (lambda d: [(d.images[i, :, :6], 3) for i in range(128)], "an image of 1 × 6 × 8, the model takes 1 × 8 × 8"),
-    (lambda d: [(d.images[i], 11) for i in range(128)], "labels from 11 to 11, the model has 10"),
-    (lambda d: [{"a": d.images[i], "label": 1} for i in range(128)], "columns a, label, of which 0 may be meant"),
-    (lambda d: [3] * 128, "item .*: a int, expected a pair"),
-    (lambda d: 5, "cannot read images from a int"),
-    (lambda d: [], "is empty"),
-    (lambda d: Dataset("other", d.images, d.labels, tuple("abcdefghijk")), "train_set names 11 classes"),
-    (lambda d: torch_data.DataLoader(d, batch_size=64, collate_fn=list), "collate_fn is its own"),
-]
-
-
-@pytest.mark.parametrize(("make", "message"), IMAGES, ids=[m for _, m in IMAGES])
-def test_images_that_the_model_does_not_take(
-    make: Callable[[Dataset], Any], message: str, sets: tuple[Dataset, Dataset], tmp_path: Path
-) -> None:
-    with pytest.raises(ValueError, match=message):
-        rheostat.fit(model(), make(sets[0]), sets[1], out=tmp_path, **SMALL)
-    assert not (tmp_path / "model.safetensors").exists()
-
-
-def test_nothing_is_chosen_or_trained_on_test(sets: tuple[Dataset, Dataset], tmp_path: Path) -> None:
-    test_set = data.load("digits")[1]
-    with pytest.raises(ValueError, match="nothing is fitted or chosen on test"):
-        rheostat.fit(model(), sets[0], test_set, out=tmp_path, **SMALL)
-    with pytest.raises(ValueError, match="nothing is trained on test"):
-        rheostat.fit(model(), test_set, sets[1], out=tmp_path, **SMALL)
-    with pytest.raises(ValueError, match=r'rheostat.adopt\(network, "dual"'):
-        rheostat.fit(torch.nn.Linear(2, 2), *sets, out=tmp_path, **SMALL)  # type: ignore[arg-type]
 
 
 def test_a_checkpoint_of_other_options_is_refused(fitted: Fit, tmp_path: Path) -> None:

@@ -39,7 +39,8 @@ class Fitted:
     def __repr__(self) -> str:
         flags = f", flags: {', '.join(self.flags)}" if self.flags else ""
         ended = f", stopped: {self.progress.stopped}" if self.progress.stopped else ""
-        best = f", score {self.progress.best_score:.3f} in epoch {self.progress.best_epoch}"
+        epoch = self.progress.best_epoch
+        best = f", score {self.progress.best_score:.3f} in epoch {epoch}" if epoch > 0 else ""
         return f"{type(self).__name__}({self.folder}: {len(self.history)} epochs{best}{flags}{ended})"
 
     @property
