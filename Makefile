@@ -10,7 +10,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install -q --upgrade pip
 	$(BIN)/python -m pip install -q -c constraints.txt -e ".[dev]"
-	$(BIN)/python -m pip install -q -c constraints.txt --no-deps timm torchvision
+	$(BIN)/python -m pip install -q -c constraints.txt --no-deps timm torchvision==0.28.0
 	touch $@
 
 demo: $(VENV)/.installed
