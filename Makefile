@@ -15,7 +15,7 @@ $(VENV)/.core: pyproject.toml constraints.txt
 # With the extras, the development tools and the other libraries that the tests drive.
 $(VENV)/.installed: $(VENV)/.core
 	$(BIN)/python -m pip install -q -c constraints.txt -e ".[dev]"
-	$(BIN)/python -m pip install -q -c constraints.txt --no-deps timm torchvision
+	$(BIN)/python -m pip install -q -c constraints.txt --no-deps timm torchvision==0.28.0
 	touch $@
 
 demo: $(VENV)/.core

@@ -16,12 +16,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-import rheostat
 from rheostat import nets
 from rheostat.methods import compose
+from rheostat.models.adoption import adopted
 from rheostat.models.artifact import versions
 from rheostat.models.costs import observe
 from rheostat.models.tunable import Tunable
+from rheostat.nn.norms import Norm
 from rheostat.points.phase import Phase
 from rheostat.points.point import Point
 from rheostat.results.machine import hardware
@@ -92,11 +93,15 @@ def passes(model: Tunable, batch: int) -> Callable[[], float]:
 
 def ratios(paper: str, batch: int, times: int) -> list[float]:
     """Seconds of the adopted network over those of ours, pass by pass, in turns."""
-    adopted = rheostat.adopt(ResNet18, paper, image=IMAGE)
+    net = adopted(ResNet18, image=IMAGE)
+    for name, layer in net.named_modules():
+        if isinstance(layer, Norm) and "downsample" in name:
+            layer.conditioned = False  # as in ours: FiLM does not go on shortcuts
+    theirs = Tunable(net, compose(paper))
     ours = Tunable(nets.resnet(depth=18), compose(paper))
-    counts = [observe(m, IMAGE).macs for m in (adopted, ours)]
+    counts = [observe(m, IMAGE).macs for m in (theirs, ours)]
     assert counts[0] == counts[1], counts
-    first, second = passes(adopted, batch), passes(ours, batch)
+    first, second = passes(theirs, batch), passes(ours, batch)
     found = []
     for number in range(times + 2):
         # There and back: neither is always the one that follows the other.

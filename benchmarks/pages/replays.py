@@ -8,7 +8,7 @@ from markdown import table
 from matplotlib.figure import Figure
 from plain import Row
 
-from rheostat.reports.page import COLOURS
+from rheostat.reports.dial_plots import COLOURS
 from rheostat.results.labels import percent
 
 POLICIES = ("slack", "slack, no floor written", "steps")

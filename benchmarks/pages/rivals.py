@@ -10,7 +10,7 @@ from markdown import cell, find, per_cent, signed, table
 from matplotlib.figure import Figure
 from plain import Row, read_bits
 
-from rheostat.reports.page import COLOURS, MARKS
+from rheostat.reports.dial_plots import COLOURS, MARKS
 from rheostat.results.areas import compared
 from rheostat.results.comparison import Difference
 

@@ -19,8 +19,13 @@ from rheostat.models.costs import observe
 from rheostat.models.folding import fold
 from rheostat.points.point import Point
 
+OPTIONS: dict[str, dict[str, object]] = {
+    "vgg11_bn": {"num_features": 256},  # of 4096, which are 120 million weights
+    "vit_tiny_patch16_224": {"img_size": 64},
+    "deit_tiny_patch16_224": {"img_size": 64},
+}
 NETS: dict[str, dict[str, object]] = {
-    name: {"img_size": 64} if "patch16" in name else {}
+    name: OPTIONS.get(name, {})
     for name in (
         *("resnet18", "resnet26", "resnet50", "resnext50_32x4d", "regnetx_002", "regnety_002", "mobilenetv2_100"),
         *("mobilenetv3_small_100", "efficientnet_b0", "densenet121", "vgg11_bn", "convnext_atto", "convnext_tiny"),

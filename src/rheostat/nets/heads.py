@@ -29,7 +29,8 @@ def _architecture(net: Net) -> Architecture:
     if not net.blocks:
         raise ValueError(
             "exits need a network with feature maps (B, C, H, W) on which alone all later layers depend; "
-            "this one has none (its features are tokens, or skip connections pass every layer)"
+            "this one has none (its features are tokens, or skip connections pass every layer); ResNets and most other "
+            "convolutional networks do"
         )
     name = str(getattr(net, "spec", {}).get("name", ""))
     return NETS.get(name) if name in NETS else Architecture(lambda: net)
