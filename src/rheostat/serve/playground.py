@@ -79,7 +79,7 @@ def build(model: Tunable, about: artifact.About, rows: list[Row], test: Dataset 
                 with gr.Row():
                     clean = gr.Image(label="clean", height=SHOWN, interactive=False)
                     moved = gr.Image(label="adversarial", height=SHOWN, interactive=False)
-                    change = gr.Image(label="δ, the change, scaled to be seen", height=SHOWN, interactive=False)
+                    change = gr.Image(label="δ, scaled", height=SHOWN, interactive=False)
                 with gr.Row():
                     said = gr.Label(label="clean", num_top_classes=3, elem_id="said")
                     fooled = gr.Label(label="adversarial", num_top_classes=3, elem_id="fooled")
