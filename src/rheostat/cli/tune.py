@@ -14,7 +14,7 @@ from rheostat.cli.terminal import console
 app = typer.Typer()
 
 
-@app.command()
+@app.command(epilog="Example: rheostat tune dual-fashion --space space.toml --trials 12")
 def tune(
     recipe: Annotated[str, typer.Argument(help="A recipe's name or file.")],
     space: Annotated[Path, typer.Option(help="A TOML file with a table [space]: a range of values a key.")],
@@ -35,8 +35,7 @@ def tune(
 ) -> None:
     """Search for a better recipe. Trials are judged on calibrate splits alone; weak ones stop early.
 
-    A killed search continues its unfinished trials where they were. Example:
-    rheostat tune dual-fashion --space space.toml --trials 12
+    A killed search continues its unfinished trials where they were.
     """
     from rheostat.training import tuning
     from rheostat.training.recipe import load_recipe
