@@ -78,7 +78,7 @@ MISTAKES: list[tuple[dict[str, Any], str]] = [
 ]
 
 
-@pytest.mark.parametrize(("options", "message"), MISTAKES, ids=[str(next(iter(o.items()))) for o, _ in MISTAKES])
+@pytest.mark.parametrize(("options", "message"), MISTAKES, ids=[f"{i}-{next(iter(o))}" for i, (o, _) in enumerate(MISTAKES)])
 def test_a_mistake_is_named(
     options: dict[str, Any], message: str, sets: tuple[Dataset, Dataset], tmp_path: Path
 ) -> None:
