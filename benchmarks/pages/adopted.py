@@ -106,7 +106,7 @@ def timings(speed: list[Row]) -> str:
     ]
     head = (
         "## What adoption costs in time\n\nThe same ResNet-18, written in plain PyTorch and adopted, over ours; "
-        "measured in turns by `benchmarks/measure/adopted_speed.py`, medians and quartiles"
+        "measured in turns by `benchmarks/measure/adopted_speed.py`, medians and quartiles of processor time"
         f"{', one thread' if all(r['hardware']['threads'] == 1 for r in speed) else ''}.\n"
     )
     return f"{head}\n{table(['what', 'ratio', 'bar', 'pairs'], body)}"
