@@ -140,13 +140,12 @@ def load_with(which: str | Path) -> tuple[Tunable, About]:
     check_finite(tensors, str(path))
     if found.get("tensors") not in (None, tensors_hash(tensors)):
         raise ValueError(f"{path}: its weights are not those that were saved (their hash differs); the file is damaged")
-    try:
-        stack = parse_method(found["composition"])
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}; if another package adds it, install that package") from None
-    except RecursionError:
-        raise ValueError(f"{path}: its composition is nested too deeply") from None
-    model = built(lambda: nets.build(found["net"]), lambda net: Tunable(net, stack), tensors, str(path))
+    model = built(
+        lambda: nets.build(found["net"]),
+        lambda net: Tunable(net, parse_method(found["composition"])),
+        tensors,
+        str(path),
+    )
     check_classes(found["classes"], model, str(path))
     declared = [asdict(d) for d in model.method.dials()]
     if [d["name"] for d in declared] != [d["name"] for d in found["dials"]]:

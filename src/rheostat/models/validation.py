@@ -185,7 +185,10 @@ def built(
         if tried is None:
             _compare(made, tensors)
     except ValueError as error:
-        raise ValueError(f"{where}: {error}") from None
+        text = str(error)
+        unknown = text.startswith(("no network ", "no method "))
+        hint = "; if another package adds it, install that package" if unknown else ""
+        raise ValueError(f"{where}: {text}{hint}") from None
     except Exception as error:  # a description fails in as many ways as it has values
         first = next(iter(str(error).splitlines()), "")[:200]
         raise ValueError(f"{where}: its network cannot be built ({type(error).__name__}: {first})") from None
