@@ -163,7 +163,7 @@ def test_lists_of_files_stay_inside_their_folder(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="is not the name of a folder"):
         tiny_imagenet.read(tmp_path)
     (tmp_path / "wnids.txt").write_text("n1\n")
-    with pytest.raises(DataError, match="line 1 names no file of a known class"):
+    with pytest.raises(DataError, match="line 1 names no file of its folder"):
         tiny_imagenet.read(tmp_path)
     (tmp_path / "wnids.txt").write_bytes(b"\xff")
     with pytest.raises(DataError, match="not text"):

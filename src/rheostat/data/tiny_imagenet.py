@@ -24,8 +24,10 @@ def read(folder: Path) -> tuple[Dataset, Dataset]:
     test: list[tuple[Path, int]] = []
     for number, line in enumerate(_lines(annotations), 1):
         fields = line.split("\t")
-        if len(fields) < 2 or fields[1] not in place or Path(fields[0]).name != fields[0]:
-            raise DataError(f"{annotations}: line {number} names no file of a known class")
+        if len(fields) < 2 or fields[1] not in place:
+            raise DataError(f"{annotations}: line {number} names no known class")
+        if Path(fields[0]).name != fields[0]:
+            raise DataError(f"{annotations}: line {number} names no file of its folder")
         test.append((root / "val" / "images" / fields[0], place[fields[1]]))
     train = image_files(root / "train", classes)
     return assembled("tiny-imagenet", train, classes), assembled("tiny-imagenet", test, classes)

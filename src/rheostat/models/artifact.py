@@ -20,7 +20,7 @@ from rheostat.methods import parse_method
 from rheostat.models.factories import Factory
 from rheostat.models.rebuilding import rebuilt
 from rheostat.models.tunable import Tunable
-from rheostat.models.validation import built, check_classes, check_description, check_fit
+from rheostat.models.validation import built, check_classes, check_description, fitted
 from rheostat.nets.adopted import NAME, Adopted
 from rheostat.points.dial_map import DialMap
 from rheostat.points.point import Point
@@ -154,18 +154,16 @@ def load_with(which: str | Path, *, net: nn.Module | Factory | str | None = None
     own = found["net"].get("name") == NAME
     if net is not None and not own:
         raise ValueError(f"{path} holds a network that its file rebuilds; leave net (--net) out")
-    try:
-        stack = parse_method(found["composition"])
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}; if another package adds it, install that package") from None
-    except RecursionError:
-        raise ValueError(f"{path}: its composition is nested too deeply") from None
+
+    def conditioned(plain: nets.Net) -> Tunable:
+        return Tunable(plain, parse_method(found["composition"]))
+
     if own:
         held = sum(t.numel() * t.element_size() for t in tensors.values())
-        model = Tunable(rebuilt(found["net"], found.get("adopted", {}), net, held=held, where=str(path)), stack)
-        check_fit(model, tensors, str(path))
+        base = rebuilt(found["net"], found.get("adopted", {}), net, held=held, where=str(path))
+        model = fitted(lambda: conditioned(base), tensors, str(path))
     else:
-        model = built(lambda: nets.build(found["net"]), lambda net: Tunable(net, stack), tensors, str(path))
+        model = built(lambda: nets.build(found["net"]), conditioned, tensors, str(path))
     check_classes(found["classes"], model, str(path))
     declared = [asdict(d) for d in model.method.dials()]
     if [d["name"] for d in declared] != [d["name"] for d in found["dials"]]:

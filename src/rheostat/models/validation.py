@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Annotated, Any, Literal
 
 import torch
@@ -167,7 +168,7 @@ def built(
     def bounds() -> _Bounded:
         return _Bounded(operations, SPARE + 4 * held)
 
-    try:
+    with _one_line(where):
         with torch.device("meta"), bounds():
             plain = net()
             _check_image(plain)
@@ -184,11 +185,6 @@ def built(
             made = model(net())
         if tried is None:
             _compare(made, tensors)
-    except ValueError as error:
-        raise ValueError(f"{where}: {error}") from None
-    except Exception as error:  # a description fails in as many ways as it has values
-        first = next(iter(str(error).splitlines()), "")[:200]
-        raise ValueError(f"{where}: its network cannot be built ({type(error).__name__}: {first})") from None
     return made
 
 
@@ -217,12 +213,27 @@ def _compare(model: Tunable, tensors: Mapping[str, Tensor]) -> None:
         raise ValueError(f"weights do not fit the composition ({problem})")
 
 
-def check_fit(model: Tunable, tensors: Mapping[str, Tensor], where: str) -> None:
-    """ValueError unless the tensors of a file are those that a model stores."""
+def fitted(model: Callable[[], Tunable], tensors: Mapping[str, Tensor], where: str) -> Tunable:
+    """A model on a network of the user's own, whose tensors are those of its file; ValueError in one line."""
+    with _one_line(where):
+        made = model()
+        _compare(made, tensors)
+    return made
+
+
+@contextmanager
+def _one_line(where: str) -> Iterator[None]:
+    """Whatever goes wrong with a description is a ValueError in one line that names the file."""
     try:
-        _compare(model, tensors)
+        yield
     except ValueError as error:
-        raise ValueError(f"{where}: {error}") from None
+        text = str(error)
+        unknown = text.startswith(("no network ", "no method "))
+        hint = "; if another package adds it, install that package" if unknown else ""
+        raise ValueError(f"{where}: {text}{hint}") from None
+    except Exception as error:  # a description fails in as many ways as it has values
+        first = next(iter(str(error).splitlines()), "")[:200]
+        raise ValueError(f"{where}: its network cannot be built ({type(error).__name__}: {first})") from None
 
 
 def check_classes(classes: Sequence[str], model: Tunable, where: str) -> None:
