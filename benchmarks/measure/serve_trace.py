@@ -51,7 +51,7 @@ SHARE = 0.25
 """The share of requests that is attacked."""
 DRAWN, LINE = ("code", 1.5), 1500
 LIVE = (("code", 0.8), ("code", 1.5))
-LIVE_EACH, LIVE_MOST = 24, 8
+LIVE_EACH, LIVE_MOST = 128, 4
 """Images of a request over HTTP, so that the model takes longer than the protocol, and requests in a batch."""
 
 
