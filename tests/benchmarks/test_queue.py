@@ -135,7 +135,7 @@ def test_one_run_or_all_whose_names_contain_a_word(tmp_path: Path) -> None:
         (TEXT.replace('rows = "x.jsonl"', "rows = 3"), "rows: Input should be a valid string (given 3)"),
         (TEXT + 'evaluate = "defualt"\n', "no list under [evaluate] named 'defualt'; did you mean 'default'?"),
         ('include = ["q.toml"]', "a queue file cannot include itself"),
-        ('include = ["absent.toml"]', "absent.toml: No such file or directory"),
+        ('include = ["absent.toml"]', "no file"),
         (TEXT + "\n", "no run's name contains 'b'; allowed: a"),
     ],
 )
@@ -222,8 +222,9 @@ def test_every_row_can_be_made_again() -> None:
         for run in read_queue(file):
             entries.setdefault((run.rows.name, run.name), []).extend(run.evaluate)
     missed = set()
+    scripts = {"square.jsonl", "naive-segment.jsonl"}  # a script of benchmarks/measure makes each, which it names
     for file in (BENCHMARKS / "results").glob("*.jsonl"):
-        for row in [] if holds_timings(file) else read_rows(file):
+        for row in [] if holds_timings(file) or file.name in scripts else read_rows(file):
             asked = [e for e in entries.get((file.name, row.run), []) if matches(row, e)]
             grids = [p.numbers() for e in asked for p in parse_grid(e.get("at", ""))]
             if not any(grid.items() <= row.at.items() for grid in grids):

@@ -62,8 +62,8 @@ def check_budget(norm: str, eps: float, steps: int) -> None:
     """
     if norm not in NORMS:
         raise ValueError(f"no norm {norm!r}; {nearest(norm, NORMS)}")
-    if norm == "linf" and eps > 1:
-        raise ValueError(f"eps is in units of [0, 1], given {eps:g}; did you mean {eps:g}/255?")
+    if norm == "linf" and 1 < eps <= 255:
+        raise ValueError(f"eps is at most 1, in units of [0, 1], given {eps:g}; did you mean {eps:g}/255?")
     if eps < 0:
         raise ValueError(f"eps must not be negative, given {eps:g}")
     if not eps <= LARGEST[norm]:  # nor is NaN

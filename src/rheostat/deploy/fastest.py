@@ -28,12 +28,12 @@ def fastest_runtime(
 
     OpenVINO runs in bf16 where the chip has it. A runtime that is the only one installed is not measured.
     """
-    candidates = installed()
-    if not candidates:
+    if not installed():
         raise ValueError("exported files need a runtime: pip install 'rheostat[deploy]' or 'rheostat[openvino]'")
+    sessions = sessions_of(file, threads=threads)
+    candidates = tuple(sessions)
     if len(candidates) == 1:
         return candidates[0]
-    sessions = {n: Session(file, runtime=n, precision=_fast(n), threads=threads, spin=False) for n in candidates}
     total = dict.fromkeys(candidates, 1.0)
     for batch in BATCHES:
         times = latency({n: SessionModule(s) for n, s in sessions.items()}, image, batch=batch, seconds=seconds)
@@ -42,6 +42,24 @@ def fastest_runtime(
     shown = ", ".join(f"{n} ({sessions[n].precision}) {t ** (1 / len(BATCHES)):.2f} ms" for n, t in total.items())
     log.info("backend %s, by the geometric mean of latencies at batches 1 and 8: %s", best, shown)
     return best
+
+
+def sessions_of(file: str | Path, *, threads: int | None) -> dict[str, Session]:
+    """The file under each runtime that is installed and takes it; a warning is logged for one that does not.
+
+    ValueError, of the last of them, where none does.
+    """
+    sessions: dict[str, Session] = {}
+    problem: ValueError | None = None
+    for name in installed():
+        try:
+            sessions[name] = Session(file, runtime=name, precision=_fast(name), threads=threads, spin=False)
+        except ValueError as error:
+            problem = error
+            log.warning("left out: %s", error)
+    if not sessions and problem is not None:
+        raise problem
+    return sessions
 
 
 def _fast(runtime: str) -> Precision:

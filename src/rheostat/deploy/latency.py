@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from rheostat.deploy.exporting import export
-from rheostat.deploy.fastest import installed
+from rheostat.deploy.fastest import sessions_of
 from rheostat.deploy.onnx_session import Session, SessionModule
 from rheostat.models.artifact import About
 from rheostat.models.costs import latency, observe
@@ -92,15 +92,15 @@ def as_rows(found: list[PointBenchmark], artifact: str) -> list[dict[str, Any]]:
 
 
 def _sessions(file: Path) -> dict[str, nn.Module]:
-    """The file under every runtime and precision that this machine has."""
+    """The file under every runtime and precision that this machine has and that takes it."""
     threads = torch.get_num_threads()
     forms: dict[str, nn.Module] = {}
-    if "onnx" in installed():
-        forms["ONNX Runtime"] = SessionModule(Session(file, threads=threads))
-    if "openvino" in installed():
-        session = Session(file, runtime="openvino", threads=threads)
-        forms["OpenVINO fp32"] = SessionModule(session)
-        fast = Session(file, runtime="openvino", precision="auto", threads=threads)
-        if fast.precision != session.precision:
-            forms[f"OpenVINO {fast.precision}"] = SessionModule(fast)
+    for runtime, session in sessions_of(file, threads=threads).items():
+        if runtime == "onnx":
+            forms["ONNX Runtime"] = SessionModule(session)
+            continue
+        exact = session if session.precision == "fp32" else Session(file, runtime=runtime, threads=threads)
+        forms["OpenVINO fp32"] = SessionModule(exact)
+        if exact is not session:
+            forms[f"OpenVINO {session.precision}"] = SessionModule(session)
     return forms

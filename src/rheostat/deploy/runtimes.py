@@ -88,7 +88,7 @@ class OpenVinoGraph:
             model = core.read_model(str(path))
             self._compiled = core.compile_model(model, "CPU", options)
         except Exception as error:  # its errors are RuntimeErrors and errors of its parsers
-            raise ValueError(f"{path}: not an ONNX file that OpenVINO takes ({_first_line(error)})") from None
+            raise ValueError(f"{path}: not an ONNX file that OpenVINO takes ({_reason(error)})") from None
         self.description = _description(path)
         self._local = threading.local()
 
@@ -109,8 +109,11 @@ def _description(path: Path) -> str | None:
     return found.get(KEY)
 
 
-def _first_line(error: Exception) -> str:
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+def _reason(error: Exception) -> str:
+    """What OpenVINO's report of several lines says, without the places in its sources."""
+    noise = ("Exception from", "Check ", "FrontEnd API", "-- ", "While validating", "Summary:")
+    lines = [line.strip(" -") for line in str(error).splitlines() if line.strip() and not line.startswith(noise)]
+    return "; ".join(lines)[:300] or type(error).__name__
 
 
 RUNTIMES = ("onnx", "openvino")

@@ -245,7 +245,10 @@ class AtPoint(nn.Module):
         return self
 
     def forward(self, x: Tensor) -> Tensor:
-        logits: Tensor = self.model(x, self.point, validate=self.validate)
+        if self.validate and not torch.compiler.is_compiling():
+            check_images(x, self.model.net.image)
+        # Unchecked, so that a model in train() does not warn: whoever asks for a point wants an evaluation.
+        logits: Tensor = self.model(x, self.point, validate=False)
         return logits
 
     def unchecked(self) -> AtPoint:
