@@ -27,7 +27,7 @@ BESIDE = {"benchmarks", "clients", "contract", "docs", "hardening"}
 """Folders of tests that are about no room."""
 PUBLIC = {
     *("Attack", "Callback", "Dial", "EarlyStop", "EvaluationOptions", "FitOptions", "Need", "Point", "Recipe", "Stack"),
-    *("TensorBoard", "Tunable", "fit", "plot", "training_step"),
+    *("TensorBoard", "Tunable", "fit", "plot", "push_to_hub", "training_step"),
     *("adopt", "calibrate_dial", "calibrate_norms", "choose", "compose", "evaluate", "export", "fit_policy", "fold"),
     *("load", "load_recipe", "observe", "read_rows", "save", "train"),
 }

@@ -9,7 +9,7 @@ from typing import Any
 
 from rheostat.data import Splits, subset
 from rheostat.data.conversion import Form
-from rheostat.data.given import held, opened
+from rheostat.data.given import held, opened, rule_of
 from rheostat.evaluation.arguments import Attacks, Points, as_attacks
 from rheostat.evaluation.evaluator import evaluate
 from rheostat.evaluation.options import EvaluationOptions
@@ -67,6 +67,9 @@ class Fitted:
         `test_set` is anything that `fit` takes, all of it or a stratified subset of `examples` images. By default:
         every position of the dials, the attacks of the tier "quick" at the radius of the training.
         """
+        rule = rule_of(test_set)
+        if rule is not None and rule != self.form.preprocessing:
+            raise ValueError(f"test_set has {rule}, the model was trained with {self.form.preprocessing}")
         given, _ = opened(test_set, self.form, "test_set", in_memory=True)
         dataset = subset(held(given, self.form), examples)
         options = options or EvaluationOptions()
