@@ -62,3 +62,8 @@ __all__ = [
     "train",
     "training_step",
 ]
+
+
+def __dir__() -> list[str]:
+    """The public names, and `data`; the other rooms are imported by their names."""
+    return sorted([*__all__, "data"])
