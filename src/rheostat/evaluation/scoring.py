@@ -41,7 +41,7 @@ class Bits:
     draws: list[Tensor]
     """Of a randomised point, per attack: images right on each fresh draw, clean and attacked."""
     alone: list[Tensor]
-    """After each attack (2, N): who still stands under the returned images alone, and under the rounded alone."""
+    """After each attack (2, N): rows still classified right, by the returned images alone, and by the rounded."""
     exits: list[Tensor]
     """Where exits are live, per attack (2, N): the exit taken, clean and attacked; -1: not attacked."""
     outside: int = 0

@@ -110,7 +110,10 @@ def viewer(
 
     def look(upload: str | None, number: float, radius: float, *values: float) -> tuple[Any, ...]:
         point = Point(**{d.name: float(v) for d, v in zip(model.dials.values(), values, strict=True)})
-        x, label = picked(upload, int(number or 0), test, rule)
+        try:
+            x, label = picked(upload, int(number or 0), test, rule)
+        except ValueError as error:
+            raise gr.Error(str(error), print_exception=False) from None
         with torch.no_grad():
             before = model(x, point).softmax(1)
         truth = torch.tensor([int(before.argmax()) if label is None else label])

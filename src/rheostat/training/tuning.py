@@ -74,7 +74,7 @@ def open_study(space: Space, storage: str) -> optuna.Study:
     return optuna.create_study(
         storage=kept,
         study_name=study_name(space),
-        direction="maximize",
+        direction=optuna.study.StudyDirection.MAXIMIZE,
         load_if_exists=True,
         pruner=optuna.pruners.SuccessiveHalvingPruner(reduction_factor=2),
     )
