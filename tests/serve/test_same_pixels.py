@@ -167,3 +167,31 @@ def test_pillow_images_of_a_users_data_set_take_the_rule_too(tmp_path: Path) -> 
     model = rheostat.adopt(make_net, "dual", image=rule.image)
     run = rheostat.fit(model, pairs, pairs, eps=0.1, epochs=1, batch=4, out=tmp_path / "x", preprocessing=rule, **FEW)
     assert run.about.preprocessing == rule
+
+
+@pytest.mark.filterwarnings("ignore::ResourceWarning")  # Gradio leaves the file open for a moment
+def test_the_playground_gets_the_file_that_was_uploaded_and_not_a_turned_copy(tmp_path: Path) -> None:
+    """Gradio turns a photo as its camera noted (EXIF); the service does not, so neither may the page."""
+    pytest.importorskip("gradio")
+    from gradio.data_classes import ImageData
+
+    from rheostat.serve.playground import picked, stretched, upload_field
+
+    exif = Image.Exif()
+    exif[274] = 6  # turned by 90°
+    file = tmp_path / "photo.jpg"
+    Image.fromarray(np.arange(20 * 30, dtype=np.uint8).reshape(20, 30)).save(file, exif=exif)
+    model = rheostat.load("oat-digits")
+    given = upload_field().preprocess(ImageData(path=str(file), orig_name="photo.jpg"))
+    x, _ = picked(given, 0, None, stretched(model.net.image))
+    assert torch.equal(x, torch.from_numpy(decode(file.read_bytes(), "image/jpeg", model.net.image, Limits())))
+
+
+def test_a_file_without_a_rule_says_nothing_of_one(tmp_path: Path) -> None:
+    """So earlier versions read it; and files that they wrote load."""
+    from rheostat.runtime.files import read_tensors
+
+    model, about = artifact.load_with("oat-digits")
+    assert about.preprocessing is None
+    assert "preprocessing" not in read_tensors(model.save(tmp_path / "x.safetensors"))[1]
+    assert "resize" not in describe(model, about, Point(robustness=1.0), None, "")["preprocessing"]

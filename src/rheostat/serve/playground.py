@@ -73,8 +73,7 @@ def build(model: Tunable, about: artifact.About, rows: list[Row], test: Dataset 
                     elem_id="number",
                     visible=test is not None,
                 )
-                # The file as it is, which is read as the service reads it.
-                upload = gr.Image(type="filepath", image_mode=None, label="or an image of your own", height=160)
+                upload = upload_field()
             with gr.Column():
                 with gr.Row():
                     clean = gr.Image(label="clean", height=SHOWN, interactive=False)
@@ -92,6 +91,11 @@ def build(model: Tunable, about: artifact.About, rows: list[Row], test: Dataset 
             control.change(look, inputs, outputs, show_progress="hidden", api_visibility="private")
         page.load(look, inputs, outputs, show_progress="hidden", api_visibility="private")
     return page
+
+
+def upload_field() -> Any:
+    """Where an image is dropped: it gives the file's path, unchanged, which is then read as the service reads it."""
+    return gr.Image(type="filepath", image_mode=None, label="or an image of your own", height=160)
 
 
 def _control(dial: Dial) -> Any:
