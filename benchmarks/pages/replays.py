@@ -40,7 +40,7 @@ def section(rows: list[Row]) -> tuple[str, list[list[str]]]:
         if found:
             parts += [text, _about(next(iter(next(iter(found.values())).values()))), _table(found)]
             claims += _claims(how, found)
-    parts.append("![one replay](serve_trace.png)\n")
+    parts.append("![one replay](../serve_trace.png)\n")
     return "\n".join(parts), claims
 
 

@@ -35,6 +35,7 @@ def cifar_tree(folder: Path, source: Path, train: int, test: int) -> Path:
 
 @pytest.mark.slow
 @pytest.mark.data
+@pytest.mark.filterwarnings("ignore:not calibrated")  # one epoch moves no dial
 def test_the_example_trains_a_timm_network_on_a_folder(tmp_path: Path, monkeypatch, real_data, capsys) -> None:
     timm()
     tree = cifar_tree(tmp_path / "cifar", real_data, 50, 10)
