@@ -10,7 +10,7 @@ from rheostat.calibration import calibrate_dial, calibrate_norms, fit_policy
 from rheostat.deploy import Need, choose, export
 from rheostat.evaluation import EvaluationOptions, evaluate
 from rheostat.methods import Stack, compose
-from rheostat.models import Tunable, adopt, fold, load, observe, save
+from rheostat.models import Tunable, adopt, fold, load, observe, push_to_hub, save
 from rheostat.points import Dial, Point
 from rheostat.reports import plot
 from rheostat.results import read_rows
@@ -56,8 +56,14 @@ __all__ = [
     "load_recipe",
     "observe",
     "plot",
+    "push_to_hub",
     "read_rows",
     "save",
     "train",
     "training_step",
 ]
+
+
+def __dir__() -> list[str]:
+    """The public names, and `data`; the other rooms are imported by their names."""
+    return sorted([*__all__, "data"])

@@ -29,10 +29,9 @@ SLOW = ("autoattack", "robustbench_style")
     [pytest.param(f, marks=[pytest.mark.slow] if f.stem in SLOW else []) for f in EXAMPLES],
     ids=[f.stem for f in EXAMPLES],
 )
-def test_an_example_runs(file: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, str(file)], env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True
-    )
+def test_an_example_runs(file: Path, tmp_path: Path) -> None:
+    own = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([sys.executable, str(file)], cwd=tmp_path, env=own, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert any(c.isdigit() for c in done.stdout)
 

@@ -120,13 +120,26 @@ try:
     hub.push_to_hub(model, "lab/digits", token="bad")
 except ValueError as error:
     said.append(str(error))
+from rheostat.cli.app import main
+
+main(["push", "oat-digits", "lab/pushed"])
+try:
+    main(["push", "oat-digits", "pushed"])
+except SystemExit as stop:
+    assert stop.code == 2
 print(json.dumps(said))
 """
 
 
 def run(script: str, endpoint: str, home: Path) -> subprocess.CompletedProcess[str]:
     """A Python of its own, for the hub's package reads its address when it is imported."""
-    own = {"HF_ENDPOINT": endpoint, "HF_HOME": str(home), "HF_HUB_DISABLE_TELEMETRY": "1", "HF_HUB_DISABLE_XET": "1"}
+    own = {
+        "HF_TOKEN": "good",
+        "HF_ENDPOINT": endpoint,
+        "HF_HOME": str(home),
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "HF_HUB_DISABLE_XET": "1",
+    }
     return subprocess.run([sys.executable, "-c", script], env={**os.environ, **own}, capture_output=True, text=True)
 
 
@@ -135,7 +148,15 @@ def test_a_model_goes_to_a_hub_and_comes_back(repositories: tuple[str, Any], tmp
     files["lab/empty"] = {}
     done = run(SCRIPT, endpoint, tmp_path / "home")
     assert done.returncode == 0, done.stderr
-    address, none, revision, empty, short, refused = json.loads(done.stdout)
+    told, _, said = done.stdout.strip().rpartition("\n")
+    address, none, revision, empty, short, refused = json.loads(said)
+    assert f"lab/pushed/commit/{SHA}" in told.replace("\n", "")
+    assert "organisation/name, given 'pushed'" in done.stderr
+    assert files["lab/pushed"]["model.safetensors"] == files["lab/file"]["model.safetensors"]
+    card = files["lab/pushed"]["README.md"].decode()
+    assert card.startswith("---\nlibrary_name: rheostat")
+    assert "# lab/pushed" in card
+    assert "Nothing has been measured" in card
     assert address.endswith(f"lab/digits/commit/{SHA}")
     assert b"# Mine" in files["lab/digits"]["README.md"]
     assert b"library_name: rheostat" in files["lab/digits"]["README.md"]

@@ -232,17 +232,38 @@ def card(
     net: Network = None,
 ) -> None:
     """Write a model card from a model's file and its rows."""
-    from rheostat.deploy.named_points import own_rows, rows_path
-    from rheostat.models import artifact
-    from rheostat.reports.card import card as write
     from rheostat.runtime.files import write_text
 
-    model, about = artifact.load_with(file, net=net)
-    own = artifact.digest(file)
-    found = own_rows(rows_path(file, rows), own)
-    text = write(model, about, found, name=Path(file).name, digest=own)
+    text = card_of(file, rows, net, Path(file).name)
     if out is None:
         print(text)
     else:
         write_text(out, text)
         console.print(f"wrote {out}")
+
+
+def card_of(file: str, rows: Path | None, net: str | None, name: str) -> str:
+    """The card of a model's file and its rows, under a name."""
+    from rheostat.deploy.named_points import own_rows, rows_path
+    from rheostat.models import artifact
+    from rheostat.reports.card import card as write
+
+    model, about = artifact.load_with(file, net=net)
+    own = artifact.digest(file)
+    return write(model, about, own_rows(rows_path(file, rows), own), name=name, digest=own)
+
+
+@app.command(epilog="Example: rheostat push runs/shop lab/shop --private")
+def push(
+    file: File,
+    name: Annotated[str, typer.Argument(help="organisation/name on the Hugging Face hub; made where it is new.")],
+    rows: Annotated[Path | None, typer.Option(help="Rows file for the card; default the run's.")] = None,
+    private: Annotated[bool, typer.Option("--private", help="Make a new repository private.")] = False,
+    net: Network = None,
+) -> None:
+    """Upload a model's file and its card to the hub; rheostat.load("hf:organisation/name") reads it."""
+    from rheostat.models.hub import check_name, push_to_hub
+
+    check_name(name)
+    address = push_to_hub(file, name, card=card_of(file, rows, net, name), net=net, private=private)
+    console.print(f"uploaded {address}", markup=False)

@@ -6,10 +6,12 @@ import os
 from dataclasses import replace
 from pathlib import Path
 
-from rheostat.data import folders
+from rheostat.data import folders, hugging_face
 from rheostat.data.augmentation import augment, to_pixels
 from rheostat.data.base import DATASETS, DataError, Dataset, Reader, Remote, Source, register
 from rheostat.data.downloads import download, present, verify_files
+from rheostat.data.folders import ImageFolder, read_folder
+from rheostat.data.preprocessing import Preprocessing
 from rheostat.data.splits import SPLITS, Splits, make_splits, stratified, subset
 from rheostat.runtime.choices import nearest
 from rheostat.runtime.registry import import_files
@@ -26,16 +28,29 @@ def data_dir(given: str | Path | None = None) -> Path:
     return Path.home() / ".cache" / "rheostat"
 
 
-def load(
-    name: str, *, folder: str | Path | None = None, verify: bool = True, fetch: bool = True
-) -> tuple[Dataset, Dataset]:
-    """(train, test) of a data set by its name, or of `folder:PATH`, a tree train/CLASS, test/CLASS.
+PREFIXES = {"folder:": "folder:PATH", hugging_face.PREFIX: "hf:NAME"}
+"""How names begin that no file registers."""
 
-    Looked for in `folder`/name, and downloaded there if absent and `fetch`. DataError names the file
-    that is missing or not what was expected.
+
+def load(
+    name: str,
+    *,
+    folder: str | Path | None = None,
+    verify: bool = True,
+    fetch: bool = True,
+    preprocessing: Preprocessing | None = None,
+) -> tuple[Dataset, Dataset]:
+    """(train, test) of a data set by its name, of `folder:PATH`, a tree train/CLASS, test/CLASS, or of `hf:NAME`.
+
+    A name is looked for in `folder`/name, and downloaded there if absent and `fetch`. `hf:NAME` (`hf:NAME:CONFIG`) is
+    read from the cache of Hugging Face's `datasets`, never downloaded. `preprocessing` gives every image its size, by
+    the rule that it states; without it all images of a folder have one size. DataError names the file that is missing
+    or not what was expected.
     """
     if name.startswith("folder:"):
-        return _marked(folders.read(Path(name.removeprefix("folder:"))))
+        return _marked(folders.read(Path(name.removeprefix("folder:")), preprocessing))
+    if name.startswith(hugging_face.PREFIX):
+        return _marked(hugging_face.read(name.removeprefix(hugging_face.PREFIX), preprocessing))
     check_known(name)
     source, inside = DATASETS.get(name), data_dir(folder) / name
     if source.remotes and not present(inside):
@@ -45,13 +60,16 @@ def load(
     if verify:
         verify_files(source.sums(), inside)
     read = source.read_verified if verify and source.read_verified is not None else source.read
-    return _marked(read(inside))
+    train, test = read(inside)
+    if preprocessing is not None:
+        train, test = preprocessing.applied(train), preprocessing.applied(test)
+    return _marked((train, test))
 
 
 def check_known(name: str) -> None:
-    """ValueError that names the nearest unless a data set has this name, or it is `folder:PATH`."""
-    if not name.startswith("folder:") and name not in DATASETS:
-        raise ValueError(f"no data set {name!r}; {nearest(name, [*DATASETS, 'folder:PATH'])}")
+    """ValueError that names the nearest unless a data set has this name, or it is `folder:PATH` or `hf:NAME`."""
+    if not name.startswith(tuple(PREFIXES)) and name not in DATASETS:
+        raise ValueError(f"no data set {name!r}; {nearest(name, [*DATASETS, *PREFIXES.values()])}")
 
 
 def _marked(both: tuple[Dataset, Dataset]) -> tuple[Dataset, Dataset]:
@@ -63,6 +81,8 @@ __all__ = [
     "SPLITS",
     "DataError",
     "Dataset",
+    "ImageFolder",
+    "Preprocessing",
     "Reader",
     "Remote",
     "Source",
@@ -72,6 +92,7 @@ __all__ = [
     "data_dir",
     "load",
     "make_splits",
+    "read_folder",
     "register",
     "stratified",
     "subset",

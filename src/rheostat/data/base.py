@@ -8,11 +8,15 @@ import stat
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from rheostat.runtime.registry import Registry, origin_of
+
+if TYPE_CHECKING:
+    from rheostat.data.preprocessing import Preprocessing
 
 
 class DataError(ValueError):
@@ -24,7 +28,7 @@ class Dataset:
     """Images (N, C, H, W) uint8 and labels (N,) int64; `classes` are their names.
 
     `split` says where they are from (train, calibrate-fit, calibrate-choose, test), where it is
-    known: nothing is ever chosen on test.
+    known: nothing is ever chosen on test. `preprocessing` is how its images got their size, where they were resized.
     """
 
     name: str
@@ -32,6 +36,7 @@ class Dataset:
     labels: Tensor
     classes: tuple[str, ...]
     split: str = ""
+    preprocessing: Preprocessing | None = None
 
     def __post_init__(self) -> None:
         if self.images.dtype != torch.uint8 or self.images.ndim != 4:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from rheostat.data.base import DataError
+from rheostat.data.preprocessing import Preprocessing
 
 IMAGE_COLUMNS = ("image", "img", "images", "pixel_values", "pixels")
 LABEL_COLUMNS = ("label", "labels", "fine_label", "target", "class")
@@ -20,11 +21,15 @@ LABEL_COLUMNS = ("label", "labels", "fine_label", "target", "class")
 
 @dataclass(frozen=True)
 class Form:
-    """What a model takes: images (C, H, W) and classes by name. `columns` are image and label where items are dicts."""
+    """What a model takes: images (C, H, W) and classes by name. `columns` are image and label where items are dicts.
+
+    `preprocessing` makes Pillow images of any size fit; without it they have the model's size.
+    """
 
     image: tuple[int, int, int]
     classes: tuple[str, ...]
     columns: tuple[str, str] | None = None
+    preprocessing: Preprocessing | None = None
 
 
 def as_uint8(pixels: Tensor, where: str) -> Tensor:
@@ -52,6 +57,8 @@ def image_of(value: Any, form: Form, where: str) -> Tensor:
     if hasattr(value, "convert"):  # a PIL image, in the mode that the model has channels for
         import numpy as np
 
+        if form.preprocessing is not None:
+            return form.preprocessing.pixels(value)
         value = torch.from_numpy(np.array(value.convert("L" if form.image[0] == 1 else "RGB")))
     pixels = value if isinstance(value, Tensor) else torch.as_tensor(value)
     channels, height, width = form.image
@@ -63,7 +70,8 @@ def image_of(value: Any, form: Form, where: str) -> Tensor:
     elif shape != form.image:
         raise DataError(
             f"{where}: an image of {' × '.join(map(str, shape))}, the model takes {' × '.join(map(str, form.image))}; "
-            "resize it in the data set's transform, or build the model for this size"
+            "resize it in the data set's transform (Pillow images: preprocessing=data.Preprocessing(size=(H, W))), or "
+            "build the model for this size"
         )
     return as_uint8(pixels, where)
 

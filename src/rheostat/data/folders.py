@@ -1,17 +1,76 @@
-"""Any class-per-folder image tree."""
+"""Any class-per-folder image tree: held in memory as uint8, or read image by image where it is large."""
 
 from __future__ import annotations
 
 import os
 import sys
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from rheostat.data.base import DataError, Dataset
 from rheostat.data.images import read_image
+from rheostat.data.preprocessing import Preprocessing
+from rheostat.data.splits import stratified
 
-SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".webp"}
+SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"}
+HELD = 2**30
+"""Bytes of uint8 images that `read_folder` holds in memory, at most; more are read image by image."""
+HINT = "give the size that all get: preprocessing=data.Preprocessing(size=(H, W)), or data.size in a recipe"
+
+
+@dataclass(frozen=True)
+class ImageFolder:
+    """Images on disk, read one by one: what `fit` takes where a tree does not fit in memory.
+
+    `folder[i]` is (image (C, H, W) uint8, label). `files` are the paths, `labels` (N,) their classes by number.
+    """
+
+    name: str
+    files: tuple[Path, ...]
+    labels: Tensor
+    classes: tuple[str, ...]
+    preprocessing: Preprocessing
+    split: str = ""
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        return self.preprocessing.read(self.files[index]), int(self.labels[index])
+
+    @property
+    def image(self) -> tuple[int, int, int]:
+        """(C, H, W)."""
+        return self.preprocessing.image
+
+    def only(self, rows: Tensor) -> ImageFolder:
+        """Some rows of it."""
+        return replace(self, files=tuple(self.files[i] for i in rows.tolist()), labels=self.labels[rows])
+
+    def held_out(self, count: int, *, seed: int = 0) -> tuple[ImageFolder, ImageFolder]:
+        """(the rest, `count` images for validation), class shares kept, the same for the same seed."""
+        if not 0 < count < len(self):
+            raise ValueError(f"{self.name}: from 1 to {len(self) - 1} images can be held out, given {count}")
+        kept, out = stratified(self.labels, (len(self) - count, count), seed=seed)
+        return self.only(kept), replace(self.only(out), split="calibrate-fit")
+
+    def held(self) -> Dataset:
+        """All of it in memory."""
+        if not len(self):
+            raise DataError(f"{self.name}: no images found")
+        needed = self.preprocessing.pixels_of(len(self))
+        if needed > memory():
+            raise DataError(f"{self.name}: {len(self)} images of {needed // len(self)} bytes, {TOO_MUCH}")
+        images = torch.empty(len(self), *self.image, dtype=torch.uint8)
+        for i, path in enumerate(self.files):
+            images[i] = self.preprocessing.read(path)
+        return Dataset(self.name, images, self.labels, self.classes, self.split, self.preprocessing)
+
+
+TOO_MUCH = "more than the memory of this machine; fit reads them one by one: data.read_folder(PATH, ...)"
 
 
 def memory() -> int:
@@ -23,18 +82,18 @@ def memory() -> int:
 
 
 def assembled(name: str, files: list[tuple[Path, int]], classes: tuple[str, ...]) -> Dataset:
-    """A data set from image files and their labels; DataError names the first of another size."""
+    """A data set from RGB image files of one size and their labels; DataError names the first of another size."""
     if not files:
         raise DataError(f"{name}: no images found")
-    images: list[torch.Tensor] = []
+    images: list[Tensor] = []
     for path, _ in files:
         image = read_image(path)
         if images and image.shape != images[0].shape:
-            raise DataError(f"{path}: {tuple(image.shape)}, expected {tuple(images[0].shape)} as {files[0][0].name}")
-        if not images and image.numel() * len(files) > memory():
             raise DataError(
-                f"{name}: {len(files)} images of {image.numel()} bytes, more than the memory of this machine"
+                f"{path}: {tuple(image.shape)}, expected {tuple(images[0].shape)} as {files[0][0].name}; {HINT}"
             )
+        if not images and image.numel() * len(files) > memory():
+            raise DataError(f"{name}: {len(files)} images of {image.numel()} bytes, {TOO_MUCH}")
         images.append(image)
     return Dataset(name, torch.stack(images), torch.tensor([label for _, label in files]), classes)
 
@@ -49,8 +108,8 @@ def image_files(root: Path, classes: tuple[str, ...]) -> list[tuple[Path, int]]:
     ]
 
 
-def read(folder: Path) -> tuple[Dataset, Dataset]:
-    """Any tree train/CLASS/*.png and test/CLASS/*.png (or val/): all images of one size, RGB."""
+def _halves(folder: Path) -> tuple[tuple[str, ...], list[tuple[Path, int]], list[tuple[Path, int]]]:
+    """(classes, train files, test files) of a tree."""
     train = folder / "train"
     test = next((folder / n for n in ("test", "val") if (folder / n).is_dir()), None)
     if not train.is_dir() or test is None:
@@ -59,5 +118,48 @@ def read(folder: Path) -> tuple[Dataset, Dataset]:
     strange = sorted({p.name for p in test.iterdir() if p.is_dir()} - set(classes))
     if strange:
         raise DataError(f"{test}: class {strange[0]!r} is not in {train}")
-    name = folder.name
-    return assembled(name, image_files(train, classes), classes), assembled(name, image_files(test, classes), classes)
+    return classes, image_files(train, classes), image_files(test, classes)
+
+
+def read(folder: Path, preprocessing: Preprocessing | None = None) -> tuple[Dataset, Dataset]:
+    """(train, test) of any tree train/CLASS/*.png and test/CLASS/*.png (or val/), in memory.
+
+    Without preprocessing the images are read as RGB, and all have one size.
+    """
+    if preprocessing is not None:
+        train, test = streamed(folder, preprocessing)
+        return train.held(), test.held()
+    classes, train_files, test_files = _halves(folder)
+    return assembled(folder.name, train_files, classes), assembled(folder.name, test_files, classes)
+
+
+def streamed(folder: Path, preprocessing: Preprocessing) -> tuple[ImageFolder, ImageFolder]:
+    """(train, test) of a tree, whose images are read when they are asked for."""
+    classes, *halves = _halves(folder)
+    train, test = (
+        ImageFolder(
+            folder.name,
+            tuple(path for path, _ in files),
+            torch.tensor([label for _, label in files], dtype=torch.int64),
+            classes,
+            preprocessing,
+            split,
+        )
+        for files, split in zip(halves, ("train", "test"), strict=True)
+    )
+    return train, test
+
+
+def read_folder(
+    folder: str | Path, preprocessing: Preprocessing, *, in_memory: bool | None = None
+) -> tuple[Dataset, Dataset] | tuple[ImageFolder, ImageFolder]:
+    """(train, test) of a tree train/CLASS, test/CLASS (or val/): images of any size and mode, each made to fit.
+
+    Held in memory as uint8 where both halves together are at most 1 GiB, else read image by image; `in_memory` decides
+    otherwise. `fit` takes either. DataError names what is missing or cannot be read.
+    """
+    train, test = streamed(Path(folder), preprocessing)
+    small = preprocessing.pixels_of(len(train) + len(test)) <= HELD
+    if small if in_memory is None else in_memory:
+        return train.held(), test.held()
+    return train, test

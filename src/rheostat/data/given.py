@@ -19,6 +19,8 @@ from torch.utils.data import default_collate
 
 from rheostat.data.base import DataError, Dataset
 from rheostat.data.conversion import Form, as_uint8, check_labels, example_of
+from rheostat.data.folders import ImageFolder
+from rheostat.data.preprocessing import Preprocessing
 from rheostat.runtime.seeding import seed_of, seeded, stream
 
 
@@ -31,6 +33,11 @@ class Indexed:
 
     def __len__(self) -> int:
         return len(self.items)
+
+    @property
+    def split(self) -> str:
+        """Where the images are from, where our own readers say it."""
+        return self.items.split if isinstance(self.items, ImageFolder) else ""
 
 
 @dataclass(frozen=True)
@@ -165,7 +172,8 @@ def held(given: Given, form: Form, *, most: int | None = None, seed: int = 0) ->
     if not pairs:
         raise DataError(f"{given.name} is empty")
     images = torch.stack([image for image, _ in pairs])
-    return Dataset(given.name, images, torch.tensor([label for _, label in pairs]), form.classes)
+    split = given.split if isinstance(given, Indexed) else ""
+    return Dataset(given.name, images, torch.tensor([label for _, label in pairs]), form.classes, split)
 
 
 def class_names(given: Any) -> tuple[str, ...] | None:
@@ -177,3 +185,9 @@ def class_names(given: Any) -> tuple[str, ...] | None:
         named = [f.names for f in features.values() if hasattr(f, "names")]
         found = named[0] if len(named) == 1 else None
     return tuple(map(str, found)) if isinstance(found, tuple | list) else None
+
+
+def rule_of(given: Any) -> Preprocessing | None:
+    """How the images of one of our own readers got their size."""
+    given = given.dataset if isinstance(given, torch_data.DataLoader) else given
+    return given.preprocessing if isinstance(given, Dataset | ImageFolder) else None

@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import re
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,13 +18,15 @@ from PIL import Image
 if TYPE_CHECKING:
     import torch
 
-FILE_FORMATS = ("PNG", "JPEG", "BMP", "WEBP")
+FILE_FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "GIF", "PPM", "TIFF")
 FILE_BYTES, FILE_PIXELS = 2**28, 2**25
 """The largest file of a folder of images, in bytes, and in pixels (33 million)."""
 SCANS = 64
 """The most scans of a JPEG; encoders write ten."""
 WORK = 16
 """The most pixels that all scans of a JPEG touch, in units of the most pixels that an image may have."""
+RESIZES = ("crop", "stretch", "pad")
+"""How an image gets another size: its centre, all of it in another shape, all of it on black."""
 _MARKER = re.compile(rb"\xff([^\x00\xff\xd0-\xd7])")
 _SCAN, _END = 0xDA, 0xD9
 _BARE = (0x01, 0xD8)
@@ -53,7 +56,8 @@ def decode(raw: bytes, formats: tuple[str, ...], mode: str, most_pixels: int) ->
             _check_size(opened.width, opened.height, most_pixels)
             if opened.format in ("JPEG", "MPO"):
                 _check_scans(raw, opened.width * opened.height, most_pixels)
-            if getattr(opened, "n_frames", 1) != 1:
+            # A camera's MPO holds a preview behind the photo, which comes first.
+            if opened.format != "MPO" and getattr(opened, "n_frames", 1) != 1:
                 raise ImageProblem("an animation; send one image")
             return _eight_bits(opened).convert(mode)
     except ImageProblem:
@@ -98,6 +102,8 @@ def _check_scans(raw: bytes, pixels: int, most_pixels: int) -> None:
 
 def _eight_bits(opened: Image.Image) -> Image.Image:
     """16-bit grey (PNG) as 8 bits, rounded; other modes as they are."""
+    if opened.mode == "F" or (opened.mode == "I" and opened.format == "TIFF"):
+        raise ImageProblem("pixels of 32 bits, whose range is not known; save it with 8 or 16 bits a channel")
     if not opened.mode.startswith("I"):
         return opened
     return opened.convert("I").point(_scaled).convert("L")
@@ -107,8 +113,36 @@ def _scaled(value: Image.ImagePointTransform) -> Image.ImagePointTransform:
     return value * (1 / 257) + 0.5
 
 
-def read_image(path: Path) -> torch.Tensor:
-    """One image file as (3, H, W) uint8; DataError that names a file that cannot be read."""
+def fitted(image: Image.Image, width: int, height: int, resize: str) -> Image.Image:
+    """An image of 8 bits in another size, filtered bilinearly with antialiasing; `resize` is one of RESIZES.
+
+    "crop" resizes the largest centred part of the new shape; "stretch" all of it; "pad" all of it in its own shape,
+    centred on black. Memory is that of the result, however long and thin the image is.
+    """
+    if image.size == (width, height):
+        return image
+    if resize == "stretch":
+        return image.resize((width, height), Image.Resampling.BILINEAR)
+    across, down = image.width / width, image.height / height
+    if resize == "crop":
+        scale = min(across, down)
+        left, top = (image.width - width * scale) / 2, (image.height - height * scale) / 2
+        box = (
+            max(0.0, left),
+            max(0.0, top),
+            min(image.width, left + width * scale),
+            min(image.height, top + height * scale),
+        )
+        return image.resize((width, height), Image.Resampling.BILINEAR, box=box)
+    scale = max(across, down)
+    inner = max(1, round(image.width / scale)), max(1, round(image.height / scale))
+    sheet = Image.new(image.mode, (width, height))
+    sheet.paste(image.resize(inner, Image.Resampling.BILINEAR), ((width - inner[0]) // 2, (height - inner[1]) // 2))
+    return sheet
+
+
+def read_image(path: Path, mode: str = "RGB", fit: Callable[[Image.Image], Image.Image] | None = None) -> torch.Tensor:
+    """One image file as (C, H, W) uint8 in "RGB" or "L", resized by `fit`; DataError for one that cannot be read."""
     # Imported here: a process that only decodes needs neither.
     import numpy as np
     import torch
@@ -117,7 +151,8 @@ def read_image(path: Path) -> torch.Tensor:
 
     raw = read_regular(path, FILE_BYTES)
     try:
-        pixels = np.asarray(decode(raw, FILE_FORMATS, "RGB", FILE_PIXELS))
+        image = decode(raw, FILE_FORMATS, mode, FILE_PIXELS)
     except ImageProblem as problem:
         raise DataError(f"{path}: not a readable image ({problem})") from None
-    return torch.from_numpy(pixels.copy()).permute(2, 0, 1).contiguous()
+    pixels = torch.from_numpy(np.array(image if fit is None else fit(image)))
+    return pixels[None] if pixels.ndim == 2 else pixels.permute(2, 0, 1).contiguous()

@@ -14,6 +14,7 @@ import logging
 import tempfile
 import warnings
 from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -91,6 +92,7 @@ def describe(model: Tunable, about: About, point: Point, name: str | None, artif
             "range": [0.0, 1.0],
             "layout": "NCHW",
             "normalised": "inside the file",
+            **({} if about.preprocessing is None else asdict(about.preprocessing)),
         },
         "threat": about.threat,
         "versions": versions(),

@@ -31,6 +31,7 @@ from rheostat.models.artifact import check_finite
 from rheostat.models.tunable import Tunable
 from rheostat.points.point import Point
 from rheostat.results.bits import Pair
+from rheostat.results.listed import Rows
 from rheostat.results.row import Measurement, Row
 from rheostat.results.rows import add_rows, read_rows
 from rheostat.runtime.distributed import Ranks
@@ -52,7 +53,7 @@ def evaluate(
     options: EvaluationOptions | None = None,
     ranks: Ranks | None = None,
     report: Report | None = None,
-) -> list[Row]:
+) -> Rows:
     """Rows of every point: one per attack (on survivors of those before) and one `worst`.
 
     `model`: a Tunable, any module (images (B, C, H, W) in [0, 1] → logits (B, K)), or a `Target`, which
@@ -76,11 +77,11 @@ def evaluate(
     rows = _rows(builder, asked, used, ranks, report)
     ranks.wait()
     if not ranks.first:
-        return []
+        return Rows()
     for number in range(len(asked)):
         if report is not None:
             report({"event": "point", "number": number + 1, "of": len(asked), "row": rows[number][-1]})
-    return [row for number in sorted(rows) for row in rows[number]]
+    return Rows(row for number in sorted(rows) for row in rows[number])
 
 
 def _check_fit(model: nn.Module, data: Dataset) -> None:

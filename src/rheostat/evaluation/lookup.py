@@ -61,7 +61,9 @@ def find_data(
     chosen, data_dir = name or remembered or recipe.get("name"), data_dir or folder_there
     if chosen is None:
         raise ValueError(f"{target.run} does not say which data it is for; give --data")
-    loaded = data.load(chosen, folder=data_dir, verify=verify and recipe.get("verify", True))
+    loaded = data.load(
+        chosen, folder=data_dir, verify=verify and recipe.get("verify", True), preprocessing=target.about.preprocessing
+    )
     if split == "test":
         return subset(loaded[1], examples)
     if not recipe:

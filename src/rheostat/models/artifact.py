@@ -7,7 +7,7 @@ import json
 import platform
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from importlib import metadata, resources
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from rheostat import nets
+from rheostat.data.preprocessing import Preprocessing
 from rheostat.methods import parse_method
 from rheostat.models.factories import Factory
 from rheostat.models.rebuilding import rebuilt
@@ -30,7 +31,7 @@ from rheostat.runtime.files import locked, read_tensors, write_tensors
 FORMAT = 1
 KNOWN = {
     *("artifact", "tensors", "composition", "net", "dials", "dial_map", "points"),
-    *("classes", "threat", "provenance", "measured", "adopted"),
+    *("classes", "threat", "provenance", "measured", "adopted", "preprocessing"),
 }
 
 
@@ -39,13 +40,19 @@ class About:
     """What an artifact says beside its weights.
 
     `threat` holds norm and eps of training; `provenance` the recipe, data set, seconds, flags and
-    versions; `measured` the numbers of named points.
+    versions; `measured` the numbers of named points. `preprocessing` is how images of any size were made to fit, where
+    they were: a service, a playground and an evaluation do the same.
     """
 
     classes: tuple[str, ...] = ()
     threat: dict[str, Any] = field(default_factory=dict)
     provenance: dict[str, Any] = field(default_factory=dict)
     measured: dict[str, Any] = field(default_factory=dict)
+    preprocessing: Preprocessing | None = None
+
+    def of_images(self) -> About:
+        """What it says of images and classes, which stays true of other weights: not where the weights are from."""
+        return replace(self, provenance={}, measured={})
 
 
 def versions() -> dict[str, str]:
@@ -60,8 +67,8 @@ def versions() -> dict[str, str]:
 
 
 def save(path: str | Path, model: Tunable, about: About | None = None) -> Path:
-    """Write a model as one safetensors file; returns its path."""
-    about = about or About()
+    """Write a model as one safetensors file; returns its path. Without `about` the model's own is written."""
+    about = about or model.about or About()
     if not getattr(model.net, "spec", None):
         raise ValueError(
             "this network was not built by name and cannot be rebuilt from a file; build it by "
@@ -84,6 +91,10 @@ def save(path: str | Path, model: Tunable, about: About | None = None) -> Path:
         "points": {k: v.numbers() for k, v in model.points.items()},
         **asdict(about),
     }
+    if about.preprocessing is None:
+        del description["preprocessing"]  # so that earlier versions read the file
+    else:
+        about.preprocessing.check(model.net.image, str(path))
     # What loading would refuse is not written.
     check_description(json.loads(json.dumps(description)), str(path))
     check_classes(about.classes, model, str(path))
@@ -182,8 +193,24 @@ def load_with(which: str | Path, *, net: nn.Module | Factory | str | None = None
         raise ValueError(f"{path}: {error}") from None
     model.temperatures = {k: float(v["temperature"]) for k, v in found["measured"].items() if "temperature" in v}
     model.eval()
-    about = About(tuple(found["classes"]), found["threat"], found["provenance"], found["measured"])
+    about = About(
+        tuple(found["classes"]),
+        found["threat"],
+        found["provenance"],
+        found["measured"],
+        preprocessing_of(found, model, str(path)),
+    )
+    model.about = about.of_images()
     return model, about
+
+
+def preprocessing_of(found: Mapping[str, Any], model: Tunable, where: str) -> Preprocessing | None:
+    """What a description says of preprocessing, if anything; ValueError unless it gives images that the model takes."""
+    if found.get("preprocessing") is None:
+        return None
+    rule = Preprocessing(**found["preprocessing"])
+    rule.check(model.net.image, where)
+    return rule
 
 
 def load(which: str | Path, *, net: nn.Module | Factory | str | None = None) -> Tunable:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from rheostat.models.costs import observe
 from rheostat.points.dial import Dial
+from rheostat.runtime.markup import table
 
 if TYPE_CHECKING:
     from rheostat.models.tunable import Tunable
@@ -49,14 +50,6 @@ def html(model: Tunable) -> str:
         costs.append([name, point.label(), macs])
     return (
         f"<div><p><b>Tunable</b>: {escape(network(model))}<br><code>{escape(repr(model.method))}</code></p>"
-        f"{_table(['dial', 'positions', 'rest', 'scale'], dials) if dials else ''}"
-        f"{_table(['point', 'dials', 'MACs'], costs)}</div>"
+        f"{table(['dial', 'positions', 'rest', 'scale'], dials) if dials else ''}"
+        f"{table(['point', 'dials', 'MACs'], costs)}</div>"
     )
-
-
-def _table(heads: list[str], rows: list[list[str]]) -> str:
-    def cells(tag: str, values: list[str]) -> str:
-        return "".join(f"<{tag}>{escape(v)}</{tag}>" for v in values)
-
-    body = "".join(f"<tr>{cells('td', row)}</tr>" for row in rows)
-    return f"<table><thead><tr>{cells('th', heads)}</tr></thead><tbody>{body}</tbody></table>"

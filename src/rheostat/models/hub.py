@@ -10,8 +10,11 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
 from rheostat.models import artifact
 from rheostat.models.artifact import About
+from rheostat.models.factories import Factory
 from rheostat.models.tunable import Tunable
 
 PREFIX = "hf:"
@@ -27,7 +30,8 @@ def _hub() -> Any:
     return huggingface_hub
 
 
-def _checked(name: str) -> str:
+def check_name(name: str) -> str:
+    """The name of a model on the hub; ValueError unless it is organisation/name."""
     if not NAME.fullmatch(name):
         raise ValueError(f"a model on the hub is named organisation/name, given {name!r}")
     return name
@@ -41,7 +45,7 @@ def fetch(which: str) -> Path:
     hub = _hub()
     name, _, revision = which.removeprefix(PREFIX).partition("@")
     try:
-        return Path(hub.hf_hub_download(_checked(name), FILE, revision=revision or None))
+        return Path(hub.hf_hub_download(check_name(name), FILE, revision=revision or None))
     except hub.errors.RepositoryNotFoundError:
         raise ValueError(f"the hub has no model {name!r}, or it is private and no token is set (HF_TOKEN)") from None
     except hub.errors.RevisionNotFoundError:
@@ -60,16 +64,18 @@ def push_to_hub(
     *,
     about: About | None = None,
     card: str = "",
+    net: nn.Module | Factory | str | None = None,
     private: bool = False,
     token: str | None = None,
 ) -> str:
     """Upload a model, or a model's file, and its card as organisation/name; returns the address of the commit.
 
-    The repository is made where it is new. `card` is the text of its README (`rheostat card`). Without `token` the
-    hub's own login counts. ValueError in one line where the hub refuses.
+    The repository is made where it is new. `card` is the text of its README (`rheostat card`); `rheostat push` writes
+    it from the rows beside a file. `net` is what makes an adopted network, as in `load`. Without `token` the hub's own
+    login counts. ValueError in one line where the hub refuses.
     """
     hub = _hub()
-    _checked(name)
+    check_name(name)
     header = "---\nlibrary_name: rheostat\ntags:\n- adversarial-robustness\n- image-classification\n---\n\n"
     with tempfile.TemporaryDirectory() as folder:
         if isinstance(model, Tunable):
@@ -78,7 +84,7 @@ def push_to_hub(
             if about is not None:
                 raise ValueError("a file says itself what it is about; give `about` with a model alone")
             file = artifact.locate(model)
-            artifact.load_with(file)  # what does not load is not published
+            artifact.load_with(file, net=net)  # what does not load is not published
         api = hub.HfApi(token=token)
         operations = [hub.CommitOperationAdd(FILE, str(file))]
         text = header + (card or f"# {name}\n\nA model of Rheostat's: `rheostat.load({PREFIX + name!r})`.\n")

@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -24,13 +25,17 @@ from rheostat.points.resolved import Level, Resolved
 from rheostat.points.settings import distinct
 from rheostat.runtime.choices import nearest
 
+if TYPE_CHECKING:
+    from rheostat.models.artifact import About
+
 
 class Tunable(nn.Module):
     """One network whose trade-off is turned at inference: `model(x, Point(robustness=0.3))`.
 
     The method is installed at construction. Whether a pass trains is the argument `phase`, never
     module state; a call without it is an evaluation. `dial_map`, once fitted, makes `robustness` the
-    dial's position instead of the training λ. `points` are named operating points.
+    dial's position instead of the training λ. `points` are named operating points. `about` is what `save` writes beside
+    the weights: class names, preprocessing, threat and, after a training, where the weights are from.
     """
 
     def __init__(self, net: Net, method: Method) -> None:
@@ -42,6 +47,7 @@ class Tunable(nn.Module):
         self.dial_map: DialMap | None = None
         self.points: dict[str, Point] = {}
         self.temperatures: dict[str, float] = {}
+        self.about: About | None = None
         self._asked_to_train = False
 
     def train(self, mode: bool = True) -> Tunable:

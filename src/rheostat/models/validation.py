@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from rheostat.data.preprocessing import MOST_SIDE
 from rheostat.models.tunable import Tunable
 from rheostat.runtime.terminal import visible
 
@@ -80,6 +81,16 @@ class _Provenance(_Part):
     flags: list[str] = []
 
 
+class _Preprocessing(BaseModel):
+    """How images are made to fit; a key that is not known would be a step that is left out."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    size: list[Annotated[int, Field(ge=1, le=MOST_SIDE)]] = Field(min_length=2, max_length=2)
+    resize: Literal["crop", "stretch", "pad"]
+    mode: Literal["RGB", "L"]
+
+
 class Description(_Part):
     """The metadata of a model's file, as far as something reads it."""
 
@@ -92,6 +103,7 @@ class Description(_Part):
     threat: _Threat
     provenance: _Provenance
     measured: dict[Name, _Measured]
+    preprocessing: _Preprocessing | None = None
 
 
 def check_description(found: Mapping[str, Any], where: str) -> None:

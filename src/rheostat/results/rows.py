@@ -13,6 +13,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from rheostat.results.bits import Pair, write_bits
+from rheostat.results.listed import Rows
 from rheostat.results.migration import migrated
 from rheostat.results.row import VERSION, Row
 from rheostat.runtime.files import locked, write_text
@@ -40,12 +41,12 @@ def is_row(line: Mapping[str, Any]) -> bool:
     return "tier" in line
 
 
-def read_rows(path: str | Path) -> list[Row]:
+def read_rows(path: str | Path) -> Rows:
     """The rows of a file, of this version or before. No file: no rows.
 
     ValueError names the line that is not JSON, is not of an evaluation, or does not fit the schema.
     """
-    return [parse_row(line, f"{path}, line {number}") for number, line in enumerate(read_lines(path), 1)]
+    return Rows(parse_row(line, f"{path}, line {number}") for number, line in enumerate(read_lines(path), 1))
 
 
 def parse_row(line: dict[str, Any], where: str = "row") -> Row:

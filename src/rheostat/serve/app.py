@@ -128,7 +128,7 @@ def _predictions(app: FastAPI, state: State) -> None:
 
         async def read(body: bytes) -> tuple[Array, None]:
             kind = request.headers.get("content-type", "")
-            return await state.decoders.decode(body, kind, served.image, options.limits), None
+            return await state.decoders.decode(body, kind, served.image, options.limits, served.resize), None
 
         point, found = await answered(state, request, read, asked=request.query_params.get("point"))
         best = found.argmax(1)

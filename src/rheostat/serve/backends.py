@@ -82,6 +82,7 @@ def service(
         model.net.image,
         digest,
         times,
+        "stretch" if about.preprocessing is None else about.preprocessing.resize,
     )
 
 

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
 
 from rheostat.data import images
 
@@ -57,11 +56,11 @@ def check_kind(body: bytes, kind: str) -> str:
     return kind
 
 
-def decode(body: bytes, kind: str, image: tuple[int, int, int], limits: Limits) -> Array:
+def decode(body: bytes, kind: str, image: tuple[int, int, int], limits: Limits, resize: str = "stretch") -> Array:
     """A request's body → (n, C, H, W) float32 in [0, 1]; Refusal (4xx) for anything else.
 
-    `kind` is the content type: an encoded image (resized to the model's), or .npy of float32 in [0, 1] or
-    uint8, shape (n, C, H, W) or (C, H, W). The service unpacks images in `workers.Decoders` instead.
+    `kind` is the content type: an encoded image (made to fit the model's by `resize`, the rule of its file), or .npy of
+    float32 in [0, 1] or uint8, shape (n, C, H, W) or (C, H, W). The service unpacks images in `workers.Decoders`.
     """
     kind = check_kind(body, kind)
     if kind == TENSOR:
@@ -71,7 +70,7 @@ def decode(body: bytes, kind: str, image: tuple[int, int, int], limits: Limits) 
         opened = images.decode(body, (IMAGES[kind],), "L" if channels == 1 else "RGB", limits.max_pixels)
     except images.ImageProblem as problem:
         raise Refusal(413 if problem.large else 422, str(problem)) from None
-    return as_batch(opened.resize((width, height), Image.Resampling.BILINEAR).tobytes(), image)
+    return as_batch(images.fitted(opened, width, height, resize).tobytes(), image)
 
 
 def as_batch(pixels: bytes, image: tuple[int, int, int]) -> Array:

@@ -2,7 +2,7 @@
 
     python image_worker.py IMAGES_PY
 
-A question is a line of JSON (bytes, formats, mode, most_pixels, width, height) and the image's bytes; an answer
+A question is a line of JSON (bytes, formats, mode, most_pixels, width, height, resize) and the image's bytes; an answer
 is a line of JSON and the resized pixels. It ends with its input. Its memory is limited, it can write no file,
 and whoever asks kills it when an answer takes too long.
 """
@@ -33,7 +33,7 @@ def serve(images: str) -> None:
     from PIL import Image
 
     found = runpy.run_path(images, run_name="images")
-    decode, problem_kind = found["decode"], found["ImageProblem"]
+    decode, fitted, problem_kind = found["decode"], found["fitted"], found["ImageProblem"]
     Image.preinit()
     Image.init()
     limited()
@@ -46,7 +46,7 @@ def serve(images: str) -> None:
         pixels, answer = b"", dict[str, object]()
         try:
             opened = decode(raw, tuple(asked["formats"]), asked["mode"], asked["most_pixels"])
-            pixels = opened.resize((asked["width"], asked["height"]), Image.Resampling.BILINEAR).tobytes()
+            pixels = fitted(opened, asked["width"], asked["height"], asked["resize"]).tobytes()
             answer = {"bytes": len(pixels)}
         except problem_kind as problem:
             answer = {"problem": str(problem)[:300], "large": problem.large}

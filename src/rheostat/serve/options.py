@@ -18,7 +18,8 @@ LOOPBACK = ("127.0.0.1", "::1", "localhost")
 class Service:
     """What is served: passes by point name, the points, their measured numbers, classes and image shape.
 
-    `costs`: the time of a pass at each point, which the controller `slack` needs.
+    `costs`: the time of a pass at each point, which the controller `slack` needs. `resize`: how an encoded image of
+    another size is made to fit (`data.Preprocessing`).
     """
 
     runs: dict[str, Run]
@@ -28,6 +29,7 @@ class Service:
     image: tuple[int, int, int]
     artifact: str
     costs: Costs = field(default_factory=dict)
+    resize: str = "stretch"
 
 
 @dataclass(frozen=True)

@@ -10,14 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
-import numpy as np
 import torch
 from fastapi import FastAPI
 from PIL import Image
 
 from rheostat import data
 from rheostat.attacks import named
-from rheostat.data import Dataset
+from rheostat.data import Dataset, Preprocessing
 from rheostat.deploy.named_points import own_rows, rows_path
 from rheostat.evaluation.attacked import attack_chunk, victim_at
 from rheostat.models import artifact
@@ -48,7 +47,7 @@ def mount(web: FastAPI, file: str, *, data_dir: Path | None = None, net: str | N
 def _test(about: artifact.About, data_dir: Path | None) -> Dataset | None:
     name = about.provenance.get("recipe", {}).get("data", {}).get("name")
     try:
-        return None if name is None else data.load(name, folder=data_dir)[1]
+        return None if name is None else data.load(name, folder=data_dir, preprocessing=about.preprocessing)[1]
     except ValueError:
         return None  # an image can still be uploaded
 
@@ -74,7 +73,7 @@ def build(model: Tunable, about: artifact.About, rows: list[Row], test: Dataset 
                     elem_id="number",
                     visible=test is not None,
                 )
-                upload = gr.Image(type="pil", label="or an image of your own", height=160)
+                upload = upload_field()
             with gr.Column():
                 with gr.Row():
                     clean = gr.Image(label="clean", height=SHOWN, interactive=False)
@@ -94,6 +93,11 @@ def build(model: Tunable, about: artifact.About, rows: list[Row], test: Dataset 
     return page
 
 
+def upload_field() -> Any:
+    """Where an image is dropped: it gives the file's path, unchanged, which is then read as the service reads it."""
+    return gr.Image(type="filepath", image_mode=None, label="or an image of your own", height=160)
+
+
 def _control(dial: Dial) -> Any:
     if dial.values is not None:
         return gr.Radio(list(dial.values), value=dial.rest, label=dial.name, elem_id=f"dial-{dial.name}")
@@ -105,11 +109,15 @@ def viewer(
 ) -> Callable[..., tuple[Any, ...]]:
     """What is computed at every move: images, predictions clean and attacked, cost, curve."""
     norm = about.threat.get("norm", "linf")
+    rule = about.preprocessing or stretched(model.net.image)
     line = _line(rows)
 
-    def look(upload: Image.Image | None, number: float, radius: float, *values: float) -> tuple[Any, ...]:
+    def look(upload: str | None, number: float, radius: float, *values: float) -> tuple[Any, ...]:
         point = Point(**{d.name: float(v) for d, v in zip(model.dials.values(), values, strict=True)})
-        x, label = _picked(upload, int(number or 0), test, model.net.image)
+        try:
+            x, label = picked(upload, int(number or 0), test, rule)
+        except ValueError as error:
+            raise gr.Error(str(error), print_exception=False) from None
         with torch.no_grad():
             before = model(x, point).softmax(1)
         truth = torch.tensor([int(before.argmax()) if label is None else label])
@@ -136,17 +144,19 @@ def viewer(
     return look
 
 
-def _picked(
-    upload: Image.Image | None, number: int, test: Dataset | None, image: tuple[int, int, int]
+def stretched(image: tuple[int, int, int]) -> Preprocessing:
+    """What is done with an image of another size where a model's file states no rule: as the service does."""
+    return Preprocessing(image[1:], "stretch", "L" if image[0] == 1 else "RGB")
+
+
+def picked(
+    upload: str | None, number: int, test: Dataset | None, rule: Preprocessing
 ) -> tuple[torch.Tensor, int | None]:
-    channels, height, width = image
+    """(x (1, C, H, W) in [0, 1], its label where it is known): the file given, else a test image, else grey."""
     if upload is not None:
-        # As the service resizes what it is sent.
-        plain = upload.convert("L" if channels == 1 else "RGB").resize((width, height), Image.Resampling.BILINEAR)
-        pixels = torch.from_numpy(np.asarray(plain, np.float32) / 255)
-        return (pixels[None, None] if channels == 1 else pixels.permute(2, 0, 1)[None]).contiguous(), None
+        return data.to_pixels(rule.read(Path(upload)))[None], None
     if test is None:
-        return torch.full((1, *image), 0.5), None
+        return torch.full((1, *rule.image), 0.5), None
     place = number % len(test)
     return data.to_pixels(test.images[place : place + 1]), int(test.labels[place])
 

@@ -142,7 +142,9 @@ class Decoders:
         now = time.monotonic()
         return any(since is None or now - since < STALLED for since in [w.since for w in self.workers])
 
-    async def decode(self, body: bytes, kind: str, image: tuple[int, int, int], limits: Limits) -> Array:
+    async def decode(
+        self, body: bytes, kind: str, image: tuple[int, int, int], limits: Limits, resize: str = "stretch"
+    ) -> Array:
         """A request's body → (n, C, H, W) float32 in [0, 1], as `decoding.decode`; images in a process."""
         kind = check_kind(body, kind)
         if kind == TENSOR:
@@ -157,6 +159,7 @@ class Decoders:
             "most_pixels": limits.max_pixels,
             "width": width,
             "height": height,
+            "resize": resize,
         }
         expected = width * height * (1 if channels == 1 else 3)
         self.asked += 1

@@ -157,4 +157,5 @@ def refilled(model: Tunable, path: Path, same: Callable[[Mapping[str, Any]], boo
     model.dial_map = None if dial_map is None else DialMap(**{k: tuple(v) for k, v in dial_map.items()})
     measured = found["measured"]
     model.temperatures = {k: float(v["temperature"]) for k, v in measured.items() if "temperature" in v}
-    return artifact.About(tuple(found["classes"]), found["threat"], provenance, measured)
+    preprocessing = artifact.preprocessing_of(found, model, str(path))
+    return artifact.About(tuple(found["classes"]), found["threat"], provenance, measured, preprocessing)

@@ -13,9 +13,9 @@ from torch import nn
 from torch.utils.data import DistributedSampler
 
 from rheostat.attacks import Attack
-from rheostat.data import Dataset
+from rheostat.data import Dataset, Preprocessing
 from rheostat.data.conversion import Form
-from rheostat.data.given import Flow, Given, Loader, class_names, held, opened
+from rheostat.data.given import Flow, Given, Loader, class_names, held, opened, rule_of
 from rheostat.models import artifact
 from rheostat.models.tunable import Tunable
 from rheostat.nets.adopted import Adopted
@@ -68,7 +68,12 @@ def fit(
         )
     folder = Path(out)
     settings, chosen = sorted_out(_base(folder.name, model), options)
-    form = Form(model.net.image, _classes(model, train_set, chosen), chosen.columns)
+    form = Form(
+        model.net.image,
+        _classes(model, train_set, chosen),
+        chosen.columns,
+        _preprocessing(model, train_set, val_set, chosen),
+    )
     images, loader = opened(train_set, form, "train_set", in_memory=chosen.in_memory)
     if loader.batch is not None:
         if "batch" in options and options["batch"] != loader.batch:
@@ -113,6 +118,25 @@ def _classes(model: Tunable, train_set: Any, options: FitOptions) -> tuple[str, 
     return found
 
 
+def _preprocessing(model: Tunable, train_set: Any, val_set: Any, options: FitOptions) -> Preprocessing | None:
+    """How images are made to fit: as given, or as the images were read; ValueError where two rules differ."""
+    found = {
+        what: rule
+        for what, rule in (
+            ("preprocessing", options.preprocessing),
+            *((what, rule_of(given)) for what, given in (("train_set", train_set), ("val_set", val_set))),
+        )
+        if rule is not None
+    }
+    if len(set(found.values())) > 1:
+        told = ", ".join(f"{what} has {rule}" for what, rule in found.items())
+        raise ValueError(f"one preprocessing goes into the model's file, but {told}")
+    rule = next(iter(found.values()), None)
+    if rule is not None:
+        rule.check(model.net.image, next(iter(found)))
+    return rule
+
+
 def _validation(given: Any, form: Form) -> Dataset:
     """The validation images in memory; ValueError for a test split, on which nothing is chosen."""
     found, _ = opened(given, form, "val_set")
@@ -155,7 +179,7 @@ def _feed(
     else:
         if options.steps_per_epoch is not None:
             raise ValueError(f"steps_per_epoch is for iterables; {images.name} has {len(images)} images")
-        if isinstance(images, Dataset) and images.split == "test":
+        if images.split == "test":
             raise ValueError(f"{images.name}: this is the test split, and nothing is trained on test")
         if isinstance(sampler, DistributedSampler):
             raise ValueError("ranks share every batch of one order; leave the DistributedSampler out")
@@ -197,6 +221,7 @@ def _job(model: Tunable, settings: Settings, options: FitOptions, feed: Feed, va
             classes=feed.form.classes,
             threat={"norm": settings.attack.norm, "eps": settings.attack.eps},
             provenance={"recipe": recipe, "dataset": given.name, "fingerprint": mark, "options": described},
+            preprocessing=feed.form.preprocessing,
         ),
         same=lambda found: found.get("fingerprint") == mark,
         class_weights=weights_of_classes(options.class_weights, model.net.classes, given),

@@ -78,6 +78,7 @@ def perform(job: Job, *, fresh: bool, report: Report | None) -> tuple[Progress, 
         over = state.progress.step >= job.total or state.progress.stopped
         about = refilled(model, job.folder / "model.safetensors", job.same) if over else None
         if about is not None:
+            model.about = about
             state.progress.flags = list(about.provenance.get("flags", []))
             if report is not None and ranks.first:
                 report({"event": "finished", "folder": str(job.folder)})
@@ -94,7 +95,7 @@ def perform(job: Job, *, fresh: bool, report: Report | None) -> tuple[Progress, 
         model.load_state_dict(state.best)
     model.method.finish(model.net)
     ending = Ending(model, settings, job.fit, job.folder, job.about, ranks.first, report)
-    about = finish(ending, state.progress)
+    about = model.about = finish(ending, state.progress)
     ranks.wait()
     return state.progress, about
 
@@ -166,6 +167,9 @@ def fingerprint(settings: Settings, world: int, *more: object) -> str:
         values["train"].pop("warmup")
     if settings.train.rate_by == "step":
         values["train"].pop("rate_by")
+    if values["data"].get("size") is None:
+        for key in ("size", "resize", "mode"):
+            values["data"].pop(key, None)
     text = json.dumps([values, world, *more], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
@@ -204,7 +208,9 @@ def train(
 
 
 def _splits(recipe: Recipe, folder: str | Path | None) -> data.Splits:
-    loaded = data.load(recipe.data.name, folder=folder, verify=recipe.data.verify)
+    loaded = data.load(
+        recipe.data.name, folder=folder, verify=recipe.data.verify, preprocessing=recipe.data.preprocessing()
+    )
     return data.make_splits(
         *loaded, calibrate=recipe.data.calibrate, limit=recipe.data.train_images, seed=recipe.data.split_seed
     )
@@ -245,6 +251,7 @@ def _job(
                 "dataset": recipe.data.name,
                 **({} if net is None else {"network": name_of(net)}),
             },
+            preprocessing=train_set.preprocessing,
         ),
         same=lambda found: fingerprint(parse_recipe(found["recipe"]), ranks.world, *more) == mark,
     )

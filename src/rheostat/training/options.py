@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils.data import Sampler
 
 from rheostat.attacks import ATTACKS, Attack
-from rheostat.data import Dataset
+from rheostat.data import Dataset, Preprocessing
 from rheostat.data.given import Given
 from rheostat.runtime.choices import nearest
 from rheostat.runtime.quantities import number
@@ -36,9 +36,11 @@ class FitOptions:
     other, before one update. `init`: a model file, run, packaged name or state dict to start from. `freeze`: names or
     patterns of parameters that are not trained (running statistics go on). `sampler`: a torch sampler of the training
     images. `class_weights`: (K,) factors of the loss by label, or "balanced" (N / (K · images of the class)).
-    `classes`: names of the classes. `columns`: the names of image and label where items are dicts. `workers`:
-    processes that read images which are not held in memory. `in_memory`: True reads a data set once and holds it,
-    False streams what would be held; None decides by its kind. `steps_per_epoch`: needed for an iterable.
+    `classes`: names of the classes. `columns`: the names of image and label where items are dicts. `preprocessing`: a
+    `data.Preprocessing` for Pillow images of any size; our own readers of folders bring theirs along, and the model's
+    file keeps it. `workers`: processes that read images which are not held in memory. `in_memory`: True reads a data
+    set once and holds it, False streams what would be held; None decides by its kind. `steps_per_epoch`: needed for an
+    iterable.
     """
 
     optimiser: OptimiserGiven | None = None
@@ -52,6 +54,7 @@ class FitOptions:
     sampler: Sampler[int] | None = None
     class_weights: Tensor | Sequence[float] | str | None = None
     classes: Sequence[str] | None = None
+    preprocessing: Preprocessing | None = None
     columns: tuple[str, str] | None = None
     workers: int | None = None
     in_memory: bool | None = None

@@ -7,7 +7,7 @@ import json
 import warnings
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -21,13 +21,23 @@ from rheostat.training.validation import check_recipe
 
 
 class DataSection(Augmentation):
-    """Which images: `train_images` None takes all that is not held out for calibration."""
+    """Which images: `train_images` None takes all that is not held out for calibration.
+
+    `size` [H, W] makes images of any size fit, by the rule `resize` and in `mode` (see `data.Preprocessing`).
+    """
 
     name: str
     calibrate: int = Field(default=2000, ge=2)
     train_images: int | None = Field(default=None, ge=1)
     verify: bool = True
     split_seed: int = 0
+    size: tuple[int, int] | None = None
+    resize: Literal["crop", "stretch", "pad"] = "crop"
+    mode: Literal["RGB", "L"] = "RGB"
+
+    def preprocessing(self) -> data.Preprocessing | None:
+        """How images are made to fit, if they are."""
+        return None if self.size is None else data.Preprocessing(self.size, self.resize, self.mode)
 
     @field_validator("name")
     @classmethod
@@ -53,6 +63,7 @@ class Recipe(Settings):
 
     @model_validator(mode="after")
     def _possible(self) -> Recipe:
+        self.data.preprocessing()  # its size is checked before anything is read
         check_recipe(self)
         return self
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from html import escape
 from pathlib import Path
 from typing import Any
 
 from rheostat.data import Splits, subset
 from rheostat.data.conversion import Form
-from rheostat.data.given import held, opened
+from rheostat.data.given import held, opened, rule_of
 from rheostat.evaluation.arguments import Attacks, Points, as_attacks
 from rheostat.evaluation.evaluator import evaluate
 from rheostat.evaluation.options import EvaluationOptions
@@ -17,7 +18,8 @@ from rheostat.evaluation.target import Target
 from rheostat.evaluation.tiers import attacks_of
 from rheostat.models.artifact import About
 from rheostat.models.tunable import Tunable
-from rheostat.results.row import Row
+from rheostat.results.listed import Rows
+from rheostat.runtime.markup import table
 from rheostat.training.callbacks import call
 from rheostat.training.checkpoint import Progress
 from rheostat.training.recipe import Recipe
@@ -43,6 +45,22 @@ class Fitted:
         best = f", score {self.progress.best_score:.3f} in epoch {epoch}" if epoch > 0 else ""
         return f"{type(self).__name__}({self.folder}: {len(self.history)} epochs{best}{flags}{ended})"
 
+    def _repr_html_(self) -> str:
+        """The run, the accuracies of its last scored epoch on the validation images, and the model."""
+        scored = [line for line in self.history if line.get("calibrate")]
+        found = scored[-1]["calibrate"] if scored else []
+        lines = [
+            (
+                ", ".join(f"{k} = {v:g}" for k, v in one["at"].items()) or "the one point",
+                f"{100 * one['clean_accuracy']:.1f}",
+                f"{100 * one['robust_accuracy']:.1f}",
+            )
+            for one in found
+        ]
+        epoch = f"<p>Validation images, epoch {scored[-1]['epoch']}, positions in training λ:</p>" if scored else ""
+        measured = table(("point", "SA %", "RA %"), lines) if lines else ""
+        return f"<div><p>{escape(repr(self))}</p>{epoch}{measured}{self.model._repr_html_()}</div>"
+
     @property
     def history(self) -> list[dict[str, Any]]:
         """One dict an epoch: loss, accuracies in training and on the validation images, score, flags."""
@@ -61,12 +79,15 @@ class Fitted:
         *,
         examples: int | None = None,
         options: EvaluationOptions | None = None,
-    ) -> list[Row]:
+    ) -> Rows:
         """Rows of the model at points under attacks, as `rheostat.evaluate` makes them.
 
         `test_set` is anything that `fit` takes, all of it or a stratified subset of `examples` images. By default:
         every position of the dials, the attacks of the tier "quick" at the radius of the training.
         """
+        rule = rule_of(test_set)
+        if rule is not None and rule != self.form.preprocessing:
+            raise ValueError(f"test_set has {rule}, the model was trained with {self.form.preprocessing}")
         given, _ = opened(test_set, self.form, "test_set", in_memory=True)
         dataset = subset(held(given, self.form), examples)
         options = options or EvaluationOptions()

@@ -127,8 +127,9 @@ def _of(source: Mapping[str, Tensor], name: str) -> Tensor | None:
 
 def remember(run: Path, name: str, folder: str | Path | None) -> None:
     """Note in a run's folder where its images are, so that it is evaluated without being told again."""
-    if name.startswith("folder:"):
-        name = f"folder:{Path(name.removeprefix('folder:')).resolve()}"
+    prefix, colon, inside = name.partition(":")
+    if colon and Path(inside).is_dir():  # a tree of images, or a folder of Hugging Face's
+        name = f"{prefix}:{Path(inside).resolve()}"
     text = json.dumps({"name": name, "folder": str(data.data_dir(folder).resolve())}, indent=1)
     path = run / WHERE
     if not path.is_file() or path.read_text() != text:

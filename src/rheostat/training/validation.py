@@ -56,6 +56,9 @@ def _try_network(recipe: Recipe, stack: Stack) -> None:
             raise ValueError(f"net.{key} comes from the data set; leave it out")
     source = DATASETS.get(recipe.data.name) if recipe.data.name in DATASETS else None
     image = ANY_IMAGE if source is None or source.image is None else source.image
+    rule = recipe.data.preprocessing()
+    if rule is not None:
+        image = rule.image
     classes = 10 if source is None else source.classes
     with torch.random.fork_rng(devices=[]), torch.device("meta"):
         try:
@@ -101,6 +104,8 @@ def _warn_without_effect(settings: Settings, stack: Stack, composition: str) -> 
         why["select.robustness"] = f"{composition} has no dial 'robustness'"
     if settings.data.augment == "none":
         why["data.padding"] = "data.augment is 'none'"
+    if getattr(settings.data, "size", ()) is None:  # a recipe's; the images of `fit` come as they are
+        why |= dict.fromkeys(("data.resize", "data.mode"), "data.size is not given")
     if not settings.train.awp:
         why["train.awp_from"] = "train.awp is 0"
     for key in sorted(why):
