@@ -62,6 +62,8 @@ class Show:
             self._advance("measuring", event["done"], event["total"], "")
         elif kind == "epoch" and self.lines:
             self.console.print(epoch_line(event))
+        elif kind == "precision" and self.lines:
+            self.console.print(f"training in {event['precision']}: {event['why']}", markup=False)
         elif kind == "finished":
             self.console.print(f"{event['folder']}: this run is finished; nothing is done (--fresh starts it over)")
         elif kind == "calibration-failed":

@@ -66,6 +66,7 @@ class Train(Part):
     attack: dict[str, Any] | None = Field(None, description="The attack of training, as the recipe has it.")
     seed: int | None = Field(None, description="Seed of training.")
     robustness: Number | None = Field(None, description="λ of a network that was trained for one λ.")
+    precision: str | None = Field(None, description="Precision of the steps: `fp32` or `bf16`; absent: not known.")
     seconds: float | None = Field(None, description="Seconds that training took.")
 
 

@@ -1,7 +1,8 @@
 """A queue: a TOML file that names recipes with changes, and what to measure of each; which of it has run.
 
 `rows` is the file that the measurements go to, relative to the queue file. `set` holds changes for every run of
-the file. `include` names queue files whose runs come first and fill rows files of their own. `[evaluate]` holds
+the file. `precision` is that of the training of every run of the file which does not `set` its own: without it, that
+of the recipe. `include` names queue files whose runs come first and fill rows files of their own. `[evaluate]` holds
 named lists of measurements, each a table of options of `rheostat evaluate`; a `[[run]]` takes the list that its
 key `evaluate` names, or `default`.
 """
@@ -21,6 +22,7 @@ from rheostat.points.grid import parse_grid
 from rheostat.results.row import Row
 from rheostat.results.rows import read_rows
 from rheostat.runtime.choices import check_choice, nearest
+from rheostat.runtime.precision import Asked
 from rheostat.runtime.toml import read_toml
 
 
@@ -34,6 +36,7 @@ class Run:
     evaluate: tuple[dict[str, Any], ...]
     rows: Path
     folder: Path = Path()
+    precision: Asked | None = None
 
     @property
     def source(self) -> str:
@@ -43,7 +46,10 @@ class Run:
     @property
     def mark(self) -> str:
         """12 hex digits that change when the entry does: an edited entry is another run."""
-        text = json.dumps([self.recipe, self.changes, self.evaluate], sort_keys=True)
+        parts: list[Any] = [self.recipe, self.changes, self.evaluate]
+        if self.precision not in (None, "fp32"):  # runs were of fp32 before their files said so
+            parts.append(self.precision)
+        text = json.dumps(parts, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
@@ -60,6 +66,7 @@ class _File(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
 
     rows: str = ""
+    precision: Asked | None = None
     include: list[str] = Field(default_factory=list)
     changes: list[str] = Field(default_factory=list, alias="set")
     evaluate: dict[str, list[dict[str, Any]]] = Field(default_factory=dict)
@@ -110,7 +117,7 @@ def _run(entry: _Entry, file: _File, path: Path) -> Run:
     changes = (*file.changes, *entry.changes)
     # One path for one file, so that files read once for many runs are found again.
     rows = (path.parent / file.rows).resolve()
-    return Run(entry.name, entry.recipe, changes, measured, rows, path.parent)
+    return Run(entry.name, entry.recipe, changes, measured, rows, path.parent, file.precision)
 
 
 def _message(error: ValidationError) -> str:
