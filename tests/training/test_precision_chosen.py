@@ -55,7 +55,8 @@ def real_choice() -> Any:
     import importlib.util
 
     spec = importlib.util.find_spec("rheostat.runtime.precision")
-    assert spec is not None and spec.loader is not None
+    assert spec is not None
+    assert spec.loader is not None
     fresh = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(fresh)
     return fresh.native_bf16
@@ -69,7 +70,8 @@ def test_auto_is_resolved_said_once_and_kept(
     events: list[dict[str, Any]] = []
     done = train(recipe(), out=tmp_path, report=events.append)
     (said,) = [e for e in events if e["event"] == "precision"]
-    assert said["precision"] == expected and "chip" in said["why"]
+    assert said["precision"] == expected
+    assert "chip" in said["why"]
     assert done.recipe.device.precision == expected
     assert json.loads((tmp_path / "recipe.json").read_text())["device"]["precision"] == expected
     model, about = load_with(tmp_path)
@@ -102,7 +104,8 @@ def test_a_run_goes_on_in_the_precision_that_it_began_with(tmp_path: Path, monke
     done = train(asked, out=tmp_path, report=events.append)
     assert done.recipe.device.precision == "bf16"
     (said,) = [e for e in events if e["event"] == "precision"]
-    assert "began" in said["why"] and "fp32" in said["why"]
+    assert "began" in said["why"]
+    assert "fp32" in said["why"]
     # Where nobody listens, a warning; one that names another precision is refused, and --fresh chooses anew.
     with pytest.warns(UserWarning, match="training in bf16: the run in .* began in it"):
         assert isinstance(train(asked, out=tmp_path), Trained)

@@ -118,7 +118,11 @@ def duration(seconds: float) -> str:
 
 def plan_line(event: dict[str, Any]) -> str:
     """What a measurement consists of: points × attacks × images."""
-    parts = [f"{event[k]} {k if event[k] != 1 else k[:-1]}" for k in ("points", "attacks", "images")]
+    parts = [
+        f"{event[k]} {k if event[k] != 1 else k[:-1]}"
+        for k in ("points", "attacks", "corruptions", "images")
+        if k in event
+    ]
     return "measuring " + " × ".join(parts)
 
 

@@ -10,6 +10,7 @@ from rheostat import data
 from rheostat.attacks import named
 from rheostat.data import Dataset, make_splits, subset
 from rheostat.evaluation.arguments import as_attacks, as_points
+from rheostat.evaluation.corrupted import SEVERITIES, evaluate_corruptions
 from rheostat.evaluation.evaluator import Report, evaluate
 from rheostat.evaluation.options import EvaluationOptions
 from rheostat.evaluation.target import Target
@@ -98,7 +99,7 @@ class Request:
     points; empty: all positions of the dials. `tier` and `attacks` exclude one another; with neither, the
     tier is quick, and rows under own attacks are of tier quick too. `data`, `eps`, `norm`: by default the
     model's own; numbers may be written 8/255. `examples`: a stratified subset of so many images. `net`: what makes
-    the network of an adopted model.
+    the network of an adopted model. `corruptions`: in place of attacks, common corruptions at these `severities`.
     """
 
     which: str
@@ -115,8 +116,12 @@ class Request:
     device: str = "auto"
     verify: bool = True
     net: str | None = None
+    corruptions: bool = False
+    severities: tuple[int, ...] = SEVERITIES
 
     def __post_init__(self) -> None:
+        if self.corruptions and (self.tier or self.attacks or self.eps or self.norm or self.step_size):
+            raise ValueError("nobody attacks where images are corrupted: leave --tier, --attack, --eps and others out")
         if self.tier and self.attacks:
             raise ValueError("a tier names its attacks: give --tier or --attack, not both")
 
@@ -127,6 +132,10 @@ def measure(request: Request, options: EvaluationOptions | None = None, *, repor
     Without `options.out` rows go to rows.jsonl in the run's folder, or in runs/NAME.
     """
     options = options or EvaluationOptions()
+    if request.corruptions and (
+        options.transfer or options.warm or options.probing or options.attack_precision != "fp32"
+    ):
+        raise ValueError("nobody attacks where images are corrupted: --transfer, --warm and --probe are for attacks")
     target = find_target(request.which, name=options.name, between=request.between, net=request.net)
     dataset = find_data(
         target, request.data, options.split, data_dir=request.data_dir, examples=request.examples, verify=request.verify
@@ -144,6 +153,10 @@ def measure(request: Request, options: EvaluationOptions | None = None, *, repor
     points = as_points(target, request.at)
     place = device_named(request.device)
     target.model.to(place)
+    if request.corruptions:
+        return evaluate_corruptions(
+            target, points, dataset, severities=request.severities, options=options, ranks=join(place), report=report
+        )
     rows: list[Row] = []
     for some, names in _by_attacks(target, points, request.attacks, tier, len(dataset.classes)):
         attacks = as_attacks(target, names, options)

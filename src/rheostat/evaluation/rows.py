@@ -43,6 +43,7 @@ class RowBuilder:
             "n": len(self.dataset),
             "seed": self.options.seed,
             "precision": "fp32",
+            "attack_precision": self.options.attack_precision,
         }
 
     @property

@@ -14,6 +14,7 @@ from rheostat.reports.exit_plots import accuracy_against_macs, live, shares_per_
 from rheostat.reports.leaderboard import entry
 from rheostat.reports.templating import render
 from rheostat.results.comparison import Comparison
+from rheostat.results.corrupted import ABOUT, corruption_table
 from rheostat.results.flags import NAMES
 from rheostat.results.labels import attacker_lines, gap_lines, percent, point_label, worst_rows
 from rheostat.results.row import Row
@@ -47,6 +48,8 @@ def page(
             if (figure := draw(rows)) is not None
         ],
         classes=_per_class(worst),
+        corrupted=corruption_table(rows),
+        about_corrupted=ABOUT,
         recipe=json.dumps(recipe, indent=1) if recipe else None,
         measured_on=json.dumps(measured_on, indent=1),
     )

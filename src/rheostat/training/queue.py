@@ -19,6 +19,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from rheostat.points.grid import parse_grid
+from rheostat.results.corrupted import TIER
 from rheostat.results.row import Row
 from rheostat.results.rows import read_rows
 from rheostat.runtime.choices import check_choice, nearest
@@ -171,8 +172,11 @@ def recorded(run: Run, read: Callable[[Path], list[Row]] = read_rows) -> bool:
 
 def matches(row: Row, entry: dict[str, Any]) -> bool:
     """Whether a row is of this measurement: its tier, rule between norm sets, number of images and attacks."""
-    asked = entry.get("tier", "quick"), entry.get("between"), entry.get("examples", row.n)
+    tier = TIER if entry.get("corruptions") else entry.get("tier", "quick")
+    asked = tier, entry.get("between"), entry.get("examples", row.n)
     if (row.tier, row.rule, row.n) != asked:
+        return False
+    if entry.get("attack-precision", "fp32") not in ("auto", row.attack_precision):
         return False
     if "attack" not in entry or row.attack.of is None:
         return True
