@@ -23,7 +23,8 @@ from rheostat.results.corrupted import corruption_table
 from rheostat.results.intervals import exact
 from rheostat.results.rows import read_rows
 from rheostat.runtime.interrupts import Interrupted
-from rheostat.training.queue import matches
+from rheostat.training import queue
+from rheostat.training.queue import Run, matches, recorded
 from support import made_row
 
 KINDS = ("gaussian-noise", "contrast")
@@ -134,7 +135,7 @@ def test_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str], mo
     monkeypatch.setattr(corrupted, "CORRUPTIONS", {name: CORRUPTIONS[name] for name in KINDS})
     out = str(tmp_path / "rows.jsonl")
     line = ["evaluate", "oat-digits", "--corruptions", "--at", "robustness=1", "--examples", "50", "--out", out]
-    assert main([*line, "--severities", "2"]) == 0
+    main([*line, "--severities", "2"])
     shown = capsys.readouterr().out
     assert "severity 2" in shown
     assert "worst kind" in shown
@@ -143,12 +144,23 @@ def test_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str], mo
     # A queue knows such rows as those of its entry.
     assert matches(rows[0], {"corruptions": True, "examples": 50})
     assert not matches(rows[0], {"examples": 50})
+    entry = {"at": "robustness=1", "corruptions": True, "severities": "2", "examples": 50}
+    run = Run("oat-digits", "oat-digits", (), (entry,), Path(out))
+    assert not recorded(run)  # two kinds of all
+    monkeypatch.setattr(queue, "CORRUPTIONS", KINDS)
+    assert recorded(run)
     for more, message in (
         (["--severities", "2,x"], "--severities is a list of whole numbers"),
         (["--tier", "quick"], "nobody attacks where images are corrupted"),
+        (["--attack-precision", "bf16"], "nobody attacks where images are corrupted"),
         (["--transfer"], "nobody attacks where images are corrupted"),
     ):
-        assert main([*line, *more]) == 2
+        with pytest.raises(SystemExit, match="2"):
+            main([*line, *more])
         assert message in capsys.readouterr().err
-    assert main(["evaluate", "oat-digits", "--attack-precision", "bf17"]) == 2
+    with pytest.raises(SystemExit, match="2"):
+        main(["evaluate", "oat-digits", "--severities", "1"])
+    assert "give --corruptions too" in capsys.readouterr().err
+    with pytest.raises(SystemExit, match="2"):
+        main(["evaluate", "oat-digits", "--attack-precision", "bf17"])
     assert "did you mean 'bf16'" in capsys.readouterr().err

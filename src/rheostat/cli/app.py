@@ -103,7 +103,7 @@ def evaluate(
     corruptions: Annotated[
         bool, typer.Option("--corruptions", help="SA under common corruptions (noise, blur, fog, ...) instead.")
     ] = False,
-    severities: Annotated[str, typer.Option(help="Of corruptions, 1 to 5.")] = "1,3,5",
+    severities: Annotated[str | None, typer.Option(help="Of corruptions, 1 to 5; default 1,3,5.")] = None,
     fresh: Annotated[
         bool,
         typer.Option(

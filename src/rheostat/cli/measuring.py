@@ -32,8 +32,10 @@ def measure(request: Request, options: EvaluationOptions, *, quiet: bool = False
     return rows
 
 
-def numbers(text: str, option: str) -> tuple[int, ...]:
-    """A list of whole numbers, 1,3,5; ValueError that names the option."""
+def numbers(text: str | None, option: str) -> tuple[int, ...] | None:
+    """A list of whole numbers, 1,3,5, where one is given; ValueError that names the option."""
+    if text is None:
+        return None
     try:
         return tuple(dict.fromkeys(int(part) for part in text.split(",")))
     except ValueError:

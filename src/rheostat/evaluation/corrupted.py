@@ -48,11 +48,11 @@ def evaluate_corruptions(
 ) -> list[Row]:
     """One row for every point, severity (1 to 5) and kind: SA on the clean and on the corrupted images.
 
-    `model`, `points` and `options` as in `evaluate`; options of attacks have no effect. `kinds`: all 14. Images are made
-    from those of `data` by the definitions of `rheostat.data.corruptions` and `options.seed`. With `options.out` each
-    corruption's rows go to that file as they are measured, and those that are there are not measured again; several
-    ranks share the corruptions. ValueError for an unknown kind or severity, or for rows of another model there;
-    Interrupted, which says what is kept, on Ctrl-C.
+    `model`, `points` and `options` as in `evaluate`; options of attacks have no effect. `kinds`: all by default. Images
+    are made from those of `data` by the definitions of `rheostat.data.corruptions` and `options.seed`. With
+    `options.out` each corruption's rows go to that file as they are measured, and those that are there are not measured
+    again; several ranks share the corruptions. ValueError for an unknown kind or severity, or for rows of another model
+    there; Interrupted, which says what is kept, on Ctrl-C.
     """
     ranks = ranks or Ranks()
     options = replace(options or EvaluationOptions(), tier=TIER, attack_precision="fp32")

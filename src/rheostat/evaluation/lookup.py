@@ -99,7 +99,8 @@ class Request:
     points; empty: all positions of the dials. `tier` and `attacks` exclude one another; with neither, the
     tier is quick, and rows under own attacks are of tier quick too. `data`, `eps`, `norm`: by default the
     model's own; numbers may be written 8/255. `examples`: a stratified subset of so many images. `net`: what makes
-    the network of an adopted model. `corruptions`: in place of attacks, common corruptions at these `severities`.
+    the network of an adopted model. `corruptions`: in place of attacks, common corruptions at these `severities`
+    (1, 3 and 5).
     """
 
     which: str
@@ -117,9 +118,11 @@ class Request:
     verify: bool = True
     net: str | None = None
     corruptions: bool = False
-    severities: tuple[int, ...] = SEVERITIES
+    severities: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
+        if self.severities is not None and not self.corruptions:
+            raise ValueError("--severities is for common corruptions: give --corruptions too")
         if self.corruptions and (self.tier or self.attacks or self.eps or self.norm or self.step_size):
             raise ValueError("nobody attacks where images are corrupted: leave --tier, --attack, --eps and others out")
         if self.tier and self.attacks:
@@ -155,7 +158,13 @@ def measure(request: Request, options: EvaluationOptions | None = None, *, repor
     target.model.to(place)
     if request.corruptions:
         return evaluate_corruptions(
-            target, points, dataset, severities=request.severities, options=options, ranks=join(place), report=report
+            target,
+            points,
+            dataset,
+            severities=request.severities or SEVERITIES,
+            options=options,
+            ranks=join(place),
+            report=report,
         )
     rows: list[Row] = []
     for some, names in _by_attacks(target, points, request.attacks, tier, len(dataset.classes)):

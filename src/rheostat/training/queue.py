@@ -18,6 +18,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from rheostat.data.corruptions import CORRUPTIONS
 from rheostat.points.grid import parse_grid
 from rheostat.results.corrupted import TIER
 from rheostat.results.row import Row
@@ -162,12 +163,22 @@ def recorded(run: Run, read: Callable[[Path], list[Row]] = read_rows) -> bool:
     """
     rows = [r for r in read(run.rows) if r.run == run.name]
     for entry in run.evaluate:
-        found = [r.at.items() for r in rows if matches(r, entry)]
+        found = [r for r in rows if matches(r, entry)]
         # A row also names the dials that the entry left at rest.
         asked = [p.numbers().items() for p in parse_grid(entry.get("at", ""))]
-        if not all(any(point <= at for at in found) for point in asked):
-            return False
+        for point in asked:
+            here = {r.corruption and (r.corruption.name, r.corruption.severity) for r in found if point <= r.at.items()}
+            if not _wanted(entry) <= here:
+                return False
     return True
+
+
+def _wanted(entry: dict[str, Any]) -> set[tuple[str, int] | None]:
+    """The corruptions of which a point needs rows; of a measurement under attacks the one of none."""
+    if not entry.get("corruptions"):
+        return {None}
+    severities = map(int, str(entry.get("severities", "1,3,5")).split(","))
+    return {(name, severity) for severity in severities for name in CORRUPTIONS}
 
 
 def matches(row: Row, entry: dict[str, Any]) -> bool:
