@@ -17,6 +17,7 @@ from rheostat.evaluation.lowering import lowered
 from rheostat.evaluation.options import EvaluationOptions
 from rheostat.results.bits import read_bits
 from rheostat.results.curves import key_of
+from rheostat.results.labels import attacks_label
 from rheostat.results.row import Row
 from rheostat.results.rows import read_rows
 from rheostat.runtime import precision
@@ -59,6 +60,7 @@ def test_an_attack_in_bf16_is_as_strong_as_one_in_fp32(sample: Dataset, tmp_path
         assert made_low.clean_accuracy == full.clean_accuracy  # judged in fp32
         assert (full.attack_precision, made_low.attack_precision) == ("fp32", "bf16")
         assert made_low.precision == "fp32"
+        assert (attacks_label(full), attacks_label(made_low)) == ("pgd20", "pgd20 in bf16")
         # Other measurements: they stand beside one another, and no curve joins them.
         assert full.identity != made_low.identity
         assert key_of(full) != key_of(made_low)

@@ -8,7 +8,7 @@ from rheostat.models.artifact import About
 from rheostat.models.tunable import Tunable
 from rheostat.results.corrupted import ABOUT, corruption_table
 from rheostat.results.flags import NAMES
-from rheostat.results.labels import attacker_lines, percent, point_label, worst_rows
+from rheostat.results.labels import attacker_lines, attacks_label, percent, point_label, worst_rows
 from rheostat.results.row import Row
 from rheostat.runtime.terminal import visible
 
@@ -55,7 +55,7 @@ def card(model: Tunable, about: About, rows: list[Row], *, name: str, digest: st
         ]
         parts += [
             f"| {point_label(r)} | {percent(r.clean_accuracy, r.interval.clean)} | "
-            f"{percent(r.robust_accuracy, r.interval.robust)} | {', '.join(r.attack.names)} "
+            f"{percent(r.robust_accuracy, r.interval.robust)} | {attacks_label(r)} "
             f"({r.attack.norm} {r.attack.eps:.4g}) | {r.tier} | {r.split} | {r.n} | {r.macs.mean / 1e6:.2f} | "
             f"{', '.join(r.flags) or 'none'} |"
             for r in worst

@@ -16,7 +16,7 @@ from rheostat.reports.templating import render
 from rheostat.results.comparison import Comparison
 from rheostat.results.corrupted import ABOUT, corruption_table
 from rheostat.results.flags import NAMES
-from rheostat.results.labels import attacker_lines, gap_lines, percent, point_label, worst_rows
+from rheostat.results.labels import attacker_lines, attacks_label, gap_lines, percent, point_label, worst_rows
 from rheostat.results.row import Row
 from rheostat.runtime.files import write_bytes, write_text
 
@@ -163,7 +163,7 @@ def _points(worst: list[Row]) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
                 point_label(row),
                 percent(row.clean_accuracy, row.interval.clean),
                 percent(row.robust_accuracy, row.interval.robust),
-                ", ".join(attack.names),
+                attacks_label(row),
                 f"{attack.norm} {attack.eps:.4g}",
                 row.tier,
                 row.split,
