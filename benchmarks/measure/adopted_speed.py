@@ -1,4 +1,5 @@
-"""Forward and backward of an adopted ResNet-18 over our own's, under the same methods: interleaved, medians.
+"""Forward and backward of an adopted ResNet-18 over our own's, under the same methods: interleaved, medians
+of processor time, which other processes of a busy machine do not lengthen by their turns.
 
 Both networks do the same arithmetic: the adopted one is plain PyTorch with the blocks, the 3×3 stem and the widths of
 `rheostat.nets.resnet(depth=18)`, and takes its weights' shapes. Bar: at most 1.05.
@@ -73,7 +74,7 @@ class ResNet18(nn.Module):
 
 
 def passes(model: Tunable, batch: int) -> Callable[[], float]:
-    """A function that makes one forward and backward of a training pass and returns its seconds."""
+    """A function that makes one forward and backward of a training pass and returns the seconds of the processor."""
     model.to_layout(torch.channels_last)
     generator = torch.Generator().manual_seed(0)
     x = torch.rand(batch, *IMAGE, generator=generator)
@@ -81,12 +82,12 @@ def passes(model: Tunable, batch: int) -> Callable[[], float]:
     point = Point(robustness=1.0) if "robustness" in model.dials else None
 
     def run() -> float:
-        start = time.perf_counter()
+        start = time.process_time()
         at = model.resolve(point, x, phase=Phase.TRAIN, generator=generator)
         F.cross_entropy(model.read(x, at).logits, y).backward()
         for parameter in model.parameters():
             parameter.grad = None
-        return time.perf_counter() - start
+        return time.process_time() - start
 
     return run
 

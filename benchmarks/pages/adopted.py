@@ -65,8 +65,8 @@ MEANING = """
 excepted, which are sparse), a turned dial gives other logits (`dual` and `film` excepted, which start with equal sets),
 and a folded point equals the model to 1e-5. ONNX files were compared with the model to 1e-4 for every method on
 ResNet-18 and ConvNeXt-atto, and for FiLM on all networks. `film` is OAT (with `dual`), `noise` FLOAT, `masks` FLOATS,
-`slim` widths 0.5, 0.75 and 1, `exits` RDI-Nets with light heads. Images are 64×64, and the hidden layers of VGG's
-classifier have 256 features. Networks are untrained: this table is about computing the right thing, and says nothing
+`slim` widths 0.5, 0.75 and 1, `exits` RDI-Nets with light heads. Images are 64×64, and the hidden layer of VGG's
+classifier has 256 features. Networks are untrained: this table is about computing the right thing, and says nothing
 about accuracy.
 """
 
@@ -106,7 +106,7 @@ def timings(speed: list[Row]) -> str:
     ]
     head = (
         "## What adoption costs in time\n\nThe same ResNet-18, written in plain PyTorch and adopted, over ours; "
-        "measured in turns by `benchmarks/measure/adopted_speed.py`, medians and quartiles"
+        "measured in turns by `benchmarks/measure/adopted_speed.py`, medians and quartiles of processor time"
         f"{', one thread' if all(r['hardware']['threads'] == 1 for r in speed) else ''}.\n"
     )
     return f"{head}\n{table(['what', 'ratio', 'bar', 'pairs'], body)}"

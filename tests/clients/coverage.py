@@ -20,7 +20,9 @@ from rheostat.models.folding import fold
 from rheostat.points.point import Point
 
 OPTIONS: dict[str, dict[str, object]] = {
-    "vgg11_bn": {"num_features": 256},  # of 4096, which are 120 million weights
+    "vgg11_bn": {
+        "mlp_ratio": 0.0625
+    },  # the hidden layer of its classifier has 256 features; 4096 are 100 million weights
     "vit_tiny_patch16_224": {"img_size": 64},
     "deit_tiny_patch16_224": {"img_size": 64},
 }

@@ -21,7 +21,8 @@ from rheostat.data import Dataset, subset, to_pixels
 from rheostat.evaluation.attacked import attack_chunk, outcome, victim_at
 from rheostat.evaluation.evaluator import evaluate
 from rheostat.evaluation.options import EvaluationOptions
-from rheostat.evaluation.target import Target, from_factory
+from rheostat.evaluation.target import Target
+from rheostat.models.factories import from_factory
 from rheostat.points.grid import parse_grid
 from rheostat.points.point import Point
 from rheostat.reports import trade_off, write_report

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from rheostat.evaluation.attacked import outcome
-from rheostat.evaluation.target import from_factory
+from rheostat.models.factories import from_factory
 
 
 def test_a_factory_is_found_on_the_search_path_which_stays_what_it_was(tmp_path: Path, monkeypatch) -> None:

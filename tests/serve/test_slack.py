@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from rheostat.serve.controllers import controller
+from rheostat.serve.controllers import controller, useless
 from rheostat.serve.costs import Times
 from rheostat.serve.ladder import DOWN_A_MINUTE, DWELL, LATE_FOR
 from rheostat.serve.policy import Policy
@@ -175,6 +175,27 @@ def test_a_batch_waits_to_fill_no_longer_than_its_head_can_afford() -> None:
     slow = run([0.0], made(), window=10.0)
     assert slow[0].took <= DEADLINE
     assert run([0.0], made(kind="steps"), window=1.0)[0].waited == pytest.approx(1.0)
+
+
+def test_sustained_load_is_carried_by_the_middle_point_and_not_by_the_ends_in_turn() -> None:
+    """A preferred answer now was once paid for by the fastest point's a moment later."""
+    found = run(poisson(150, 3000, 0), made())
+    assert late(found) == refused(found) == 0
+    assert share(found, "safe") + share(found, "balanced") > 0.85
+    assert share(found, "fast") < 0.15
+
+
+def test_a_point_that_another_beats_in_everything_is_not_used() -> None:
+    measured = {
+        "safe": {"robust_bound": 0.6, "clean_accuracy": 0.9},
+        "balanced": {"robust_bound": 0.5, "clean_accuracy": 0.7},
+        "fast": {"robust_bound": 0.5, "clean_accuracy": 0.8},
+    }
+    assert useless(LADDER, measured, COSTS) == {"balanced": "fast"}
+    assert controller(Policy(LADDER, min_robust=0.0), measured, COSTS).allowed == ("safe", "fast")
+    assert useless(LADDER, {**measured, "balanced": {"robust_bound": 0.5}}, COSTS) == {}
+    assert useless(("balanced", "fast"), measured, COSTS) == {}
+    assert useless(LADDER, dict.fromkeys(LADDER, measured["safe"]), dict.fromkeys(LADDER, COSTS["safe"])) == {}
 
 
 def test_slack_needs_times() -> None:

@@ -78,7 +78,10 @@ MISTAKES: list[tuple[dict[str, Any], str]] = [
 ]
 
 
-@pytest.mark.parametrize(("options", "message"), MISTAKES, ids=[str(next(iter(o.items()))) for o, _ in MISTAKES])
+IDS = [f"{i}-{next(iter(options))}" for i, (options, _) in enumerate(MISTAKES)]
+
+
+@pytest.mark.parametrize(("options", "message"), MISTAKES, ids=IDS)
 def test_a_mistake_is_named(
     options: dict[str, Any], message: str, sets: tuple[Dataset, Dataset], tmp_path: Path
 ) -> None:

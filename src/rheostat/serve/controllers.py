@@ -2,12 +2,33 @@
 
 from __future__ import annotations
 
+from operator import ge
+
 from rheostat.runtime.choices import check_choice
 from rheostat.serve.costs import Costs, ordered
 from rheostat.serve.ladder import Steps
 from rheostat.serve.policy import CONTROLLERS, Measured, Policy, floor, robustness_of
 from rheostat.serve.scheduling import Controller
 from rheostat.serve.slack import SlackFit
+
+
+def useless(allowed: tuple[str, ...], measured: Measured, costs: Costs) -> dict[str, str]:
+    """Points of a ladder that another beats in time and in both measured accuracies: name → the better one.
+
+    The first point, which is preferred, is never one; nor is a point of which an accuracy was not measured.
+    """
+
+    def numbers(name: str) -> tuple[float, float, float]:
+        return (float(measured[name]["clean_accuracy"]), robustness_of(measured[name]), -costs[name].typical)
+
+    known = [n for n in allowed if "clean_accuracy" in measured[n]]
+    found = {}
+    for name in known:
+        own = numbers(name)
+        better = [o for o in known if numbers(o) != own and all(map(ge, numbers(o), own))]
+        if better and name != allowed[0]:
+            found[name] = better[0]
+    return found
 
 
 def controller(policy: Policy, measured: Measured, costs: Costs) -> Controller:
@@ -19,7 +40,8 @@ def controller(policy: Policy, measured: Measured, costs: Costs) -> Controller:
     check_choice("a policy", "controller", policy.controller, CONTROLLERS)
     allowed = floor(policy, measured)
     if all(name in costs for name in allowed):
-        allowed = ordered(allowed, costs)
+        worse = useless(allowed, measured, costs)
+        allowed = ordered(tuple(n for n in allowed if n not in worse), costs)
     if policy.controller == "steps":
         return Steps(allowed, policy.target_ms)
     robustness = {name: robustness_of(measured[name]) for name in allowed}

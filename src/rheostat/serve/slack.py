@@ -96,17 +96,22 @@ class SlackFit:
     def decide(self, load: Load) -> Decision:
         """The most preferred point, and its largest batch, with which nobody is expected to be late.
 
-        Where there is none: the fastest point, with the batch that leaves the fewest late.
+        Those who wait behind the batch are thought of at the most preferred point that can answer them in time, at
+        the batch's own if possible. Where no point can: the fastest, with the batch that leaves the fewest late.
         """
         self._count(load.now, 0)
-        for point in self.usable:
-            for size in self._sizes(load, point):
-                if self._leaves_time(load, point, size) and not self._late(load, point, size):
-                    self.name = point
-                    return Decision(point, size, self._calm(load.now, point))
+        sizes = {point: self._sizes(load, point) for point in self.usable}
+        # What follows runs at `rest`, tried in order of preference too: a better answer now is not paid for by much
+        # worse ones later.
+        for place, rest in enumerate(self.usable):
+            for point in self.usable[: place + 1]:
+                for size in sizes[point]:
+                    if self._leaves_time(load, point, size, rest) and not self._late(load, point, size, rest):
+                        self.name = point
+                        return Decision(point, size, self._calm(load.now, rest))
         self._press(load.now)
         point = self.name = self.fastest
-        size = min(self._sizes(load, point), key=lambda n: self._late(load, point, n))
+        size = min(sizes[point], key=lambda n: self._late(load, point, n, point))
         step, self.pending = self.pending, 0
         return Decision(point, size, step)
 
@@ -154,28 +159,28 @@ class SlackFit:
     def _cautious(self, point: str, images: int) -> float:
         return self._caution * self.expected(point, images)
 
-    def _drain(self, images: int, most: int) -> float:
-        """Seconds in which the fastest usable point answers so many images, in full batches."""
-        full, rest = divmod(images, most)
-        point = self.fastest
-        return full * self.expected(point, most) + (self.expected(point, rest) if rest else 0.0)
+    def _drain(self, point: str, images: int, most: int) -> float:
+        """Seconds in which a point answers so many images, in full batches."""
+        full, left = divmod(images, most)
+        return full * self.expected(point, most) + (self.expected(point, left) if left else 0.0)
 
-    def _leaves_time(self, load: Load, point: str, size: int) -> bool:
-        """Whether those who arrive just after such a batch has begun, and wait for it, can be answered in time."""
+    def _leaves_time(self, load: Load, point: str, size: int, rest: str) -> bool:
+        """Whether those who arrive just after such a batch has begun can be answered in time, at `rest`."""
         seconds = self._cautious(point, size)
         ahead = sum(job.count for job in load.waiting) - size + self.rate * seconds
-        return seconds + self._drain(math.ceil(ahead), load.most) <= self.deadline
+        return seconds + self._drain(rest, math.ceil(ahead), load.most) <= self.deadline
 
-    def _late(self, load: Load, point: str, size: int) -> int:
-        """Images that miss their deadline if this batch runs now and the fastest point answers the rest."""
-        begins, taken, late, rest = load.now + self._cautious(point, size), 0, 0, []
+    def _late(self, load: Load, point: str, size: int, rest: str) -> int:
+        """Images that miss their deadline if this batch runs now and `rest` answers those behind it."""
+        begins, taken, late = load.now + self._cautious(point, size), 0, 0
+        behind = []
         for job in load.waiting:
             taken += job.count
             if taken > max(size, load.waiting[0].count):
-                rest.append(job)
+                behind.append(job)
             elif begins > job.arrived + self.deadline:
                 late += job.count
-        plan = self._plan(rest, self.fastest, begins, load.most, 1.0) if rest else ()
+        plan = self._plan(behind, rest, begins, load.most, 1.0) if behind else ()
         return late + sum(job.count for job, ends in plan if ends > job.arrived + self.deadline)
 
     def _count(self, now: float, images: int) -> None:

@@ -7,7 +7,7 @@ import logging
 from dataclasses import asdict
 
 from rheostat.serve.budgets import Budget, Rate
-from rheostat.serve.controllers import controller
+from rheostat.serve.controllers import controller, useless
 from rheostat.serve.costs import idle_steps
 from rheostat.serve.decoding import Refusal
 from rheostat.serve.engine import Engine, Served
@@ -37,6 +37,11 @@ class State:
         if unused:
             self.notes.append(f"below the policy's floor, never used: {', '.join(unused)} (see --min-robust)")
         if all(name in served.costs for name in self.policy.ladder):
+            worse = useless(floor(self.policy, served.measured), served.measured, served.costs)
+            self.notes += [
+                f"{name} is never used: {other} is as fast, as accurate and as robust, or more"
+                for name, other in worse.items()
+            ]
             self.notes += idle_steps(self._controller(self.policy).allowed, served.costs)
         self.bytes = Budget("bytes of bodies", options.bytes_in_flight)
         self.images = Budget("images in the queue", options.queue + options.most)
