@@ -43,9 +43,11 @@ harden: $(VENV)/.installed
 	  $(BIN)/python -m pytest tests/hardening tests/serve tests/data/test_hostile.py tests/data/test_mat.py \
 	  tests/runtime/test_bounded_text.py
 
+# Timings on an idle machine; at the end each beside its goal and the last committed row, with what moved.
 bench: $(VENV)/.installed
 	$(RUN) $(BIN)/python benchmarks/measure/speed.py
 	$(RUN) $(BIN)/python benchmarks/measure/costs.py
+	$(BIN)/python benchmarks/measure/compare.py
 
 # README's results and the generated pages of docs/ from the rows; into another folder by `make pages OUT=DIR`.
 pages: $(VENV)/.installed

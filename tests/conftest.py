@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -10,9 +11,22 @@ import torch
 
 from rheostat import data
 from rheostat.models.tunable import Tunable
+from rheostat.runtime import precision
 from support import GRID, make, shorten
 
 torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_chip_multiplies_bf16() -> Iterator[None]:
+    """`device.precision = "auto"` means fp32 in tests on every chip, for they compare numbers.
+
+    Tests of the choice itself replace this again. Of other processes, those that train by a recipe of their own say
+    `device.precision=fp32`.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(precision, "native_bf16", lambda device: False)
+        yield
 
 
 @pytest.fixture(params=GRID, ids=[f"{p}×{n}" for p, n in GRID])

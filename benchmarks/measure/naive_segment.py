@@ -41,7 +41,7 @@ POINTS = 11
 
 def recipe_of(options: argparse.Namespace, level: float, seed: int, epochs: int) -> Recipe:
     """The study's dedicated recipe at one λ."""
-    changes = [f"method.robustness={level}", f"train.seed={seed}", f"train.epochs={epochs}"]
+    changes = [f"method.robustness={level}", f"train.seed={seed}", f"train.epochs={epochs}", "device.precision=fp32"]
     return load_recipe(
         "pgd-at-fashion", changes=[*(CIFAR if options.data == "cifar10" else ()), *changes, *options.set]
     )

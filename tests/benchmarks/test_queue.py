@@ -92,6 +92,30 @@ def test_the_queue_in_the_docs_is_one(tmp_path: Path) -> None:
     assert [load_recipe(r.source, changes=list(r.changes)).net["base_width"] for r in runs] == [8, 16]
 
 
+def test_a_files_precision_is_that_of_its_runs_and_fp32_is_what_runs_had_before(tmp_path: Path) -> None:
+    """Rows and folders of runs made before files said so stay those of the same runs."""
+    (tmp_path / "q.toml").write_text(TEXT)
+    (before,) = read_queue(tmp_path / "q.toml")
+    made = {}
+    for name in ("fp32", "bf16"):
+        (tmp_path / "q.toml").write_text(f'precision = "{name}"\n{TEXT}')
+        (made[name],) = read_queue(tmp_path / "q.toml")
+    assert made["fp32"].mark == before.mark != made["bf16"].mark
+    # An entry that sets its own comes after, and counts.
+    line = commands(made["bf16"], Path("runs"), 1)[0]
+    assert line[-4:] == ["--set", "device.precision=bf16", "--set", "train.epochs=1"]
+    (tmp_path / "q.toml").write_text(f'precision = "fp16"\n{TEXT}')
+    with pytest.raises(ValueError, match="precision: Input should be 'auto', 'fp32' or 'bf16'"):
+        read_queue(tmp_path / "q.toml")
+
+
+def test_queues_with_rows_pin_the_precision_of_their_training() -> None:
+    for file in QUEUES:
+        for run in read_queue(file):
+            own = load_recipe(run.source, changes=list(run.changes)).device.precision
+            assert "fp32" in (run.precision, own) or own == "bf16", f"{file.name}: {run.name}"
+
+
 def test_paths_are_relative_to_the_queue_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "queues" / "more").mkdir(parents=True)
     text = TEXT.replace('"x.jsonl"', '"../../rows/x.jsonl"').replace('"oat-digits"', '"own.toml"')

@@ -63,7 +63,7 @@ def main(out, form, count, size, batch, epochs, workers, seconds):
     rheostat.fit(
         model, Flowing(held) if form == "flowing" else held, Drawn(20, size), out=out, eps=0.5, norm="l2",
         epochs=epochs, batch=batch, workers=workers, attack={"steps": 1}, lr=0.01, select={"images": 20, "steps": 1},
-        checkpoint_seconds=seconds, **more,
+        checkpoint_seconds=seconds, device={"precision": "fp32"}, **more,
     )
     print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 

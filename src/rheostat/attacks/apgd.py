@@ -12,6 +12,7 @@ from torch import Tensor
 from rheostat.attacks.base import Attack, TierEntry, register
 from rheostat.attacks.budget import Streams
 from rheostat.attacks.objective import Objective
+from rheostat.attacks.pgd import pgd
 from rheostat.attacks.reference import LEAST_CLASSES, NAMES, Predict, Reference, labels_of, seed_from
 
 
@@ -64,6 +65,22 @@ class Auto(Reference):
 
     targeted: ClassVar[bool] = False
     defaults: ClassVar[Mapping[str, object]] = {"steps": 100}
+    lowers = True
+
+    def finish(self, attack: Attack, objective: Objective, images: Tensor, moved: Tensor) -> Tensor:
+        """By PGD on the same loss, towards any class, with PGD's step of as many steps: Auto-PGD's own end small."""
+        size = 2.5 * attack.eps / attack.steps
+        steps = attack.last_steps
+        return pgd(
+            objective,
+            images,
+            eps=attack.eps,
+            steps=steps,
+            step_size=size,
+            norm=attack.norm,
+            start=moved - images,
+            drop=objective.decisive,
+        )
 
     def run(
         self,

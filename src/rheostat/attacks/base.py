@@ -22,6 +22,8 @@ from rheostat.runtime.registry import Registry, origin_of
 OF_THE_KIND: Any = None
 """The default of a field of `Attack` whose value the kind gives."""
 DEFAULTS: Mapping[str, object] = {"steps": 20, "start": True, "momentum": 0.0, "loss": "ce"}
+LAST = 4
+"""An attack made in bf16 is finished in fp32 by this part of its steps: the last quarter."""
 FIXED_TIERS = ("quick", "standard", "full")
 """Tiers that mean the same attacks everywhere, so that their rows can be compared."""
 
@@ -100,6 +102,23 @@ class Attack:
             return objective.best([self(o, images, generator, share=share) for o in objective.objectives])
         return ATTACKS.get(self.kind).run(self, objective, images, generator, share=share)
 
+    @property
+    def last_steps(self) -> int:
+        """How many steps `finish` makes: a quarter of them, rounded up."""
+        return -(-self.steps // LAST)
+
+    @property
+    def lowers(self) -> bool:
+        """Whether its passes may be of bf16, for it can be finished in fp32."""
+        return ATTACKS.get(self.kind).lowers and self.steps >= LAST
+
+    def finish(self, objective: Objective | Candidates, images: Tensor, moved: Tensor) -> Tensor:
+        """The last steps once more, from where an attack on the same images in bf16 ended (`moved`)."""
+        objective = objective.averaged(self.eot)
+        if isinstance(objective, Candidates):
+            return objective.best([self.finish(o, images, moved) for o in objective.objectives])
+        return ATTACKS.get(self.kind).finish(self, objective, images, moved)
+
     def row(self) -> dict[str, object]:
         """The `attack` entry of a result row."""
         fields = asdict(self)
@@ -136,6 +155,12 @@ class AttackKind:
     defaults: ClassVar[Mapping[str, object]] = {}
     """Its own steps, start, momentum and loss, where they are not 20, True, 0 and "ce"."""
     tiers: ClassVar[tuple[TierEntry, ...]] = ()
+    lowers: ClassVar[bool] = False
+    """Whether its passes may be of bf16: it then has `finish`."""
+
+    def finish(self, attack: Attack, objective: Objective, images: Tensor, moved: Tensor) -> Tensor:
+        """Its last steps in fp32, from images (B, C, H, W) that it made in bf16; needed where it `lowers`."""
+        raise TypeError(f"{type(self).__name__} does not say how it is finished")
 
     def run(
         self,

@@ -142,6 +142,10 @@ class Candidates:
         """The same, telling `note` how many images pass."""
         return Candidates(tuple(o.watched(note) for o in self.objectives), self.score.watched(note))
 
+    def in_bf16(self) -> Candidates:
+        """The same with products of bf16 in its passes."""
+        return Candidates(tuple(o.in_bf16() for o in self.objectives), self.score.in_bf16())
+
     def best(self, found: list[Tensor]) -> Tensor:
         """Per example the candidate of the highest score; (B, C, H, W) each."""
         with torch.no_grad():

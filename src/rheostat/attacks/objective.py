@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rheostat.runtime.choices import nearest
+from rheostat.runtime.precision import low_precision
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 
@@ -96,6 +97,15 @@ class Objective:
         def forward(images: Tensor, rows: Tensor | None) -> Tensor:
             note(len(images))
             return self.forward(images, rows)
+
+        return replace(self, forward=forward)
+
+    def in_bf16(self) -> Objective:
+        """The same objective with products of bf16 in its passes; losses and decisions of their logits stay fp32."""
+
+        def forward(images: Tensor, rows: Tensor | None) -> Tensor:
+            with low_precision(images.device):
+                return self.forward(images, rows).float()
 
         return replace(self, forward=forward)
 

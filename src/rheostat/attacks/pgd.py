@@ -158,6 +158,21 @@ def _climb_dropping(
 class Climbing(AttackKind):
     """Attacks that are `pgd` with settings of their own."""
 
+    lowers = True
+
+    def finish(self, attack: Attack, objective: Objective, images: Tensor, moved: Tensor) -> Tensor:
+        return pgd(
+            objective,
+            images,
+            eps=attack.eps,
+            steps=attack.last_steps,
+            step_size=attack.size,
+            norm=attack.norm,
+            start=moved - images,
+            momentum=attack.momentum,
+            drop=attack.drop and objective.decisive,
+        )
+
     def run(
         self,
         attack: Attack,

@@ -18,7 +18,7 @@ from rheostat.cli import serving as cli_serving
 from rheostat.cli import training as cli_training
 from rheostat.cli import tune as cli_tune
 from rheostat.cli.deploy import DataDir, Network, Threads, Verify, set_threads
-from rheostat.cli.measuring import measure
+from rheostat.cli.measuring import asked_precision, measure, numbers
 from rheostat.runtime.terminal import visible
 
 app = typer.Typer(
@@ -94,6 +94,16 @@ def evaluate(
     probe: Annotated[
         bool | None, typer.Option(help="Checks that need attacks of their own; by default in all tiers but quick.")
     ] = None,
+    attack_precision: Annotated[
+        str,
+        typer.Option(
+            help="Of attacks' gradients: fp32, bf16 or auto (bf16 where the chip multiplies it). All is judged in fp32."
+        ),
+    ] = "fp32",
+    corruptions: Annotated[
+        bool, typer.Option("--corruptions", help="SA under common corruptions (noise, blur, fog, ...) instead.")
+    ] = False,
+    severities: Annotated[str | None, typer.Option(help="Of corruptions, 1 to 5; default 1,3,5.")] = None,
     fresh: Annotated[
         bool,
         typer.Option(
@@ -132,9 +142,19 @@ def evaluate(
         device=device,
         verify=verify,
         net=net,
+        corruptions=corruptions,
+        severities=numbers(severities, "--severities"),
     )
     options = EvaluationOptions(
-        split=split, out=out, name=name, seed=seed, warm=warm, transfer=transfer, probing=probe, fresh=fresh
+        split=split,
+        out=out,
+        name=name,
+        seed=seed,
+        warm=warm,
+        transfer=transfer,
+        probing=probe,
+        attack_precision=asked_precision(attack_precision),
+        fresh=fresh,
     )
     rows = measure(request, options)
     leave()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast, get_args
 
 from rich.table import Table
 
@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from rheostat.evaluation.lookup import Request
     from rheostat.evaluation.options import EvaluationOptions
     from rheostat.results.row import Row
+    from rheostat.runtime.precision import Asked
 
 
 def measure(request: Request, options: EvaluationOptions, *, quiet: bool = False) -> list[Row]:
@@ -22,11 +23,49 @@ def measure(request: Request, options: EvaluationOptions, *, quiet: bool = False
 
     with Show(console, lines=not quiet) as show:
         rows = measured(request, options, report=show)
-    if rows:
+    if rows and not request.corruptions:
         console.print(_table(rows))
+    _corrupted(rows)
+    if rows:
         for line in [*gap_lines(rows), *attacker_lines(rows)]:
             console.print(line, markup=False)
     return rows
+
+
+def numbers(text: str | None, option: str) -> tuple[int, ...] | None:
+    """A list of whole numbers, 1,3,5, where one is given; ValueError that names the option."""
+    if text is None:
+        return None
+    try:
+        return tuple(dict.fromkeys(int(part) for part in text.split(",")))
+    except ValueError:
+        raise ValueError(f"{option} is a list of whole numbers, such as 1,3,5; given {text!r}") from None
+
+
+def asked_precision(text: str) -> Asked:
+    """A precision by its name; ValueError that names the nearest."""
+    from rheostat.runtime.choices import nearest
+    from rheostat.runtime.precision import Asked
+
+    for one in get_args(Asked):
+        if one == text:
+            return cast("Asked", one)
+    raise ValueError(f"no precision {text!r}; {nearest(text, get_args(Asked))}")
+
+
+def _corrupted(rows: list[Row]) -> None:
+    """The table of corruptions, where some rows are of them."""
+    from rheostat.results.corrupted import corruption_table
+
+    found = corruption_table(rows)
+    if found is None:
+        return
+    table = Table(box=None, pad_edge=False)
+    for column in found[0]:
+        table.add_column(column)
+    for line in found[1]:
+        table.add_row(*line)
+    console.print(table)
 
 
 def _table(rows: list[Row]) -> Table:

@@ -62,6 +62,8 @@ class Show:
             self._advance("measuring", event["done"], event["total"], "")
         elif kind == "epoch" and self.lines:
             self.console.print(epoch_line(event))
+        elif kind == "precision" and self.lines:
+            self.console.print(f"training in {event['precision']}: {event['why']}", markup=False)
         elif kind == "finished":
             self.console.print(f"{event['folder']}: this run is finished; nothing is done (--fresh starts it over)")
         elif kind == "calibration-failed":
@@ -116,7 +118,11 @@ def duration(seconds: float) -> str:
 
 def plan_line(event: dict[str, Any]) -> str:
     """What a measurement consists of: points × attacks × images."""
-    parts = [f"{event[k]} {k if event[k] != 1 else k[:-1]}" for k in ("points", "attacks", "images")]
+    parts = [
+        f"{event[k]} {k if event[k] != 1 else k[:-1]}"
+        for k in ("points", "attacks", "corruptions", "images")
+        if k in event
+    ]
     return "measuring " + " × ".join(parts)
 
 

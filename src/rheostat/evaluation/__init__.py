@@ -1,8 +1,9 @@
-"""Points × attacks → rows: targets, chunks, checks, tiers, resumption."""
+"""Points × attacks, or common corruptions → rows: targets, chunks, checks, tiers, resumption."""
 
+from rheostat.evaluation.corrupted import evaluate_corruptions
 from rheostat.evaluation.evaluator import evaluate
 from rheostat.evaluation.lookup import Request
 from rheostat.evaluation.options import EvaluationOptions
 from rheostat.evaluation.target import Target
 
-__all__ = ["EvaluationOptions", "Request", "Target", "evaluate"]
+__all__ = ["EvaluationOptions", "Request", "Target", "evaluate", "evaluate_corruptions"]

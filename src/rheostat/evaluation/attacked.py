@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from rheostat.attacks import Attack, Candidates, Objective, objective_of
 from rheostat.attacks.grid import on_grid
 from rheostat.data import Dataset, to_pixels
+from rheostat.evaluation.lowering import lowered
 from rheostat.models.tunable import Tunable
 from rheostat.points.point import Point
 from rheostat.runtime.precision import full_precision
@@ -116,6 +117,7 @@ def attack_chunk(
     rows: Tensor | None = None,
     every: bool = False,
     rounded: bool = True,
+    low: bool = False,
 ) -> Chunk:
     """One attack on one batch; with several seeds, on as many equal parts, each with streams of its own.
 
@@ -123,7 +125,7 @@ def attack_chunk(
     model gets right). A row's random start does not depend on which others stand. Success is judged
     here, on the images that came back, on the same rounded to 8 bits inside the ball (unless `rounded` is False),
     and once more in a batch of other rows. `every` attacks all rows, right or wrong, as an attack on cost does;
-    the exit that counts is then the later one of both images.
+    the exit that counts is then the later one of both images. `low`: as `lowered` has it, but for an attack on cost.
     """
     judge = victim.judge(labels, stream(*seeds[0], "judge"))
     clean, queries = torch.zeros_like(labels, dtype=torch.bool), 0
@@ -148,13 +150,29 @@ def attack_chunk(
     objective = victim.objective(labels, attack.loss, attack.form, stream(*seeds[0], "noise"))
     passed: list[int] = []
     starts = [stream(*s) for s in seeds] if len(seeds) > 1 else stream(*seeds[0])
-    moved = attack(objective.only(rows).watched(passed.append), images[rows], starts, share=(rows, len(labels)))
+    # Rounded images have noise of their own, so that those returned are judged on the draws that they always were.
+    judges = [judge, victim.judge(labels, stream(*seeds[0], "grid"))] if rounded else [judge]
+
+    def on_file(moved: Tensor) -> Tensor:
+        return on_grid(moved, images[rows], attack.eps, attack.norm) if rounded else moved
+
+    watched = objective.only(rows).watched(passed.append)
+    if low and attack.lowers and not every:
+        looked = [j.only(rows).watched(passed.append) for j in judges]
+        moved = lowered(
+            attack,
+            watched,
+            images[rows],
+            starts,
+            share=(rows, len(labels)),
+            fooled=lambda made: fooled_by(looked, made, on_file(made))[0].any(0),
+        )
+    else:
+        moved = attack(watched, images[rows], starts, share=(rows, len(labels)))
     inside = in_bounds(moved, images[rows], attack)
     outside[rows] = ~inside
     moved = torch.where(inside[:, None, None, None], moved, images[rows])
-    grid = on_grid(moved, images[rows], attack.eps, attack.norm) if rounded else moved
-    # Rounded images have noise of their own, so that those returned are judged on the draws that they always were.
-    judges = [judge, victim.judge(labels, stream(*seeds[0], "grid"))] if rounded else [judge]
+    grid = on_file(moved)
     found, adversarial[rows] = fooled_by([j.only(rows) for j in judges], moved, grid)
     fooled[:, rows] = found & inside
     down = rows[fooled.any(0)[rows]].flip(0)

@@ -35,7 +35,8 @@ class Task:
 
     `warm`: at each point the images found at points before it are tried first, as they are; they
     count as an attack of their own, before the others. `transfer`: every point's images are judged at
-    every point, and one attack is made on the mean loss over all points.
+    every point, and one attack is made on the mean loss over all points. `low`: attacks that can be finished in
+    fp32 are made in bf16 first; that on the mean loss, and images of other points, are not.
     """
 
     model: nn.Module
@@ -44,6 +45,7 @@ class Task:
     seed: int = 0
     warm: bool = False
     transfer: bool = False
+    low: bool = False
 
     def __post_init__(self) -> None:
         if self.warm and any(victim_at(self.model, p).randomised for p in self.points):
@@ -132,7 +134,9 @@ def _pack(
         seeds = [(task.seed, name, attack.name, number) for name in names]
         # An attack on cost runs on every image, outside the ladder of survivors: those are the costly ones.
         every = attack.form in COST_FORMS
-        found = attack_chunk(victim, images_all, labels_all, attack, *seeds, rows=None if every else rows, every=every)
+        found = attack_chunk(
+            victim, images_all, labels_all, attack, *seeds, rows=None if every else rows, every=every, low=task.low
+        )
         took = time.perf_counter() - started
         if rows is None:
             out["clean"][pack] = found.clean.reshape(count, n).cpu()

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -24,11 +23,10 @@ from rheostat.evaluation.crossing import checked_by_transfer, crossed_rows
 from rheostat.evaluation.options import EvaluationOptions
 from rheostat.evaluation.rows import RowBuilder
 from rheostat.evaluation.scoring import Bits, finished
+from rheostat.evaluation.stale import check_fit, forget, is_stale, refuse
 from rheostat.evaluation.store import ChunkStore
 from rheostat.evaluation.target import Target, as_target
 from rheostat.evaluation.tiers import untargeted
-from rheostat.models.artifact import check_finite
-from rheostat.models.tunable import Tunable
 from rheostat.points.point import Point
 from rheostat.results.bits import Pair
 from rheostat.results.listed import Rows
@@ -36,7 +34,7 @@ from rheostat.results.row import Measurement, Row
 from rheostat.results.rows import add_rows, read_rows
 from rheostat.runtime.distributed import Ranks
 from rheostat.runtime.interrupts import Interrupted, breakable
-from rheostat.runtime.precision import full_precision
+from rheostat.runtime.precision import full_precision, resolved
 
 Report = Callable[[dict[str, Any]], None]
 PROBED = 200
@@ -70,9 +68,10 @@ def evaluate(
     target = as_target(model, options.name)
     if ranks.world > 1 and options.out is None:
         raise ValueError("several ranks meet in a file: give `out`")
-    _check_fit(target.model, data)
+    check_fit(target.model, data)
     asked, used = as_points(target, points), as_attacks(target, attacks, options)
     device = next((p.device for p in target.model.parameters()), torch.device("cpu"))
+    options = replace(options, attack_precision=resolved(options.attack_precision, device))
     builder = RowBuilder(target, data.to(device), options)
     rows = _rows(builder, asked, used, ranks, report)
     ranks.wait()
@@ -84,19 +83,6 @@ def evaluate(
     return Rows(row for number in sorted(rows) for row in rows[number])
 
 
-def _check_fit(model: nn.Module, data: Dataset) -> None:
-    """ValueError unless the weights are finite, and the images and classes are those of the model."""
-    check_finite(dict(model.named_parameters()), type(model).__name__)
-    if not isinstance(model, Tunable):
-        return
-    if data.image != tuple(model.net.image) or len(data.classes) != model.net.classes:
-        shape, own = (" × ".join(map(str, image)) for image in (data.image, model.net.image))
-        raise ValueError(
-            f"{data.name} has images of {shape} and {len(data.classes)} classes, the model takes {own} and has "
-            f"{model.net.classes}"
-        )
-
-
 def _rows(
     builder: RowBuilder, points: list[Point | None], attacks: list[Attack], ranks: Ranks, report: Report | None
 ) -> dict[int, list[Row]]:
@@ -104,12 +90,12 @@ def _rows(
     target, options = builder.target, builder.options
     plans = [builder.planned(p, attacks, _lent(points, i) if options.warm else None) for i, p in enumerate(points)]
     if options.out is not None and options.fresh and ranks.first:
-        _forget(options.out, builder, [m.identity for plan in plans for m in plan])
+        forget(options.out, builder, [m.identity for plan in plans for m in plan])
     ranks.wait()
     there = read_rows(options.out) if options.out else []
-    stale = next((r for r in there if _other(r, builder)), None)
+    stale = next((r for r in there if is_stale(r, builder)), None)
     if stale is not None:
-        _refuse(stale, builder)
+        refuse(stale, builder)
     done = {r.identity: r for r in there}
     wanted = [i for i, plan in enumerate(plans) if any(m.identity not in done for m in plan)]
     if options.transfer or (options.warm and wanted):
@@ -118,7 +104,13 @@ def _rows(
     if not wanted:
         return rows
     task = Task(
-        target.model, tuple(points[i] for i in wanted), tuple(attacks), options.seed, options.warm, options.transfer
+        target.model,
+        tuple(points[i] for i in wanted),
+        tuple(attacks),
+        options.seed,
+        options.warm,
+        options.transfer,
+        low=options.attack_precision == "bf16",
     )
     about = {
         "artifact": builder.artifact,
@@ -172,33 +164,6 @@ def _made(
 def _lent(points: Sequence[Point | None], place: int) -> list[str]:
     """The points whose images a warm start at this one may use."""
     return [p.label() for p in points[max(0, place - WARM_FROM) : place] if p is not None]
-
-
-def _other(row: Row, builder: RowBuilder) -> bool:
-    """Whether a row is of this run, but of another model, or of other data under the same name."""
-    if row.run != builder.target.run:
-        return False
-    data, options = builder.dataset, builder.options
-    same = (row.dataset, row.split, row.n) == (data.name, options.split, len(data))
-    return row.artifact != builder.artifact or (same and row.dataset_hash not in (None, builder.fingerprint))
-
-
-def _forget(out: Path, builder: RowBuilder, asked: list[str]) -> None:
-    """Drop the rows that are measured anew, and those of this run that are of another model or other data."""
-    if out.is_file():
-        stale = [r.identity for r in read_rows(out) if _other(r, builder)]
-        add_rows(out, [], drop=[*asked, *stale])
-
-
-def _refuse(row: Row, builder: RowBuilder) -> None:
-    if row.artifact != builder.artifact:
-        what = f"another model ({row.artifact}, now {builder.artifact})"
-    else:
-        what = f"other data ({row.dataset_hash}, now {builder.fingerprint})"
-    raise ValueError(
-        f"{builder.options.out} holds rows of {row.run!r} measured on {what}; --fresh drops those, --name gives "
-        "this one another name"
-    )
 
 
 def _run(

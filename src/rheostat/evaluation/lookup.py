@@ -10,6 +10,7 @@ from rheostat import data
 from rheostat.attacks import named
 from rheostat.data import Dataset, make_splits, subset
 from rheostat.evaluation.arguments import as_attacks, as_points
+from rheostat.evaluation.corrupted import SEVERITIES, evaluate_corruptions
 from rheostat.evaluation.evaluator import Report, evaluate
 from rheostat.evaluation.options import EvaluationOptions
 from rheostat.evaluation.target import Target
@@ -100,7 +101,8 @@ class Request:
     points; empty: all positions of the dials. `tier` and `attacks` exclude one another; with neither, the
     tier is quick, and rows under own attacks are of tier quick too. `data`, `eps`, `norm`: by default the
     model's own; numbers may be written 8/255. `examples`: a stratified subset of so many images. `net`: what makes
-    the network of an adopted model.
+    the network of an adopted model. `corruptions`: in place of attacks, common corruptions at these `severities`
+    (1, 3 and 5).
     """
 
     which: str
@@ -117,8 +119,14 @@ class Request:
     device: str = "auto"
     verify: bool = True
     net: str | None = None
+    corruptions: bool = False
+    severities: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
+        if self.severities is not None and not self.corruptions:
+            raise ValueError("--severities is for common corruptions: give --corruptions too")
+        if self.corruptions and (self.tier or self.attacks or self.eps or self.norm or self.step_size):
+            raise ValueError("nobody attacks where images are corrupted: leave --tier, --attack, --eps and others out")
         if self.tier and self.attacks:
             raise ValueError("a tier names its attacks: give --tier or --attack, not both")
 
@@ -129,6 +137,10 @@ def measure(request: Request, options: EvaluationOptions | None = None, *, repor
     Without `options.out` rows go to rows.jsonl in the run's folder, or in runs/NAME.
     """
     options = options or EvaluationOptions()
+    if request.corruptions and (
+        options.transfer or options.warm or options.probing or options.attack_precision != "fp32"
+    ):
+        raise ValueError("nobody attacks where images are corrupted: --transfer, --warm and --probe are for attacks")
     target = find_target(request.which, name=options.name, between=request.between, net=request.net)
     dataset = find_data(
         target, request.data, options.split, data_dir=request.data_dir, examples=request.examples, verify=request.verify
@@ -146,6 +158,16 @@ def measure(request: Request, options: EvaluationOptions | None = None, *, repor
     points = as_points(target, request.at)
     place = device_named(request.device)
     target.model.to(place)
+    if request.corruptions:
+        return evaluate_corruptions(
+            target,
+            points,
+            dataset,
+            severities=request.severities or SEVERITIES,
+            options=options,
+            ranks=join(place),
+            report=report,
+        )
     rows: list[Row] = []
     for some, names in _by_attacks(target, points, request.attacks, tier, len(dataset.classes)):
         attacks = as_attacks(target, names, options)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import get_args
 
 from rheostat.data import SPLITS
-from rheostat.runtime.choices import nearest
+from rheostat.runtime.choices import check_choice, nearest
+from rheostat.runtime.precision import Asked
 
 
 @dataclass(frozen=True)
@@ -20,6 +22,8 @@ class EvaluationOptions:
 
     `warm`: at each point the images found at points before it are tried first. `transfer`: adds rows for
     an attacker who made the images elsewhere, who does not know the point, and who may choose it.
+    `attack_precision`: that of attacks' gradients; "auto" is bf16 where the chip multiplies it itself. Images are
+    judged in fp32, and those that do not fool are attacked once more in fp32 by the last quarter of the steps.
     `probing`: checks that cost attacks of their own (None: in every tier but quick). `fresh`: drop
     what is there of this evaluation, and rows of this run that are of another model or other data.
     """
@@ -35,11 +39,13 @@ class EvaluationOptions:
     warm: bool = False
     transfer: bool = False
     probing: bool | None = None
+    attack_precision: Asked = "fp32"
     fresh: bool = False
 
     def __post_init__(self) -> None:
         if self.split not in SPLITS:
             raise ValueError(f"no split {self.split!r}; {nearest(self.split, SPLITS)}")
+        check_choice("evaluate", "attack precision", self.attack_precision, get_args(Asked))
 
     @property
     def probes(self) -> bool:

@@ -20,7 +20,7 @@ from rheostat.results.intervals import accuracies
 from rheostat.results.machine import hardware
 from rheostat.results.row import AttackEntry, Measurement, Row
 
-Knowledge = Literal["known", "transfer", "unknown", "chosen"]
+Knowledge = Literal["known", "transfer", "unknown", "chosen", "none"]
 
 
 @dataclass(frozen=True)
@@ -43,6 +43,7 @@ class RowBuilder:
             "n": len(self.dataset),
             "seed": self.options.seed,
             "precision": "fp32",
+            "attack_precision": self.options.attack_precision,
         }
 
     @property

@@ -50,6 +50,7 @@ class Target:
                 "attack": recipe.get("attack"),
                 "seed": recipe.get("train", {}).get("seed"),
                 "robustness": recipe.get("method", {}).get("robustness"),
+                "precision": (recipe.get("device") or {}).get("precision"),
                 "seconds": self.about.provenance.get("seconds"),
             },
             "net": net,

@@ -6,8 +6,9 @@ from typing import Any
 
 from rheostat.models.artifact import About
 from rheostat.models.tunable import Tunable
+from rheostat.results.corrupted import ABOUT, corruption_table
 from rheostat.results.flags import NAMES
-from rheostat.results.labels import attacker_lines, percent, point_label, worst_rows
+from rheostat.results.labels import attacker_lines, attacks_label, percent, point_label, worst_rows
 from rheostat.results.row import Row
 from rheostat.runtime.terminal import visible
 
@@ -54,7 +55,7 @@ def card(model: Tunable, about: About, rows: list[Row], *, name: str, digest: st
         ]
         parts += [
             f"| {point_label(r)} | {percent(r.clean_accuracy, r.interval.clean)} | "
-            f"{percent(r.robust_accuracy, r.interval.robust)} | {', '.join(r.attack.names)} "
+            f"{percent(r.robust_accuracy, r.interval.robust)} | {attacks_label(r)} "
             f"({r.attack.norm} {r.attack.eps:.4g}) | {r.tier} | {r.split} | {r.n} | {r.macs.mean / 1e6:.2f} | "
             f"{', '.join(r.flags) or 'none'} |"
             for r in worst
@@ -64,6 +65,7 @@ def card(model: Tunable, about: About, rows: list[Row], *, name: str, digest: st
         raised = sorted({f for r in rows for f in r.flags})
         parts += [f"- `{f}`: {NAMES[f].why}." for f in raised if f in NAMES]
         parts.append("")
+    parts += _corrupted(rows)
     if model.points:
         parts += [
             "## Named points\n",
@@ -81,6 +83,17 @@ def card(model: Tunable, about: About, rows: list[Row], *, name: str, digest: st
         "",
     ]
     return visible("\n".join(parts), keep="\n\t")
+
+
+def _corrupted(rows: list[Row]) -> list[str]:
+    """The table of common corruptions, where they were measured."""
+    found = corruption_table(rows)
+    if found is None:
+        return []
+    head, body = found
+    lines = [head, ["---"] * len(head), *body]
+    # A card is of one model: the column of its name says nothing.
+    return ["## Common corruptions\n", f"{ABOUT}\n", *(f"| {' | '.join(line[1:])} |" for line in lines), ""]
 
 
 def _training_flags(about: About) -> list[str]:

@@ -14,8 +14,9 @@ from rheostat.reports.exit_plots import accuracy_against_macs, live, shares_per_
 from rheostat.reports.leaderboard import entry
 from rheostat.reports.templating import render
 from rheostat.results.comparison import Comparison
+from rheostat.results.corrupted import ABOUT, corruption_table
 from rheostat.results.flags import NAMES
-from rheostat.results.labels import attacker_lines, gap_lines, percent, point_label, worst_rows
+from rheostat.results.labels import attacker_lines, attacks_label, gap_lines, percent, point_label, worst_rows
 from rheostat.results.row import Row
 from rheostat.runtime.files import write_bytes, write_text
 
@@ -47,6 +48,8 @@ def page(
             if (figure := draw(rows)) is not None
         ],
         classes=_per_class(worst),
+        corrupted=corruption_table(rows),
+        about_corrupted=ABOUT,
         recipe=json.dumps(recipe, indent=1) if recipe else None,
         measured_on=json.dumps(measured_on, indent=1),
     )
@@ -160,7 +163,7 @@ def _points(worst: list[Row]) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
                 point_label(row),
                 percent(row.clean_accuracy, row.interval.clean),
                 percent(row.robust_accuracy, row.interval.robust),
-                ", ".join(attack.names),
+                attacks_label(row),
                 f"{attack.norm} {attack.eps:.4g}",
                 row.tier,
                 row.split,

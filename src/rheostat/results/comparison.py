@@ -159,6 +159,7 @@ def _matched(
 def _images(row: Row) -> str:
     """What two rows must share to be paired: the images and the attacks."""
     shared = {"dataset": row.dataset, "split": row.split, "n": row.n, "tier_version": row.tier_version}
+    shared["attack_precision"] = row.attack_precision
     return json.dumps({**shared, "attack": row.attack.plain()}, sort_keys=True)
 
 

@@ -20,8 +20,14 @@ def key_of(row: Row, *, along: str | None = None) -> str:
     Hashes of the data are left out: not every row of version 1 has one, and a file holds one data set of
     a name, split and number of images.
     """
-    shared = {k: getattr(row, k) for k in ("tier_version", "precision", "cumulative", *SHOWN) if k != "attack"}
+    shared = {
+        k: getattr(row, k)
+        for k in ("tier_version", "precision", "attack_precision", "cumulative", *SHOWN)
+        if k != "attack"
+    }
     shared["attack"] = row.attack.plain()
+    if row.corruption is not None:
+        shared["corruption"] = row.corruption.model_dump(mode="json")
     if along is not None:
         shared["at"] = {k: v for k, v in row.at.items() if k != along}
         shared["has"] = along in row.at
@@ -72,5 +78,5 @@ def _shown(line: Sequence[Row], field: str) -> str:
 
 def same_setting(a: Row, b: Row) -> bool:
     """Whether two rows are of one run, model, data and seed: they may differ in point, attack and knowledge."""
-    fields = ("run", "artifact", "dataset", "split", "rule", "tier", "tier_version", "n", "seed")
+    fields = ("run", "artifact", "dataset", "split", "rule", "tier", "tier_version", "n", "seed", "attack_precision")
     return all(getattr(a, field) == getattr(b, field) for field in fields)

@@ -65,6 +65,11 @@ def point_label(row: Row, at: At | None = None) -> str:
     return ", ".join(parts) or "the one point"
 
 
+def attacks_label(row: Row) -> str:
+    """The attacks of a row, and that their gradients were of bf16 where they were."""
+    return ", ".join(row.attack.names) + ("" if row.attack_precision == "fp32" else f" in {row.attack_precision}")
+
+
 def percent(value: float, interval: Sequence[float] | None = None) -> str:
     """62.3 or 62.3 [59.1, 65.4], in per cent."""
     text = f"{100 * value:.1f}"

@@ -58,6 +58,13 @@ class AttackEntry(Part):
         return self.model_dump(mode="json", by_alias=True, exclude_none=True)
 
 
+class CorruptionEntry(Part):
+    """A common corruption of the images, made by definition and from a fixed seed."""
+
+    name: str = Field(description="The kind: `gaussian-noise`, `fog`, `jpeg` and so on.")
+    severity: int = Field(description="1 to 5.")
+
+
 class Train(Part):
     """How the model was trained, as far as its file says."""
 
@@ -66,6 +73,7 @@ class Train(Part):
     attack: dict[str, Any] | None = Field(None, description="The attack of training, as the recipe has it.")
     seed: int | None = Field(None, description="Seed of training.")
     robustness: Number | None = Field(None, description="λ of a network that was trained for one λ.")
+    precision: str | None = Field(None, description="Precision of the steps: `fp32` or `bf16`; absent: not known.")
     seconds: float | None = Field(None, description="Seconds that training took.")
 
 
@@ -152,14 +160,20 @@ class Measurement(Part):
     dial: Literal["lambda", "t"] | None = Field(
         None, description="What a position of `robustness` is: training λ, or t of a calibrated dial."
     )
-    tier: str = Field(description="The tier that chose the attacks: `quick`, `standard`, `full`.")
+    tier: str = Field(description="The tier that chose the attacks: `quick`, `standard`, `full`; or `corruptions`.")
     tier_version: int = Field(1, description="Version of the tiers: of their attacks and of how images are judged.")
-    knowledge: Literal["known", "transfer", "unknown", "chosen"] = Field(
-        "known", description="What the attacker knows of the dial."
+    knowledge: Literal["known", "transfer", "unknown", "chosen", "none"] = Field(
+        "known", description="What the attacker knows of the dial; `none`: nobody attacks."
     )
     n: int = Field(description="Images.")
-    seed: int = Field(description="Seed of random starts.")
+    seed: int = Field(description="Seed of random starts, or of corruptions.")
     precision: str = Field("fp32", description="Precision that was judged in.")
+    attack_precision: Literal["fp32", "bf16"] = Field(
+        "fp32", description="Precision of the attacks' gradients; with `bf16` their last steps were made again in fp32."
+    )
+    corruption: CorruptionEntry | None = Field(
+        None, description="The corruption of the images; of rows of tier `corruptions`, in which nobody attacks."
+    )
     attack: AttackEntry = Field(description="The attack.")
     cumulative: bool = Field(False, description="Whether it ran only on images that earlier attacks failed to fool.")
 
@@ -182,6 +196,10 @@ class Measurement(Part):
         ]
         if self.tier_version > 1:
             parts.append(self.tier_version)
+        if self.attack_precision != "fp32":
+            parts.append(["attack precision", self.attack_precision])
+        if self.corruption is not None:
+            parts.append(self.corruption.model_dump(mode="json"))
         return f"{seed_of(json.dumps(parts, sort_keys=True)):016x}"
 
 
@@ -191,7 +209,8 @@ class Row(Measurement):
     clean_accuracy: float = Field(description="Accuracy on clean images (SA).")
     robust_accuracy: float = Field(
         description="Accuracy on attacked images (RA): worst case per example, from version 2 of the tiers also over "
-        "each image as the attack returned it and the same image rounded to 8 bits."
+        "each image as the attack returned it and the same image rounded to 8 bits. Where images are corrupted: SA on "
+        "the corrupted images."
     )
     robust_accuracy_returned: float | None = Field(
         None, description="RA if the attacks' images counted only as they were returned (pixels of any value)."

@@ -25,6 +25,7 @@ from rheostat.training.feed import Feed
 from rheostat.training.loop import Job, fingerprint, perform
 from rheostat.training.optimisers import frozen
 from rheostat.training.options import FitOptions, sorted_out, weights_of_classes
+from rheostat.training.precision import settled
 from rheostat.training.result import Fitted
 from rheostat.training.run import Report
 from rheostat.training.settings import Settings
@@ -85,6 +86,7 @@ def fit(
     ranks = join(device)
     if ranks.world > 1 and (why := model.method.undivided()):
         raise ValueError(f"{why}; train in one process")
+    settings = settled(settings, folder, device, ranks, fresh=fresh, report=report)
     feed = _feed(images, loader, form, settings, chosen, ranks, device)
     with alone(folder) if ranks.first else nullcontext(), _kept_frozen(frozen(model, chosen.freeze)):
         if chosen.init is not None:

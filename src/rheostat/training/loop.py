@@ -28,6 +28,7 @@ from rheostat.training.feed import Feed
 from rheostat.training.finishing import Ending, finish, refilled
 from rheostat.training.optimisers import made_optimiser, made_scheduler
 from rheostat.training.options import FitOptions
+from rheostat.training.precision import settled
 from rheostat.training.recipe import Recipe, parse_recipe
 from rheostat.training.result import Trained
 from rheostat.training.run import Report, TrainingRun
@@ -199,6 +200,7 @@ def train(
         raise ValueError(f"{why}; train in one process")
     options = FitOptions(callbacks=tuple(callbacks))
     with alone(run) if ranks.first else nullcontext():
+        recipe = settled(recipe, run, device, ranks, fresh=fresh, report=report)
         splits = _splits(recipe, folder)
         job = _job(recipe, options, splits, run, device, ranks, net)
         if ranks.first:

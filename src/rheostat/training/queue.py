@@ -1,7 +1,8 @@
 """A queue: a TOML file that names recipes with changes, and what to measure of each; which of it has run.
 
 `rows` is the file that the measurements go to, relative to the queue file. `set` holds changes for every run of
-the file. `include` names queue files whose runs come first and fill rows files of their own. `[evaluate]` holds
+the file. `precision` is that of the training of every run of the file which does not `set` its own: without it, that
+of the recipe. `include` names queue files whose runs come first and fill rows files of their own. `[evaluate]` holds
 named lists of measurements, each a table of options of `rheostat evaluate`; a `[[run]]` takes the list that its
 key `evaluate` names, or `default`.
 """
@@ -17,10 +18,13 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from rheostat.data.corruptions import CORRUPTIONS
 from rheostat.points.grid import parse_grid
+from rheostat.results.corrupted import TIER
 from rheostat.results.row import Row
 from rheostat.results.rows import read_rows
 from rheostat.runtime.choices import check_choice, nearest
+from rheostat.runtime.precision import Asked
 from rheostat.runtime.toml import read_toml
 
 
@@ -34,6 +38,7 @@ class Run:
     evaluate: tuple[dict[str, Any], ...]
     rows: Path
     folder: Path = Path()
+    precision: Asked | None = None
 
     @property
     def source(self) -> str:
@@ -43,7 +48,10 @@ class Run:
     @property
     def mark(self) -> str:
         """12 hex digits that change when the entry does: an edited entry is another run."""
-        text = json.dumps([self.recipe, self.changes, self.evaluate], sort_keys=True)
+        parts: list[Any] = [self.recipe, self.changes, self.evaluate]
+        if self.precision not in (None, "fp32"):  # runs were of fp32 before their files said so
+            parts.append(self.precision)
+        text = json.dumps(parts, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
@@ -60,6 +68,7 @@ class _File(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
 
     rows: str = ""
+    precision: Asked | None = None
     include: list[str] = Field(default_factory=list)
     changes: list[str] = Field(default_factory=list, alias="set")
     evaluate: dict[str, list[dict[str, Any]]] = Field(default_factory=dict)
@@ -110,7 +119,7 @@ def _run(entry: _Entry, file: _File, path: Path) -> Run:
     changes = (*file.changes, *entry.changes)
     # One path for one file, so that files read once for many runs are found again.
     rows = (path.parent / file.rows).resolve()
-    return Run(entry.name, entry.recipe, changes, measured, rows, path.parent)
+    return Run(entry.name, entry.recipe, changes, measured, rows, path.parent, file.precision)
 
 
 def _message(error: ValidationError) -> str:
@@ -154,18 +163,31 @@ def recorded(run: Run, read: Callable[[Path], list[Row]] = read_rows) -> bool:
     """
     rows = [r for r in read(run.rows) if r.run == run.name]
     for entry in run.evaluate:
-        found = [r.at.items() for r in rows if matches(r, entry)]
+        found = [r for r in rows if matches(r, entry)]
         # A row also names the dials that the entry left at rest.
         asked = [p.numbers().items() for p in parse_grid(entry.get("at", ""))]
-        if not all(any(point <= at for at in found) for point in asked):
-            return False
+        for point in asked:
+            here = {r.corruption and (r.corruption.name, r.corruption.severity) for r in found if point <= r.at.items()}
+            if not _wanted(entry) <= here:
+                return False
     return True
+
+
+def _wanted(entry: dict[str, Any]) -> set[tuple[str, int] | None]:
+    """The corruptions of which a point needs rows; of a measurement under attacks the one of none."""
+    if not entry.get("corruptions"):
+        return {None}
+    severities = map(int, str(entry.get("severities", "1,3,5")).split(","))
+    return {(name, severity) for severity in severities for name in CORRUPTIONS}
 
 
 def matches(row: Row, entry: dict[str, Any]) -> bool:
     """Whether a row is of this measurement: its tier, rule between norm sets, number of images and attacks."""
-    asked = entry.get("tier", "quick"), entry.get("between"), entry.get("examples", row.n)
+    tier = TIER if entry.get("corruptions") else entry.get("tier", "quick")
+    asked = tier, entry.get("between"), entry.get("examples", row.n)
     if (row.tier, row.rule, row.n) != asked:
+        return False
+    if entry.get("attack-precision", "fp32") not in ("auto", row.attack_precision):
         return False
     if "attack" not in entry or row.attack.of is None:
         return True

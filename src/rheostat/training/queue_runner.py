@@ -42,7 +42,9 @@ def commands(run: Run, folder: Path, threads: int, *, verify: bool = True) -> li
     base = [sys.executable, "-m", "rheostat"]
     target = str(folder / run.name)
     common = ["--threads", str(threads), *([] if verify else ["--no-verify"])]
-    changes = [part for change in run.changes for part in ("--set", change)]
+    # The file's precision first: what an entry sets comes after it, and counts.
+    pinned = [] if run.precision is None else [f"device.precision={run.precision}"]
+    changes = [part for change in (*pinned, *run.changes) for part in ("--set", change)]
     out = [[*base, "train", run.source, "--out", target, *common, *changes]]
     for options in run.evaluate:
         line = [*base, "evaluate", target, "--out", str(run.rows), "--name", run.name, *common]

@@ -17,6 +17,7 @@ from rheostat.attacks import Attack
 from rheostat.models.tunable import Tunable
 from rheostat.runtime.files import write_text
 from rheostat.runtime.interrupts import Interrupted
+from rheostat.runtime.precision import low_precision, resolved
 from rheostat.runtime.seeding import seed_global, seed_of, stream
 from rheostat.training import checkpoint
 from rheostat.training.attacks import OwnAttack
@@ -34,11 +35,7 @@ Report = Callable[[dict[str, Any]], None]
 
 def step_precision(settings: Settings, device: torch.device) -> AbstractContextManager[object]:
     """The scope of one training step: bf16 autocast where the settings say so."""
-    if settings.device.precision == "fp32":
-        return nullcontext()
-    # Without its cache: that one keeps the cast weights until the context ends, past optimiser steps,
-    # and passes would go on with the weights of the first.
-    return torch.autocast(device.type, dtype=torch.bfloat16, cache_enabled=False)
+    return nullcontext() if resolved(settings.device.precision, device) == "fp32" else low_precision(device)
 
 
 @dataclass

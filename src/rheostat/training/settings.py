@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from rheostat.attacks import ATTACKS, Attack
 from rheostat.data.augmentation import AUGMENTATIONS
 from rheostat.runtime.choices import nearest
+from rheostat.runtime.precision import Asked
 from rheostat.runtime.quantities import Fraction
 
 MOST_THREADS = 1024
@@ -129,10 +130,10 @@ class PolicySection(Section):
 
 
 class DeviceSection(Section):
-    """Where and how: `bf16` autocasts all but normalisation and the first convolution."""
+    """Where and how: `bf16` autocasts all but normalisation and the first convolution; auto takes it where it pays."""
 
     name: str = "auto"
-    precision: Literal["fp32", "bf16"] = "fp32"
+    precision: Asked = "auto"
     channels_last: bool = True
     compile: bool = False
     threads: int | None = Field(default=None, ge=1, le=MOST_THREADS)

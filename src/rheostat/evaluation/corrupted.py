@@ -1,0 +1,166 @@
+"""Points × common corruptions → rows: standard accuracy on images that no adversary chose."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from rheostat.data import Dataset, to_pixels
+from rheostat.data.corruptions import CORRUPTIONS, corrupt
+from rheostat.evaluation.arguments import Points, as_points
+from rheostat.evaluation.attacked import chunks, victim_at
+from rheostat.evaluation.options import EvaluationOptions
+from rheostat.evaluation.rows import RowBuilder
+from rheostat.evaluation.stale import check_fit, forget, is_stale, refuse
+from rheostat.evaluation.target import Target, as_target
+from rheostat.models.costs import observe
+from rheostat.points.point import Point
+from rheostat.results.bits import Pair
+from rheostat.results.corrupted import TIER
+from rheostat.results.row import AttackEntry, CorruptionEntry, Measurement, Row
+from rheostat.results.rows import add_rows, read_rows
+from rheostat.runtime.choices import check_choice
+from rheostat.runtime.distributed import Ranks
+from rheostat.runtime.interrupts import Interrupted, breakable
+from rheostat.runtime.precision import full_precision
+from rheostat.runtime.seeding import stream
+
+SEVERITIES = (1, 3, 5)
+NOBODY = AttackEntry(name="corruption", eps=0.0, norm="linf")
+Job = tuple[Point | None, Measurement]
+
+
+@full_precision()
+def evaluate_corruptions(
+    model: nn.Module | Target,
+    points: Points,
+    data: Dataset,
+    *,
+    severities: Sequence[int] = SEVERITIES,
+    kinds: Sequence[str] | None = None,
+    options: EvaluationOptions | None = None,
+    ranks: Ranks | None = None,
+    report: Callable[[dict[str, Any]], None] | None = None,
+) -> list[Row]:
+    """One row for every point, severity (1 to 5) and kind: SA on the clean and on the corrupted images.
+
+    `model`, `points` and `options` as in `evaluate`; options of attacks have no effect. `kinds`: all by default. Images
+    are made from those of `data` by the definitions of `rheostat.data.corruptions` and `options.seed`. With
+    `options.out` each corruption's rows go to that file as they are measured, and those that are there are not measured
+    again; several ranks share the corruptions. ValueError for an unknown kind or severity, or for rows of another model
+    there; Interrupted, which says what is kept, on Ctrl-C.
+    """
+    ranks = ranks or Ranks()
+    options = replace(options or EvaluationOptions(), tier=TIER, attack_precision="fp32")
+    target = as_target(model, options.name)
+    if ranks.world > 1 and options.out is None:
+        raise ValueError("several ranks meet in a file: give `out`")
+    names = [_kind(name) for name in (CORRUPTIONS if kinds is None else kinds)]
+    wanted = [CorruptionEntry(name=name, severity=_severity(s)) for s in severities for name in names]
+    check_fit(target.model, data)
+    asked = as_points(target, points)
+    device = next((p.device for p in target.model.parameters()), torch.device("cpu"))
+    builder = RowBuilder(target, data.to(device), options)
+    plan = [[(point, _measurement(builder, point, what)) for point in asked] for what in wanted]
+    done = _there(builder, [of.identity for jobs in plan for _, of in jobs], ranks)
+    ranks.wait()
+    left = [jobs for jobs in ([j for j in jobs if j[1].identity not in done] for jobs in plan) if jobs]
+    if report is not None and left:
+        report({"event": "plan", "points": len(asked), "corruptions": len(wanted), "images": len(data)})
+    clean: dict[str, Tensor] = {}
+    own = left[ranks.rank :: ranks.world]
+    for number, jobs in enumerate(own):
+        try:
+            with breakable():
+                found = _measured(builder, jobs, clean)
+        except KeyboardInterrupt:
+            raise Interrupted(_stopped(builder, number, len(own))) from None
+        done |= {row.identity: row for row, _ in found}
+        if options.out is not None:
+            add_rows(options.out, [row for row, _ in found], {row.identity: bits for row, bits in found})
+        if report is not None:
+            report({"event": "chunk", "done": number + 1, "total": len(own)})
+    ranks.wait()
+    if not ranks.first:
+        return []
+    if ranks.world > 1 and options.out is not None:
+        done = {r.identity: r for r in read_rows(options.out)}
+    return [done[of.identity] for jobs in plan for _, of in jobs]
+
+
+def _kind(name: str) -> str:
+    check_choice("evaluate", "corruption", name, CORRUPTIONS)
+    return name
+
+
+def _severity(value: int) -> int:
+    if value not in range(1, 6):
+        raise ValueError(f"a severity is 1, 2, 3, 4 or 5, given {value!r}")
+    return value
+
+
+def _measurement(builder: RowBuilder, point: Point | None, what: CorruptionEntry) -> Measurement:
+    at = point.numbers() if point is not None else {}
+    return builder.measurement(at, NOBODY, knowledge="none").model_copy(update={"corruption": what})
+
+
+def _there(builder: RowBuilder, asked: list[str], ranks: Ranks) -> dict[str, Row]:
+    """The rows that the file has, less those that are measured anew; ValueError for rows of another model or data."""
+    out = builder.options.out
+    if out is None:
+        return {}
+    if builder.options.fresh and ranks.first:
+        forget(out, builder, asked)
+    ranks.wait()
+    there = read_rows(out)
+    stale = next((r for r in there if is_stale(r, builder)), None)
+    if stale is not None:
+        refuse(stale, builder)
+    return {r.identity: r for r in there}
+
+
+def _measured(builder: RowBuilder, jobs: list[Job], clean: dict[str, Tensor]) -> list[tuple[Row, Pair]]:
+    """The rows of one corruption at its points, with bits; `clean` keeps the bits on clean images by point."""
+    what = jobs[0][1].corruption
+    assert what is not None
+    data, seed = builder.dataset, builder.options.seed
+    images = corrupt(data.images, what.name, severity=what.severity, seed=seed).to(data.images.device)
+    rows = []
+    for point, of in jobs:
+        label = point.label() if point is not None else ""
+        if label not in clean:
+            clean[label] = _right(builder, point, data.images, (seed, label, "clean"))
+        right = _right(builder, point, images, (seed, label, what.name, what.severity))
+        cost = observe(builder.target.model, data.image, point)
+        fields = {
+            "params": cost.params,
+            "nonzeros": cost.nonzeros,
+            "macs": {"mean": cost.macs, "p50": cost.macs, "p99": cost.macs},
+            "macs_nonzero": cost.macs_nonzero,
+            "convolution_nonzeros": cost.convolution_nonzeros,
+        }
+        rows.append((builder.row(of, clean[label], right, **fields), (clean[label], right)))
+    return rows
+
+
+@torch.no_grad()
+def _right(builder: RowBuilder, point: Point | None, images: Tensor, seeds: tuple[object, ...]) -> Tensor:
+    """(N,) which images, uint8, are classified right at a point; one that draws noise draws it from `seeds`."""
+    data, found = builder.dataset, []
+    victim = victim_at(builder.target.model, point)
+    for number, part in enumerate(chunks(data)):
+        judge = victim.judge(data.labels[part], stream(*seeds, "corruption", number))
+        found.append(~judge.judge(to_pixels(images[part]))[1])
+    return torch.cat(found).cpu()
+
+
+def _stopped(builder: RowBuilder, done: int, total: int) -> str:
+    out, fresh = builder.options.out, builder.options.fresh
+    if out is None:
+        return "stopped; nothing is kept, for no file of rows was given"
+    again = "the same command" + (" without --fresh" if fresh else "")
+    return f"stopped after {done} of {total} corruptions, whose rows are kept in {out}; {again} continues"
