@@ -58,6 +58,8 @@ def test_python_blocks_run(name: str, code: str, tmp_path: Path, monkeypatch, ca
 
 @pytest.mark.slow
 @pytest.mark.data
+# The playground is mounted and never run, so Gradio's event loops are collected unclosed.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize(("name", "code"), blocks("sh"), ids=[n for n, _ in blocks("sh")])
 def test_command_lines_run(name, code, tmp_path, monkeypatch, real_data, capsys) -> None:
     """As they stand, but for training and measuring less; make targets are what CI itself runs."""
