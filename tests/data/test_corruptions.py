@@ -1,5 +1,6 @@
 """Common corruptions: what each kind does to pictures whose answer is known, and that seeds fix them."""
 
+import numpy as np
 import pytest
 import torch
 
@@ -33,6 +34,19 @@ def test_a_corruption_repeats_and_grows(name: str, images: torch.Tensor) -> None
 def test_grey_images_and_other_sizes(name: str) -> None:
     grey = (torch.rand(3, 1, 28, 36, generator=torch.Generator().manual_seed(0)) * 255).to(torch.uint8)
     assert corrupt(grey, name, severity=3).shape == grey.shape
+
+
+@pytest.mark.parametrize("name", sorted(CORRUPTIONS))
+def test_images_as_small_as_the_digits(name: str) -> None:
+    tiny = (torch.rand(3, 1, 8, 8, generator=torch.Generator().manual_seed(0)) * 255).to(torch.uint8)
+    for severity in range(1, 6):
+        assert corrupt(tiny, name, severity=severity).shape == tiny.shape
+
+
+def test_the_mirror_beyond_a_side_is_periodic() -> None:
+    ramp = torch.arange(4.0).expand(1, 1, 4, 4)
+    expected = np.pad(ramp.numpy(), ((0, 0), (0, 0), (8, 8), (8, 8)), mode="reflect")
+    assert np.array_equal(blurs.mirrored(ramp, 8).numpy(), expected)
 
 
 def test_seeds_and_chunks_have_streams_of_their_own(images: torch.Tensor) -> None:

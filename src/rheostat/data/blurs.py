@@ -29,6 +29,18 @@ def gaussian_blur(images: Tensor, sigma: float, *, truncate: float = 4.0) -> Ten
     return F.conv2d(padded, weights.view(1, 1, -1, 1).repeat(channels, 1, 1, 1), groups=channels)
 
 
+def mirrored(images: Tensor, size: int) -> Tensor:
+    """Images with `size` pixels more at every edge, reflected there: as often as small images need."""
+    down = across = size
+    while down or across:  # torch reflects less than a side at once; whole sides keep the reflection periodic
+        some, more = min(down, images.shape[2] - 1), min(across, images.shape[3] - 1)
+        if (down and not some) or (across and not more):
+            raise ValueError(f"images of {images.shape[2]} × {images.shape[3]} have no pixel to reflect")
+        images = F.pad(images, (more, more, some, some), mode="reflect")
+        down, across = down - some, across - more
+    return images
+
+
 def defocus(images: Tensor, radius: float, softness: float) -> Tensor:
     """Blurred by a disk of `radius` pixels whose edge a 3×3 Gaussian of `softness` smooths."""
     size = 8
@@ -38,7 +50,7 @@ def defocus(images: Tensor, radius: float, softness: float) -> Tensor:
     soft = gaussian_kernel(softness, 1)
     disk = F.conv2d(disk[None, None], (soft[:, None] * soft[None, :])[None, None], padding=1)
     channels = images.shape[1]
-    padded = F.pad(images, (size,) * 4, mode="reflect")
+    padded = mirrored(images, size)
     return F.conv2d(padded, disk.to(images).repeat(channels, 1, 1, 1), groups=channels)
 
 
