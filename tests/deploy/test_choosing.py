@@ -170,7 +170,7 @@ def test_chosen_stored_and_used_by_name(run: Path, capsys) -> None:
 def test_what_a_point_costs() -> None:
     model, about = load_with("oat-digits")
     found = bench(model, about, [model.complete(Point(robustness=1.0))], seconds=0.05)
-    assert [c.form for c in found][:4] == ["eager", "folded", "ONNX Runtime", "OpenVINO fp32"]
+    assert [c.form for c in found][:3] == ["eager", "folded", "ONNX Runtime"]
     assert all(0 < c.p50[b] <= c.p99[b] for c in found for b in (1, 32))
     assert len({c.macs for c in found}) == 1
 

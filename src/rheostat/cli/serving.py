@@ -57,8 +57,11 @@ def serve(
         bool, typer.Option("--unmeasured-points", help="Also serve t-0, t-0.5, t-1, which nobody measured.")
     ] = False,
     backend: Annotated[
-        str, typer.Option(help="auto (the fastest installed), onnx, openvino (bf16 where the chip has it), torch.")
-    ] = "auto",
+        str, typer.Option(help="onnx, openvino, auto (the faster that is installed) or torch.")
+    ] = "onnx",
+    precision: Annotated[
+        str, typer.Option(help="fp32, bf16 or auto (bf16 where the chip has it; OpenVINO alone). Bounds are of fp32.")
+    ] = "fp32",
     state: Annotated[
         Path | None, typer.Option(help="Where the policy is kept; default policy.json beside the model.")
     ] = None,
@@ -95,6 +98,7 @@ def serve(
         from rheostat.serve.options import LOOPBACK, Options, check_host
     except ImportError as error:
         raise ValueError(f"serving needs {error.name}: pip install 'rheostat[serve]'") from None
+    from rheostat.deploy.runtimes import as_precision
     from rheostat.models import artifact
     from rheostat.serve.backends import service
     from rheostat.serve.decoding import Limits
@@ -125,7 +129,16 @@ def serve(
         access_log=access_log,
     )
     check_host(host, options)
-    served = service(file, backend=backend, threads=threads, every=unmeasured, most=max_batch, costs=costs, net=net)
+    served = service(
+        file,
+        backend=backend,
+        precision=as_precision(precision),
+        threads=threads,
+        every=unmeasured,
+        most=max_batch,
+        costs=costs,
+        net=net,
+    )
     names = tuple(n for n in ladder.split(",") if n) or tuple(served.points)
     target = default_target(names[0], served.costs) if target_ms is None else target_ms
     web = make_app(served, Policy(names, target, min_robust, controller), options)

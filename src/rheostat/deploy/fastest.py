@@ -22,15 +22,20 @@ def installed() -> tuple[str, ...]:
 
 
 def fastest_runtime(
-    file: str | Path, image: tuple[int, int, int], *, threads: int | None = None, seconds: float = 0.1
+    file: str | Path,
+    image: tuple[int, int, int],
+    *,
+    precision: Precision = "fp32",
+    threads: int | None = None,
+    seconds: float = 0.1,
 ) -> str:
     """The runtime with the least product of median latencies at batches 1 and 8, measured in turn; logged.
 
-    OpenVINO runs in bf16 where the chip has it. A runtime that is the only one installed is not measured.
+    A runtime that is the only one which takes the file in this precision is not measured.
     """
     if not installed():
         raise ValueError("exported files need a runtime: pip install 'rheostat[deploy]' or 'rheostat[openvino]'")
-    sessions = sessions_of(file, threads=threads)
+    sessions = sessions_of(file, precision=precision, threads=threads)
     candidates = tuple(sessions)
     if len(candidates) == 1:
         return candidates[0]
@@ -44,23 +49,21 @@ def fastest_runtime(
     return best
 
 
-def sessions_of(file: str | Path, *, threads: int | None) -> dict[str, Session]:
+def sessions_of(file: str | Path, *, precision: Precision, threads: int | None) -> dict[str, Session]:
     """The file under each runtime that is installed and takes it; a warning is logged for one that does not.
 
-    ValueError, of the last of them, where none does.
+    `precision` is OpenVINO's; ONNX Runtime has fp32 alone, and is left out where bf16 is asked for. ValueError, of
+    the last of them, where none takes the file.
     """
     sessions: dict[str, Session] = {}
     problem: ValueError | None = None
     for name in installed():
+        own: Precision = "fp32" if name == "onnx" and precision == "auto" else precision
         try:
-            sessions[name] = Session(file, runtime=name, precision=_fast(name), threads=threads, spin=False)
+            sessions[name] = Session(file, runtime=name, precision=own, threads=threads, spin=False)
         except ValueError as error:
             problem = error
             log.warning("left out: %s", error)
     if not sessions and problem is not None:
         raise problem
     return sessions
-
-
-def _fast(runtime: str) -> Precision:
-    return "auto" if runtime == "openvino" else "fp32"

@@ -95,7 +95,7 @@ def _sessions(file: Path) -> dict[str, nn.Module]:
     """The file under every runtime and precision that this machine has and that takes it."""
     threads = torch.get_num_threads()
     forms: dict[str, nn.Module] = {}
-    for runtime, session in sessions_of(file, threads=threads).items():
+    for runtime, session in sessions_of(file, precision="auto", threads=threads).items():
         if runtime == "onnx":
             forms["ONNX Runtime"] = SessionModule(session)
             continue

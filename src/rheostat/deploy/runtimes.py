@@ -8,7 +8,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +20,12 @@ KEY = "rheostat"
 Array = npt.NDArray[np.float32]
 Precision = Literal["auto", "fp32", "bf16"]
 PRECISIONS = ("auto", "fp32", "bf16")
+
+
+def as_precision(text: str) -> Precision:
+    """A precision by its name; ValueError that names the nearest."""
+    check_choice("a session", "precision", text, PRECISIONS)
+    return cast(Precision, text)
 
 
 class Graph(Protocol):
@@ -73,6 +79,8 @@ class OpenVinoGraph:
             import openvino
         except ImportError:
             raise ValueError("this backend needs OpenVINO: pip install 'rheostat[openvino]'") from None
+        # Read first as ONNX: with a file that is none, OpenVINO tries the readers of every other framework.
+        self.description = _description(path)
         core = openvino.Core()
         native = "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
         if precision == "bf16" and not native:
@@ -89,7 +97,6 @@ class OpenVinoGraph:
             self._compiled = core.compile_model(model, "CPU", options)
         except Exception as error:  # its errors are RuntimeErrors and errors of its parsers
             raise ValueError(f"{path}: not an ONNX file that OpenVINO takes ({_reason(error)})") from None
-        self.description = _description(path)
         self._local = threading.local()
 
     def run(self, feed: Mapping[str, Array]) -> list[Array]:
@@ -105,7 +112,11 @@ def _description(path: Path) -> str | None:
         import onnx
     except ImportError:
         raise ValueError("exported files are read with onnx: pip install 'rheostat[deploy]'") from None
-    found: dict[str, str] = {p.key: p.value for p in onnx.load(str(path), load_external_data=False).metadata_props}
+    try:
+        model = onnx.load(str(path), load_external_data=False)
+    except Exception as error:  # protobuf's errors have no common class
+        raise ValueError(f"{path}: not an ONNX file ({' '.join(str(error).split())[:200]})") from None
+    found: dict[str, str] = {p.key: p.value for p in model.metadata_props}
     return found.get(KEY)
 
 

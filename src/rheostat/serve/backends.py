@@ -24,14 +24,18 @@ from rheostat.serve.engine import Run
 from rheostat.serve.options import Service
 
 BACKENDS = ("auto", "onnx", "openvino", "torch")
-FORMS = {"onnx": ("ONNX Runtime",), "openvino": ("OpenVINO bf16", "OpenVINO fp32"), "torch": ("folded", "eager")}
-"""The forms of `rheostat bench` whose times are a backend's."""
+FORMS = {
+    **{("onnx", "fp32"): ("ONNX Runtime",), ("torch", "fp32"): ("folded", "eager")},
+    **{("openvino", p): (f"OpenVINO {p}",) for p in ("fp32", "bf16")},
+}
+"""The forms of `rheostat bench` whose times are those of a backend in a precision."""
 
 
 def service(
     which: str,
     *,
-    backend: str = "auto",
+    backend: str = "onnx",
+    precision: Precision = "fp32",
     threads: int | None = None,
     every: bool = False,
     most: int = 64,
@@ -46,7 +50,8 @@ def service(
     Serves the points stored in the file by name (`rheostat choose … --name safe`). `every` adds the ends
     and the middle of the robustness dial, for a look at a model that has none; they have no measured
     numbers, so no floor of robustness admits them. `net` names what makes the network of an adopted model.
-    `backend` "auto" takes the fastest of the runtimes that are installed, measured on the first point.
+    `backend` "auto" takes the fastest of the runtimes that are installed, measured on the first point. `precision`
+    is OpenVINO's: bf16, or auto where the chip has it, is faster; the numbers of named points were measured in fp32.
     """
     if backend not in BACKENDS:
         raise ValueError(f"no backend {backend!r}; {nearest(backend, BACKENDS)}")
@@ -60,19 +65,21 @@ def service(
             "safe (or --unmeasured-points to look around)"
         )
     runs: dict[str, Run] = {}
+    computed = "fp32"
     for name, point in points.items():
         temperature = model.temperatures.get(name, 1.0)
         if backend == "torch":
             runs[name] = _torch(model, point, temperature)
             continue
-        session, backend = _session(model, about, point, backend, threads)
+        session, backend = _session(model, about, point, backend, precision, threads)
+        computed = session.precision
         runs[name] = partial(_answer, session, temperature)
     digest = artifact.digest(which)
     numbers = {n: model.complete(p).numbers() for n, p in points.items()}
     times = (
         measure(runs, model.net.image, most)
         if costs is None
-        else from_rows(costs, numbers, artifact=digest, forms=FORMS[backend])
+        else from_rows(costs, numbers, artifact=digest, forms=FORMS[backend, computed])
     )
     return Service(
         runs,
@@ -95,15 +102,17 @@ def _softmax(logits: Array, temperature: float) -> Array:
 
 
 def _session(
-    model: Tunable, about: artifact.About, point: Point, backend: str, threads: int | None
+    model: Tunable, about: artifact.About, point: Point, backend: str, precision: Precision, threads: int | None
 ) -> tuple[Session, str]:
     """A point's session, and the runtime it is of: the fastest where `backend` is auto."""
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "point.onnx"
         export(model, about, file, at=point)
-        runtime = fastest_runtime(file, model.net.image, threads=threads) if backend == "auto" else backend
-        precision: Precision = "auto" if runtime == "openvino" else "fp32"
-        return Session(file, runtime=runtime, precision=precision, threads=threads, spin=False), runtime
+        runtime = backend
+        if backend == "auto":
+            runtime = fastest_runtime(file, model.net.image, precision=precision, threads=threads)
+        own: Precision = "fp32" if runtime == "onnx" and precision == "auto" else precision
+        return Session(file, runtime=runtime, precision=own, threads=threads, spin=False), runtime
 
 
 def _answer(session: Session, temperature: float, images: Array) -> Array:

@@ -56,7 +56,7 @@ def application(
     options: Options | None = None,
     *,
     replicas: int = 2,
-    backend: str = "auto",
+    backend: str = "onnx",
     threads: int = 1,
 ) -> serve.Application:
     """What `serve.run` takes: `replicas` processes of the same application.
