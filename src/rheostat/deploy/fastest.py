@@ -58,9 +58,8 @@ def sessions_of(file: str | Path, *, precision: Precision, threads: int | None) 
     sessions: dict[str, Session] = {}
     problem: ValueError | None = None
     for name in installed():
-        own: Precision = "fp32" if name == "onnx" and precision == "auto" else precision
         try:
-            sessions[name] = Session(file, runtime=name, precision=own, threads=threads, spin=False)
+            sessions[name] = Session(file, runtime=name, precision=precision, threads=threads, spin=False)
         except ValueError as error:
             problem = error
             log.warning("left out: %s", error)

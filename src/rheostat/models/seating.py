@@ -1,4 +1,4 @@
-"""Layers of a traced graph become seats: by their type, or by the functional call that a layer of its own kind makes.
+"""Turns the layers of a traced graph into seats, by their type or by the function that their forward calls.
 
 A subclass of a norm or of a linear layer is traced into, so that only what it really computes is taken over: the
 activation behind a norm, permutations around it or a padding before a convolution stay in the graph.

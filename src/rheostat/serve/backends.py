@@ -111,8 +111,7 @@ def _session(
         runtime = backend
         if backend == "auto":
             runtime = fastest_runtime(file, model.net.image, precision=precision, threads=threads)
-        own: Precision = "fp32" if runtime == "onnx" and precision == "auto" else precision
-        return Session(file, runtime=runtime, precision=own, threads=threads, spin=False), runtime
+        return Session(file, runtime=runtime, precision=precision, threads=threads, spin=False), runtime
 
 
 def _answer(session: Session, temperature: float, images: Array) -> Array:

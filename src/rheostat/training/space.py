@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import tomllib
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,12 +13,11 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from rheostat.runtime.choices import NoEffectWarning
+from rheostat.runtime.toml import read_toml
 from rheostat.training.recipe import Recipe, parse_recipe
 
 if TYPE_CHECKING:
     import optuna
-
-LARGEST_FILE = 1_000_000
 
 
 class Range(BaseModel):
@@ -98,14 +96,7 @@ def read_space(path: str | Path, recipe: Recipe) -> Space:
     ValueError in one line on what is not TOML, an unknown key, and a value that the recipe refuses.
     """
     path = Path(path)
-    if not path.is_file():
-        raise ValueError(f"no file {path} with a search space")
-    if path.stat().st_size > LARGEST_FILE:
-        raise ValueError(f"{path}: larger than {LARGEST_FILE:,} bytes, so no search space")
-    try:
-        values = tomllib.loads(path.read_text())
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}: not TOML ({error})") from None
+    values = read_toml(path)
     table = values.get("space")
     if set(values) != {"space"} or not isinstance(table, dict) or not table:
         raise ValueError(

@@ -178,8 +178,13 @@ def trial_row(trial: optuna.trial.FrozenTrial) -> dict[str, Any]:
         "epochs": max(trial.intermediate_values, default=0),
         "seconds": trial.user_attrs.get("seconds"),
         "note": trial.user_attrs.get("note", ""),
-        **{k: json.loads(v) if isinstance(v, str) else v for k, v in trial.params.items()},
+        **values_of(trial),
     }
+
+
+def values_of(trial: optuna.trial.FrozenTrial) -> dict[str, Any]:
+    """A trial's value of every key; choices are kept as JSON in the study."""
+    return {k: json.loads(v) if isinstance(v, str) else v for k, v in trial.params.items()}
 
 
 def tune(
@@ -208,8 +213,7 @@ def tune(
     if not whole:
         raise ValueError(f"none of {len(ended)} trials ran to its end; {ended[0].user_attrs.get('note', '')}")
     best = max(whole, key=lambda t: float(t.value or 0.0))
-    values = {k: json.loads(v) if isinstance(v, str) else v for k, v in best.params.items()}
-    recipe = space.changed(values)
+    recipe = space.changed(values_of(best))
     write_text(folder / "trials.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
     write_text(folder / "best.toml", as_toml(recipe))
     return Found(recipe, float(best.value or 0.0), rows)
