@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+import rheostat
 from rheostat import nets
 from rheostat.methods import COMPOSITIONS, Exits, compose
 from rheostat.methods.base import Method, Term, row_loss
@@ -154,3 +155,18 @@ def shorten(paper: str, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setitem(residual.IMAGENET_BLOCKS, depth, (1, 2, 1, 1))
     if Exits not in COMPOSITIONS.get(paper).parts:
         monkeypatch.setattr(mobilenet, "STAGES", ((1, 16, 1, 1), (6, 24, 2, 1), (6, 32, 2, 2), (6, 64, 1, 2)))
+
+
+class Break(Exception):
+    """What `Dies` raises."""
+
+
+class Dies(rheostat.Callback):
+    """A callback that breaks a training off after a step, as a kill between checkpoints would."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_step(self, run: Any, values: Any) -> None:
+        if values["step"] == self.step:
+            raise Break

@@ -25,6 +25,7 @@ from rheostat.training.feed import Feed
 from rheostat.training.loop import build, train
 from rheostat.training.options import sorted_out
 from rheostat.training.recipe import load_recipe
+from support import Break, Dies
 
 SMALL: dict[str, Any] = {
     "eps": 0.2,
@@ -206,16 +207,8 @@ def test_a_stopped_run_continues_at_its_step_to_the_same_weights(
     make = {"map-style": Drawn, "iterable": Stream, "held": lambda d: d}[form]
     more = {"steps_per_epoch": 3} if form == "iterable" else {}
 
-    class Break(Exception):
-        pass
-
-    class Dies(rheostat.Callback):
-        def on_step(self, run: Any, values: Any) -> None:
-            if values["step"] == 5:
-                raise Break
-
     with pytest.raises(Break):
-        fitted(make(sets[0]), sets, tmp_path / "a", callbacks=[Dies()], checkpoint_seconds=0, **more)
+        fitted(make(sets[0]), sets, tmp_path / "a", callbacks=[Dies(5)], checkpoint_seconds=0, **more)
     assert read_tensors(tmp_path / "a" / "checkpoint.safetensors")[1]["progress"]["step"] == 4
     continued = fitted(make(sets[0]), sets, tmp_path / "a", **more)
     assert equal(continued, fitted(make(sets[0]), sets, tmp_path / "b", **more))

@@ -23,6 +23,7 @@ from rheostat.methods import compose
 from rheostat.models.artifact import load_with
 from rheostat.models.tunable import Tunable
 from rheostat.runtime.files import read_tensors
+from support import Break, Dies
 
 SMALL: dict[str, Any] = {
     "eps": 0.2,
@@ -114,16 +115,8 @@ def test_an_option_changes_the_weights_and_a_killed_run_continues_with_it(option
     assert all(bool(v.isfinite().all()) for v in whole.values())
     assert not equal(plain, whole)
 
-    class Break(Exception):
-        pass
-
-    class Dies(rheostat.Callback):
-        def on_step(self, run: Any, values: Any) -> None:
-            if values["step"] == 4:
-                raise Break
-
     with pytest.raises(Break):
-        fitted("killed", callbacks=[Dies()], checkpoint_seconds=0, **CHANGES[option])
+        fitted("killed", callbacks=[Dies(4)], checkpoint_seconds=0, **CHANGES[option])
     assert equal(whole, fitted("killed", **CHANGES[option]))
 
 
