@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -16,7 +16,6 @@ from straight import (
     Weights,
     ce,
     compare,
-    doubles,
     features,
     linear,
     model_of,
@@ -27,13 +26,9 @@ from straight import (
     weights_of,
 )
 
+pytestmark = pytest.mark.usefixtures("double")
+
 CONVOLUTIONS = 9
-
-
-@pytest.fixture(autouse=True)
-def double() -> Iterator[None]:
-    with doubles():
-        yield
 
 
 def network(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -17,7 +17,6 @@ from straight import (
     Weights,
     ce,
     compare,
-    doubles,
     features,
     linear,
     model_of,
@@ -28,14 +27,10 @@ from straight import (
     weights_of,
 )
 
+pytestmark = pytest.mark.usefixtures("double")
+
 NOISE = {"ours": ("transforms.0", "transforms.1"), "paper": ("transforms.1", "transforms.0")}
 """Where a convolution's noise and mask lie: behind one another in the order in which they act."""
-
-
-@pytest.fixture(autouse=True)
-def double() -> Iterator[None]:
-    with doubles():
-        yield
 
 
 def network(

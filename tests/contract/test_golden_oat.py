@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 
 import pytest
 import torch
@@ -20,7 +19,6 @@ from straight import (
     Weights,
     ce,
     compare,
-    doubles,
     features,
     linear,
     model_of,
@@ -31,13 +29,9 @@ from straight import (
 )
 from support import plan_of
 
+pytestmark = pytest.mark.usefixtures("double")
+
 SUPPORT = (0.0, 0.1, 0.2, 0.3, 0.4, 1.0)
-
-
-@pytest.fixture(autouse=True)
-def double() -> Iterator[None]:
-    with doubles():
-        yield
 
 
 def code(w: Weights, level: Tensor, variant: str) -> Tensor:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 import torch
 import torch.nn.functional as F
@@ -17,7 +15,6 @@ from straight import (
     block,
     ce,
     compare,
-    doubles,
     features,
     linear,
     model_of,
@@ -27,14 +24,10 @@ from straight import (
     weights_of,
 )
 
+pytestmark = pytest.mark.usefixtures("double")
+
 OPTIONS: dict[str, dict[str, object]] = {"ours": {"defence": "average"}, "paper": {"variant": "paper"}}
 """Ours as its recipes have it, and the published one."""
-
-
-@pytest.fixture(autouse=True)
-def double() -> Iterator[None]:
-    with doubles():
-        yield
 
 
 def network(w: Weights, x: Tensor, *, train: bool, variant: str) -> list[Tensor]:
