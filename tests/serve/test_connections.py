@@ -158,3 +158,20 @@ def test_unfinished_bodies_are_bounded_in_sum() -> None:
             for found in held:
                 found.close()
         assert httpx.post(f"http://127.0.0.1:{port}/v1/predict", content=GOOD, headers=NPY).status_code == 200
+
+
+def test_no_handler_of_the_process_is_closed() -> None:
+    """uvicorn's own configuration closes all of them, and a handler of absl's closes standard error with it."""
+
+    class Handler(logging.Handler):
+        ended = False
+
+        def close(self) -> None:
+            self.ended = True
+            super().close()
+
+    log, handler = logging.getLogger("a user's"), Handler()
+    log.addHandler(handler)
+    config(make_app(fake(), Policy(("safe",))), "127.0.0.1", 0)
+    log.removeHandler(handler)
+    assert not handler.ended

@@ -25,13 +25,14 @@ def playground(
         import uvicorn
         from fastapi import FastAPI
 
+        from rheostat.serve.connections import config
         from rheostat.serve.playground import PATH, mount
     except ImportError as error:
         raise ValueError(f"the playground needs {error.name}: pip install 'rheostat[playground]'") from None
     set_threads(threads)
     web = mount(FastAPI(), file, data_dir=data_dir)
     console.print(f"playground of {file} on http://127.0.0.1:{port}{PATH} (Ctrl-C ends it)", markup=False)
-    server = uvicorn.Server(uvicorn.Config(web, host="127.0.0.1", port=port, log_level="warning"))
+    server = uvicorn.Server(config(web, "127.0.0.1", port))
     server.run()
     if not server.started:
         sys.exit(1)

@@ -57,8 +57,8 @@ def serve(
         bool, typer.Option("--unmeasured-points", help="Also serve t-0, t-0.5, t-1, which nobody measured.")
     ] = False,
     backend: Annotated[
-        str, typer.Option(help="onnx, openvino, auto (the faster that is installed) or torch.")
-    ] = "onnx",
+        str, typer.Option(help="auto (the faster that is installed), onnx, openvino or torch.")
+    ] = "auto",
     precision: Annotated[
         str, typer.Option(help="fp32, bf16 or auto (bf16 where the chip has it; OpenVINO alone). Bounds are of fp32.")
     ] = "fp32",

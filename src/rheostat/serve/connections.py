@@ -131,6 +131,8 @@ def config(
         port=port,
         http=kind,
         ws="none",
+        # uvicorn's own configuration of logging closes every handler that the process already has.
+        log_config=None,
         log_level="warning",
         server_header=False,
         proxy_headers=behind_proxy,
