@@ -14,6 +14,7 @@ import believing
 import claims
 import concepts
 import conditioning
+import dials_shipped
 import masks
 import method_pages
 import multi_exit
@@ -28,6 +29,7 @@ import study
 import surprises
 import timings
 import variants
+import zoo_index
 from dedicated import against_dedicated, along
 from markdown import find, table
 from plain import Row, read_rows_plain
@@ -36,6 +38,7 @@ import models
 import results
 import training
 from rheostat.reports.dial_plots import as_bytes
+from rheostat.results.rows import read_rows
 from rheostat.runtime.files import write_bytes, write_text
 
 ROOT = Path(__file__).parents[2]
@@ -215,17 +218,17 @@ def build(out: Path) -> None:
         ],
     }
     docs = out / "docs"
+    write_shipped(out, rows)
     for name, parts in pages.items():
         write_text(docs / "appendix" / f"{name}.md", appendix.page(name, parts))
     found = results.Found(rows, RESULTS, sections, other_claims, equal_claims, read)
     write_text(docs / "results.md", results.page(found, appendix.contents()))
     write_text(docs / "which.md", needs.page(rows, RESULTS))
-    write_text(docs / "models.md", models.page())
     write_text(docs / "adopted.md", adopted.page(read["adopted"], read["adopted-speed"]))
     for name, text in method_pages.pages(rows, RESULTS).items():
         write_text(docs / "methods" / f"{name}.md", text)
-    write_text(out / "README.md", readme.page((ROOT / "README.md").read_text(), found))
-    write_bytes(docs / "trade_off.png", as_bytes(pictures.one_dial(rows), "png"))
+    picture = dials_shipped.caption(zoo_index.shipped(), read_rows(zoo_index.ROWS))
+    write_text(out / "README.md", readme.page((ROOT / "README.md").read_text(), found, picture))
     if shown_widths := [r for r in rows if r["run"] in ("oats-fashion", "float-slim-fashion") and r["rule"] == "at-0"]:
         write_bytes(docs / "widths.png", as_bytes(pictures.widths(shown_widths), "png"))
     if (every := pictures.dials(rows)) is not None:
@@ -237,6 +240,21 @@ def build(out: Path) -> None:
     for name, draw in concepts.PICTURES.items():
         write_bytes(docs / "concepts" / f"{name}.png", as_bytes(draw(rows), "png"))
     print(f"wrote README.md, the generated pages of docs/ and their pictures into {out}")
+
+
+def write_shipped(out: Path, rows: list[Row]) -> None:
+    """Write the index of models that ship, their page and cards, the site's navigation, and README's picture."""
+    zoo, measured = zoo_index.shipped(), read_rows(zoo_index.ROWS)
+    write_text(out / zoo_index.INDEX, zoo_index.text(zoo))
+    write_text(out / "zensical.toml", models.navigation((ROOT / "zensical.toml").read_text(), zoo))
+    docs = out / "docs"
+    write_text(docs / "models.md", models.page(zoo))
+    for entry in zoo:
+        file = ROOT / zoo_index.FOLDERS[entry.where] / entry.file
+        write_text(docs / "models" / f"{entry.name}.md", models.card_page(entry, file, measured))
+        if (drawn := dials_shipped.along_dial(entry, measured)) is not None:
+            write_bytes(docs / "models" / f"{entry.name}.png", as_bytes(drawn, "png"))
+    write_bytes(docs / "trade_off.png", as_bytes(dials_shipped.hero(zoo, measured, rows), "png"))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What of README.md is made from rows: its sentences on results, and the costs in its table of methods."""
+"""What of README.md is made from rows: its picture, its sentences on results, the costs in its table of methods."""
 
 from __future__ import annotations
 
@@ -32,7 +32,8 @@ def methods(found: results.Found) -> str:
     return "".join(lines)
 
 
-def page(text: str, found: results.Found) -> str:
-    """README.md with its generated parts made anew."""
+def page(text: str, found: results.Found, picture: str) -> str:
+    """README.md with its generated parts made anew; `picture` is the picture's lines."""
+    text = filled(text, "picture", picture)
     text = filled(text, "methods", methods(found))
     return filled(text, "results", results.five_sentences(found))

@@ -72,7 +72,14 @@ def test_rows_that_are_in_are_known(tmp_path: Path) -> None:
     assert not recorded(run)
     assert known(whole)
     assert not known(whole[:1])
-    others = {"run": "b", "tier": "full", "rule": None, "n": 8, "attack": {**attack, "of": ["pgd2"]}}
+    others = {
+        "run": "b",
+        "split": "calibrate-choose",
+        "tier": "full",
+        "rule": None,
+        "n": 8,
+        "attack": {**attack, "of": ["pgd2"]},
+    }
     for key, other in others.items():
         assert not known([whole[0], made_row(**{**fields, "at": {"robustness": 1.0}, key: other})])
 

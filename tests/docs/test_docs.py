@@ -134,7 +134,7 @@ def test_results_are_what_the_rows_say(built: Path) -> None:
     assert {"README.md", "docs/results.md", "docs/which.md", "docs/models.md", "docs/adopted.md"} <= {
         p.as_posix() for p in pages
     }
-    for folder in ("appendix", "methods"):
+    for folder in ("appendix", "methods", "models"):
         committed = {p.name for p in (ROOT / "docs" / folder).glob("*.md")}
         assert {p.name for p in pages if p.parent.name == folder} == committed
     committed = {p.relative_to(ROOT) for p in (ROOT / "docs").rglob("*.png") if p.parent.name != "tutorials"}

@@ -40,7 +40,7 @@ def choose(
         str | None, typer.Option(help="Maximum time for one image, folded, on this machine: 5ms.")
     ] = None,
     maximise: Annotated[
-        str, typer.Option(help="What to make best: clean, robust, macs or latency (the lowest).")
+        str, typer.Option(help="What to make best: clean, robust, balanced (their mean), macs or latency (the lowest).")
     ] = "clean",
     confidence: Annotated[float, typer.Option(help="Confidence at which all bounds hold together.")] = 0.95,
     name: Annotated[str | None, typer.Option(help="Store the point in the model's file: safe, balanced, fast.")] = None,
@@ -245,12 +245,13 @@ def card(
 def card_of(file: str, rows: Path | None, net: str | None, name: str) -> str:
     """The card of a model's file and its rows, under a name."""
     from rheostat.deploy.named_points import own_rows, rows_path
-    from rheostat.models import artifact
+    from rheostat.models import artifact, zoo
     from rheostat.reports.card import card as write
 
     model, about = artifact.load_with(file, net=net)
     own = artifact.digest(file)
-    return write(model, about, own_rows(rows_path(file, rows), own), name=name, digest=own)
+    shipped = zoo.by_digest(own)
+    return write(model, about, own_rows(rows_path(file, rows), own), name=name, digest=own, shipped=shipped)
 
 
 @app.command(epilog="Example: rheostat push runs/shop lab/shop --private")

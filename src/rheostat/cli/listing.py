@@ -1,4 +1,4 @@
-"""The command line on what is there: recipes, and what a model file holds."""
+"""The command line on what is there: recipes, models that ship, and what a model file holds."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from rich.table import Table
 
 from rheostat.cli.deploy import File, Network
 from rheostat.cli.terminal import console
+from rheostat.results.labels import percent
 
 app = typer.Typer()
 
@@ -32,6 +33,28 @@ def recipes(name: Annotated[str | None, typer.Argument(help="Print this recipe's
         recipe = load_recipe(found)
         table.add_row(found, recipe.paper, recipe.data.name, recipe.about)
     console.print(table)
+
+
+@app.command(epilog="Example: rheostat models")
+def models() -> None:
+    """List the models that ship: data, eps, accuracies on test images, size, licence of the data, where the file is.
+
+    SA is standard accuracy with the dial at 0, RA robust accuracy under PGD-20 (tier quick) with the dial at 1, and
+    standard the RA there under the attacks of that tier; in per cent. A model's card has all figures.
+    """
+    from rheostat.models import zoo
+
+    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
+    for head in ("model", "data", "eps", "SA", "RA", "standard", "MB", "licence", "file"):
+        right = head in ("SA", "RA", "standard", "MB")
+        table.add_column(head, justify="right" if right else "left", no_wrap=head not in ("licence", "file"))
+    for name in zoo.names():
+        entry = zoo.index()[name]
+        clean, _, robust, strong = entry.headline()
+        shown = ("–" if share is None else percent(share) for share in (clean, robust, strong))
+        table.add_row(name, entry.data, entry.threat, *shown, f"{entry.bytes / 1e6:.2f}", entry.licence, entry.state)
+    console.print(table)
+    console.print('Use one by its name: rheostat card NAME, or rheostat.load("NAME") in Python.')
 
 
 @app.command(epilog="Example: rheostat info oat-digits")

@@ -99,7 +99,7 @@ def serve(
     except ImportError as error:
         raise ValueError(f"serving needs {error.name}: pip install 'rheostat[serve]'") from None
     from rheostat.deploy.runtimes import as_precision
-    from rheostat.models import artifact
+    from rheostat.models import artifact, zoo
     from rheostat.serve.backends import service
     from rheostat.serve.decoding import Limits
     from rheostat.serve.policy import Policy, default_target
@@ -107,12 +107,12 @@ def serve(
 
     set_threads(threads)
     place = artifact.locate(file)
-    packaged = place in artifact.packaged().values()
+    shipped = zoo.ships(place)
     options = Options(
         token=os.environ.get("RHEOSTAT_TOKEN"),
         open_policy=open_policy,
         client_dial=client_dial,
-        store=FileStore(state or (Path("policy.json") if packaged else place.with_name("policy.json"))),
+        store=FileStore(state or (Path("policy.json") if shipped else place.with_name("policy.json"))),
         poll=0.5,
         limits=Limits(
             round(max_mb * 2**20), max_images=max_batch, body_seconds=body_seconds, image_seconds=image_seconds

@@ -8,7 +8,7 @@ import platform
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
-from importlib import metadata, resources
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,9 @@ from torch import Tensor, nn
 from rheostat import nets
 from rheostat.data.preprocessing import Preprocessing
 from rheostat.methods import parse_method
+from rheostat.models import zoo
 from rheostat.models.factories import Factory
+from rheostat.models.fetching import fetch
 from rheostat.models.rebuilding import rebuilt
 from rheostat.models.tunable import Tunable
 from rheostat.models.validation import built, check_classes, check_description, fitted
@@ -124,12 +126,14 @@ def _hashed(before: bytes, tensors: Mapping[str, Tensor]) -> str:
 
 def packaged() -> dict[str, Path]:
     """The artifacts that come with the package, by name."""
-    folder = Path(str(resources.files("rheostat.models"))) / "artifacts"
-    return {p.stem: p for p in sorted(folder.glob("*.safetensors"))}
+    return {p.stem: p for p in sorted(zoo.artifacts().glob("*.safetensors"))}
 
 
 def locate(which: str | Path) -> Path:
-    """An artifact's path: a file, a run's folder, the name of a packaged one, or `hf:org/name` on the hub."""
+    """An artifact's path: a file, a run's folder, the name of one that ships, or `hf:org/name` on the hub.
+
+    A model that ships and does not come with the package is fetched the first time, and kept in a cache.
+    """
     if str(which).startswith("hf:"):
         from rheostat.models import hub  # it needs this module
 
@@ -144,7 +148,12 @@ def locate(which: str | Path) -> Path:
         return path
     if str(which) in packaged():
         return packaged()[str(which)]
-    raise ValueError(f"no file, run or packaged model {str(which)!r}; {nearest(str(which), packaged())}")
+    if str(which) in zoo.index():
+        return fetch(zoo.index()[str(which)])
+    known = {*packaged(), *zoo.index()}
+    raise ValueError(
+        f"no file, run or packaged model {str(which)!r}; {nearest(str(which), known)} (rheostat models lists them)"
+    )
 
 
 def load_with(which: str | Path, *, net: nn.Module | Factory | str | None = None) -> tuple[Tunable, About]:
@@ -247,7 +256,7 @@ def name_point(
     if not re.fullmatch(r"[a-z][a-z0-9_-]*", name):
         raise ValueError(f"a point's name is of a-z, 0-9, - and _, and starts with a letter, given {name!r}")
     file = locate(path)
-    if file in packaged().values():
+    if zoo.ships(file):
         raise ValueError(f"{path} comes with the package; copy it before you name points in it")
     point = load(file, net=net).complete(point)
     with locked(file):

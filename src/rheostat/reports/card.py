@@ -6,6 +6,7 @@ from typing import Any
 
 from rheostat.models.artifact import About
 from rheostat.models.tunable import Tunable
+from rheostat.models.zoo import Figure, Shipped
 from rheostat.results.corrupted import ABOUT, corruption_table
 from rheostat.results.flags import NAMES
 from rheostat.results.labels import attacker_lines, attacks_label, percent, point_label, worst_rows
@@ -17,10 +18,18 @@ NUMBERS = {
     *("ece_before", "ece_after"),
 }
 """What a row of a named point shows."""
+AGAIN = "## Measure and train it again"
+BRACKETS = "Brackets are exact 95 % intervals."
 
 
-def card(model: Tunable, about: About, rows: list[Row], *, name: str, digest: str) -> str:
-    """The card as Markdown. `rows` are those of this very model; with none it says that none is measured."""
+def card(
+    model: Tunable, about: About, rows: list[Row], *, name: str, digest: str, shipped: Shipped | None = None
+) -> str:
+    """The card as Markdown. `rows` are those of this very model; with none it says that none is measured.
+
+    `shipped` is the model's entry in the index of those that ship, where it is one: the card then has the licence of
+    the data, the commands that measure and train it again and, without rows, the figures of the index.
+    """
     recipe: dict[str, Any] = about.provenance.get("recipe", {})
     data, train, attack = (recipe.get(k, {}) for k in ("data", "train", "attack"))
     count = sum(p.numel() for p in model.parameters())
@@ -39,17 +48,27 @@ def card(model: Tunable, about: About, rows: list[Row], *, name: str, digest: st
         f"{train.get('epochs', '?')} epochs; attacked in training with {attack.get('kind', '?')} of "
         f"{attack.get('steps', '?')} steps, {about.threat.get('norm', '?')} eps {about.threat.get('eps', '?')}.\n",
         *_training_flags(about),
+        *([] if shipped is None else _data(shipped, about)),
         "## Measured\n",
     ]
     worst = worst_rows(rows)
-    if not worst:
+    if not worst and shipped is not None and shipped.figures:
+        parts += [
+            "Test images; SA is standard accuracy, RA the share still classified correctly after the attacks named; a "
+            f"stronger attack can only lower it. {BRACKETS}\n",
+            "| t | SA % | RA % | attacks | tier | split | n |",
+            "|---|---|---|---|---|---|---|",
+            *(_figure(f) for f in shipped.figures),
+            "",
+        ]
+    elif not worst:
         parts.append("Nothing has been measured: run `rheostat evaluate`.\n")
     else:
         parts += [
             "SA, standard accuracy, is the share of images classified correctly; RA, robust accuracy, the share still "
             "classified correctly after the attacks named, made at the point scored; a stronger attack can only lower "
             "it. t is the position of the dial, from 0 (most accurate) to 1 (most robust), and λ its scale before "
-            "calibration. Brackets are exact 95 % intervals.\n",
+            f"calibration. {BRACKETS}\n",
             "| point | SA % | RA % | attacks | tier | split | n | M MACs | raised |",
             "|---|---|---|---|---|---|---|---|---|",
         ]
@@ -74,6 +93,8 @@ def card(model: Tunable, about: About, rows: list[Row], *, name: str, digest: st
         ]
         parts += [_named(k, p.label(), about.measured.get(k, {})) for k, p in model.points.items()]
         parts.append("")
+    if shipped is not None:
+        parts += _again(shipped, recipe)
     parts += [
         "## Limits\n",
         "- Nothing is guaranteed: no accuracy here is a certificate.",
@@ -83,6 +104,35 @@ def card(model: Tunable, about: About, rows: list[Row], *, name: str, digest: st
         "",
     ]
     return visible("\n".join(parts), keep="\n\t")
+
+
+def _data(shipped: Shipped, about: About) -> list[str]:
+    """What the data set is published under, and what is known of the copy that the model was trained on."""
+    note = about.provenance.get("data_note", "")
+    return ["## Data\n", f"`{shipped.data}`; licence: {shipped.licence}.{f' {note}' if note else ''}\n"]
+
+
+def _figure(f: Figure) -> str:
+    return (
+        f"| {f.robustness:g} | {percent(f.clean, f.clean_interval)} | {percent(f.robust, f.robust_interval)} | "
+        f"{', '.join(f.attacks)} | {f.tier} | {f.split} | {f.n} |"
+    )
+
+
+def _again(shipped: Shipped, recipe: dict[str, Any]) -> list[str]:
+    """The commands that measure and train a model again; DATA is the folder of the data sets."""
+    lines = []
+    for tier in dict.fromkeys(f.tier for f in shipped.figures):
+        found = [f for f in shipped.figures if f.tier == tier]
+        at = ",".join(f"{f.robustness:g}" for f in found)
+        grid = "0:1:0.1" if tier == "quick" else at
+        lines.append(
+            f"rheostat evaluate {shipped.name} --tier {tier} --at robustness={grid} --examples {found[-1].n} "
+            "--data-dir DATA"
+        )
+    threads = " --threads 1"  # on one thread the sums of a step are added in one order
+    lines.append(f"rheostat train {recipe['name']} --out runs/{shipped.name} --data-dir DATA{threads}")
+    return [f"{AGAIN}\n", "```console", *lines, "```\n"]
 
 
 def _corrupted(rows: list[Row]) -> list[str]:

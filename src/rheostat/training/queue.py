@@ -182,10 +182,10 @@ def _wanted(entry: dict[str, Any]) -> set[tuple[str, int] | None]:
 
 
 def matches(row: Row, entry: dict[str, Any]) -> bool:
-    """Whether a row is of this measurement: its tier, rule between norm sets, number of images and attacks."""
+    """Whether a row is of this measurement: its split, tier, rule between norm sets, number of images and attacks."""
     tier = TIER if entry.get("corruptions") else entry.get("tier", "quick")
-    asked = tier, entry.get("between"), entry.get("examples", row.n)
-    if (row.tier, row.rule, row.n) != asked:
+    asked = entry.get("split", "test"), tier, entry.get("between"), entry.get("examples", row.n)
+    if (row.split, row.tier, row.rule, row.n) != asked:
         return False
     if entry.get("attack-precision", "fp32") not in ("auto", row.attack_precision):
         return False
