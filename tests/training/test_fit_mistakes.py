@@ -50,7 +50,7 @@ def one_cycle(optimiser: torch.optim.Optimizer, steps: int) -> lr_scheduler.LRSc
 
 MISTAKES: list[tuple[dict[str, Any], str]] = [
     ({"epoch": 3}, r"fit has no option 'epoch'; did you mean 'epochs'"),
-    ({"eps": 8}, r"eps is at most 1, in units of \[0, 1\], given 8; did you mean 8/255\?"),
+    ({"eps": 8}, r"eps must be at most 1, in units of \[0, 1\], given 8; did you mean 8/255\?"),
     ({"eps": "16"}, r"did you mean 16/255\?"),
     ({"eps": None}, "attack.eps"),
     ({"batch": 500}, "batch is 500, more than the 128 training images"),
