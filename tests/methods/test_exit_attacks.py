@@ -177,7 +177,7 @@ def test_experts_and_live_exits_meet_at_the_ends_alone() -> None:
 
 def test_nothing_is_fitted_on_test(digits) -> None:
     model = Tunable(nets.small_cnn(image=(1, 8, 8)), compose("rdi"))
-    with pytest.raises(ValueError, match="nothing is fitted or chosen on test"):
+    with pytest.raises(ValueError, match="nothing may be fitted or chosen on test"):
         fit_policy(model, digits[1])
     with pytest.raises(ValueError, match="not fitted yet"):
         model(images_for(model), LIVE)

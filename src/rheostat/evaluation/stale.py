@@ -22,7 +22,7 @@ def check_fit(model: nn.Module, data: Dataset) -> None:
     if data.image != tuple(model.net.image) or len(data.classes) != model.net.classes:
         shape, own = (" × ".join(map(str, image)) for image in (data.image, model.net.image))
         raise ValueError(
-            f"{data.name} has images of {shape} and {len(data.classes)} classes, the model takes {own} and has "
+            f"{data.name} has images of {shape} and {len(data.classes)} classes, but the model takes {own} and "
             f"{model.net.classes}"
         )
 
