@@ -121,13 +121,13 @@ def test_a_bound_holds_its_level(case: tuple[int, int]) -> None:
 
 
 def test_nothing_is_chosen_on_test() -> None:
-    with pytest.raises(ValueError, match="nothing is chosen on test"):
+    with pytest.raises(ValueError, match="nothing may be chosen on test"):
         choose([r.model_copy(update={"split": "test"}) for r in CURVE], Need())
     with pytest.raises(ValueError, match="several models"):
         choose([CURVE[0], CURVE[1].model_copy(update={"artifact": "b"})], Need())
     with pytest.raises(ValueError, match="did you mean 'clean'"):
         choose(CURVE, Need(), maximise="cleen")
-    with pytest.raises(ValueError, match="share from 0 to 1"):
+    with pytest.raises(ValueError, match="must be from 0 to 1"):
         Need(min_robust=45)
 
 
@@ -160,7 +160,7 @@ def test_chosen_stored_and_used_by_name(run: Path, capsys) -> None:
     with pytest.raises(SystemExit) as stop:
         main(["choose", str(run), "--min-robust", "0.99"])
     assert stop.value.code == 1
-    assert "none of the measured points" in capsys.readouterr().out
+    assert "no measured point" in capsys.readouterr().out
     with pytest.raises(ValueError, match="comes with the package"):
         artifact.name_point("oat-digits", "safe", Point(), {})
     with pytest.raises(ValueError, match="starts with a letter"):

@@ -129,9 +129,9 @@ def test_equal_shares_and_the_other_rules() -> None:
     hits = (model(x, LIVE).argmax(1) == fit.labels).double().mean()
     assert float(hits) == pytest.approx(floor.accuracy)
     assert torch.tensor(costs, dtype=torch.float64)[exits].mean() == pytest.approx(floor.macs)
-    with pytest.raises(ValueError, match="the least is"):
+    with pytest.raises(ValueError, match="the cheapest needs"):
         fit_policy(model, fit, rule="budget", macs=1.0)
-    with pytest.raises(ValueError, match="the best is"):
+    with pytest.raises(ValueError, match="the best reaches"):
         fit_policy(model, fit, rule="accuracy", accuracy=0.999)
     with pytest.raises(ValueError, match="needs macs"):
         fit_policy(model, fit, rule="budget")
