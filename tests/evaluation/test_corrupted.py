@@ -150,7 +150,7 @@ def test_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str], mo
     monkeypatch.setattr(queue, "CORRUPTIONS", KINDS)
     assert recorded(run)
     for more, message in (
-        (["--severities", "2,x"], "--severities is a list of whole numbers"),
+        (["--severities", "2,x"], "--severities must be a list of whole numbers"),
         (["--tier", "quick"], "--corruptions runs no attack"),
         (["--attack-precision", "bf16"], "--corruptions runs no attack"),
         (["--transfer"], "--corruptions runs no attack"),
