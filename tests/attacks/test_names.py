@@ -66,8 +66,8 @@ def test_a_step_size_is_for_attacks_that_take_one() -> None:
     ("kind", "options", "message"),
     [
         ("sqaure", {}, "no attack 'sqaure'; did you mean 'square'"),
-        ("pgd10", {}, r"'pgd10' is an attack's name, not its kind; write named\('pgd10'"),
-        ("fgsm", {"steps": 3}, "fgsm takes 1 step, given 3"),
+        ("pgd10", {}, r"'pgd10' is the name of an attack, not a kind; write named\('pgd10'"),
+        ("fgsm", {"steps": 3}, "fgsm takes exactly 1 step, given 3"),
         ("n-fgsm", {"norm": "l2"}, "n-fgsm is an L∞ attack"),
         ("pgd", {"steps": 0}, "at least 1 step, given 0"),
         ("pgd", {"loss": "cee"}, "did you mean 'ce'"),
@@ -84,7 +84,7 @@ def test_names_that_no_kind_reads() -> None:
         ("sqaure", "did you mean 'square'"),
         ("n-fgsm", "no attack 'n-fgsm'"),  # its images leave the ball: for training alone
         ("pgd20@", "no form after @"),
-        ("apgd-ce@average", "attacks the decision itself"),
+        ("apgd-ce@average", "attacks the final decision"),
     ):
         with pytest.raises(ValueError, match=message):
             named(text, eps=EPS)
@@ -121,6 +121,6 @@ def test_a_tier_of_ours_means_the_same_attacks_everywhere() -> None:
         name = "foreign"
         tiers = (TierEntry("foreign", order=1, tiers=("standard",)),)
 
-    with pytest.raises(ValueError, match="the tier 'standard' is the same everywhere"):
+    with pytest.raises(ValueError, match="the tier 'standard' holds built-in attacks only"):
         register(Foreign)
     assert "foreign" not in ATTACKS

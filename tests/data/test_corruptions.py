@@ -113,7 +113,7 @@ def test_plasma_is_smoother_where_noise_decays_faster() -> None:
 
 @pytest.mark.parametrize(
     ("name", "severity", "message"),
-    [("gausian-noise", 1, "gaussian-noise"), ("fog", 6, "1, 2, 3, 4 or 5"), ("fog", 0, "severity is 0")],
+    [("gausian-noise", 1, "gaussian-noise"), ("fog", 6, "1, 2, 3, 4 or 5"), ("fog", 0, "given 0")],
 )
 def test_mistakes_are_named(name: str, severity: int, message: str, images: torch.Tensor) -> None:
     with pytest.raises(ValueError, match=message):

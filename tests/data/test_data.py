@@ -43,11 +43,11 @@ def test_idx(mnist: Path) -> None:
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (lambda raw: raw[:-50], "not a whole gzip"),
-        (lambda raw: b"hello", "not a whole gzip"),
+        (lambda raw: raw[:-50], "not a complete gzip"),
+        (lambda raw: b"hello", "not a complete gzip"),
         (lambda raw: gzip.compress(gzip.decompress(raw)[:-5]), "expected 23536"),
         (lambda raw: gzip.compress(b"\0\0\x0d\x03" + gzip.decompress(raw)[4:]), "0x00000d03"),
-        (lambda raw: gzip.compress(gzip.decompress(raw)[:9]), "shorter than its own header"),
+        (lambda raw: gzip.compress(gzip.decompress(raw)[:9]), "shorter than its header"),
         (lambda raw: gzip.compress(idx_bytes(np.zeros(30, np.uint8))), "idx1 file, expected idx3"),
         (lambda raw: gzip.compress(idx_bytes(np.zeros((29, 28, 28), np.uint8))), "29 images but 30"),
     ],
@@ -155,7 +155,7 @@ def test_svhn(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="float64, expected"):
         svhn.read(tmp_path)
     (tmp_path / "test_32x32.mat").write_bytes(b"MATLAB")
-    with pytest.raises(DataError, match=r"test_32x32.mat: not a whole"):
+    with pytest.raises(DataError, match=r"test_32x32.mat: not a complete"):
         svhn.read(tmp_path)
 
 
@@ -203,7 +203,7 @@ def test_folders_and_tiny_imagenet(tmp_path: Path) -> None:
     train, test = tiny_imagenet.read(tmp_path / "tiny")
     assert (train.labels.tolist(), test.labels.tolist()) == ([0, 1], [1])
     (root / "val" / "val_annotations.txt").write_text("val_0.png\tn03\n")
-    with pytest.raises(DataError, match="line 1 names no known class"):
+    with pytest.raises(DataError, match="line 1 does not name a known class"):
         tiny_imagenet.read(tmp_path / "tiny")
 
 
@@ -267,7 +267,7 @@ def test_a_download_that_failed_is_tried_again(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setattr(pooch, "retrieve", retrieve)
     with pytest.raises(DataError, match="could not download"):
         data.load("svhn", folder=tmp_path, verify=False)
-    with pytest.raises(DataError, match=r"not a whole \.mat file"):
+    with pytest.raises(DataError, match=r"not a complete \.mat file"):
         data.load("svhn", folder=tmp_path, verify=False)
     assert asked == ["train_32x32.mat", "test_32x32.mat"] * 2
     assert sorted(p.name for p in (tmp_path / "svhn").iterdir()) == ["test_32x32.mat", "train_32x32.mat"]

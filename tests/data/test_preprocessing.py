@@ -92,14 +92,14 @@ def test_a_cameras_mpo_is_its_photo_and_floats_are_refused(tmp_path: Path) -> No
     picture(16, 16).save(path, format="MPO", save_all=True, append_images=[picture(8, 8)])
     assert read_image(path).shape == (3, 16, 16)
     Image.fromarray(np.full((4, 4), 0.5, np.float32)).save(tmp_path / "b.tif")
-    with pytest.raises(DataError, match=r"b\.tif: not a readable image \(pixels of 32 bits"):
+    with pytest.raises(DataError, match=r"b\.tif: not a readable image \(32-bit pixels"):
         read_image(tmp_path / "b.tif")
 
 
 def test_a_rule_is_checked() -> None:
     assert Preprocessing([4, 5]) == Preprocessing((4, 5), resize="crop", mode="RGB")
     for wrong in ((0, 5), (5,), (5, 5000), (5.0, 5)):
-        with pytest.raises(ValueError, match=r"size is \(height, width\)"):
+        with pytest.raises(ValueError, match=r"size must be \(height, width\)"):
             Preprocessing(wrong)
     with pytest.raises(ValueError, match="no resize 'croped'; did you mean 'crop'"):
         Preprocessing((4, 4), resize="croped")

@@ -94,7 +94,7 @@ def test_a_ladder_lies_on_the_front_of_time_and_keeps_the_floor() -> None:
     ):
         with pytest.raises(ValueError, match=message):
             choose_ladder(rows, need, **more)
-    with pytest.raises(ValueError, match="keeps every limit"):
+    with pytest.raises(ValueError, match="meets every limit"):
         choose_ladder(rows, Need(min_robust=0.9), latencies=times)
 
 
@@ -121,13 +121,13 @@ def test_a_bound_holds_its_level(case: tuple[int, int]) -> None:
 
 
 def test_nothing_is_chosen_on_test() -> None:
-    with pytest.raises(ValueError, match="nothing is chosen on test"):
+    with pytest.raises(ValueError, match="nothing may be chosen on test"):
         choose([r.model_copy(update={"split": "test"}) for r in CURVE], Need())
     with pytest.raises(ValueError, match="several models"):
         choose([CURVE[0], CURVE[1].model_copy(update={"artifact": "b"})], Need())
     with pytest.raises(ValueError, match="did you mean 'clean'"):
         choose(CURVE, Need(), maximise="cleen")
-    with pytest.raises(ValueError, match="share from 0 to 1"):
+    with pytest.raises(ValueError, match="must be from 0 to 1"):
         Need(min_robust=45)
 
 
@@ -160,7 +160,7 @@ def test_chosen_stored_and_used_by_name(run: Path, capsys) -> None:
     with pytest.raises(SystemExit) as stop:
         main(["choose", str(run), "--min-robust", "0.99"])
     assert stop.value.code == 1
-    assert "none of the measured points" in capsys.readouterr().out
+    assert "no measured point" in capsys.readouterr().out
     with pytest.raises(ValueError, match="comes with the package"):
         artifact.name_point("oat-digits", "safe", Point(), {})
     with pytest.raises(ValueError, match="starts with a letter"):
@@ -202,13 +202,13 @@ def test_the_command_line_speaks_plainly(run: Path, tmp_path: Path, capsys, monk
     monkeypatch.chdir(tmp_path)
     for arguments, message in (
         (["choose", "oat-digits"], "no rows beside oat-digits"),
-        (["choose", str(run), "--ladder", "safe,fast", "--name", "safe"], "give one of them"),
-        (["choose", str(run), "--ladder", "safe,safe"], "stands once in a ladder"),
+        (["choose", str(run), "--ladder", "safe,fast", "--name", "safe"], "give only one of them"),
+        (["choose", str(run), "--ladder", "safe,safe"], "names of a ladder must differ"),
         (["serve", "oat-digits", "--unmeasured-points", "--controller", "slak"], "did you mean 'slack'"),
         (["serve", "oat-digits", "--unmeasured-points", "--costs", "none.jsonl"], "no file none.jsonl"),
         (["choose", str(run), "--max-macs", "20X"], "cannot read macs '20X'"),
         (["export", str(run), "--at", "sage"], "no point named 'sage'"),
-        (["export", str(run), "--at", "robustness=0,1"], "one point is exported at a time"),
+        (["export", str(run), "--at", "robustness=0,1"], "export takes one point"),
         (["export", str(run), "--dial", "liv"], "did you mean 'live'"),
         (["serve", "oat-digits"], "has no named points to serve"),
         (["serve", "oat-digits", "--unmeasured-points", "--open-policy", "--host", "0.0.0.0"], "set a token"),

@@ -69,7 +69,7 @@ def test_a_live_dial_is_an_input(digits, tmp_path: Path) -> None:
     one = torch.from_numpy(session(x.numpy(), 0.3))
     assert torch.allclose(one, model(x, Point(robustness=0.3)).detach(), atol=1e-4)
     assert session.about["classes"] == list(about.classes)
-    with pytest.raises(ValueError, match="dial is live"):
+    with pytest.raises(ValueError, match="has a live dial"):
         session(x.numpy())
 
 

@@ -76,7 +76,7 @@ def test_what_is_measured_is_not_measured_again(model, few, tmp_path: Path, monk
         return corrupt(images, name, **more)
 
     monkeypatch.setattr(corrupted, "corrupt", stopped)
-    with pytest.raises(Interrupted, match="stopped after 1 of 2 corruptions, whose rows are kept in"):
+    with pytest.raises(Interrupted, match="stopped after 1 of 2 corruptions; their rows are in"):
         evaluate_corruptions(model, AT, few, severities=(3,), kinds=KINDS, options=options)
     assert len(read_rows(tmp_path / "rows.jsonl")) == 2
     rows = evaluate_corruptions(model, AT, few, severities=(3,), kinds=KINDS, options=options)
@@ -98,7 +98,7 @@ def test_what_is_measured_is_not_measured_again(model, few, tmp_path: Path, monk
 def test_mistakes_are_named(model, few) -> None:
     with pytest.raises(ValueError, match=r"no corruption 'frog'.*did you mean 'fog'"):
         evaluate_corruptions(model, AT, few, kinds=["frog"])
-    with pytest.raises(ValueError, match="a severity is 1, 2, 3, 4 or 5, given 6"):
+    with pytest.raises(ValueError, match="severity must be 1, 2, 3, 4 or 5, given 6"):
         evaluate_corruptions(model, AT, few, severities=[6])
 
 
@@ -150,17 +150,17 @@ def test_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str], mo
     monkeypatch.setattr(queue, "CORRUPTIONS", KINDS)
     assert recorded(run)
     for more, message in (
-        (["--severities", "2,x"], "--severities is a list of whole numbers"),
-        (["--tier", "quick"], "nobody attacks where images are corrupted"),
-        (["--attack-precision", "bf16"], "nobody attacks where images are corrupted"),
-        (["--transfer"], "nobody attacks where images are corrupted"),
+        (["--severities", "2,x"], "--severities must be a list of whole numbers"),
+        (["--tier", "quick"], "--corruptions runs no attack"),
+        (["--attack-precision", "bf16"], "--corruptions runs no attack"),
+        (["--transfer"], "--corruptions runs no attack"),
     ):
         with pytest.raises(SystemExit, match="2"):
             main([*line, *more])
         assert message in capsys.readouterr().err
     with pytest.raises(SystemExit, match="2"):
         main(["evaluate", "oat-digits", "--severities", "1"])
-    assert "give --corruptions too" in capsys.readouterr().err
+    assert "--severities needs --corruptions" in capsys.readouterr().err
     with pytest.raises(SystemExit, match="2"):
         main(["evaluate", "oat-digits", "--attack-precision", "bf17"])
     assert "did you mean 'bf16'" in capsys.readouterr().err

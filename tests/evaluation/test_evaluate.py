@@ -229,7 +229,7 @@ def test_plain_models_names_and_dicts_do(model, sample) -> None:
     (_, worst) = evaluate(net, None, "fgsm", sample, options=replace(options, name="mine", probing=False))
     assert (worst.run, worst.at, worst.dial, worst.net) == ("mine", {}, None, "Sequential")
     assert len(evaluate(model, None, "fgsm", sample.only(torch.arange(5)), options=options)) == 2 * 11
-    with pytest.raises(ValueError, match="no threat model of its own"):
+    with pytest.raises(ValueError, match="no threat model; give --eps"):
         evaluate(model, None, "fgsm", sample)
     with pytest.raises(ValueError, match="has no dials"):
         evaluate(net, "robustness=1", "fgsm", sample, options=options)

@@ -47,7 +47,7 @@ def test_names_of_squares_keep_their_meaning() -> None:
     assert (named("square", eps=EPS).steps, named("square", eps=EPS).row()["loss"]) == (1000, "margin")
     assert VERSION == 2
     assert [n for n in attacks_of("standard", 10) if n.startswith("square")] == [whole.name]
-    with pytest.raises(ValueError, match="is an attack's name, not its kind"):
+    with pytest.raises(ValueError, match="is the name of an attack, not a kind"):
         Attack("square2000-rescaled", EPS)
 
 

@@ -120,7 +120,7 @@ def test_calibrated_norms_are_the_statistics_of_that_width_alone(digits) -> None
     assert kept.momentum == 0.1
     with pytest.raises(ValueError, match=r"no position 0.6; allowed: 0.5, 0.75, 1"):
         calibrate_norms(model, 0.6, data=fit, attack=attack)
-    with pytest.raises(ValueError, match="give attack"):
+    with pytest.raises(ValueError, match="pass `attack`"):
         calibrate_norms(model, 0.5, data=fit)
     plain = Tunable(nets.resnet(depth=8, base_width=4, image=(1, 8, 8)), compose("dual"))
     with pytest.raises(ValueError, match="no dial 'width'"):

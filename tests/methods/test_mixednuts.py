@@ -140,7 +140,7 @@ def test_the_fit_parts_right_from_wrong_and_is_kept_in_the_file(digits, tmp_path
     assert 0.05 <= found.cutoff <= 0.95
     plain = margins(sure, 1.0, 1.0, 0.0).quantile(0.02)
     assert found.wrong_above < float((margins(unsure, 1.0, 1.0, 0.0) >= plain).float().mean())
-    with pytest.raises(ValueError, match="300 attacked images that are right and 0 clean"):
+    with pytest.raises(ValueError, match="misclassified clean ones; there are 300 and 0"):
         fitted_to(sure, unsure[:0])
     model = made()
     (fitting,) = fittings(model)

@@ -56,7 +56,9 @@ def test_weights_that_are_not_finite_are_refused_everywhere(tmp_path) -> None:
 def test_data_of_another_shape_is_refused_before_it_is_measured() -> None:
     net = rheostat.nets.resnet(depth=8, base_width=4, image=(3, 32, 32))
     model = rheostat.Tunable(net, rheostat.compose("dual"))
-    with pytest.raises(ValueError, match="digits has images of 1 × 8 × 8 and 10 classes, the model takes 3 × 32 × 32"):
+    with pytest.raises(
+        ValueError, match="digits has images of 1 × 8 × 8 and 10 classes, but the model takes 3 × 32 × 32"
+    ):
         rheostat.evaluate(model, "robustness=0", [named("fgsm", eps=0.1)], load("digits")[1])
 
 

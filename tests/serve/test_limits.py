@@ -106,7 +106,7 @@ def test_images_in_a_process_are_those_of_this_one() -> None:
                     there = asyncio.run(decoders.decode(body, kind, image, Limits()))
                     assert np.array_equal(here, there)
         for body in (b"\0" * 99, picture()[:40], b"GIF89a"):
-            with pytest.raises(Refusal, match="not a whole PNG") as found:
+            with pytest.raises(Refusal, match="not a complete PNG") as found:
                 ask(decoders, body)
             assert found.value.status == 422
         with pytest.raises(Refusal, match="more than 64 scans") as found:

@@ -142,7 +142,7 @@ def test_a_rule_that_does_not_fit_its_network_is_refused(trained, tmp_path: Path
 
     tensors, found = read_tensors(trained[0])
     for change, message in (
-        ({"size": [24, 33]}, "preprocessing gives images of 3 × 24 × 33, the network takes 3 × 24 × 32"),
+        ({"size": [24, 33]}, "preprocessing gives images of 3 × 24 × 33, but the network takes 3 × 24 × 32"),
         ({"size": [24, 0]}, r"preprocessing\.size"),
         ({"resize": "cut"}, r"preprocessing\.resize"),
         ({"sharpen": 1}, r"preprocessing\.sharpen"),

@@ -55,5 +55,5 @@ def test_a_rule_that_does_nothing_is_said_and_changes_no_run() -> None:
         other = load_recipe("oat-digits", changes=["data.resize=pad"])
     assert fingerprint(plain, 1) == fingerprint(other, 1)
     assert fingerprint(plain, 1) != fingerprint(load_recipe("oat-digits", changes=["data.size=[8, 8]"]), 1)
-    with pytest.raises(ValueError, match=r"size is \(height, width\)"):
+    with pytest.raises(ValueError, match=r"size must be \(height, width\)"):
         load_recipe("oat-digits", changes=["data.size=[8, 0]"])

@@ -196,7 +196,7 @@ def test_an_iterable_of_examples_or_of_batches(sets: tuple[Dataset, Dataset], tm
         fitted(Again(examples), sets, tmp_path / "c", steps_per_epoch=4)
     with pytest.raises(ValueError, match="give steps_per_epoch"):
         fitted(Again(examples), sets, tmp_path / "d")
-    with pytest.raises(DataError, match="can be read once only"):
+    with pytest.raises(DataError, match="can be read only once"):
         fitted(iter(examples), sets, tmp_path / "e", steps_per_epoch=3)
 
 

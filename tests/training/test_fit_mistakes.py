@@ -50,7 +50,7 @@ def one_cycle(optimiser: torch.optim.Optimizer, steps: int) -> lr_scheduler.LRSc
 
 MISTAKES: list[tuple[dict[str, Any], str]] = [
     ({"epoch": 3}, r"fit has no option 'epoch'; did you mean 'epochs'"),
-    ({"eps": 8}, r"eps is at most 1, in units of \[0, 1\], given 8; did you mean 8/255\?"),
+    ({"eps": 8}, r"eps must be at most 1, in units of \[0, 1\], given 8; did you mean 8/255\?"),
     ({"eps": "16"}, r"did you mean 16/255\?"),
     ({"eps": None}, "attack.eps"),
     ({"batch": 500}, "batch is 500, more than the 128 training images"),
@@ -92,18 +92,18 @@ def test_a_mistake_is_named(
 
 IMAGES: list[tuple[Callable[[Dataset], Any], str]] = [
     (lambda d: (d.images.float(), d.labels), "expected floats in.*divide them by 255"),
-    (lambda d: (d.images.float() / 128 - 1, d.labels), "leave normalisation out of the transform"),
-    (lambda d: (d.images[..., :6], d.labels), "images of 1 × 8 × 6 and 10 classes, the model takes 1 × 8 × 8"),
-    (lambda d: (d.images, d.labels + 5), "labels from 5 to 14, the model has 10 classes"),
+    (lambda d: (d.images.float() / 128 - 1, d.labels), "remove normalisation from the transform"),
+    (lambda d: (d.images[..., :6], d.labels), "images of 1 × 8 × 6 and 10 classes, but the model takes 1 × 8 × 8"),
+    (lambda d: (d.images, d.labels + 5), "labels from 5 to 14, but the model has 10 classes"),
     (lambda d: (d.images, d.labels.float()), "labels are torch.float32"),
-    (lambda d: [(d.images[i, :, :6], 3) for i in range(128)], "an image of 1 × 6 × 8, the model takes 1 × 8 × 8"),
-    (lambda d: [(d.images[i], 11) for i in range(128)], "labels from 11 to 11, the model has 10"),
-    (lambda d: [{"a": d.images[i], "label": 1} for i in range(128)], "columns a, label, of which 0 may be meant"),
-    (lambda d: [3] * 128, "item .*: a int, expected a pair"),
+    (lambda d: [(d.images[i, :, :6], 3) for i in range(128)], "image of 1 × 6 × 8, but the model takes 1 × 8 × 8"),
+    (lambda d: [(d.images[i], 11) for i in range(128)], "labels from 11 to 11, but the model has 10"),
+    (lambda d: [{"a": d.images[i], "label": 1} for i in range(128)], "0 of the columns a, label match, expected 1"),
+    (lambda d: [3] * 128, "item .*: item of type int, expected a pair"),
     (lambda d: 5, "cannot read images from a int"),
     (lambda d: [], "is empty"),
     (lambda d: Dataset("other", d.images, d.labels, tuple("abcdefghijk")), "train_set names 11 classes"),
-    (lambda d: torch_data.DataLoader(d, batch_size=64, collate_fn=list), "collate_fn is its own"),
+    (lambda d: torch_data.DataLoader(d, batch_size=64, collate_fn=list), "custom collate_fn"),
 ]
 
 
@@ -118,7 +118,7 @@ def test_images_that_the_model_does_not_take(
 
 def test_nothing_is_chosen_or_trained_on_test(sets: tuple[Dataset, Dataset], tmp_path: Path) -> None:
     test_set = data.load("digits")[1]
-    with pytest.raises(ValueError, match="nothing is fitted or chosen on test"):
+    with pytest.raises(ValueError, match="nothing may be fitted or chosen on test"):
         rheostat.fit(model(), sets[0], test_set, out=tmp_path, **SMALL)
     with pytest.raises(ValueError, match="nothing is trained on test"):
         rheostat.fit(model(), test_set, sets[1], out=tmp_path, **SMALL)

@@ -1,4 +1,4 @@
-"""Attacks, one a file: (objective of images) → images; `named("pgd20", eps=8/255)` finds one by its name."""
+"""Attacks, one per file: (objective, images) → adversarial images; `named("pgd20", eps=8/255)` builds one by name."""
 
 from rheostat.attacks.base import ATTACKS, Attack, AttackKind, TierEntry, named, register
 from rheostat.attacks.budget import NORMS, project, training_step_size

@@ -1,4 +1,4 @@
-"""Auto-PGD, by CE or by the targeted DLR loss. Source: Croce & Hein, ICML 2020; pyautoattack's own code."""
+"""Auto-PGD with CE or the targeted DLR loss. Source: Croce & Hein, ICML 2020; runs pyautoattack's code."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ def apgd(
     targeted: bool = False,
     seed: int = 0,
 ) -> Tensor:
-    """Auto-PGD: CE, or with `targeted` the DLR loss towards up to 9 other classes in turn.
+    """Auto-PGD, images (B, C, H, W) → (B, C, H, W). `targeted` replaces CE by DLR towards up to 9 classes in turn.
 
-    The objective must be of one setting for all rows (a point without per-example values). The
-    targeted loss needs at least 4 classes: ValueError otherwise.
+    `eps` is in units of [0, 1]. All rows of the objective must share one setting (a point without
+    per-example values). Raises ValueError if `targeted` is set and the model has fewer than 4 classes.
     """
     from pyautoattack.autopgd_base import APGDAttack, APGDAttack_targeted
 
@@ -45,7 +45,7 @@ def apgd(
         "n_restarts": restarts,
     }
     with torch.random.fork_rng(), torch.enable_grad(), warnings.catch_warnings():
-        # Of dead gradients `evaluation.checks` warns by itself, in the rows.
+        # `evaluation.checks` reports zero gradients itself, in the rows.
         warnings.filterwarnings("ignore", message="there are .* points with zero gradient")
         if not targeted:
             return APGDAttack(predict, loss="ce", **options).perturb(images, labels).detach()
@@ -61,14 +61,14 @@ def apgd(
 
 
 class Auto(Reference):
-    """What the two forms of Auto-PGD share: 100 steps, of which the first is 2·eps; it halves them by itself."""
+    """Base of both forms of Auto-PGD: 100 steps; the step size starts at 2·eps and the attack halves it itself."""
 
     targeted: ClassVar[bool] = False
     defaults: ClassVar[Mapping[str, object]] = {"steps": 100}
     lowers = True
 
     def finish(self, attack: Attack, objective: Objective, images: Tensor, moved: Tensor) -> Tensor:
-        """By PGD on the same loss, towards any class, with PGD's step of as many steps: Auto-PGD's own end small."""
+        """Run untargeted PGD on the same loss, with PGD's default step size: Auto-PGD's last steps are too small."""
         size = 2.5 * attack.eps / attack.steps
         steps = attack.last_steps
         return pgd(

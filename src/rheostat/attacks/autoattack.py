@@ -1,4 +1,4 @@
-"""AutoAttack, the standard ensemble. Source: Croce & Hein, ICML 2020; pyautoattack's own code."""
+"""AutoAttack, the standard ensemble. Source: Croce & Hein, ICML 2020; runs pyautoattack's code."""
 
 from __future__ import annotations
 
@@ -18,11 +18,12 @@ from rheostat.attacks.reference import LEAST_CLASSES, NAMES, Predict, Reference,
 
 
 def autoattack(objective: Objective, images: Tensor, *, eps: float, norm: str = "linf", seed: int = 0) -> Tensor:
-    """AutoAttack, standard version: APGD-CE, targeted APGD-DLR, targeted FAB, Square of 5 000 queries.
+    """AutoAttack, standard version: APGD-CE, targeted APGD-DLR, targeted FAB, Square with 5 000 queries.
 
-    With fewer than 4 classes: APGD-CE, FAB and Square, for there targeted losses are not defined.
-    Its state file is not used: a killed run continues at the last whole chunk, whose images have been
-    judged again, while a restored state knows bits alone.
+    Images (B, C, H, W) → (B, C, H, W); `eps` is in units of [0, 1]. With fewer than 4 classes the targeted
+    losses are undefined, and only APGD-CE, FAB and Square run. AutoAttack's state file is not used, because
+    it stores only which images are robust, not the adversarial images. A killed run continues after its
+    last complete chunk, whose adversarial images were classified again.
     """
     from pyautoattack import AutoAttack
 
@@ -48,9 +49,9 @@ def autoattack(objective: Objective, images: Tensor, *, eps: float, norm: str = 
 
 @contextlib.contextmanager
 def _tamed() -> Iterator[None]:
-    """AutoAttack's checks take the interpreter's trace hook away, and log; both are put back.
+    """Silence AutoAttack's checks, which log and remove the interpreter's trace hook; restore both afterwards.
 
-    What its checks look for, `evaluation.checks` looks for by itself and says in the rows.
+    `evaluation.checks` makes the same checks and records them in the rows.
     """
     hook, logger = sys.gettrace(), logging.getLogger("auto-attack")
     level = logger.level
@@ -64,7 +65,7 @@ def _tamed() -> Iterator[None]:
 
 @register
 class AutoAttackStandard(Reference):
-    """`autoattack`: APGD-CE, APGD-T, FAB-T and Square of 5 000 queries, each on what those before it left."""
+    """`autoattack`: APGD-CE, APGD-T, FAB-T and Square (5 000 queries); each runs only on images not yet fooled."""
 
     name = "autoattack"
     grammar = ("autoattack",)

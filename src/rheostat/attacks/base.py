@@ -1,7 +1,7 @@
-"""What an attack is: a value that names a kind and its budget, and the kinds, each in a file of its own.
+"""`Attack`, a value that names a kind and its budget, and `AttackKind`, the base of all kinds (one per file).
 
-A kind registers itself: `@register class Theirs(AttackKind)`. It brings the grammar of its names, says whether
-rows of one batch may stand at different points and which tiers it belongs to.
+A kind registers itself: `@register class Theirs(AttackKind)`. It defines the grammar of its names, whether
+rows of one batch may be at different points, and which tiers it belongs to.
 """
 
 from __future__ import annotations
@@ -20,23 +20,24 @@ from rheostat.runtime.choices import nearest
 from rheostat.runtime.registry import Registry, origin_of
 
 OF_THE_KIND: Any = None
-"""The default of a field of `Attack` whose value the kind gives."""
+"""The default of an `Attack` field whose value comes from its kind."""
 DEFAULTS: Mapping[str, object] = {"steps": 20, "start": True, "momentum": 0.0, "loss": "ce"}
 LAST = 4
-"""An attack made in bf16 is finished in fp32 by this part of its steps: the last quarter."""
+"""An attack that runs in bf16 repeats 1/LAST of its steps in fp32: the last quarter."""
 FIXED_TIERS = ("quick", "standard", "full")
-"""Tiers that mean the same attacks everywhere, so that their rows can be compared."""
+"""Tiers that hold the same attacks in every installation, so that their rows can be compared."""
 
 
 @dataclass(frozen=True)
 class Attack:
-    """An attack and its budget, in units of [0, 1]: what a recipe, a row and the command line name.
+    """An attack and its budget, as recipes, rows and the command line name it.
 
-    `kind` is a key of the registry ("pgd", "fgsm", "square"); what is not given is the kind's own. `form` is
-    what is attacked (direct: the logits of the point; others: `Method.forms`); `eot` the number of draws a
-    gradient is averaged over (1: deterministic). With `drop`, rows that fell cost nothing more. `label` is
-    the name in rows and in the seeds of random streams; without one it follows from the fields (pgd20-dlr).
-    Raises ValueError for an unknown kind, norm or loss, and for a budget that the kind does not take.
+    `kind` is a key of the registry ("pgd", "fgsm", "square"); the kind supplies the fields that you omit.
+    `eps` and `step_size` are in units of [0, 1]. `form` selects what is attacked: "direct" is the logits of
+    the point, `Method.forms` lists others. `eot` is the number of draws a gradient is averaged over (1:
+    deterministic). With `drop`, a row that is misclassified leaves the batch. `label` is the name in rows
+    and in the seeds of random streams; by default it follows from the fields (pgd20-dlr).
+    Raises ValueError for an unknown kind, norm or loss, and for a budget that the kind does not accept.
     """
 
     kind: str
@@ -55,7 +56,7 @@ class Attack:
 
     def __post_init__(self) -> None:
         if self.kind not in ATTACKS and _parsed(self.kind, eps=0.0, norm="linf", step_size=None) is not None:
-            raise ValueError(f"{self.kind!r} is an attack's name, not its kind; write named({self.kind!r}, eps=...)")
+            raise ValueError(f"{self.kind!r} is the name of an attack, not a kind; write named({self.kind!r}, eps=...)")
         kind = ATTACKS.get(self.kind)
         for field, value in {**DEFAULTS, **kind.defaults}.items():
             if getattr(self, field) is None:
@@ -63,26 +64,26 @@ class Attack:
         check_budget(self.norm, self.eps, self.steps)
         for what, given in (("step_size", self.step_size), ("momentum", self.momentum)):
             if given is not None and not 0 <= given < math.inf:  # nor is NaN
-                raise ValueError(f"{what} is finite and not negative, given {given:g}")
+                raise ValueError(f"{what} must be finite and not negative, given {given:g}")
         loss_named(self.loss)
         if self.eot < 1:
-            raise ValueError(f"eot is a number of draws, at least 1, given {self.eot}")
+            raise ValueError(f"eot, the number of draws, must be at least 1, given {self.eot}")
         kind.check(self)
 
     @property
     def name(self) -> str:
-        """The label, or the name that the fields have in the kind's grammar."""
+        """The label, or by default the name that the kind's grammar gives these fields."""
         plain = ATTACKS.get(self.kind).text(self)
         return self.label or (plain if self.form == "direct" else f"{plain}@{self.form}")
 
     @property
     def rowwise(self) -> bool:
-        """Whether rows of one batch may stand at different points."""
+        """Whether rows of one batch may be at different points."""
         return ATTACKS.get(self.kind).rowwise
 
     @property
     def size(self) -> float:
-        """The step size: as given, or the kind's rule."""
+        """The step size: the given one, or the one the kind's rule computes."""
         return ATTACKS.get(self.kind).step_size(self) if self.step_size is None else self.step_size
 
     def __call__(
@@ -93,9 +94,9 @@ class Attack:
         *,
         share: tuple[Tensor, int] | None = None,
     ) -> Tensor:
-        """Adversarial images for an objective that holds this attack's loss.
+        """Adversarial images (B, C, H, W) for an objective that holds this attack's loss.
 
-        `share` (rows, n) says which rows of a group of n the images are; see `random_start`.
+        `share` (rows, n): the images are these rows of a group of n; see `random_start`.
         """
         objective = objective.averaged(self.eot)
         if isinstance(objective, Candidates):
@@ -104,16 +105,16 @@ class Attack:
 
     @property
     def last_steps(self) -> int:
-        """How many steps `finish` makes: a quarter of them, rounded up."""
+        """The number of steps that `finish` makes: a quarter of `steps`, rounded up."""
         return -(-self.steps // LAST)
 
     @property
     def lowers(self) -> bool:
-        """Whether its passes may be of bf16, for it can be finished in fp32."""
+        """Whether its passes may use bf16, which requires that it can be finished in fp32."""
         return ATTACKS.get(self.kind).lowers and self.steps >= LAST
 
     def finish(self, objective: Objective | Candidates, images: Tensor, moved: Tensor) -> Tensor:
-        """The last steps once more, from where an attack on the same images in bf16 ended (`moved`)."""
+        """Repeat the last steps in fp32, starting from `moved`, the result of this attack on `images` in bf16."""
         objective = objective.averaged(self.eot)
         if isinstance(objective, Candidates):
             return objective.best([self.finish(o, images, moved) for o in objective.objectives])
@@ -129,9 +130,9 @@ class Attack:
 
 @dataclass(frozen=True)
 class TierEntry:
-    """An attack's part in tiers: its name there, and `order`, which says after which others it runs.
+    """The tiers that an attack belongs to, its name in them and its `order`: lower numbers run first.
 
-    With fewer than 4 classes `few_classes` takes its place, if given.
+    With fewer than 4 classes `few_classes` replaces it, if given.
     """
 
     attack: str
@@ -141,26 +142,26 @@ class TierEntry:
 
 
 class AttackKind:
-    """Abstract kind of attack; `run` alone must be written, and `name` given."""
+    """Base class of attack kinds; a subclass must set `name` and implement `run`."""
 
     name: ClassVar[str]
     grammar: ClassVar[tuple[str, ...]] = ()
-    """Its names as messages show them: pgdN, pgdNxR."""
+    """Patterns of its names, as error messages show them: pgdN, pgdNxR."""
     rowwise: ClassVar[bool] = True
-    """Whether rows of one batch may stand at different points."""
+    """Whether rows of one batch may be at different points."""
     trains: ClassVar[bool] = True
     """Whether a recipe may train with it (`attack.kind`)."""
     uses: ClassVar[tuple[str, ...]] = ("steps", "step_size", "restarts", "loss")
-    """Which of a recipe's keys have an effect on it."""
+    """The recipe keys that have an effect on it."""
     defaults: ClassVar[Mapping[str, object]] = {}
-    """Its own steps, start, momentum and loss, where they are not 20, True, 0 and "ce"."""
+    """Its default steps, start, momentum and loss, where they differ from 20, True, 0 and "ce"."""
     tiers: ClassVar[tuple[TierEntry, ...]] = ()
     lowers: ClassVar[bool] = False
-    """Whether its passes may be of bf16: it then has `finish`."""
+    """Whether its passes may use bf16; if so, the kind implements `finish`."""
 
     def finish(self, attack: Attack, objective: Objective, images: Tensor, moved: Tensor) -> Tensor:
-        """Its last steps in fp32, from images (B, C, H, W) that it made in bf16; needed where it `lowers`."""
-        raise TypeError(f"{type(self).__name__} does not say how it is finished")
+        """Repeat the last steps in fp32 from `moved` (B, C, H, W), made in bf16; required if `lowers` is set."""
+        raise TypeError(f"{type(self).__name__} does not implement finish")
 
     def run(
         self,
@@ -172,10 +173,10 @@ class AttackKind:
         share: tuple[Tensor, int] | None = None,
     ) -> Tensor:
         """Adversarial images (B, C, H, W) in the ball and in [0, 1]; `share` as in `random_start`."""
-        raise TypeError(f"{type(self).__name__} does not say how it runs")
+        raise TypeError(f"{type(self).__name__} does not implement run")
 
     def parse(self, text: str, *, eps: float, norm: str, step_size: float | None) -> Attack | None:
-        """The attack that a name means, or None if the name is not of this kind."""
+        """The attack with this name, or None if the name does not belong to this kind."""
         if text != self.name:
             return None
         return Attack(self.name, eps, step_size=step_size if "step_size" in self.uses else None, norm=norm)
@@ -185,16 +186,16 @@ class AttackKind:
         return self.name
 
     def check(self, attack: Attack) -> None:
-        """ValueError for a budget that this kind does not take."""
+        """Raise ValueError for a budget that this kind does not accept."""
 
     def step_size(self, attack: Attack) -> float:
-        """The step size where none is given."""
+        """The default step size."""
         return 2.5 * attack.eps / attack.steps
 
     def training(
         self, *, eps: float, norm: str, steps: int, step_size: float | None, restarts: int, loss: str
     ) -> Attack:
-        """The attack of a recipe: no row is dropped, so that a step costs the same throughout."""
+        """The attack of a recipe; it drops no row, so that every training step costs the same."""
         size = training_step_size(eps, steps) if step_size is None else step_size
         given = {"steps": steps, "step_size": size, "restarts": restarts, "loss": loss}
         used: dict[str, Any] = {key: value for key, value in given.items() if key in self.uses}
@@ -206,14 +207,14 @@ K = TypeVar("K", bound=AttackKind)
 
 
 def register(kind: type[K]) -> type[K]:
-    """Enter a kind of attack by its `name`; a class decorator.
+    """Class decorator that registers a kind of attack under its `name`.
 
-    ValueError if the name is taken, or if a kind of another package enters a tier of ours.
+    Raises ValueError if the name is taken, or if a kind of another package joins one of `FIXED_TIERS`.
     """
     for entry in kind.tiers:
         for tier in entry.tiers:
             if tier in FIXED_TIERS and kind.__module__.partition(".")[0] != "rheostat":
-                raise ValueError(f"{kind.name}: the tier {tier!r} is the same everywhere; name a tier of your own")
+                raise ValueError(f"{kind.name}: the tier {tier!r} holds built-in attacks only; name another tier")
     ATTACKS.register(kind.name, kind(), origin=origin_of(kind))
     return kind
 
@@ -227,11 +228,12 @@ def _parsed(text: str, *, eps: float, norm: str, step_size: float | None) -> Att
 
 
 def named(text: str, *, eps: float, norm: str = "linf", step_size: float | None = None) -> Attack:
-    """An evaluation attack by its name, which each kind reads in its own grammar.
+    """An evaluation attack by its name; each kind parses its own names.
 
-    `fgsm`, `mi-fgsm`, `pgdN`, `pgdNxR` with `-dlr`, `-margin` and `-eotN`, `apgd-ce`, `apgd-t`, `square`,
-    `squareN`, `squareN-rescaled`, `autoattack`, and those of other packages. `NAME@FORM` attacks a form of a
-    multi-exit model: pgd20@max-average. ValueError names the nearest and all there are.
+    Names are `fgsm`, `mi-fgsm`, `pgdN`, `pgdNxR` with `-dlr`, `-margin` and `-eotN`, `apgd-ce`, `apgd-t`,
+    `square`, `squareN`, `squareN-rescaled`, `autoattack`, and those of other packages. `NAME@FORM` attacks a
+    form of a multi-exit model: pgd20@max-average. `eps` and `step_size` are in units of [0, 1]. Raises
+    ValueError that lists the nearest name and all names.
     """
     name, at_form, form = text.partition("@")
     if at_form and not form:
@@ -242,6 +244,6 @@ def named(text: str, *, eps: float, norm: str = "linf", step_size: float | None 
         raise ValueError(f"no attack {name!r}; {nearest(name, grammar)} (pgd20, pgd50x5, pgd20-dlr-eot20, square200)")
     if at_form:
         if not attack.rowwise:
-            raise ValueError(f"{name} attacks the decision itself; forms are for PGD and FGSM")
+            raise ValueError(f"{name} attacks the final decision and takes no form; only PGD and FGSM take forms")
         attack = replace(attack, form=form)
     return attack if attack.name == text else replace(attack, label=text)

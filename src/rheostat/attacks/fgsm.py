@@ -1,4 +1,4 @@
-"""FGSM and MI-FGSM: one step from the image, and ten that follow the accumulated gradient.
+"""FGSM, one step from the image, and MI-FGSM, ten steps along the accumulated gradient.
 
 Sources: Goodfellow et al., ICLR 2015; Dong et al., CVPR 2018.
 """
@@ -16,13 +16,13 @@ from rheostat.attacks.pgd import Climbing, pgd
 
 
 def fgsm(objective: Objective, images: Tensor, *, eps: float, norm: str = "linf") -> Tensor:
-    """One step of size eps from the image itself."""
+    """One step of size eps (units of [0, 1]) from the clean image; (B, C, H, W) → (B, C, H, W)."""
     return pgd(objective, images, eps=eps, steps=1, step_size=eps, norm=norm, start=False)
 
 
 @register
 class FGSM(Climbing):
-    """`fgsm`: one step of size eps from the image."""
+    """`fgsm`: one step of size eps from the clean image."""
 
     name = "fgsm"
     grammar = ("fgsm",)
@@ -32,7 +32,7 @@ class FGSM(Climbing):
 
     def check(self, attack: Attack) -> None:
         if attack.steps != 1:
-            raise ValueError(f"fgsm takes 1 step, given {attack.steps}; 'pgd' takes more")
+            raise ValueError(f"fgsm takes exactly 1 step, given {attack.steps}; use 'pgd' for more")
 
     def step_size(self, attack: Attack) -> float:
         return attack.eps
@@ -40,7 +40,7 @@ class FGSM(Climbing):
 
 @register
 class MIFGSM(Climbing):
-    """`mi-fgsm`: 10 steps from the image with momentum 1."""
+    """`mi-fgsm`: 10 steps from the clean image with momentum 1."""
 
     name = "mi-fgsm"
     grammar = ("mi-fgsm",)

@@ -1,7 +1,7 @@
-"""Adversarial images as files of 8 bits can hold them: every pixel k/255, inside the ball and [0, 1].
+"""Adversarial images that an 8-bit file can store: every pixel is k/255, inside the ball and [0, 1].
 
-A model that detects pixels between those values may answer well on them alone; an attacker who hands in a
-file is held to the grid, one who hands in floating-point numbers is not.
+An attacker who submits a file is restricted to these values; one who submits floating-point numbers is not.
+A model may look robust only because it detects pixels between these values.
 """
 
 from __future__ import annotations
@@ -11,18 +11,18 @@ from torch import Tensor
 
 LEVELS = 255
 SHRINKING = 20
-"""An L2 perturbation that leaves the ball when it is rounded is shortened by twentieths until it does not."""
+"""If rounding moves an L2 perturbation out of the ball, it is shortened in steps of 1/SHRINKING until it fits."""
 ROOM = 1e-4
-"""Room for rounding of fp32 at the edge of the ball, in levels of the grid."""
+"""Tolerance for fp32 rounding at the edge of the ball, in grid levels."""
 
 
 def on_grid(moved: Tensor, images: Tensor, eps: float, norm: str) -> Tensor:
     """`moved` (B, C, H, W) rounded to k/255, within `eps` of `images` and in [0, 1].
 
-    L∞: each pixel takes the value of the grid next to it among those that the ball admits. A pixel that the
-    ball admits none for keeps its value: that needs a clean pixel off the grid and eps below 1/255. L2:
-    the perturbation is shortened by twentieths until its rounded image lies in the ball; an image for
-    which none does (its clean image is off the grid too) comes back as it is.
+    L∞: each pixel takes the nearest grid value inside the ball. A pixel without such a value keeps its
+    own; this happens only if the clean pixel is off the grid and eps is below 1/255. L2: the perturbation
+    is shortened by twentieths until the rounded image lies in the ball. An image for which no length
+    works (its clean image is off the grid too) is returned unchanged.
     """
     if norm == "linf":
         low = ((images - eps).clamp_min(0) * LEVELS - ROOM).ceil()

@@ -1,8 +1,8 @@
-"""What attacks on multi-exit networks maximise, over the stacked logits of all exits (n, E, K).
+"""Objectives of attacks on multi-exit networks, over the stacked logits of all exits (n, E, K).
 
-Single, average and max-average: RDI-Nets (Hu et al., ICLR 2020, §3.2). Routed is ours: the loss of the
-exit that the policy takes, softened so that the switch has a gradient. Slowdown: DeepSloth (Hong et al.,
-ICLR 2021): no exit shall pass.
+Single, average and max-average come from RDI-Nets (Hu et al., ICLR 2020, §3.2). Routed is new in this
+library: it is the loss of the exit that the policy takes, softened so that the switch has a gradient.
+Slowdown comes from DeepSloth (Hong et al., ICLR 2021): it keeps the input from leaving at any side exit.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from rheostat.runtime.choices import check_choice
 
 MEASURES = ("entropy", "max-probability", "margin")
 SOFTNESS = 0.1
-"""Width of the soft switch, as a share of the largest uncertainty there can be."""
+"""Width of the soft switch, as a fraction of the largest possible uncertainty."""
 
 
 def uncertainty(logits: Tensor, measure: str) -> Tensor:
-    """How unsure a prediction is, (..., K) → (...): an exit passes below its threshold.
+    """The uncertainty of a prediction, (..., K) → (...). An input leaves at an exit if it is below the threshold.
 
-    "entropy" of the softmax in nats; "max-probability" 1 - the largest probability; "margin" 1 - the
-    difference of the two largest.
+    "entropy" is that of the softmax, in nats; "max-probability" is 1 - the largest probability; "margin" is
+    1 - the difference of the two largest. Raises ValueError for another measure.
     """
     check_choice("exits", "measure", measure, MEASURES)
     if measure == "entropy":
@@ -38,12 +38,12 @@ def uncertainty(logits: Tensor, measure: str) -> Tensor:
 
 
 def most(measure: str, classes: int) -> float:
-    """The largest uncertainty there can be."""
+    """The largest possible uncertainty."""
     return math.log(classes) if measure == "entropy" else 1.0
 
 
 def taken(unsure: Tensor, thresholds: Tensor) -> Tensor:
-    """(n, E - 1) uncertainties of side exits → (n,) the exit taken: the first that passes, else the last."""
+    """(n, E - 1) uncertainties of side exits → (n,) the exit taken: the first below its threshold, else the last."""
     passes = unsure < thresholds
     last = unsure.shape[1]
     first = passes.to(torch.int64).argmax(1) if last else unsure.new_zeros(len(unsure)).long()
@@ -51,7 +51,7 @@ def taken(unsure: Tensor, thresholds: Tensor) -> Tensor:
 
 
 def equal_shares(unsure: Tensor) -> Tensor:
-    """(K,) thresholds by which each of the K side exits and the last take an equal share of the rows."""
+    """(K,) thresholds at which each of the K side exits and the last one take equal shares of the rows."""
     rows, count = torch.ones(len(unsure), dtype=torch.bool, device=unsure.device), unsure.shape[1]
     found = []
     for k in range(count):
@@ -63,7 +63,7 @@ def equal_shares(unsure: Tensor) -> Tensor:
 
 
 def decision(thresholds: Tensor, measure: str) -> Callable[[Tensor], Tensor]:
-    """The policy's prediction from stacked logits (n, E, K) → (n,)."""
+    """A function that returns the policy's prediction from stacked logits, (n, E, K) → (n,)."""
 
     def decide(stack: Tensor) -> Tensor:
         exits = taken(uncertainty(stack[:, :-1], measure), _fitted(stack, thresholds, measure))
@@ -73,7 +73,7 @@ def decision(thresholds: Tensor, measure: str) -> Callable[[Tensor], Tensor]:
 
 
 def _fitted(stack: Tensor, thresholds: Tensor, measure: str) -> Tensor:
-    """The thresholds, or while none are fitted (in training) those of equal shares of this batch."""
+    """The thresholds; while none are fitted (in training), thresholds of equal shares on this batch."""
     if len(thresholds) and bool(thresholds.isnan().any()):
         return equal_shares(uncertainty(stack[:, :-1].detach(), measure))
     return thresholds
@@ -89,10 +89,10 @@ def over_exits(loss: Loss) -> Loss:
 
 
 def routed(thresholds: Tensor, measure: str, loss: Loss) -> Loss:
-    """The loss of the exit taken, in expectation over a soft switch at each threshold.
+    """The expected loss of the exit taken, with a soft switch at each threshold.
 
-    Exit k is taken with probability σ((T_k - u_k)/τ)·Π_{j<k}(1 - σ_j). Confident wrong exits come early
-    by the same term: the expectation rises when weight moves to an exit whose loss is higher.
+    Exit k is taken with probability σ((T_k - u_k)/τ)·Π_{j<k}(1 - σ_j). The expectation also rises when
+    probability moves to an exit with a higher loss, so the attack favours confident wrong exits.
     """
 
     def expected(stack: Tensor, labels: Tensor) -> Tensor:
@@ -109,11 +109,11 @@ def routed(thresholds: Tensor, measure: str, loss: Loss) -> Loss:
 
 
 COST_FORMS = ("slowdown",)
-"""Forms of attack on what a prediction costs: they are made on every image, whether it is right or not."""
+"""Forms that attack the cost of a prediction; they run on every image, also on misclassified ones."""
 
 
 def slowdown(thresholds: Tensor, measure: str) -> Loss:
-    """Highest, 0, where every side exit is unsure by a tenth of the range more than its threshold."""
+    """A loss whose maximum, 0, is reached when every uncertainty exceeds its threshold by a tenth of the range."""
 
     def short(stack: Tensor, labels: Tensor) -> Tensor:
         room = SOFTNESS * most(measure, stack.shape[-1])
@@ -125,29 +125,29 @@ def slowdown(thresholds: Tensor, measure: str) -> Loss:
 
 @dataclass(frozen=True)
 class Candidates:
-    """Several objectives, each attacked by itself, and a score that keeps the best image per example."""
+    """Several objectives, each attacked separately, and a score that selects the best image per example."""
 
     objectives: tuple[Objective, ...]
     score: Objective
 
     def only(self, rows: Tensor) -> Candidates:
-        """The same for some of its rows."""
+        """The same candidates for some of the rows."""
         return Candidates(tuple(o.only(rows) for o in self.objectives), self.score.only(rows))
 
     def averaged(self, draws: int) -> Candidates:
-        """The same over several draws of a random network."""
+        """The same candidates, averaged over several draws of a random network."""
         return Candidates(tuple(replace(o, draws=draws) for o in self.objectives), replace(self.score, draws=draws))
 
     def watched(self, note: Callable[[int], None]) -> Candidates:
-        """The same, telling `note` how many images pass."""
+        """The same candidates; each pass calls `note` with its number of images."""
         return Candidates(tuple(o.watched(note) for o in self.objectives), self.score.watched(note))
 
     def in_bf16(self) -> Candidates:
-        """The same with products of bf16 in its passes."""
+        """The same candidates, with bf16 products in their passes."""
         return Candidates(tuple(o.in_bf16() for o in self.objectives), self.score.in_bf16())
 
     def best(self, found: list[Tensor]) -> Tensor:
-        """Per example the candidate of the highest score; (B, C, H, W) each."""
+        """For each example, the candidate with the highest score; each entry of `found` is (B, C, H, W)."""
         with torch.no_grad():
             scores = torch.stack([self.score(images) for images in found])
         place = scores.argmax(0)

@@ -1,4 +1,4 @@
-"""N-FGSM: one step from a noisy image, for training alone. Source: de Jorge et al., NeurIPS 2022."""
+"""N-FGSM: one step from a noisy image, for training only. Source: de Jorge et al., NeurIPS 2022."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ def n_fgsm(
     generator: Streams = None,
     share: tuple[Tensor, int] | None = None,
 ) -> Tensor:
-    """Noise uniform in 2·eps, then one sign step of eps; δ is not clipped to the ball, only to the box.
+    """Uniform noise of up to 2·eps, then one sign step of eps; (B, C, H, W) → (B, C, H, W), clipped to [0, 1].
 
-    For training alone: the images may lie up to 3·eps away.
+    Use it for training only: δ is not projected onto the ball, so images may be up to 3·eps away.
     """
     check_budget("linf", eps, 1)
     noise = random_start(images, 2 * eps, "linf", generator, share)
@@ -33,7 +33,7 @@ def n_fgsm(
 
 @register
 class NFGSM(AttackKind):
-    """`n-fgsm` in a recipe. Its images leave the ball, so that it has no name in an evaluation."""
+    """`n-fgsm` in a recipe. Its images may leave the ball, so an evaluation cannot name it."""
 
     name = "n-fgsm"
     uses = ("loss",)

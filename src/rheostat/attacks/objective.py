@@ -1,4 +1,4 @@
-"""What an attack maximises: a function of images, one value per row. An attack sees nothing else."""
+"""The objective that an attack maximises: images → one loss per row. An attack has no other access to the model."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def margin(logits: Tensor, labels: Tensor) -> Tensor:
-    """Largest other logit minus the true one (Carlini & Wagner 2017): above 0 is misclassified."""
+    """The largest other logit minus the true one, (B, K), (B,) → (B,) (Carlini & Wagner 2017); > 0: misclassified."""
     true = logits.gather(1, labels[:, None])[:, 0]
     others = logits.scatter(1, labels[:, None], float("-inf"))
     return others.amax(1) - true
 
 
 def difference_of_logits_ratio(logits: Tensor, labels: Tensor) -> Tensor:
-    """DLR (Croce & Hein 2020): the margin over the spread of the 1st and 3rd logit; scale-free.
+    """DLR (Croce & Hein 2020), (B, K), (B,) → (B,): the margin over the difference of the 1st and 3rd largest logit.
 
-    With two classes there is no third logit, and the spread is that of the two.
+    It does not depend on the scale of the logits. With two classes the 2nd logit replaces the 3rd.
     """
     ordered = logits.sort(1, descending=True).values
     third = ordered[:, min(2, logits.shape[1] - 1)]
@@ -41,25 +41,25 @@ LOSSES: dict[str, Loss] = {"ce": cross_entropy, "margin": margin, "dlr": differe
 
 
 def loss_named(name: str) -> Loss:
-    """An attack loss by its name: ce, margin, dlr."""
+    """An attack loss by its name: ce, margin or dlr. Raises ValueError for another name."""
     if name not in LOSSES:
         raise ValueError(f"no attack loss {name!r}; {nearest(name, LOSSES)}")
     return LOSSES[name]
 
 
 def predicted(logits: Tensor) -> Tensor:
-    """(n, K) logits → (n,) classes."""
+    """(n, K) logits → (n,) predicted classes."""
     return logits.argmax(1)
 
 
 @dataclass(frozen=True)
 class Objective:
-    """Images (n, C, H, W) → the loss of each row (n,), for the rows of a batch or some of them.
+    """Images (n, C, H, W) → the loss of each row (n,), for all rows of a batch or some of them.
 
-    `forward(images, rows)` gives logits, `rows` saying which rows of the batch the images stand for
-    (None: all). A row has *fallen* when its prediction is not its label. With `draws` above 1 the
-    network is random, and everything is an average over as many passes (expectation over
-    transformations, Athalye et al. 2018): the loss, its gradient, and by majority who has fallen.
+    `forward(images, rows)` returns logits; `rows` lists the rows of the batch that the images belong to
+    (None: all). A row has *fallen* when its prediction differs from its label. `draws` above 1 is for
+    random networks: the loss and its gradient are averages over that many passes, and a majority of the
+    passes decides whether a row has fallen (expectation over transformations, Athalye et al. 2018).
     """
 
     forward: Callable[[Tensor, Tensor | None], Tensor]
@@ -68,12 +68,12 @@ class Objective:
     rows: Tensor | None = None
     draws: int = 1
     decide: Callable[[Tensor], Tensor] = predicted
-    """(n, ...) what `forward` gives → (n,) the class that is predicted."""
+    """(n, ...) output of `forward` → (n,) predicted class."""
     decisive: bool = True
-    """Whether `decide` is the decision that is scored, so that an attack may stop where it falls."""
+    """Whether `decide` is the decision that is scored; if so, an attack may stop at a row that has fallen."""
 
     def judge(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """(loss (n,), fallen (n,) bool) of one pass, or averaged over `draws` of them."""
+        """(loss (n,), fallen (n,) bool) of one pass, or over `draws` passes."""
         if self.draws > 1:
             found = [self._once(images) for _ in range(self.draws)]
             return torch.stack([v for v, _ in found]).mean(0), majority([f for _, f in found])
@@ -88,11 +88,11 @@ class Objective:
         return self.judge(images)[0]
 
     def averaged(self, draws: int) -> Objective:
-        """The same objective over several draws of a random network."""
+        """The same objective, averaged over several draws of a random network."""
         return replace(self, draws=draws)
 
     def watched(self, note: Callable[[int], None]) -> Objective:
-        """The same objective, telling `note` how many images pass."""
+        """The same objective; each pass calls `note` with its number of images."""
 
         def forward(images: Tensor, rows: Tensor | None) -> Tensor:
             note(len(images))
@@ -101,7 +101,7 @@ class Objective:
         return replace(self, forward=forward)
 
     def in_bf16(self) -> Objective:
-        """The same objective with products of bf16 in its passes; losses and decisions of their logits stay fp32."""
+        """The same objective with bf16 products in its passes; losses and decisions are computed in fp32."""
 
         def forward(images: Tensor, rows: Tensor | None) -> Tensor:
             with low_precision(images.device):
@@ -110,12 +110,15 @@ class Objective:
         return replace(self, forward=forward)
 
     def only(self, rows: Tensor) -> Objective:
-        """The same objective for some of its rows (a long index into them)."""
+        """The same objective for some of its rows; `rows` is an int64 index into them."""
         return replace(self, rows=rows if self.rows is None else self.rows[rows])
 
 
 def objective_of(model: nn.Module, labels: Tensor, *, loss: str = "ce") -> Objective:
-    """The objective of any module that maps images to logits, as it is (mode included)."""
+    """The objective of any module that maps images to logits; the module is used in its current mode.
+
+    Raises ValueError for an unknown `loss`.
+    """
 
     def forward(images: Tensor, rows: Tensor | None) -> Tensor:
         logits: Tensor = model(images)
@@ -125,14 +128,14 @@ def objective_of(model: nn.Module, labels: Tensor, *, loss: str = "ce") -> Objec
 
 
 def majority(votes: list[Tensor]) -> Tensor:
-    """Per row, what more than half of the (n,) votes say."""
+    """(n,) bool: whether more than half of the (n,) votes are true, row by row."""
     return torch.stack(votes).float().mean(0) > 0.5
 
 
 def gradient(objective: Objective, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """(gradient of the summed loss for the images, loss, fallen); touches no other gradient.
+    """(gradient of the summed loss with respect to the images, loss, fallen); changes no other gradient.
 
-    Over several draws each pass is differentiated by itself: memory stays that of one.
+    With several draws each pass is differentiated separately, so memory does not grow with the draws.
     """
     if objective.draws > 1:
         single = replace(objective, draws=1)
@@ -141,7 +144,7 @@ def gradient(objective: Objective, images: Tensor) -> tuple[Tensor, Tensor, Tens
     with torch.enable_grad():
         leaf = images.detach().requires_grad_(True)
         loss, fallen = objective.judge(leaf)
-        if not loss.requires_grad:  # the module cuts its graph: there is no gradient, and a check says so
+        if not loss.requires_grad:  # the module detaches its graph: there is no gradient, and a check reports it
             return torch.zeros_like(images), loss, fallen
         (grad,) = torch.autograd.grad(loss.sum(), leaf)
     return grad.detach(), loss.detach(), fallen

@@ -1,7 +1,7 @@
 """Projected gradient attacks with random starts, restarts and momentum (L∞, L2). Source: Madry et al., ICLR 2018.
 
-`pgd` is a function (objective, images) → images. It sees nothing of a model; the caller judges success on
-the returned images.
+`pgd` is a function (objective, images) → images. It has no access to the model; the caller classifies the
+returned images to measure success.
 """
 
 from __future__ import annotations
@@ -38,11 +38,11 @@ def pgd(
     """Adversarial images (B, C, H, W) in the eps-ball and in [0, 1].
 
     `eps` and `step_size` are in units of [0, 1]; `step_size` defaults to 2.5·eps/steps. `start` is True
-    (uniform in the ball, anew at each restart; `share` as in `random_start`), False (the image) or a
-    (B, C, H, W) δ. With `momentum` the steps follow the
-    accumulated L1-normalised gradient (MI-FGSM). With `drop`, a row stops at the first image that
-    falls and costs nothing more; otherwise the last iterate is returned, over `restarts` the one of
-    the highest loss.
+    (uniform in the ball, drawn anew at each restart; `share` as in `random_start`), False (the clean
+    image) or a δ (B, C, H, W). With `momentum` the steps follow the accumulated L1-normalised gradient
+    (MI-FGSM). With `drop`, a row leaves the batch at its first misclassified iterate. Without it the
+    last iterate is returned, and with `restarts` the last iterate with the highest loss.
+    Raises ValueError for a bad norm, eps, number of steps or number of restarts.
     """
     check_budget(norm, eps, steps)
     size = 2.5 * eps / steps if step_size is None else step_size
@@ -58,7 +58,7 @@ def pgd(
         if isinstance(start, Tensor):
             delta = start[standing]
         elif start:
-            # Drawn for the whole batch: a row's start does not depend on which rows still stand.
+            # Drawn for the whole batch: a row's start does not depend on which rows are still active.
             delta = random_start(images, eps, norm, generator, share)[standing]
         else:
             delta = torch.zeros_like(clean)
@@ -127,7 +127,7 @@ def _climb_dropping(
     norm: str,
     momentum: float,
 ) -> tuple[Tensor, Tensor]:
-    """The same climb; rows leave the batch as soon as an iterate falls. (images, fallen)."""
+    """(images, fallen): like `_climb`, but a row leaves the batch as soon as an iterate is misclassified."""
     result = moved.clone()
     fallen_at_last = torch.zeros(len(moved), dtype=torch.bool, device=moved.device)
     active = torch.arange(len(moved), device=moved.device)
@@ -156,7 +156,7 @@ def _climb_dropping(
 
 
 class Climbing(AttackKind):
-    """Attacks that are `pgd` with settings of their own."""
+    """Base of the attacks that run `pgd` with their own settings."""
 
     lowers = True
 

@@ -1,6 +1,6 @@
-"""pyautoattack's attacks on an objective: they are the reference implementations, used as they are.
+"""Shared code of `apgd`, `square` and `autoattack`.
 
-`apgd`, `square` and `autoattack` only translate; here is what they share.
+These attacks run the reference implementations of pyautoattack unchanged; they only adapt the interface.
 """
 
 from __future__ import annotations
@@ -15,35 +15,35 @@ from rheostat.attacks.objective import Objective
 
 NAMES = {"linf": "Linf", "l2": "L2"}
 LEAST_CLASSES = 4
-"""Below, DLR towards a target is not defined."""
+"""The targeted DLR loss is undefined for fewer classes."""
 
 
 class Predict:
-    """What pyautoattack calls: images → logits, for any subset of the batch."""
+    """The model as pyautoattack calls it: images → logits, for any subset of the batch."""
 
     def __init__(self, objective: Objective) -> None:
         self.objective = objective
 
     def __call__(self, images: Tensor) -> Tensor:
         logits = self.objective.forward(images, None)
-        if images.requires_grad and not logits.requires_grad:  # a module that cuts its graph: a gradient of 0
+        if images.requires_grad and not logits.requires_grad:  # the module detaches its graph: a gradient of 0
             logits = logits + 0 * images.flatten(1).sum(1, keepdim=True)
         return logits
 
 
 def labels_of(objective: Objective) -> Tensor:
-    """The labels of the objective's own rows."""
+    """The labels of the objective's rows, (n,)."""
     return objective.labels if objective.rows is None else objective.labels[objective.rows]
 
 
 def seed_from(generator: Streams) -> int:
-    """The seed of a stream, or of the first of several; 0 without one."""
+    """The seed of a stream, or of the first of several; 0 if there is none."""
     one = generator[0] if isinstance(generator, Sequence) else generator
     return 0 if one is None else one.initial_seed()
 
 
 class Reference(AttackKind):
-    """What these attacks share: rows of a batch are mixed, losses and steps are their own."""
+    """Base of these attacks: they mix the rows of a batch and set their own losses and steps."""
 
     rowwise = False
     trains = False

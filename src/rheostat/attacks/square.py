@@ -1,4 +1,4 @@
-"""Square: random search without gradients. Source: Andriushchenko et al., ECCV 2020; pyautoattack's own code."""
+"""Square: random search without gradients. Source: Andriushchenko et al., ECCV 2020; runs pyautoattack's code."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ def square(
     rescaled: bool = False,
     seed: int = 0,
 ) -> Tensor:
-    """Square: random search on the margin, without gradients; a check on masked ones.
+    """Square: random search on the margin, (B, C, H, W) → (B, C, H, W). Without gradients, it detects masked ones.
 
-    The squares shrink along a schedule made for 10 000 queries. Fewer queries see its beginning alone,
-    the large squares; `rescaled` runs through all of it.
+    `eps` is in units of [0, 1]. The squares shrink along a schedule designed for 10 000 queries. Fewer
+    queries use only its beginning, the large squares, unless `rescaled` compresses it to `queries`.
     """
     from pyautoattack.square import SquareAttack
 
@@ -50,7 +50,7 @@ def square(
 
 @register
 class Square(Reference):
-    """`square` (1 000 queries) and `squareN`, the beginning of a schedule for 10 000 queries; its steps are queries."""
+    """`square` (1 000 queries) and `squareN`: the beginning of a schedule for 10 000 queries; steps count queries."""
 
     name = "square"
     grammar: ClassVar[tuple[str, ...]] = ("square", "squareN")
@@ -86,7 +86,7 @@ class Square(Reference):
 
 @register
 class RescaledSquare(Square):
-    """`squareN-rescaled`: the whole schedule within N queries, as the tiers run it."""
+    """`squareN-rescaled`: the whole schedule compressed to N queries, as the tiers run it."""
 
     name = "square-rescaled"
     grammar = ("squareN-rescaled",)

@@ -1,4 +1,4 @@
-"""What is fitted after training, on held-out images: the dial, exit thresholds, temperatures."""
+"""Fits after training, on held-out images: the dial, exit thresholds, norm statistics, temperatures."""
 
 from rheostat.calibration.after_training import Fitting, fittings
 from rheostat.calibration.dial import calibrate_dial, calibrate_norms

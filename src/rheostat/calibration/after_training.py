@@ -1,4 +1,4 @@
-"""What a finished model needs fitted before its dial is: each file of this room enters its own."""
+"""Registry of fits that a trained model needs before its dial is calibrated; files of this room add their own."""
 
 from __future__ import annotations
 
@@ -12,7 +12,10 @@ from rheostat.models.tunable import Tunable
 
 @dataclass(frozen=True)
 class Fitting:
-    """A calibration that some models need: which, and how, from calibrate-fit and an attack of the threat model."""
+    """A fit that some models need: its name, a test for such models, and the function (model, calibrate-fit, attack).
+
+    The attack follows the threat model of the recipe.
+    """
 
     what: str
     needed: Callable[[Tunable], bool]
@@ -23,5 +26,5 @@ FITTINGS: list[Fitting] = []
 
 
 def fittings(model: Tunable) -> list[Fitting]:
-    """What this model needs, in the order of entry."""
+    """The fits that this model needs, in the order in which they were added."""
     return [found for found in FITTINGS if found.needed(model)]

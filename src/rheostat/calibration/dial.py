@@ -1,4 +1,4 @@
-"""Fitting the dial's own scale: t → (λ, blend) such that robust accuracy is about linear in t."""
+"""Calibration of the dial: a map t → (λ, blend) that makes robust accuracy approximately linear in t."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ FINEST = 1 / 256
 
 @dataclass(frozen=True)
 class Knot:
-    """One measured place u of the path from clean to robust."""
+    """SA and RA, in [0, 1], measured at one place u of the path from clean (0) to robust (1)."""
 
     place: float
     clean: float
@@ -34,11 +34,11 @@ class Knot:
 
 
 def on_path(model: Tunable, places: list[float]) -> Tunable:
-    """A view of the model whose dial runs over the given places of its own path, linearly between."""
+    """A view of the model whose dial follows its path through the given places, linear in between."""
     dial_map = DialMap(
         tuple(places), tuple(model.method.path(u)[0] for u in places), tuple(model.method.path(u)[1] for u in places)
     )
-    # Without a dual norm there is nothing to blend: the place alone is mapped.
+    # Without a dual norm there is nothing to blend: only λ is mapped.
     view = model.between("blend") if model.method.part(Dual) else copy.copy(model)
     view.dial_map = dial_map
     return view
@@ -48,12 +48,13 @@ def on_path(model: Tunable, places: list[float]) -> Tunable:
 def calibrate_dial(
     model: Tunable, fit: Dataset, attack: Attack, *, coarse: int = 9, jump: float = 0.05, most: int = 21
 ) -> list[Knot]:
-    """Fit `model.dial_map` on calibrate-fit and return the places that were measured.
+    """Fit `model.dial_map` on the split calibrate-fit and return the measured places.
 
-    Measures SA and RA along the method's path (`Method.path`), halving where RA jumps by more than
-    `jump` between neighbours, up to `most` places. A position t is the share of the rise of RA done
-    by then (made monotone by a running maximum); places that add none are left out. Test is never
-    an argument of this function: the caller hands over calibrate-fit.
+    SA and RA are measured at `coarse` places along the method's path (`Method.path`). Intervals over
+    which RA changes by more than `jump` are halved, up to `most` places in total. The position t of a
+    place is the fraction of the total rise of RA reached there (a running maximum makes it monotone);
+    places that add no rise are dropped. Pass calibrate-fit as `fit`, never the test split. Raises
+    ValueError if the model has no dial `robustness`, or if RA does not rise along the dial.
     """
     if "robustness" not in model.dials:
         raise ValueError("this model has no dial 'robustness' to calibrate")
@@ -86,13 +87,13 @@ def calibrate_dial(
 
 
 def fitted(model: Tunable, knots: list[Knot]) -> DialMap:
-    """The map through measured knots; ValueError when robust accuracy does not rise along them."""
+    """The map through measured knots; raises ValueError if robust accuracy does not rise along them."""
     first, top = knots[0].robust, max(k.robust for k in knots)
     if top - first < 0.02:
         raise ValueError(
-            f"robust accuracy does not rise along the dial ({first:.3f} to {top:.3f}); there is nothing to calibrate"
+            f"robust accuracy does not rise along the dial ({first:.3f} to {top:.3f}), so it cannot be calibrated"
         )
-    # 5 % of the scale follows the place itself, so that a plateau of RA still has a width.
+    # 5 % of the scale is linear in the place, so that a plateau of RA still has a width.
     kept, risen = [knots[0]], first
     for knot in knots[1:-1]:
         if knot.robust > risen:
@@ -115,15 +116,16 @@ def calibrate_norms(
 ) -> None:
     """Re-estimate the running statistics of one width's norm sets, as plain means over batches.
 
-    The clean set from clean images at λ = 0; the adversarial one from images attacked at λ = 1
-    through this width, for which `attack` is needed. Weights stay. Never with test images. Source:
-    slimmable networks (Yu & Huang, ICCV 2019, §3.1). ValueError names the widths there are.
+    The clean set is estimated on clean images at λ = 0, the adversarial set on images attacked at
+    λ = 1 and this width; the latter needs `attack`. Weights do not change. Do not pass test images.
+    Source: slimmable networks (Yu & Huang, ICCV 2019, §3.1). Raises ValueError for a model without
+    the dial `width`, for an unknown width, or if `attack` is missing.
     """
     if "width" not in model.dials:
         raise ValueError("this model has no dial 'width'")
     robust = [0.0, 1.0] if "robustness" in model.dials else [None]
     if robust[-1] is not None and attack is None:
-        raise ValueError("the adversarial norm set is estimated on attacked images; give attack")
+        raise ValueError("the adversarial norm set is estimated on attacked images; pass `attack`")
     points = [Point(width=width, **({} if r is None else {"robustness": r})) for r in robust]
     sets = [m for m in model.modules() if isinstance(m, NormSet)]
     before = [m.momentum for m in sets]

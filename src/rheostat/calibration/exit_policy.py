@@ -1,6 +1,6 @@
-"""When an input may leave: thresholds fitted on calibrate-fit, and the modes that use them.
+"""The exit policy: thresholds fitted on calibrate-fit, and anytime prediction.
 
-Never fitted on test (the public code of RDI-Nets does, by hand): the functions here refuse that split.
+The functions refuse the test split. (The public code of RDI-Nets sets its thresholds on test, by hand.)
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ RULES = ("equal-shares", "budget", "accuracy")
 
 @dataclass(frozen=True)
 class Fitted:
-    """What a fit gave on its images: thresholds, accuracy, mean MACs, and the share of rows per exit."""
+    """A fitted policy on its images: thresholds, accuracy in [0, 1], mean MACs, and the share of rows per exit."""
 
     thresholds: tuple[float, ...]
     accuracy: float
@@ -42,7 +42,7 @@ def _method(model: Tunable) -> Exits:
 
 @torch.no_grad()
 def stacked(model: Tunable, data: Dataset, point: Point, *, batch: int = 500) -> Tensor:
-    """(N, E, K) logits of all exits on a data set."""
+    """Logits of all exits on a data set, (N, E, K)."""
     out = []
     for first in range(0, len(data), batch):
         x = to_pixels(data.images[first : first + batch])
@@ -63,11 +63,13 @@ def fit_policy(
 ) -> Fitted:
     """Fit the thresholds of the exits on calibrate-fit, and store them in the model.
 
-    `rule` "equal-shares": every exit takes as many rows. "budget": the mean MACs per image, earlier
-    heads included, are at most `macs`. "accuracy": the cheapest policy whose accuracy is at least
-    `accuracy`. The latter two search thresholds by which every side exit demands one accuracy of
-    those it lets go. At a point of less `depth` only the exits within it are fitted; the thresholds of
-    the others stay. Raises ValueError on the test split, or where no policy does what is asked.
+    `rule` is one of:
+    "equal-shares": every exit takes the same number of rows.
+    "budget": the most accurate policy with at most `macs` MACs per image on average, earlier heads included.
+    "accuracy": the cheapest policy whose accuracy is at least `accuracy`.
+    The last two search over one level: each side exit gets the largest threshold at which the rows that
+    leave there reach that accuracy. At a point of less `depth` only the exits within it are fitted; the
+    other thresholds do not change. Raises ValueError on the test split, or if no policy meets the limit.
     """
     method = _method(model)
     check_choice("exits", "rule", rule, RULES)
@@ -112,7 +114,7 @@ def _searched(
     macs: float | None,
     accuracy: float | None,
 ) -> Fitted:
-    """The best of a hundred demands and of leaving by the last exit alone."""
+    """The best policy among 101 accuracy levels and the policy that always uses the last exit."""
     levels = torch.linspace(0.0, 1.0, 101).tolist()
     tried = [outcome(_demanding(unsure, right, level, top)) for level in levels]
     tried.append(outcome(torch.zeros(unsure.shape[1], device=unsure.device)))
@@ -120,17 +122,17 @@ def _searched(
         fits = [f for f in tried if f.macs <= macs]
         if not fits:
             least = min(f.macs for f in tried)
-            raise ValueError(f"no policy within {macs:g} MACs an image; the least is {least:g}")
+            raise ValueError(f"no policy needs at most {macs:g} MACs per image; the cheapest needs {least:g}")
         return max(fits, key=lambda f: f.accuracy)
     fits = [f for f in tried if accuracy is not None and f.accuracy >= accuracy]
     if not fits:
         best = max(f.accuracy for f in tried)
-        raise ValueError(f"no policy of accuracy {accuracy:g} on these images; the best is {best:.4f}")
+        raise ValueError(f"no policy reaches accuracy {accuracy:g} on these images; the best reaches {best:.4f}")
     return min(fits, key=lambda f: f.macs)
 
 
 def _demanding(unsure: Tensor, right: Tensor, level: float, top: float) -> Tensor:
-    """Per exit the largest threshold at which the rows it lets go, of those left, are right that often."""
+    """For each side exit, the largest threshold at which the rows that leave there have accuracy `level` or more."""
     rows = torch.ones(len(unsure), dtype=torch.bool, device=unsure.device)
     found = []
     for k in range(unsure.shape[1]):
@@ -152,7 +154,7 @@ def _demanding(unsure: Tensor, right: Tensor, level: float, top: float) -> Tenso
 
 @torch.no_grad()
 def anytime(model: Tunable, images: Tensor, point: Point | None = None) -> Iterator[Tensor]:
-    """Logits (B, K) of one exit after another, each as soon as it is there: stop when time is up."""
+    """Yield the logits (B, K) of each exit in turn, as soon as they are computed; stop when time is up."""
     method = _method(model)
     at = model.resolve(model.complete(point).replace(exit=0.0), images)
     for _, logits in method.progressive(model.net, images, at):

@@ -1,4 +1,4 @@
-"""Fitting the nonlinearity of MixedNUTS on held-out images: s, p and c (Bai et al., TMLR 2024, §5 and their code)."""
+"""Fit of the nonlinearity of MixedNUTS (s, p, c) on held-out images. Source: Bai et al., TMLR 2024, §5 and code."""
 
 from __future__ import annotations
 
@@ -21,16 +21,19 @@ from rheostat.runtime.precision import full_precision
 from rheostat.runtime.seeding import stream
 
 SCALES, POWERS, BIASES = (0.05, 5.0), (1.0, 4.0), (-1.1, 0.0)
-"""The ranges that the authors search on CIFAR-10; scales evenly in their logarithm."""
+"""The ranges that the authors search on CIFAR-10; the scales are evenly spaced in their logarithm."""
 STEPS = 8
 USABLE = (0.05, 0.95)
-"""Cutoffs at which the dial still has room: α = 1/(1 + cutoff) is neither ½ nor 1."""
+"""Cutoffs that leave the dial a range to act on: α = 1/(1 + cutoff) is close to neither ½ nor 1."""
 
 
 @dataclass(frozen=True)
 class FittedNuts:
-    """What was chosen: s, p, c; the margin that a share β of attacked right answers exceed, and the share of clean
-    wrong answers that exceed it too (the less the better)."""
+    """The chosen s, p, c and their margins.
+
+    A share β of the correct answers on attacked images has a margin of at least `cutoff`; `wrong_above` is
+    the share of wrong answers on clean images that also reach it (lower is better).
+    """
 
     scale: float
     power: float
@@ -40,9 +43,10 @@ class FittedNuts:
 
 
 def margins(logits: Tensor, scale: float, power: float, bias: float) -> Tensor:
-    """(n,) probability of the class with the largest logit less the largest other, of softmax(M(logits)); in float64.
+    """Margins of softmax(M(logits)), (n, K) → (n,) float64.
 
-    Below 0 where M changes the answer, which it can: GELU falls before it rises.
+    A margin is the probability of the top class of `logits` minus the largest other probability. It is
+    negative if M changes the predicted class, which is possible because GELU is not monotone.
     """
     wide = logits.double()
     probabilities = transformed(wide, *(wide.new_tensor(v) for v in (scale, power, bias))).softmax(1)
@@ -52,14 +56,14 @@ def margins(logits: Tensor, scale: float, power: float, bias: float) -> Tensor:
 
 
 def fitted_to(right: Tensor, wrong: Tensor, *, beta: float = 0.985) -> FittedNuts:
-    """The best of a grid for logits of attacked images that are right and of clean images that are wrong, (n, K) each.
+    """The best s, p, c of a grid, given (n, K) logits of correct attacked images and of misclassified clean images.
 
-    Of candidates that are equally good, the one whose cutoff is nearest the middle of the dial.
+    Ties go to the candidate whose cutoff is nearest 0.5. Raises ValueError if either set is empty.
     """
     if not len(right) or not len(wrong):
         raise ValueError(
-            f"MixedNUTS is fitted on {len(right)} attacked images that are right and {len(wrong)} clean ones that are "
-            "wrong; it needs some of both"
+            f"MixedNUTS needs correct attacked images and misclassified clean ones; there are {len(right)} and "
+            f"{len(wrong)}"
         )
     first, last = (torch.tensor(v, dtype=torch.float64).log10() for v in SCALES)
     scales = torch.logspace(float(first), float(last), STEPS, dtype=torch.float64).tolist()
@@ -77,9 +81,9 @@ def fitted_to(right: Tensor, wrong: Tensor, *, beta: float = 0.985) -> FittedNut
 def fit_nonlinearity(
     model: Tunable, data: Dataset, attack: Attack, *, beta: float = 0.985, seed: int = 0
 ) -> FittedNuts:
-    """Fit s, p, c of a MixedNUTS model on calibrate-fit and store them in it; the attack is on the robust network.
+    """Fit s, p, c of a MixedNUTS model on the split calibrate-fit and store them in the model.
 
-    Test is never an argument of this function. ValueError for another model.
+    The attack targets the robust network. Do not pass the test split. Raises ValueError for another model.
     """
     if not _needed(model):
         raise ValueError('this model has no nonlinearity to fit; train mixing with mix="mixednuts"')
@@ -87,7 +91,7 @@ def fit_nonlinearity(
     point = Point(robustness=1.0)
     for first in range(0, len(data), CHUNK):
         x, y = to_pixels(data.images[first : first + CHUNK]), data.labels[first : first + CHUNK]
-        goal = model.objective(y, point, phase=Phase.ATTACK)  # of the logits as training sees them: h, not M(h)
+        goal = model.objective(y, point, phase=Phase.ATTACK)  # on the logits as training sees them: h, not M(h)
         moved = attack(goal, x, stream(seed, "mixednuts", first))
         with torch.no_grad():
             at = model.resolve(point, x)

@@ -1,4 +1,4 @@
-"""Norm statistics along a segment of weights, which no interpolation of its ends' statistics gives."""
+"""Norm statistics along a segment of weights; interpolating the statistics of its ends is not accurate."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from rheostat.runtime.seeding import stream
 
 @full_precision()
 def calibrate_segment(model: Tunable, data: Dataset, attack: Attack, *, batch: int = 128, seed: int = 0) -> None:
-    """Estimate the statistics of every knot of the segment, at every width, as plain means over batches.
+    """Estimate the norm statistics of every knot of the segment, at every width, as plain means over batches.
 
-    At λ a share λ of each batch is attacked at λ and the rest is clean, so that the ends see what they were
-    trained on. Weights stay. Never with test images. ValueError for a model without knots
-    (`norms="re-estimated"` of line and lora has them).
+    At λ, a fraction λ of each batch is attacked at λ and the rest is clean, so that the ends see the same
+    images as in training. Weights do not change. Do not pass test images. Raises ValueError for a model
+    without knots (line and lora have them with `norms="re-estimated"`).
     """
     if not knots_of(model):
-        raise ValueError('this model keeps no statistics along a segment; train line or lora with norms="re-estimated"')
+        raise ValueError('this model has no statistics along a segment; train line or lora with norms="re-estimated"')
     for point in _points(model):
         attacked = point.numbers()["robustness"]
         estimate_statistics(model, point, data, attack, attacked=attacked, batch=batch, seed=seed)
@@ -38,9 +38,9 @@ def calibrate_segment(model: Tunable, data: Dataset, attack: Attack, *, batch: i
 def estimate_statistics(
     model: Tunable, point: Point, data: Dataset, attack: Attack, *, attacked: float, batch: int = 128, seed: int = 0
 ) -> None:
-    """Re-estimate the statistics that a training pass at this point updates, as plain means over batches.
+    """Re-estimate the norm statistics that a training pass at this point updates, as plain means over batches.
 
-    `attacked` is the share of each batch that the attack changes, at this point. Weights stay.
+    `attacked` is the fraction of each batch that is attacked, at this point. Weights do not change.
     """
     sets = [m for m in model.modules() if isinstance(m, NormSet)]
     before = [m.momentum for m in sets]

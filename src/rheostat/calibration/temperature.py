@@ -1,4 +1,4 @@
-"""One temperature per point, so that its probabilities mean something (Guo et al., ICML 2017)."""
+"""Temperature scaling, one temperature per point, which calibrates probabilities. Source: Guo et al., ICML 2017."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from rheostat.runtime.precision import full_precision
 @full_precision()
 @torch.no_grad()
 def logits_of(model: Tunable, point: Point, dataset: Dataset) -> Tensor:
-    """(N, K) logits on clean images, on the CPU."""
+    """Logits on clean images, (N, K), on the CPU."""
     at = model.at(point)
     device = next(model.parameters()).device
     parts = [at(to_pixels(dataset.images[p]).to(device)).float().cpu() for p in chunks(dataset)]
@@ -25,8 +25,8 @@ def logits_of(model: Tunable, point: Point, dataset: Dataset) -> Tensor:
 
 
 def fit_temperature(logits: Tensor, labels: Tensor) -> float:
-    """The temperature of least negative log-likelihood; logits (N, K), labels (N,)."""
-    from scipy.optimize import minimize_scalar  # here: its import takes a third of a second
+    """The temperature that minimises the negative log-likelihood; logits (N, K), labels (N,)."""
+    from scipy.optimize import minimize_scalar  # imported here because it takes a third of a second
 
     wide, labels = logits.double(), labels.cpu()
 
@@ -38,7 +38,7 @@ def fit_temperature(logits: Tensor, labels: Tensor) -> float:
 
 
 def calibrated(model: Tunable, point: Point, fit: Dataset, held_out: Dataset) -> dict[str, float]:
-    """Temperature fitted on one split, ECE before and after on another: neither may be test."""
+    """Fit the temperature on `fit` and measure ECE before and after on `held_out`; neither may be the test split."""
     temperature = fit_temperature(logits_of(model, point, fit.to_choose_on()), fit.labels)
     logits = logits_of(model, point, held_out.to_choose_on())
     labels = held_out.labels.cpu()

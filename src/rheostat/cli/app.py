@@ -57,13 +57,13 @@ def evaluate(
         list[str] | None,
         typer.Option(
             help="pgd20, pgd50x5, pgd20-dlr, fgsm, mi-fgsm, apgd-ce, apgd-t, square, autoattack; "
-            "several make a worst case. Instead of --tier."
+            "may be repeated for a worst case. Replaces --tier."
         ),
     ] = None,
     tier: Annotated[
         str | None,
         typer.Option(
-            help="quick (PGD-20; the default), standard (and APGD, targeted APGD, Square) or full (and AutoAttack)."
+            help="quick (PGD-20; the default), standard (adds APGD, targeted APGD, Square) or full (adds AutoAttack)."
         ),
     ] = None,
     data: Annotated[str | None, typer.Option(help="Data set; default the model's own.")] = None,
@@ -75,7 +75,7 @@ def evaluate(
     ] = None,
     split: Annotated[str, typer.Option(help="test, calibrate-fit or calibrate-choose.")] = "test",
     examples: Annotated[
-        int | None, typer.Option(help="Measure on so many images: a stratified, seeded subset.", min=1)
+        int | None, typer.Option(help="Size of the stratified, seeded subset to measure on; default all.", min=1)
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Rows file; default the run's.")] = None,
     name: Annotated[str | None, typer.Option(help="The run's name in rows.")] = None,
@@ -84,31 +84,29 @@ def evaluate(
         bool,
         typer.Option(
             "--transfer",
-            help="Also score images made at every other point, and attackers who do not know the "
-            "point, or may choose it.",
+            help="Also score images made at every other point, and attackers who do not know or who choose the point.",
         ),
     ] = False,
     warm: Annotated[
-        bool, typer.Option("--warm", help="First try the images found at earlier points, unchanged.")
+        bool, typer.Option("--warm", help="First try the adversarial images of earlier points, unchanged.")
     ] = False,
     probe: Annotated[
-        bool | None, typer.Option(help="Checks that need attacks of their own; by default in all tiers but quick.")
+        bool | None, typer.Option(help="Run checks that need more attacks; default in all tiers except quick.")
     ] = None,
     attack_precision: Annotated[
         str,
         typer.Option(
-            help="Of attacks' gradients: fp32, bf16 or auto (bf16 where the chip multiplies it). All is judged in fp32."
+            help="Precision of attack gradients: fp32, bf16 or auto (bf16 if native). Images are scored in fp32."
         ),
     ] = "fp32",
     corruptions: Annotated[
-        bool, typer.Option("--corruptions", help="SA under common corruptions (noise, blur, fog, ...) instead.")
+        bool, typer.Option("--corruptions", help="Measure SA under corruptions (noise, blur, fog), without attacks.")
     ] = False,
-    severities: Annotated[str | None, typer.Option(help="Of corruptions, 1 to 5; default 1,3,5.")] = None,
+    severities: Annotated[str | None, typer.Option(help="Severities of corruptions, 1 to 5; default 1,3,5.")] = None,
     fresh: Annotated[
         bool,
         typer.Option(
-            "--fresh",
-            help="Measure again what was measured before; drop this run's rows of another model or other data.",
+            "--fresh", help="Repeat finished measurements; drop this run's rows of another model or other data."
         ),
     ] = False,
     strict: Annotated[bool, typer.Option("--strict", help="Exit with 3 if a flag is raised.")] = False,
@@ -118,7 +116,7 @@ def evaluate(
     device: Annotated[str, typer.Option(help="auto, cpu, cuda.")] = "auto",
     verify: Verify = True,
 ) -> None:
-    """Measure a model: points × attacks → rows with intervals. Finished points are not repeated.
+    """Measure a model at points under attacks, and write rows with intervals. Finished points are not repeated.
 
     A killed evaluation continues where it stopped. Under torchrun the ranks share the images.
     """
@@ -173,22 +171,22 @@ app.registered_commands += cli_serving.app.registered_commands
 app.registered_commands += cli_playground.app.registered_commands
 
 LONGEST = 2000
-"""The most characters of a message: what a file says may have millions."""
+"""The most characters of a message; text from a file may have millions."""
 INTERRUPTED = 130
-"""The exit code of what Ctrl-C or SIGTERM stopped: 128 + SIGINT."""
-# Typer carries a copy of Click from some version on; either way this is its UsageError.
+"""The exit code after Ctrl-C or SIGTERM: 128 + SIGINT."""
+# Newer versions of Typer include a copy of Click; either way this is its UsageError.
 UsageError: Any = typer.BadParameter.__mro__[1]
 
 
 def fail(message: str, code: int = 2) -> NoReturn:
-    """One line on standard error, and an exit code."""
+    """Print one line on standard error and exit with a code."""
     line = visible(" ".join(message[:LONGEST].split()))
     print(f"rheostat: {line}{'…' if len(message) > LONGEST else ''}", file=sys.stderr)
     sys.exit(code)
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run the command line; a user's mistake is one line and exit 2, never a traceback."""
+    """Run the command line; a user's mistake gives one line and exit code 2, never a traceback."""
     from rheostat.runtime.allocator import keep_freed_memory
     from rheostat.runtime.interrupts import Interrupted
 

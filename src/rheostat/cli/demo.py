@@ -1,4 +1,4 @@
-"""The command that shows everything once: demo."""
+"""The command `demo`: train, measure and report in one step."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ POINTS = "robustness=0:1:0.2"
 
 @app.command(epilog="Example: rheostat demo --out runs/demo")
 def demo(
-    out: Annotated[Path, typer.Option(help="Where to write.")] = Path("runs/demo"),
+    out: Annotated[Path, typer.Option(help="Folder to write to.")] = Path("runs/demo"),
     threads: Threads = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="Start over instead of continuing.")] = False,
 ) -> None:
-    """Train one network on images of clothing, turn its dial, measure every position, write a report."""
+    """Train one network on images of clothing, measure it at every position of its dial, and write a report."""
     from rheostat.cli.measuring import measure
     from rheostat.cli.progress import Show
     from rheostat.cli.rows import write
@@ -35,5 +35,5 @@ def demo(
     with Show(console, lines=False) as show:
         train(recipe, out=out, fresh=fresh, report=show)
     measure(Request(str(out), POINTS), EvaluationOptions(fresh=fresh), quiet=True)
-    console.print("As t rises, robust accuracy (RA) rises and standard accuracy (SA) falls. PGD-20; brackets: 95 %.")
+    console.print("As t rises, robust accuracy (RA) rises and standard accuracy (SA) falls. PGD-20; 95 % intervals.")
     write([out], out)

@@ -1,4 +1,4 @@
-"""The command line's second half, from curve to deployment: choose, export, bench, card."""
+"""The commands of deployment: choose, export, bench, card, push."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ Threads = Annotated[int | None, typer.Option(help="CPU threads.", min=1, max=102
 Verify = Annotated[bool, typer.Option(help="Check published checksums of data files.")]
 Network = Annotated[
     str | None,
-    typer.Option("--net", help="What makes an adopted model's network: package.module:function or timm:NAME(...)."),
+    typer.Option("--net", help="Factory of an adopted model's network: package.module:function or timm:NAME(...)."),
 ]
 File = Annotated[str, typer.Argument(help="A model file, a run's folder or a packaged name.")]
 
 
 def set_threads(count: int | None) -> None:
-    """Torch's threads, if a number is given."""
+    """Set the number of torch's CPU threads, if one is given."""
     if count is not None:
         import torch
 
@@ -40,9 +40,12 @@ def choose(
         str | None, typer.Option(help="Maximum time for one image, folded, on this machine: 5ms.")
     ] = None,
     maximise: Annotated[
-        str, typer.Option(help="What to make best: clean, robust, balanced (their mean), macs or latency (the lowest).")
+        str,
+        typer.Option(
+            help="Goal: the highest clean, robust or balanced (their mean) accuracy, or the lowest macs or latency."
+        ),
     ] = "clean",
-    confidence: Annotated[float, typer.Option(help="Confidence at which all bounds hold together.")] = 0.95,
+    confidence: Annotated[float, typer.Option(help="Confidence at which all bounds hold simultaneously.")] = 0.95,
     name: Annotated[str | None, typer.Option(help="Store the point in the model's file: safe, balanced, fast.")] = None,
     ladder: Annotated[
         str, typer.Option(help="Choose a ladder for a server, and store its points by these names: safe,balanced,fast.")
@@ -67,10 +70,10 @@ def choose(
     )
     names = [n for n in ladder.split(",") if n]
     if names and name is not None:
-        raise ValueError("--name stores one point and --ladder several; give one of them")
+        raise ValueError("--name stores one point, --ladder several; give only one of them")
     if names:
         if len(set(names)) != len(names):
-            raise ValueError(f"a point stands once in a ladder, given {ladder}")
+            raise ValueError(f"the names of a ladder must differ, given {ladder}")
         steps = choose_ladder_points(
             run, need, maximise=maximise, steps=len(names), confidence=confidence, rows=rows, net=net
         )
@@ -99,10 +102,10 @@ def export(
     file: File,
     at: Annotated[str, typer.Option(help="A stored name, or dials: robustness=1 width=0.5.")] = "",
     to: Annotated[str, typer.Option(help="onnx or torch.")] = "onnx",
-    dial: Annotated[str, typer.Option(help="folded, or live: robustness is an input.")] = "folded",
-    out: Annotated[Path | None, typer.Option(help="Where to write; default NAME.onnx here.")] = None,
+    dial: Annotated[str, typer.Option(help="folded, or live (robustness is an input).")] = "folded",
+    out: Annotated[Path | None, typer.Option(help="File to write; default NAME.onnx in this folder.")] = None,
     int8: Annotated[
-        bool, typer.Option("--int8", help="Quantise, and measure SA and RA again (needs the data).")
+        bool, typer.Option("--int8", help="Also quantise to int8, and measure SA and RA again (needs the data).")
     ] = False,
     examples: Annotated[int, typer.Option(help="Images on which int8 is measured.", min=10)] = 300,
     net: Network = None,
@@ -110,7 +113,7 @@ def export(
     threads: Threads = None,
     verify: Verify = True,
 ) -> None:
-    """Write a point as a file for other runtimes, checked against the model; metadata inside."""
+    """Export a point as a file for other runtimes, with metadata; the file is compared with the model."""
     from rheostat.deploy.exporting import TARGETS
     from rheostat.deploy.exporting import export as write
     from rheostat.models import artifact
@@ -143,7 +146,7 @@ def _point(model: Any, at: str) -> Any:
         return at
     found = parse_grid(at)
     if len(found) != 1:
-        raise ValueError(f"one point is exported at a time, {at!r} are {len(found)}")
+        raise ValueError(f"export takes one point, given {len(found)} points in {at!r}")
     return found[0]
 
 
@@ -172,13 +175,13 @@ def _int8(subject: Any, model: Any, point: Any, path: Path, examples: int, data_
 def bench(
     file: File,
     at: Annotated[str, typer.Option(help="Points; default the stored ones, else the dials' ends.")] = "",
-    compiled: Annotated[bool, typer.Option("--compiled", help="Also torch.compile (slow to start).")] = False,
-    seconds: Annotated[float, typer.Option(help="Seconds per form and batch.", min=0.05)] = 0.5,
+    compiled: Annotated[bool, typer.Option("--compiled", help="Also measure torch.compile (slow to start).")] = False,
+    seconds: Annotated[float, typer.Option(help="Seconds per form and batch size.", min=0.05)] = 0.5,
     net: Network = None,
-    out: Annotated[Path | None, typer.Option(help="Also write the times as rows: serve --costs FILE.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Also write the times to a file for serve --costs.")] = None,
     threads: Threads = None,
 ) -> None:
-    """What each point costs on this machine: counts, latency and throughput in every form."""
+    """Measure the cost of each point on this machine: counts, latency and throughput in every form."""
     from rheostat.deploy.latency import as_rows
     from rheostat.deploy.latency import bench as measure
     from rheostat.models import artifact
@@ -228,7 +231,7 @@ def bench(
 def card(
     file: File,
     rows: Annotated[Path | None, typer.Option(help="Rows file; default the run's.")] = None,
-    out: Annotated[Path | None, typer.Option(help="File to write; default the terminal.")] = None,
+    out: Annotated[Path | None, typer.Option(help="File to write; default standard output.")] = None,
     net: Network = None,
 ) -> None:
     """Write a model card from a model's file and its rows."""
@@ -243,7 +246,7 @@ def card(
 
 
 def card_of(file: str, rows: Path | None, net: str | None, name: str) -> str:
-    """The card of a model's file and its rows, under a name."""
+    """The text of a model card for a model's file and its rows, under a name."""
     from rheostat.deploy.named_points import own_rows, rows_path
     from rheostat.models import artifact, zoo
     from rheostat.reports.card import card as write
@@ -257,7 +260,7 @@ def card_of(file: str, rows: Path | None, net: str | None, name: str) -> str:
 @app.command(epilog="Example: rheostat push runs/shop lab/shop --private")
 def push(
     file: File,
-    name: Annotated[str, typer.Argument(help="organisation/name on the Hugging Face hub; made where it is new.")],
+    name: Annotated[str, typer.Argument(help="organisation/name on the Hugging Face hub; created if it is new.")],
     rows: Annotated[Path | None, typer.Option(help="Rows file for the card; default the run's.")] = None,
     private: Annotated[bool, typer.Option("--private", help="Make a new repository private.")] = False,
     net: Network = None,

@@ -1,4 +1,4 @@
-"""What `evaluate` and `demo` share: a measurement with its progress, and its table."""
+"""Shared code of `evaluate` and `demo`: a measurement with progress, and its table."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def measure(request: Request, options: EvaluationOptions, *, quiet: bool = False) -> list[Row]:
-    """Measure, show progress (`quiet`: no line a point), print the table; the rows."""
+    """Measure, show progress (`quiet`: without a line per point), print the table, and return the rows."""
     from rheostat.cli.progress import Show
     from rheostat.evaluation.lookup import measure as measured
     from rheostat.results.labels import attacker_lines, gap_lines
@@ -33,17 +33,17 @@ def measure(request: Request, options: EvaluationOptions, *, quiet: bool = False
 
 
 def numbers(text: str | None, option: str) -> tuple[int, ...] | None:
-    """A list of whole numbers, 1,3,5, where one is given; ValueError that names the option."""
+    """The whole numbers of a list such as 1,3,5, or None; raises ValueError that names the option."""
     if text is None:
         return None
     try:
         return tuple(dict.fromkeys(int(part) for part in text.split(",")))
     except ValueError:
-        raise ValueError(f"{option} is a list of whole numbers, such as 1,3,5; given {text!r}") from None
+        raise ValueError(f"{option} must be a list of whole numbers, such as 1,3,5; given {text!r}") from None
 
 
 def asked_precision(text: str) -> Asked:
-    """A precision by its name; ValueError that names the nearest."""
+    """A precision by its name; raises ValueError with the nearest name."""
     from rheostat.runtime.choices import nearest
     from rheostat.runtime.precision import Asked
 
@@ -54,7 +54,7 @@ def asked_precision(text: str) -> Asked:
 
 
 def _corrupted(rows: list[Row]) -> None:
-    """The table of corruptions, where some rows are of them."""
+    """Print the table of corruptions, if there are rows of corruptions."""
     from rheostat.results.corrupted import corruption_table
 
     found = corruption_table(rows)

@@ -1,4 +1,4 @@
-"""The command that shows a model's dials in a browser: playground."""
+"""The command `playground`: a model's dials in a browser."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ app = typer.Typer()
 @app.command(epilog="Example: rheostat playground oat-digits")
 def playground(
     file: File,
-    port: Annotated[int, typer.Option(min=1, max=65535)] = 7860,
+    port: Annotated[int, typer.Option(help="Port of the page.", min=1, max=65535)] = 7860,
     data_dir: DataDir = None,
     threads: Threads = None,
 ) -> None:
-    """Open a page with sliders, on this machine alone: turn a dial and see an attack succeed or fail."""
+    """Serve a page with sliders on this machine only: turn a dial and see an attack succeed or fail."""
     try:
         import uvicorn
         from fastapi import FastAPI

@@ -1,4 +1,4 @@
-"""What a person sees while a run works: a bar with ETA; on a file or a pipe a line every so often."""
+"""Progress of a run: a bar with the remaining time on a terminal, else a line at regular intervals."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 EVERY = 20.0
-"""Seconds between lines where no terminal shows a bar."""
+"""Seconds between lines when there is no terminal to show a bar."""
 SURE = 2.0
-"""Seconds of work from which the rest is estimated."""
+"""Seconds of work before the remaining time is estimated."""
 
 
 class Show:
-    """Callable with events of `train` and `evaluate`; a context manager around them.
+    """A context manager that is called with the events of `train` and `evaluate` and shows them.
 
-    `lines`: a line after each epoch and point; without, the bar alone.
+    With `lines` it prints a line after each epoch and point; without, it shows only the bar.
     """
 
     def __init__(self, console: Console, *, lines: bool = True) -> None:
@@ -65,9 +65,9 @@ class Show:
         elif kind == "precision" and self.lines:
             self.console.print(f"training in {event['precision']}: {event['why']}", markup=False)
         elif kind == "finished":
-            self.console.print(f"{event['folder']}: this run is finished; nothing is done (--fresh starts it over)")
+            self.console.print(f"{event['folder']}: this run is already finished (--fresh starts it over)")
         elif kind == "calibration-failed":
-            self.console.print(f"calibration-failed: {event['why']}; {event['model']} is the model as trained")
+            self.console.print(f"calibration-failed: {event['why']}; {event['model']} holds the uncalibrated model")
         elif kind == "not-saved":
             self.console.print(f"no model file is written: {event['why']}", markup=False)
         elif kind == "point" and self.lines and not self.console.is_terminal:
@@ -83,21 +83,21 @@ class Show:
             self.pace = Pace(what, time.monotonic(), done)
             self.task = self.bar.add_task(what, total=total, note=note)
         self.bar.update(self.task, completed=done, total=total, description=what, note=note)
-        # The first line estimates the whole; the others replace the bar where there is no terminal.
+        # The first line estimates the total time; the others replace the bar if there is no terminal.
         line = self.pace.line(done, total, time.monotonic())
         if line is not None and (not self.console.is_terminal or (self.lines and self.pace.said == 1)):
             self.console.print(line, markup=False)
 
 
 class Pace:
-    """How fast work goes, and so how long the rest will take."""
+    """The speed of the work so far, from which the remaining time is estimated."""
 
     def __init__(self, what: str, now: float, done: int) -> None:
         self.what, self.since, self.begun = what, now, done
         self.last, self.said = now, 0
 
     def line(self, done: int, total: int, now: float) -> str | None:
-        """A line where one is due: the first after SURE seconds of work, then one every EVERY seconds."""
+        """A line if one is due, else None: the first after SURE seconds of work, then one every EVERY seconds."""
         if done <= self.begun or done >= total or now - self.since < SURE:
             return None
         if self.said and now - self.last < EVERY:
@@ -110,14 +110,14 @@ class Pace:
 
 
 def duration(seconds: float) -> str:
-    """45 s, 12 min, 3.5 h."""
+    """A duration as text: 45 s, 12 min, 3.5 h."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 def plan_line(event: dict[str, Any]) -> str:
-    """What a measurement consists of: points × attacks × images."""
+    """The size of a measurement as text: points × attacks × images."""
     parts = [
         f"{event[k]} {k if event[k] != 1 else k[:-1]}"
         for k in ("points", "attacks", "corruptions", "images")
@@ -127,7 +127,7 @@ def plan_line(event: dict[str, Any]) -> str:
 
 
 def epoch_line(event: dict[str, Any]) -> str:
-    """One epoch in one line."""
+    """The results of one epoch as one line."""
     line = (
         f"epoch {event['epoch']}/{event['epochs']}  loss {event['loss']:.3f}  train SA "
         f"{event['train_clean_accuracy']:.3f} RA {event['train_robust_accuracy']:.3f}"

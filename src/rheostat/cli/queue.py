@@ -1,4 +1,4 @@
-"""The command line on many runs: queue."""
+"""The command `queue`: many runs from one file."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ app = typer.Typer()
 
 @app.command(epilog="Example: rheostat queue benchmarks/queues/study.toml --list")
 def queue(
-    file: Annotated[Path, typer.Argument(help="A queue file: recipes with changes, and what to measure of each.")],
+    file: Annotated[Path, typer.Argument(help="A queue file: recipes with changes, and their measurements.")],
     runs: Annotated[Path, typer.Option(help="Folder of the runs.")] = Path("runs"),
-    only: Annotated[str, typer.Option(help="The run of this name, or all whose names contain it.")] = "",
+    only: Annotated[str, typer.Option(help="Only the run with this name, or else all whose names contain it.")] = "",
     minutes: Annotated[float | None, typer.Option(help="Start no further run after this many minutes.")] = None,
     stretch: Annotated[
         float | None, typer.Option(help="Stop after this many minutes, even within a run; the same command continues.")
     ] = None,
-    list_: Annotated[bool, typer.Option("--list", help="List what has run, and stop.")] = False,
-    threads: Annotated[int, typer.Option(help="CPU threads of a run.", min=1)] = 2,
+    list_: Annotated[bool, typer.Option("--list", help="List the runs with their states, and stop.")] = False,
+    threads: Annotated[int, typer.Option(help="CPU threads per run.", min=1)] = 2,
     verify: Verify = True,
 ) -> None:
     """Train and measure every run of a queue file. Finished runs are not repeated; a killed one continues.
 
-    A file may hold `set`, changes for all its runs, and `include`, queue files whose runs come first and fill
-    their own rows files. `rows` is relative to the queue file. --list prints "done" where the run's folder is
-    finished, "rows" where only its rows are there, else "open". Exits with 1 where a run failed.
+    A file may hold `set` (changes for all its runs) and `include` (queue files whose runs come first and use
+    their own rows files). `rows` is relative to the queue file. --list prints "done" if the run's folder is
+    finished, "rows" if only its rows exist, else "open". The exit code is 1 if a run failed.
     """
     from rheostat.training.queue import read_queue, select
     from rheostat.training.queue_runner import states, work

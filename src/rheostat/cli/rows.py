@@ -1,4 +1,4 @@
-"""The command line on rows that are there: report, compare."""
+"""The commands on stored rows: report, compare."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def report(
 
 
 def write(runs: list[Path], out: Path | None) -> None:
-    """The report of some runs."""
+    """Write the report of some runs."""
     from rheostat.reports.page import write_report
     from rheostat.results.comparison import sides
     from rheostat.results.row import Row
@@ -49,7 +49,7 @@ def write(runs: list[Path], out: Path | None) -> None:
 
 
 def _comparisons(runs: list[Any]) -> list[Any]:
-    """The first run against each other one, where they pair; a line says where not."""
+    """Compare the first run with each other one; print a line for each pair that cannot be compared."""
     from rheostat.results.comparison import compare as compared
 
     out = []
@@ -64,7 +64,7 @@ def _comparisons(runs: list[Any]) -> list[Any]:
 @app.command(epilog="Example: rheostat compare runs/shop runs/other --tier standard")
 def compare(
     run: Annotated[str, typer.Argument(help="A run's folder, a rows file, or FILE:NAME.")],
-    other: Annotated[str, typer.Argument(help="What it is compared with.")],
+    other: Annotated[str, typer.Argument(help="The run to compare with, in the same form.")],
     at: Annotated[str, typer.Option(help="Fix dials that only one of them has: width=1, or robustness=1.")] = "",
     tier: Annotated[str, typer.Option(help="quick, standard or full.")] = "quick",
     between: Annotated[

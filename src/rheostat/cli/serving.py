@@ -1,4 +1,4 @@
-"""The command that serves a model's points over HTTP."""
+"""The command `serve`: a model's points over HTTP."""
 
 from __future__ import annotations
 
@@ -19,75 +19,76 @@ app = typer.Typer()
 def serve(
     file: File,
     host: Annotated[str, typer.Option(help="Address; beyond loopback the policy needs a token.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535)] = 8000,
+    port: Annotated[int, typer.Option(help="Port; 0 takes a free one.", min=0, max=65535)] = 8000,
     ladder: Annotated[str, typer.Option(help="Points, preferred first: safe,balanced,fast. Default all stored.")] = "",
     target_ms: Annotated[
         float | None,
-        typer.Option(help="Time in which to answer; default 50, or five times the first point's time if that is more."),
+        typer.Option(help="Target response time; default 50, or five times the first point's time if that is more."),
     ] = None,
     controller: Annotated[
-        str, typer.Option(help="slack: the best point that answers in time, for each batch; steps: after late batches.")
+        str, typer.Option(help="slack: the best point in time, for each batch; steps: a faster point after late ones.")
     ] = "slack",
     costs: Annotated[
-        Path | None, typer.Option(help="Times that `rheostat bench --out` wrote; default they are measured now.")
+        Path | None, typer.Option(help="Times written by `rheostat bench --out`; default measure them at the start.")
     ] = None,
     min_robust: Annotated[
         float | None,
         typer.Option(
-            help="Least measured robust accuracy of a point in use. Default half of the first point's; 0 allows any."
+            help="Minimum measured robust accuracy of a point. Default half of the first point's; 0 allows any."
         ),
     ] = None,
     token_file: Annotated[
-        Path | None,
-        typer.Option(help="Tokens that may change the policy, one a line. RHEOSTAT_TOKEN in the environment is one."),
+        Path | None, typer.Option(help="Bearer tokens to change the policy, one per line; RHEOSTAT_TOKEN adds another.")
     ] = None,
     predict_token_file: Annotated[
-        Path | None, typer.Option(help="Tokens that may ask for predictions; without this file anybody may.")
+        Path | None, typer.Option(help="Bearer tokens for predictions, one per line; default no token is required.")
     ] = None,
-    private: Annotated[bool, typer.Option("--private", help="/metrics and /v1/points need one of the tokens.")] = False,
-    open_policy: Annotated[bool, typer.Option("--open-policy", help="No token needed; loopback alone.")] = False,
+    private: Annotated[bool, typer.Option("--private", help="Require a token for /metrics and /v1/points.")] = False,
+    open_policy: Annotated[
+        bool, typer.Option("--open-policy", help="Allow policy changes without a token; loopback only.")
+    ] = False,
     client_dial: Annotated[
         bool,
         typer.Option(
             "--allow-client-dial",
-            help="For labs: ?point=NAME. An attacker who may choose the point chooses the weakest.",
+            help="Allow ?point=NAME, for experiments only: an attacker then chooses the weakest point.",
         ),
     ] = False,
     unmeasured: Annotated[
-        bool, typer.Option("--unmeasured-points", help="Also serve t-0, t-0.5, t-1, which nobody measured.")
+        bool, typer.Option("--unmeasured-points", help="Also serve t-0, t-0.5, t-1, which have not been measured.")
     ] = False,
-    backend: Annotated[
-        str, typer.Option(help="auto (the faster that is installed), onnx, openvino or torch.")
-    ] = "auto",
+    backend: Annotated[str, typer.Option(help="auto (the faster one installed), onnx, openvino or torch.")] = "auto",
     precision: Annotated[
-        str, typer.Option(help="fp32, bf16 or auto (bf16 where the chip has it; OpenVINO alone). Bounds are of fp32.")
+        str, typer.Option(help="fp32, bf16 or auto (bf16 if native); bf16 needs OpenVINO. Bounds hold for fp32.")
     ] = "fp32",
     state: Annotated[
-        Path | None, typer.Option(help="Where the policy is kept; default policy.json beside the model.")
+        Path | None, typer.Option(help="File of the policy; default policy.json beside the model.")
     ] = None,
-    max_batch: Annotated[int, typer.Option(help="Images in a batch.", min=1)] = 64,
-    queue: Annotated[int, typer.Option(help="Images that may wait; then 503.", min=1)] = 512,
+    max_batch: Annotated[int, typer.Option(help="Maximum images in a batch.", min=1)] = 64,
+    queue: Annotated[int, typer.Option(help="Maximum images in the queue; beyond it 503.", min=1)] = 512,
     deadline_ms: Annotated[float, typer.Option(help="Maximum time to wait while filling a batch.", min=0)] = 5.0,
-    request_seconds: Annotated[float, typer.Option(help="How long a request may take in all.", min=0.1)] = 30.0,
-    body_seconds: Annotated[float, typer.Option(help="How long a body may take.", min=0.1)] = 10.0,
-    image_seconds: Annotated[float, typer.Option(help="How long one image may take to unpack.", min=0.05)] = 2.0,
-    header_seconds: Annotated[float, typer.Option(help="How long a request's headers may take.", min=0.1)] = 10.0,
-    max_mb: Annotated[float, typer.Option(help="Largest body.", min=0.001)] = 8.0,
-    max_mb_in_flight: Annotated[float, typer.Option(help="All bodies at once; then 503.", min=0.001)] = 128.0,
-    max_connections: Annotated[int, typer.Option(help="Connections; then 503.", min=1)] = 1024,
-    rate: Annotated[float | None, typer.Option(help="Requests a second of one client; then 429.", min=0.01)] = None,
+    request_seconds: Annotated[float, typer.Option(help="Maximum total time of a request.", min=0.1)] = 30.0,
+    body_seconds: Annotated[float, typer.Option(help="Maximum time to receive a body.", min=0.1)] = 10.0,
+    image_seconds: Annotated[float, typer.Option(help="Maximum time to decode one image.", min=0.05)] = 2.0,
+    header_seconds: Annotated[float, typer.Option(help="Maximum time to receive headers.", min=0.1)] = 10.0,
+    max_mb: Annotated[float, typer.Option(help="Maximum size of a body.", min=0.001)] = 8.0,
+    max_mb_in_flight: Annotated[float, typer.Option(help="Maximum size of all bodies; beyond 503.", min=0.001)] = 128.0,
+    max_connections: Annotated[int, typer.Option(help="Maximum connections; beyond it 503.", min=1)] = 1024,
+    rate: Annotated[
+        float | None, typer.Option(help="Maximum requests per second per client; beyond it 429.", min=0.01)
+    ] = None,
     behind_proxy: Annotated[
         bool, typer.Option("--behind-proxy", help="Trust X-Forwarded-For from a proxy on this machine.")
     ] = False,
-    access_log: Annotated[bool, typer.Option("--access-log", help="One line of JSON a request.")] = False,
+    access_log: Annotated[bool, typer.Option("--access-log", help="Log one line of JSON per request.")] = False,
     playground: Annotated[
-        bool, typer.Option("--playground", help="A page with sliders at /playground; loopback alone.")
+        bool, typer.Option("--playground", help="Serve a page with sliders at /playground; loopback only.")
     ] = False,
     net: Network = None,
     threads: Threads = None,
     data_dir: DataDir = None,
 ) -> None:
-    """Serve the stored points over HTTP. The dial is policy: no request can name its point."""
+    """Serve the stored points over HTTP. The policy picks the point; a request cannot name it."""
     import logging
 
     try:
@@ -145,7 +146,7 @@ def serve(
     notes = web.state.notes
     if playground:
         if host not in LOOPBACK:
-            raise ValueError("the playground turns the dial freely, so it is for loopback")
+            raise ValueError(f"--playground lets anyone turn the dial, so it needs a loopback host, given {host}")
         try:
             from rheostat.serve.playground import mount
         except ImportError as error:
@@ -155,7 +156,7 @@ def serve(
     for note in notes:
         console.print(note, markup=False)
     if client_dial:
-        console.print("the dial is open to clients: whoever may choose the point chooses the weakest", style="red")
+        console.print("clients may choose the point: an attacker then chooses the weakest one", style="red")
     where = host if host in LOOPBACK else f"{host} (reachable from the network)"
     console.print(
         f"serving {', '.join(served.points)} of {place} on http://{where}:{port}; docs at /docs", markup=False

@@ -1,4 +1,4 @@
-"""The command line's console: what files and requests say is shown, and never obeyed."""
+"""The console of the command line; control characters in text from files and requests are shown as escapes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from rheostat.runtime.terminal import visible
 
 
 class VisibleConsole(Console):
-    """A console that shows control characters in strings (of messages and of tables) as their escapes."""
+    """A console that shows control characters in messages and tables as escapes."""
 
     def render_str(
         self,

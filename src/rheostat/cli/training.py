@@ -1,4 +1,4 @@
-"""Commands about training: train."""
+"""The command `train`."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ def train(
     verify: Verify = True,
     data: Annotated[str | None, typer.Option(help="Data set: a name, or folder:PATH; default the recipe's.")] = None,
     net: Annotated[
-        str | None, typer.Option(help="package.module:function that makes your own network, instead of the recipe's.")
+        str | None, typer.Option(help="Factory of your own network, package.module:function; default the recipe's.")
     ] = None,
     tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Write training curves for TensorBoard.")] = False,
 ) -> None:
-    """Train a recipe, or continue it where it stopped. Under torchrun every rank calls this."""
+    """Train a recipe, or continue a run where it stopped. Under torchrun, every rank runs this command."""
     from rheostat.cli.progress import Show
     from rheostat.runtime.distributed import leave
     from rheostat.training.callbacks import TensorBoard
@@ -51,4 +51,4 @@ def train(
     finally:
         leave()
     if show.spoke:
-        console.print(f"{place}/model.safetensors is the model. Next: rheostat evaluate {place}")
+        console.print(f"The model is {place}/model.safetensors. Next: rheostat evaluate {place}")

@@ -1,4 +1,4 @@
-"""The command line on searches: tune."""
+"""The command `tune`: a search for better recipe values."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ app = typer.Typer()
 @app.command(epilog="Example: rheostat tune dual-fashion --space space.toml --trials 12")
 def tune(
     recipe: Annotated[str, typer.Argument(help="A recipe's name or file.")],
-    space: Annotated[Path, typer.Option(help="A TOML file with a table [space]: a range of values a key.")],
-    trials: Annotated[int, typer.Option(help="Trials to end, by all workers of the study together.", min=1)] = 12,
+    space: Annotated[Path, typer.Option(help="A TOML file with a table [space]: a range of values per key.")],
+    trials: Annotated[int, typer.Option(help="Total number of finished trials, over all workers.", min=1)] = 12,
     out: Annotated[Path | None, typer.Option(help="Folder of this worker; default runs/tune-NAME.")] = None,
     storage: Annotated[
         str | None,
@@ -28,14 +28,14 @@ def tune(
         list[str] | None, typer.Option("--set", help="Change a key of the recipe first: train.epochs=5.")
     ] = None,
     seed: Annotated[int, typer.Option(help="Seed of the sampler.")] = 0,
-    fresh: Annotated[bool, typer.Option("--fresh", help="Delete the search in the folder and begin anew.")] = False,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Delete the search in the folder and start over.")] = False,
     data_dir: DataDir = None,
     threads: Threads = None,
     verify: Verify = True,
 ) -> None:
-    """Search for a better recipe. Trials are judged on calibrate splits alone; weak ones stop early.
+    """Search for a better recipe. Trials are scored on calibrate splits only; weak ones stop early.
 
-    A killed search continues its unfinished trials where they were.
+    A killed search continues its unfinished trials where they stopped.
     """
     from rheostat.training import tuning
     from rheostat.training.recipe import load_recipe

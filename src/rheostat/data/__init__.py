@@ -1,4 +1,4 @@
-"""Data sets, one a file, registered by that file; splits, and augmentation on the device."""
+"""Data sets, one per file, each registered by its file; splits; augmentation on the device."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ import_files(__name__, __path__)
 
 
 def data_dir(given: str | Path | None = None) -> Path:
-    """The folder that holds data sets: as given, else RHEOSTAT_DATA, else the user's cache."""
+    """The folder that holds data sets: `given`, else RHEOSTAT_DATA, else the user's cache."""
     if given is not None:
         return Path(given)
     if os.environ.get("RHEOSTAT_DATA"):
@@ -29,7 +29,7 @@ def data_dir(given: str | Path | None = None) -> Path:
 
 
 PREFIXES = {"folder:": "folder:PATH", hugging_face.PREFIX: "hf:NAME"}
-"""How names begin that no file registers."""
+"""Prefixes of names that are not in the registry, and their patterns."""
 
 
 def load(
@@ -40,12 +40,13 @@ def load(
     fetch: bool = True,
     preprocessing: Preprocessing | None = None,
 ) -> tuple[Dataset, Dataset]:
-    """(train, test) of a data set by its name, of `folder:PATH`, a tree train/CLASS, test/CLASS, or of `hf:NAME`.
+    """(train, test) of a registered data set, of `folder:PATH` (a tree train/CLASS, test/CLASS), or of `hf:NAME`.
 
-    A name is looked for in `folder`/name, and downloaded there if absent and `fetch`. `hf:NAME` (`hf:NAME:CONFIG`) is
-    read from the cache of Hugging Face's `datasets`, never downloaded. `preprocessing` gives every image its size, by
-    the rule that it states; without it all images of a folder have one size. DataError names the file that is missing
-    or not what was expected.
+    A registered data set is read from `folder`/name; if it is absent and `fetch` is set, it is downloaded there.
+    `hf:NAME` or `hf:NAME:CONFIG` is read from the cache of Hugging Face's `datasets` and never downloaded.
+    `preprocessing` resizes every image by its rule; without it all images of a folder must have one size. `verify`
+    compares published checksums. Raises ValueError for an unknown name, and DataError that names a missing or
+    unexpected file.
     """
     if name.startswith("folder:"):
         return _marked(folders.read(Path(name.removeprefix("folder:")), preprocessing))
@@ -67,7 +68,7 @@ def load(
 
 
 def check_known(name: str) -> None:
-    """ValueError that names the nearest unless a data set has this name, or it is `folder:PATH` or `hf:NAME`."""
+    """Raise ValueError with the nearest name unless `name` is registered, `folder:PATH` or `hf:NAME`."""
     if not name.startswith(tuple(PREFIXES)) and name not in DATASETS:
         raise ValueError(f"no data set {name!r}; {nearest(name, [*DATASETS, *PREFIXES.values()])}")
 

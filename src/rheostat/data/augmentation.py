@@ -1,4 +1,4 @@
-"""Batches from a data set on the device: uint8 → [0, 1], random crop and flip as tensor code."""
+"""Batches on the device: uint8 → [0, 1], random crops and flips as tensor operations."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ def augment(
     rows: slice = slice(None),
     batch: int | None = None,
 ) -> Tensor:
-    """Random crop (zero padding) and horizontal flip of a uint8 batch.
+    """Random crop (zero padding) and horizontal flip, uint8 (B, C, H, W) → (B, C, H, W); `how` is in AUGMENTATIONS.
 
-    Draws are made for the whole `batch` of which the images are `rows`, so that ranks that share a
-    batch see what one rank would.
+    The draws cover a whole batch of `batch` images, of which `images` are `rows`. Ranks that share a
+    batch therefore get the same crops and flips as a single rank.
     """
     if how == "none":
         return images
@@ -41,6 +41,6 @@ def augment(
     if how == "crop-flip":
         across = torch.where(flip.to(device)[:, None], across.flip(1), across)
     place = torch.arange(count, device=device)
-    # (B, H, W, C): the channel axis is carried along by the three index tensors.
+    # (B, H, W, C): the three index tensors leave the channel axis in place.
     taken = padded.permute(0, 2, 3, 1)[place[:, None, None], down[:, :, None], across[:, None, :]]
     return taken.permute(0, 3, 1, 2)

@@ -20,15 +20,16 @@ if TYPE_CHECKING:
 
 
 class DataError(ValueError):
-    """A file that is absent, corrupt or not what was expected; the message names it."""
+    """A file is missing, corrupt or not in the expected format; the message names it."""
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """Images (N, C, H, W) uint8 and labels (N,) int64; `classes` are their names.
+    """Images (N, C, H, W) uint8 and labels (N,) int64; `classes` are the class names.
 
-    `split` says where they are from (train, calibrate-fit, calibrate-choose, test), where it is
-    known: nothing is ever chosen on test. `preprocessing` is how its images got their size, where they were resized.
+    `split` is the split the images come from (train, calibrate-fit, calibrate-choose, test), or "" if it is
+    unknown; nothing may be chosen on test. `preprocessing` is the rule that resized the images, or None.
+    Raises DataError for other types or shapes, or for labels outside 0 to len(classes) - 1.
     """
 
     name: str
@@ -40,7 +41,7 @@ class Dataset:
 
     def __post_init__(self) -> None:
         if self.images.dtype != torch.uint8 or self.images.ndim != 4:
-            raise DataError(f"{self.name}: images are (N, C, H, W) uint8")
+            raise DataError(f"{self.name}: images must be (N, C, H, W) uint8")
         if len(self.images) != len(self.labels):
             raise DataError(f"{self.name}: {len(self.images)} images but {len(self.labels)} labels")
         if len(self.labels) and not 0 <= int(self.labels.min()) <= int(self.labels.max()) < len(self.classes):
@@ -54,31 +55,31 @@ class Dataset:
 
     @property
     def image(self) -> tuple[int, int, int]:
-        """(C, H, W)."""
+        """The shape of one image, (C, H, W)."""
         _, channels, height, width = self.images.shape
         return channels, height, width
 
     def only(self, rows: Tensor) -> Dataset:
-        """Some rows of this set."""
+        """The given rows of this data set; `rows` (n,) is an int64 index."""
         return replace(self, images=self.images[rows], labels=self.labels[rows])
 
     def to(self, device: torch.device) -> Dataset:
-        """The whole set on a device, still uint8."""
+        """The whole data set on a device, still uint8."""
         return replace(self, images=self.images.to(device), labels=self.labels.to(device))
 
     @property
     def fingerprint(self) -> str:
-        """A hash of images and labels: what tells two data sets apart."""
+        """A hash of images and labels, which identifies the data set."""
         found = hashlib.sha256(f"{tuple(self.images.shape)}".encode())
         for tensor in (self.images, self.labels):
             found.update(tensor.detach().cpu().contiguous().numpy().tobytes())
         return found.hexdigest()[:16]
 
     def to_choose_on(self) -> Dataset:
-        """This set; ValueError if it is the test split, on which nothing is chosen."""
+        """This data set; raises ValueError if it is the test split, on which nothing may be fitted or chosen."""
         if self.split == "test":
             raise ValueError(
-                f"{self.name}: this is the test split, and nothing is fitted or chosen on test; give calibrate-fit"
+                f"{self.name}: this is the test split, and nothing may be fitted or chosen on test; use calibrate-fit"
             )
         return self
 
@@ -92,7 +93,7 @@ class Dataset:
 
 @dataclass(frozen=True)
 class Remote:
-    """A published file: where it is, its md5, and whether it is an archive to unpack."""
+    """A published file: its URL, its md5, and "tar" or "zip" in `unpack` if it is an archive."""
 
     url: str
     md5: str
@@ -110,12 +111,12 @@ Reader = Callable[[Path], tuple[Dataset, Dataset]]
 
 @dataclass(frozen=True)
 class Source:
-    """A data set as its own file registers it: the reader, and what it gives and needs.
+    """A registered data set: its reader, the form of its images, and its published files.
 
-    `image` (C, H, W) and `classes` are those of every image of it, so that a recipe can be validated before
-    anything is read (None: not known before). `remotes` are its published files, which are downloaded where
-    the folder is absent. `read_verified` is a reader that compares the published checksums of the very bytes
-    that it reads; without one, files of `remotes` that are not archives are compared before `read`.
+    `image` (C, H, W) and `classes` (a count) let a recipe be validated before anything is read; `image` is None
+    if it is not known in advance. `remotes` are the published files, which are downloaded if the folder is
+    absent. `read_verified` is a reader that compares the published checksums with the bytes it reads. Without
+    it, the files of `remotes` that are not archives are compared before `read`.
     """
 
     read: Reader
@@ -125,7 +126,7 @@ class Source:
     read_verified: Reader | None = None
 
     def sums(self) -> dict[str, str]:
-        """The published md5 of every file of the folder that has one."""
+        """The published md5 by file name, without archives."""
         return {r.name: r.md5 for r in self.remotes if not r.unpack}
 
 
@@ -133,12 +134,12 @@ DATASETS: Registry[Source] = Registry("data set", group="rheostat.datasets")
 
 
 def register(name: str, source: Source) -> Source:
-    """Enter a data set by its name; returns it. ValueError if the name is taken."""
+    """Register a data set under a name and return it. Raises ValueError if the name is taken."""
     return DATASETS.register(name, source, origin=f"{origin_of(source.read)} ({name})")
 
 
 def find_file(folder: Path, *names: str) -> Path:
-    """The first of some file names that exists below the folder; DataError lists what was expected."""
+    """The path of the first of these names that exists in the folder; raises DataError that lists all of them."""
     for name in names:
         if (folder / name).is_file():
             return folder / name
@@ -146,15 +147,15 @@ def find_file(folder: Path, *names: str) -> Path:
 
 
 def expect_size(path: Path, given: int, expected: int) -> None:
-    """DataError that names the file unless it holds the expected number of bytes."""
+    """Raise DataError that names the file unless it holds the expected number of bytes."""
     if given != expected:
-        raise DataError(f"{path}: {given} bytes, expected {expected} (truncated or not this format)")
+        raise DataError(f"{path}: {given} bytes, expected {expected} (truncated or another format)")
 
 
 def read_regular(path: Path, largest: int) -> bytes:
-    """The bytes of a regular file; DataError for a pipe, a device, or a file of more than `largest` bytes.
+    """The bytes of a regular file; raises DataError for a pipe, a device, or more than `largest` bytes.
 
-    A pipe is not waited for: the file is opened without blocking and looked at before it is read.
+    The file is opened without blocking and checked before it is read, so a pipe cannot stall the caller.
     """
     try:
         number = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
@@ -165,7 +166,7 @@ def read_regular(path: Path, largest: int) -> bytes:
         if not stat.S_ISREG(about.st_mode):
             raise DataError(f"{path}: not a regular file")
         if about.st_size > largest:
-            raise DataError(f"{path}: {about.st_size} bytes; at most {largest} are read")
+            raise DataError(f"{path}: {about.st_size} bytes; the limit is {largest}")
         with os.fdopen(number, "rb", closefd=False) as file:
             return file.read(largest)
     finally:

@@ -1,6 +1,6 @@
-"""Blurs of whole batches: out of focus, through glass, in motion, while zooming; and elastic deformation.
+"""Blurs of whole batches (defocus, glass, motion, zoom) and elastic deformation; `corruptions` uses them.
 
-Images are float (N, C, H, W) in [0, 1]; each image has random values of its own. What `corruptions` is built from.
+Images are float (N, C, H, W) in [0, 1]; random values are drawn separately for each image.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ from torch import Generator, Tensor
 
 
 def gaussian_kernel(sigma: float, radius: int) -> Tensor:
-    """Normalised weights (2·radius + 1,) of a Gaussian."""
+    """Normalised Gaussian weights (2·radius + 1,); sigma and radius in pixels."""
     offsets = torch.arange(-radius, radius + 1, dtype=torch.float32)
     weights = torch.exp(-0.5 * (offsets / sigma) ** 2)
     return weights / weights.sum()
 
 
 def gaussian_blur(images: Tensor, sigma: float, *, truncate: float = 4.0) -> Tensor:
-    """Every channel smoothed, edges repeated outwards."""
+    """Gaussian blur of every channel, with replicated edges; sigma in pixels."""
     radius = max(1, int(truncate * sigma + 0.5))
     weights = gaussian_kernel(sigma, radius).to(images)
     channels = images.shape[1]
@@ -30,19 +30,22 @@ def gaussian_blur(images: Tensor, sigma: float, *, truncate: float = 4.0) -> Ten
 
 
 def mirrored(images: Tensor, size: int) -> Tensor:
-    """Images with `size` pixels more at every edge, reflected there: as often as small images need."""
+    """Images padded by `size` reflected pixels at every edge; small images are reflected several times.
+
+    Raises ValueError for an image that is only 1 pixel high or wide.
+    """
     down = across = size
-    while down or across:  # torch reflects less than a side at once; whole sides keep the reflection periodic
+    while down or across:  # torch reflects less than one side at a time; whole sides keep the reflection periodic
         some, more = min(down, images.shape[2] - 1), min(across, images.shape[3] - 1)
         if (down and not some) or (across and not more):
-            raise ValueError(f"images of {images.shape[2]} × {images.shape[3]} have no pixel to reflect")
+            raise ValueError(f"images of {images.shape[2]} × {images.shape[3]} are too small to reflect")
         images = F.pad(images, (more, more, some, some), mode="reflect")
         down, across = down - some, across - more
     return images
 
 
 def defocus(images: Tensor, radius: float, softness: float) -> Tensor:
-    """Blurred by a disk of `radius` pixels whose edge a 3×3 Gaussian of `softness` smooths."""
+    """Images blurred by a disk of `radius` pixels; a 3×3 Gaussian with sigma `softness` smooths its edge."""
     size = 8
     axis = torch.arange(-size, size + 1, dtype=torch.float32)
     disk = ((axis[:, None] ** 2 + axis[None, :] ** 2) <= radius**2).float()
@@ -55,7 +58,7 @@ def defocus(images: Tensor, radius: float, softness: float) -> Tensor:
 
 
 def glass(images: Tensor, sigma: float, reach: int, rounds: int, generator: Generator) -> Tensor:
-    """Smoothed, pixels exchanged with neighbours up to `reach` away, smoothed again."""
+    """Images blurred, their pixels swapped with neighbours up to `reach` pixels away, and blurred again."""
     count, _, height, width = images.shape
     pixels = (gaussian_blur(images, sigma) * 255).floor()
     every = torch.arange(count)
@@ -71,14 +74,14 @@ def glass(images: Tensor, sigma: float, reach: int, rounds: int, generator: Gene
 
 
 def motion(images: Tensor, radius: int, sigma: float, angles: Tensor) -> Tensor:
-    """Smeared one way along a line, image i at `angles[i]` radians, by 2·radius + 1 weights of a falling Gaussian."""
+    """Images smeared along a line, image i at `angles[i]` radians, by a one-sided Gaussian of 2·radius + 1 weights."""
     count, _, height, width = images.shape
     steps = torch.arange(2 * radius + 1, dtype=torch.float32)
     weights = torch.exp(-0.5 * (steps / sigma) ** 2)
     weights = weights / weights.sum()
     padded = F.pad(images, (radius * 2,) * 4, mode="replicate")
     smeared = torch.zeros_like(images)
-    # A shift by a fraction of a pixel is the mean of the four shifts around it.
+    # A fractional shift is a weighted mean of the four nearest whole-pixel shifts.
     every = torch.arange(count)[:, None, None]
     rows, columns = torch.arange(height)[None, :, None], torch.arange(width)[None, None, :]
     layers = padded.movedim(1, -1)
@@ -98,7 +101,7 @@ def motion(images: Tensor, radius: int, sigma: float, angles: Tensor) -> Tensor:
 
 
 def zoomed(images: Tensor, factor: float) -> Tensor:
-    """The middle of every image, `factor` times as large, at the same size."""
+    """The centre of every image, enlarged by `factor` and cropped to the original size."""
     height, width = images.shape[-2:]
     crop_h, crop_w = math.ceil(height / factor), math.ceil(width / factor)
     top, left = (height - crop_h) // 2, (width - crop_w) // 2
@@ -110,7 +113,7 @@ def zoomed(images: Tensor, factor: float) -> Tensor:
 
 
 def zoom(images: Tensor, factors: list[float]) -> Tensor:
-    """The mean of every image and of its enlargements."""
+    """The mean of every image and its enlargements."""
     total = images.clone()
     for factor in factors:
         total += zoomed(images, factor)
@@ -118,13 +121,13 @@ def zoom(images: Tensor, factors: list[float]) -> Tensor:
 
 
 def elastic(images: Tensor, strength: float, sigma: float, shear: float, generator: Generator) -> Tensor:
-    """An affine map of three moved points, then a smooth random displacement; lengths in pixels."""
+    """Images under a random affine map (three points moved), then a smooth random displacement; lengths in pixels."""
     count, _, height, width = images.shape
     centre = torch.tensor([height // 2, width // 2], dtype=torch.float32)
     arm = min(height, width) // 3
     corners = torch.stack([centre + arm, torch.stack([centre[0] + arm, centre[1] - arm]), centre - arm])
     moved = corners + (torch.rand(count, 3, 2, generator=generator) * 2 - 1) * shear
-    # `solved` takes a place in the result to the place in the image that is seen there.
+    # `solved` maps a position in the result to its source position in the image.
     homogeneous = torch.cat([moved, torch.ones(count, 3, 1)], dim=2)
     solved = torch.linalg.solve(homogeneous, corners.expand(count, 3, 2))
     rows, columns = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")

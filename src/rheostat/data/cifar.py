@@ -1,7 +1,7 @@
 """CIFAR-10 and CIFAR-100 (Krizhevsky 2009), binary and python versions.
 
-The python version is a pickle. `pickles.loads` reads it without running anything; its published checksum is
-compared with the very bytes that are read, wherever the file lies.
+The python version is a pickle. `pickles.loads` reads it without executing anything, and the published
+checksum is compared with the bytes that are read.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from rheostat.data.downloads import check_md5
 CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 PIXELS = 3 * 32 * 32
 LARGEST = 2**28
-"""Bytes of the largest batch that is read; the real ones have at most 155 million."""
+"""Size limit of a batch file, in bytes; the published ones have at most 155 million."""
 
 
 def read_pickle(path: Path, md5: str | None = None) -> dict[str, Any]:
-    """A CIFAR python batch as a dict with text keys; DataError where it holds anything but data.
+    """A CIFAR python batch as a dict with text keys; raises DataError if it holds anything but plain data.
 
-    `md5`: the checksum that its bytes must have; None: none is compared.
+    `md5` is the checksum that the bytes must have; None skips the comparison.
     """
     raw = read_regular(path, LARGEST)
     if md5 is not None:
@@ -58,7 +58,7 @@ def _python_half(
         if data.shape != (each, PIXELS):
             raise DataError(f"{path}: 'data' is {data.shape}, expected {(each, PIXELS)}")
         if not all(type(mark) is int and 0 <= mark < 256 for mark in marks):
-            raise DataError(f"{path}: {key!r} holds what is no label")
+            raise DataError(f"{path}: {key!r} must hold labels from 0 to 255 only")
         images.append(data)
         labels.append(np.asarray(marks, dtype=np.int64))
     return np.concatenate(images), np.concatenate(labels)
@@ -128,7 +128,7 @@ def _source(
     )
 
 
-# The md5 of the batches of the python versions, of the archives that the same page publishes.
+# The md5 of each batch of the python versions, taken from the archives that the same page publishes.
 CIFAR10_BATCHES = {
     "data_batch_1": "c99cafc152244af753f735de768cd75f",
     "data_batch_2": "d4bba439e000b95fd0a9bffe97cbabec",

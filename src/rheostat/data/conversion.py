@@ -1,6 +1,6 @@
-"""Pixels and labels as strangers have them, made into ours: uint8 images (C, H, W), labels from 0 to K-1.
+"""Conversion of foreign pixels and labels into uint8 images (C, H, W) and labels from 0 to K-1.
 
-Floats in [0, 1] are rounded to 8 bits, as an image file would hold them.
+Floats in [0, 1] are rounded to 8 bits, as in an image file.
 """
 
 from __future__ import annotations
@@ -21,9 +21,10 @@ LABEL_COLUMNS = ("label", "labels", "fine_label", "target", "class")
 
 @dataclass(frozen=True)
 class Form:
-    """What a model takes: images (C, H, W) and classes by name. `columns` are image and label where items are dicts.
+    """The input form of a model: the image shape (C, H, W) and the class names.
 
-    `preprocessing` makes Pillow images of any size fit; without it they have the model's size.
+    `columns` are the keys of image and label for items that are dicts. `preprocessing` resizes Pillow images;
+    without it they must have the model's size.
     """
 
     image: tuple[int, int, int]
@@ -33,7 +34,7 @@ class Form:
 
 
 def as_uint8(pixels: Tensor, where: str) -> Tensor:
-    """Pixels as uint8: those of 0 to 255 as they are, floats in [0, 1] rounded. DataError for others."""
+    """Pixels as uint8: integers from 0 to 255 unchanged, floats in [0, 1] rounded to k/255. Else raises DataError."""
     if pixels.dtype == torch.uint8:
         return pixels
     if not pixels.numel():
@@ -43,9 +44,9 @@ def as_uint8(pixels: Tensor, where: str) -> Tensor:
         if low >= 0 and high <= 1:
             return (pixels * 255).round().to(torch.uint8)
         if low >= 0 and 1 < high <= 255:
-            advice = "divide them by 255, or give uint8"
+            advice = "divide them by 255, or pass uint8"
         else:
-            advice = "leave normalisation out of the transform; the model normalises (mean and std of `adopt`)"
+            advice = "remove normalisation from the transform; the model normalises (mean and std of `adopt`)"
         raise DataError(f"{where}: pixels from {low:g} to {high:g}, expected floats in [0, 1] or uint8; {advice}")
     if pixels.dtype != torch.bool and low >= 0 and high <= 255:
         return pixels.to(torch.uint8)
@@ -53,8 +54,11 @@ def as_uint8(pixels: Tensor, where: str) -> Tensor:
 
 
 def image_of(value: Any, form: Form, where: str) -> Tensor:
-    """One image as (C, H, W) uint8: a tensor, an array (H, W, C) or (C, H, W), nested lists, or a PIL image."""
-    if hasattr(value, "convert"):  # a PIL image, in the mode that the model has channels for
+    """One image as (C, H, W) uint8, from a tensor or array (H, W, C) or (C, H, W), nested lists, or a PIL image.
+
+    Raises DataError for another size or other pixels.
+    """
+    if hasattr(value, "convert"):  # a PIL image, converted to the mode that matches the model's channels
         import numpy as np
 
         if form.preprocessing is not None:
@@ -69,7 +73,7 @@ def image_of(value: Any, form: Form, where: str) -> Tensor:
         pixels = pixels.permute(2, 0, 1)
     elif shape != form.image:
         raise DataError(
-            f"{where}: an image of {' × '.join(map(str, shape))}, the model takes {' × '.join(map(str, form.image))}; "
+            f"{where}: image of {' × '.join(map(str, shape))}, but the model takes {' × '.join(map(str, form.image))}; "
             "resize it in the data set's transform (Pillow images: preprocessing=data.Preprocessing(size=(H, W))), or "
             "build the model for this size"
         )
@@ -77,10 +81,10 @@ def image_of(value: Any, form: Form, where: str) -> Tensor:
 
 
 def label_of(value: Any, form: Form, where: str) -> int:
-    """One label as a number from 0 to K-1; DataError for anything else."""
+    """One label as a number from 0 to K-1; raises DataError for anything else."""
     if hasattr(value, "item"):  # a tensor, or an array or scalar of NumPy
         if tuple(value.shape) not in ((), (1,)):
-            raise DataError(f"{where}: a label of shape {tuple(value.shape)}, expected one number")
+            raise DataError(f"{where}: label of shape {tuple(value.shape)}, expected one number")
         value = value.item()
     if isinstance(value, bool) or not isinstance(value, int | float) or value != int(value):
         raise DataError(f"{where}: the label {value!r} is not a whole number")
@@ -89,33 +93,33 @@ def label_of(value: Any, form: Form, where: str) -> int:
 
 
 def check_labels(labels: Tensor, form: Form, where: str) -> None:
-    """DataError where a label is outside 0 to K-1."""
+    """Raise DataError if a label is outside 0 to K-1."""
     count = len(form.classes)
     if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < count:
         raise DataError(
-            f"{where}: labels from {int(labels.min())} to {int(labels.max())}, the model has {count} classes, "
+            f"{where}: labels from {int(labels.min())} to {int(labels.max())}, but the model has {count} classes, "
             f"0 to {count - 1}"
         )
 
 
 def pair_of(item: Any, form: Form, where: str) -> tuple[Any, Any]:
-    """(image, label) of an item: a pair, or a dict with columns for both."""
+    """(image, label) of an item that is a pair or a dict; raises DataError for another item or unclear columns."""
     if isinstance(item, Mapping):
         image, label = form.columns or (_column(item, IMAGE_COLUMNS, where), _column(item, LABEL_COLUMNS, where))
         for key in (image, label):
             if key not in item:
-                raise DataError(f"{where}: no column {key!r}; there are {', '.join(map(str, item))}")
+                raise DataError(f"{where}: no column {key!r}; allowed: {', '.join(map(str, item))}")
         return item[image], item[label]
     if isinstance(item, Sequence) and not isinstance(item, str) and len(item) == 2:
         return item[0], item[1]
-    raise DataError(f"{where}: a {type(item).__name__}, expected a pair (image, label) or a dict with both")
+    raise DataError(f"{where}: item of type {type(item).__name__}, expected a pair (image, label) or a dict with both")
 
 
 def _column(item: Mapping[Any, Any], names: tuple[str, ...], where: str) -> str:
     found = [name for name in names if name in item]
     if len(found) != 1:
         raise DataError(
-            f"{where}: columns {', '.join(map(str, item))}, of which {len(found)} may be meant; name them: "
+            f"{where}: {len(found)} of the columns {', '.join(map(str, item))} match, expected 1; name them: "
             'columns=("image", "label")'
         )
     return found[0]

@@ -1,9 +1,9 @@
-"""Common corruptions of images that no adversary chose: noise, blur, weather and digital artefacts, in five severities.
+"""Common corruptions (not adversarial): noise, blur, weather and digital artefacts, at five severities.
 
-The 14 kinds of Hendrycks & Dietterich (Benchmarking neural network robustness to common corruptions and perturbations,
-ICLR 2019) that need no photographs (frost does), with the severities of CIFAR-10-C. Images are made from the test
-images here, from fixed seeds, so figures are close to those of the published files and not equal to them: blurs
-and interpolation are torch's, and motion is a straight smear.
+These are the 14 corruptions of Hendrycks & Dietterich (Benchmarking neural network robustness to common corruptions and
+perturbations, ICLR 2019) that need no photographs (frost does), with the severities of CIFAR-10-C. They are computed
+from the test images with fixed seeds. Results are close to those on the published files but not equal: blurs and
+interpolation are torch's, and motion blur is a straight smear.
 """
 
 from __future__ import annotations
@@ -137,22 +137,22 @@ CORRUPTIONS: dict[str, tuple[Corruption, Sequence[Any]]] = {
     "pixelate": (_pixelate, (0.95, 0.9, 0.85, 0.75, 0.65)),
     "jpeg": (_jpeg, (80, 65, 58, 50, 40)),
 }
-"""Name → (what it does, its strength at severity 1 to 5)."""
+"""Name → (function, its strength at severities 1 to 5)."""
 
 CHUNK = 500
-"""Images corrupted at once; part of the definition, for each chunk has a random stream of its own."""
+"""Images corrupted at once. Changing it changes the images, because each chunk has its own random stream."""
 
 
 def corrupt(images: Tensor, name: str, *, severity: int, seed: int = 0) -> Tensor:
-    """Images (N, C, H, W) uint8 with one corruption, uint8 again; the same images for the same seed.
+    """Images (N, C, H, W) uint8 under one corruption, again uint8; the same seed gives the same images.
 
-    `severity` is 1 to 5. Raises ValueError that names what is allowed.
+    `severity` is 1 to 5. Raises ValueError for another corruption, severity or type of images.
     """
     check_choice("corrupt", "corruption", name, list(CORRUPTIONS))
     if severity not in range(1, 6):
-        raise ValueError(f"severity is {severity!r}; it is 1, 2, 3, 4 or 5")
+        raise ValueError(f"severity must be 1, 2, 3, 4 or 5, given {severity!r}")
     if images.dtype != torch.uint8 or images.ndim != 4:
-        raise ValueError(f"images are (N, C, H, W) uint8, not {tuple(images.shape)} {images.dtype}")
+        raise ValueError(f"images must be (N, C, H, W) uint8, given {tuple(images.shape)} {images.dtype}")
     change, strengths = CORRUPTIONS[name]
     done = []
     for number, chunk in enumerate(images.cpu().split(CHUNK)):

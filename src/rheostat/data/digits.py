@@ -1,4 +1,4 @@
-"""scikit-learn's own digits: 1 797 grey images of 8×8, embedded in that package."""
+"""The digits of scikit-learn: 1 797 grey images of 8×8, included in that package."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from rheostat.data.splits import stratified
 
 
 def read(folder: Path) -> tuple[Dataset, Dataset]:
-    """(train 1 437, test 360), split once, stratified; the folder is not used."""
+    """(train 1 437, test 360), a fixed stratified split; `folder` is ignored."""
     from sklearn.datasets import load_digits
 
     found = load_digits()

@@ -1,4 +1,4 @@
-"""Checksummed downloads into a cache, and checks of files that are already there."""
+"""Downloads into a cache with checksums, and checksums of existing files."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from rheostat.runtime.files import locked
 
 
 def download(remotes: Iterable[Remote], folder: Path) -> None:
-    """Fetch published files into a new folder, checked and unpacked; DataError if it fails.
+    """Download, check and unpack published files into a new folder; raises DataError on failure.
 
-    They come into a folder beside it, which gets its name when all are there. Files that came before a
-    failure are kept for the next try. One process downloads, others wait for it.
+    The files go to a temporary folder beside it, which is renamed once it is complete. After a failure the
+    next call reuses the files already downloaded. One process downloads; others wait for it.
     """
     partial = folder.with_name(f".{folder.name}.partial")
     with locked(folder):
@@ -28,7 +28,7 @@ def download(remotes: Iterable[Remote], folder: Path) -> None:
 
 
 def present(folder: Path) -> bool:
-    """Whether a data set's folder is there and holds something: an empty one is what a failure left."""
+    """Whether a data set's folder exists and is not empty; a failure may leave an empty one."""
     return folder.is_dir() and any(folder.iterdir())
 
 
@@ -43,17 +43,17 @@ def _fetch(remote: Remote, folder: Path) -> None:
 
 
 def verify_files(sums: Mapping[str, str], folder: Path) -> None:
-    """Compare the files that are there with their published md5; DataError names the first that differs."""
+    """Compare existing files with their published md5; raises DataError that names the first that differs."""
     for file, expected in sums.items():
         if (folder / file).is_file():
             check_md5(folder / file, (folder / file).read_bytes(), expected)
 
 
 def check_md5(path: Path, raw: bytes, expected: str) -> None:
-    """DataError that names the file unless its bytes have the published md5."""
+    """Raise DataError that names the file unless its bytes have the published md5."""
     given = hashlib.md5(raw, usedforsecurity=False).hexdigest()
     if given != expected:
         raise DataError(
             f"{path}: md5 {given}, expected {expected} (damaged, or not the published file; "
-            "--no-verify reads it all the same)"
+            "--no-verify skips this check)"
         )

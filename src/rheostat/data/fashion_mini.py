@@ -1,7 +1,7 @@
-"""A small Fashion-MNIST that comes with the package: 3 000 training and 500 test images (MIT licence, beside it).
+"""A subset of Fashion-MNIST that ships with the package: 3 000 training and 500 test images (MIT licence included).
 
-Of each class 300 training and 50 test images, drawn with a fixed seed from the two halves of Fashion-MNIST
-(Xiao et al. 2017). It shows a trade-off in a minute; it is too small to compare methods on.
+Each class has 300 training and 50 test images, drawn with a fixed seed from the two halves of Fashion-MNIST
+(Xiao et al. 2017). It shows a trade-off in a minute but is too small to compare methods.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from rheostat.data.base import Dataset, Source, register
 from rheostat.data.idx import FASHION
 
 SIDE, TRAIN, TEST = 28, 300, 50
-"""Pixels of a side; images of a class in each half."""
+"""Pixels per side; training and test images per class."""
 
 
 def read(folder: Path) -> tuple[Dataset, Dataset]:
-    """(train 3 000, test 500), the classes taking turns; the folder is not used.
+    """(train 3 000, test 500), with alternating classes; `folder` is ignored.
 
-    The packed picture holds the training images class by class, then the test images, 50 in a line.
+    The packed picture holds the training images sorted by class, then the test images, 50 per line.
     """
     from PIL import Image
 
@@ -35,7 +35,7 @@ def read(folder: Path) -> tuple[Dataset, Dataset]:
 
 
 def _taking_turns(images: torch.Tensor) -> Dataset:
-    """Images sorted by class, dealt so that every ten images hold each class once."""
+    """Reorder images sorted by class so that every ten consecutive images hold each class once."""
     classes = len(FASHION)
     dealt = images.unflatten(0, (classes, -1)).transpose(0, 1).flatten(0, 1).contiguous()
     return Dataset("fashion-mini", dealt, torch.arange(len(dealt)) % classes, FASHION)

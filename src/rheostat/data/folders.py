@@ -1,4 +1,4 @@
-"""Any class-per-folder image tree: held in memory as uint8, or read image by image where it is large."""
+"""Image trees with one folder per class: held in memory as uint8, or read image by image if they are large."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from rheostat.data.splits import stratified
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"}
 HELD = 2**30
-"""Bytes of uint8 images that `read_folder` holds in memory, at most; more are read image by image."""
-HINT = "give the size that all get: preprocessing=data.Preprocessing(size=(H, W)), or data.size in a recipe"
+"""The most bytes of uint8 images that `read_folder` holds in memory; larger trees are read image by image."""
+HINT = "resize all images: preprocessing=data.Preprocessing(size=(H, W)), or data.size in a recipe"
 
 
 @dataclass(frozen=True)
 class ImageFolder:
-    """Images on disk, read one by one: what `fit` takes where a tree does not fit in memory.
+    """Images on disk, read one by one; pass it to `fit` if a tree does not fit in memory.
 
-    `folder[i]` is (image (C, H, W) uint8, label). `files` are the paths, `labels` (N,) their classes by number.
+    `folder[i]` is (image (C, H, W) uint8, label). `files` are the paths; `labels` (N,) int64 are class indices.
     """
 
     name: str
@@ -43,38 +43,41 @@ class ImageFolder:
 
     @property
     def image(self) -> tuple[int, int, int]:
-        """(C, H, W)."""
+        """The shape of one image, (C, H, W)."""
         return self.preprocessing.image
 
     def only(self, rows: Tensor) -> ImageFolder:
-        """Some rows of it."""
+        """The given rows; `rows` (n,) is an int64 index."""
         return replace(self, files=tuple(self.files[i] for i in rows.tolist()), labels=self.labels[rows])
 
     def held_out(self, count: int, *, seed: int = 0) -> tuple[ImageFolder, ImageFolder]:
-        """(the rest, `count` images for validation), class shares kept, the same for the same seed."""
+        """(the rest, `count` images for validation), a stratified split determined by `seed`.
+
+        Raises ValueError unless `count` is from 1 to len(self) - 1.
+        """
         if not 0 < count < len(self):
-            raise ValueError(f"{self.name}: from 1 to {len(self) - 1} images can be held out, given {count}")
+            raise ValueError(f"{self.name}: the held-out count must be from 1 to {len(self) - 1}, given {count}")
         kept, out = stratified(self.labels, (len(self) - count, count), seed=seed)
         return self.only(kept), replace(self.only(out), split="calibrate-fit")
 
     def held(self) -> Dataset:
-        """All of it in memory."""
+        """All images in memory; raises DataError if there are none or they do not fit."""
         if not len(self):
             raise DataError(f"{self.name}: no images found")
         needed = self.preprocessing.pixels_of(len(self))
         if needed > memory():
-            raise DataError(f"{self.name}: {len(self)} images of {needed // len(self)} bytes, {TOO_MUCH}")
+            raise DataError(f"{self.name}: {len(self)} images of {needed // len(self)} bytes {TOO_MUCH}")
         images = torch.empty(len(self), *self.image, dtype=torch.uint8)
         for i, path in enumerate(self.files):
             images[i] = self.preprocessing.read(path)
         return Dataset(self.name, images, self.labels, self.classes, self.split, self.preprocessing)
 
 
-TOO_MUCH = "more than the memory of this machine; fit reads them one by one: data.read_folder(PATH, ...)"
+TOO_MUCH = "exceed the memory of this machine; data.read_folder(PATH, ...) lets fit read them one by one"
 
 
 def memory() -> int:
-    """Bytes of memory of this machine; where it does not say, none is too much."""
+    """Memory of this machine in bytes, or `sys.maxsize` if the system does not report it."""
     try:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (AttributeError, ValueError):
@@ -82,7 +85,7 @@ def memory() -> int:
 
 
 def assembled(name: str, files: list[tuple[Path, int]], classes: tuple[str, ...]) -> Dataset:
-    """A data set from RGB image files of one size and their labels; DataError names the first of another size."""
+    """A data set from RGB image files of one size and their labels; raises DataError that names one of another size."""
     if not files:
         raise DataError(f"{name}: no images found")
     images: list[Tensor] = []
@@ -90,16 +93,16 @@ def assembled(name: str, files: list[tuple[Path, int]], classes: tuple[str, ...]
         image = read_image(path)
         if images and image.shape != images[0].shape:
             raise DataError(
-                f"{path}: {tuple(image.shape)}, expected {tuple(images[0].shape)} as {files[0][0].name}; {HINT}"
+                f"{path}: {tuple(image.shape)}, expected {tuple(images[0].shape)} like {files[0][0].name}; {HINT}"
             )
         if not images and image.numel() * len(files) > memory():
-            raise DataError(f"{name}: {len(files)} images of {image.numel()} bytes, {TOO_MUCH}")
+            raise DataError(f"{name}: {len(files)} images of {image.numel()} bytes {TOO_MUCH}")
         images.append(image)
     return Dataset(name, torch.stack(images), torch.tensor([label for _, label in files]), classes)
 
 
 def image_files(root: Path, classes: tuple[str, ...]) -> list[tuple[Path, int]]:
-    """The images below root/CLASS, in order, each with the number of its class."""
+    """The images below root/CLASS, sorted, each with the index of its class."""
     return [
         (path, i)
         for i, name in enumerate(classes)
@@ -122,9 +125,9 @@ def _halves(folder: Path) -> tuple[tuple[str, ...], list[tuple[Path, int]], list
 
 
 def read(folder: Path, preprocessing: Preprocessing | None = None) -> tuple[Dataset, Dataset]:
-    """(train, test) of any tree train/CLASS/*.png and test/CLASS/*.png (or val/), in memory.
+    """(train, test) in memory, of a tree train/CLASS/*.png and test/CLASS/*.png (or val/).
 
-    Without preprocessing the images are read as RGB, and all have one size.
+    Without preprocessing the images are read as RGB and must all have one size.
     """
     if preprocessing is not None:
         train, test = streamed(folder, preprocessing)
@@ -134,7 +137,7 @@ def read(folder: Path, preprocessing: Preprocessing | None = None) -> tuple[Data
 
 
 def streamed(folder: Path, preprocessing: Preprocessing) -> tuple[ImageFolder, ImageFolder]:
-    """(train, test) of a tree, whose images are read when they are asked for."""
+    """(train, test) of a tree; an image is read when it is accessed."""
     classes, *halves = _halves(folder)
     train, test = (
         ImageFolder(
@@ -153,10 +156,11 @@ def streamed(folder: Path, preprocessing: Preprocessing) -> tuple[ImageFolder, I
 def read_folder(
     folder: str | Path, preprocessing: Preprocessing, *, in_memory: bool | None = None
 ) -> tuple[Dataset, Dataset] | tuple[ImageFolder, ImageFolder]:
-    """(train, test) of a tree train/CLASS, test/CLASS (or val/): images of any size and mode, each made to fit.
+    """(train, test) of a tree train/CLASS, test/CLASS (or val/) with images of any size and mode, resized by a rule.
 
-    Held in memory as uint8 where both halves together are at most 1 GiB, else read image by image; `in_memory` decides
-    otherwise. `fit` takes either. DataError names what is missing or cannot be read.
+    By default the images are held in memory as uint8 if both halves together take at most 1 GiB, and are read one by
+    one otherwise; `in_memory` overrides this. `fit` accepts both. Raises DataError that names a missing or unreadable
+    file.
     """
     train, test = streamed(Path(folder), preprocessing)
     small = preprocessing.pixels_of(len(train) + len(test)) <= HELD

@@ -1,7 +1,7 @@
-"""What a user may give as images: our data sets, tensors, torch data sets and loaders, other iterables.
+"""The forms of images that a user may pass: data sets of this package, tensors, torch data sets and loaders, iterables.
 
-What holds its images in memory becomes a `Dataset`; anything else is `Indexed` (read item by item, by number) or
-`Flow` (an iterable, in its own order), which a run reads as it goes.
+Images that are held in memory become a `Dataset`. Anything else becomes `Indexed` (read item by item, by index) or
+`Flow` (an iterable, read in its own order), and a run reads it on the fly.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Indexed:
 
     @property
     def split(self) -> str:
-        """Where the images are from, where our own readers say it."""
+        """The split of the images if a reader of this package provides it, else ""."""
         return self.items.split if isinstance(self.items, ImageFolder) else ""
 
 
@@ -48,7 +48,7 @@ class Flow:
     items: Iterable[Any]
 
     def examples(self, source: Iterable[Any], form: Form) -> Iterator[tuple[Tensor, int]]:
-        """(image, label) one by one, whether the source yields examples or batches."""
+        """Yield (image, label) one by one from a source of examples or of batches."""
         for number, item in enumerate(source):
             where = f"{self.name}, item {number}"
             images = item[0] if isinstance(item, tuple | list) and len(item) == 2 else None
@@ -63,7 +63,7 @@ Given = Dataset | Indexed | Flow
 
 @dataclass(frozen=True)
 class Loader:
-    """What a torch DataLoader says beside its data set."""
+    """The settings of a torch DataLoader that a run follows; None: not set."""
 
     batch: int | None = None
     workers: int | None = None
@@ -71,11 +71,11 @@ class Loader:
 
 
 def opened(given: Any, form: Form, what: str, *, in_memory: bool | None = None) -> tuple[Given, Loader]:
-    """What was given as one of ours, and the settings of the loader that it came in.
+    """The given images as `Dataset`, `Indexed` or `Flow`, and the settings of their DataLoader, if any.
 
-    `in_memory` None: tensors and our own data sets are held, other data sets read item by item, for what they return
-    may be drawn at random; True reads any of them once; False streams what would be held.
-    DataError (a ValueError) for images or labels that the model does not take.
+    With `in_memory` None, tensors and data sets of this package are held in memory; other data sets are read item by
+    item, because their transforms may be random. True reads all images once into memory; False streams all of them.
+    Raises DataError (a ValueError) for images or labels that do not match the model.
     """
     loader = Loader()
     if isinstance(given, torch_data.DataLoader):
@@ -84,7 +84,7 @@ def opened(given: Any, form: Form, what: str, *, in_memory: bool | None = None) 
     if isinstance(found, Indexed):
         if not len(found):
             raise DataError(f"{what}: {found.name} is empty")
-        with seeded(0):  # what the model does not take is found before work
+        with seeded(0):  # report an item that does not match the model before any work is done
             example_of(found.items[0], form, f"{what}: {found.name}, item 0")
     if in_memory and not isinstance(found, Dataset):
         return held(found, form), loader
@@ -106,11 +106,11 @@ def _recognised(given: Any, form: Form, what: str) -> Given:
     if hasattr(given, "__getitem__") and hasattr(given, "__len__") and not isinstance(given, str | dict):
         return Indexed(name, given)
     if isinstance(given, Iterator):
-        raise DataError(f"{what}: a {name} can be read once only; give what makes it: a list, a Dataset or an iterable")
+        raise DataError(f"{what}: a {name} can be read only once; pass its source: a list, a Dataset or an iterable")
     if isinstance(given, Iterable) and not isinstance(given, str | dict):
         return Flow(name, given)
     raise DataError(
-        f"{what}: cannot read images from a {name}; give a torch Dataset or DataLoader, a pair of tensors (images, "
+        f"{what}: cannot read images from a {name}; pass a torch Dataset or DataLoader, a pair of tensors (images, "
         "labels), a rheostat.data.Dataset, or an iterable of (image, label)"
     )
 
@@ -132,36 +132,36 @@ def _from_tensors(images: Tensor, labels: Tensor, form: Form, what: str) -> Data
 
 
 def checked(dataset: Dataset, form: Form) -> Dataset:
-    """The data set; DataError unless its images and classes are those of the model."""
+    """The data set itself; raises DataError unless its image shape and number of classes match the model."""
     if dataset.image != form.image or len(dataset.classes) != len(form.classes):
         shape, own = (" × ".join(map(str, image)) for image in (dataset.image, form.image))
         raise DataError(
-            f"{dataset.name} has images of {shape} and {len(dataset.classes)} classes, the model takes {own} and has "
-            f"{len(form.classes)}"
+            f"{dataset.name} has images of {shape} and {len(dataset.classes)} classes, but the model takes {own} and "
+            f"has {len(form.classes)} classes"
         )
     return dataset
 
 
 def _loader(loader: torch_data.DataLoader[Any], what: str) -> Loader:
-    """The settings of a loader; DataError for those that a run cannot follow."""
+    """The settings of a loader; raises DataError for settings that a run cannot follow."""
     if loader.collate_fn is not default_collate:
-        raise DataError(f"{what}: the loader's collate_fn is its own; put what it does into the data set's transform")
+        raise DataError(f"{what}: a custom collate_fn is not supported; move its work to the data set's transform")
     if isinstance(loader.dataset, torch_data.IterableDataset):
         return Loader(loader.batch_size, loader.num_workers)
     if loader.batch_size is None or type(loader.batch_sampler) is not torch_data.BatchSampler:
-        raise DataError(f"{what}: the loader's batch_sampler is its own; give batch_size and a sampler")
+        raise DataError(f"{what}: a custom batch_sampler is not supported; pass batch_size and a sampler")
     sampler: Any = loader.sampler
     if type(sampler) is torch_data.RandomSampler and not sampler.replacement:
         dataset: Any = loader.dataset
-        sampler = None if sampler.num_samples == len(dataset) else sampler  # shuffled whole: the run's own order
+        sampler = None if sampler.num_samples == len(dataset) else sampler  # a full shuffle: the run does this itself
     return Loader(loader.batch_size, loader.num_workers, sampler)
 
 
 def held(given: Given, form: Form, *, most: int | None = None, seed: int = 0) -> Dataset:
-    """All images in memory, or at most `most`: drawn by `seed` from what has numbers, the first of an iterable."""
+    """All images in memory, or at most `most` of them: a seeded draw if they are indexed, the first of an iterable."""
     if isinstance(given, Dataset):
         return given
-    with seeded(seed_of(seed, "held")):  # for transforms that draw at random
+    with seeded(seed_of(seed, "held")):  # for random transforms
         if isinstance(given, Indexed):
             rows = torch.arange(len(given))
             if most is not None and len(given) > most:
@@ -177,7 +177,7 @@ def held(given: Given, form: Form, *, most: int | None = None, seed: int = 0) ->
 
 
 def class_names(given: Any) -> tuple[str, ...] | None:
-    """The names of the classes where a data set says them: ours, torchvision's, Hugging Face's."""
+    """The class names if the data set provides them (this package, torchvision, Hugging Face), else None."""
     given = given.dataset if isinstance(given, torch_data.DataLoader) else given
     found = getattr(given, "classes", None)
     features = getattr(given, "features", None)
@@ -188,6 +188,6 @@ def class_names(given: Any) -> tuple[str, ...] | None:
 
 
 def rule_of(given: Any) -> Preprocessing | None:
-    """How the images of one of our own readers got their size."""
+    """The preprocessing rule of images from a reader of this package, else None."""
     given = given.dataset if isinstance(given, torch_data.DataLoader) else given
     return given.preprocessing if isinstance(given, Dataset | ImageFolder) else None

@@ -1,4 +1,4 @@
-"""Data sets of Hugging Face by name, read from the cache of the package `datasets`; nothing is downloaded."""
+"""Hugging Face data sets by name, read from the cache of the package `datasets`; nothing is downloaded."""
 
 from __future__ import annotations
 
@@ -17,29 +17,29 @@ from rheostat.data.preprocessing import Preprocessing
 
 PREFIX = "hf:"
 GREY = ("1", "L", "LA", "I", "I;16", "I;16B")
-"""Pillow's modes of images without colours."""
+"""Pillow's modes of greyscale images."""
 
 
 def read(name: str, preprocessing: Preprocessing | None = None) -> tuple[Dataset, Dataset]:
-    """(train, test or validation) of a data set in memory: `NAME`, `NAME:CONFIG`, or a folder of `save_to_disk`.
+    """(train, test or validation) in memory, of `NAME`, `NAME:CONFIG` or a folder written by `save_to_disk`.
 
-    It needs one column of images and one of class labels. Without preprocessing all images have one size; they are grey
-    where the first is. DataError in one line where the cache does not hold it.
+    The data set needs one column of images and one of class labels. Without preprocessing all images must have one
+    size, and all are read as grey if the first one is. Raises DataError if the cache does not hold the data set.
     """
     found = _opened(name)
     second = next((s for s in ("test", "validation") if s in found), None)
     if "train" not in found or second is None:
-        raise DataError(f"hf:{name} has the splits {', '.join(map(str, found))}; train and test are needed")
+        raise DataError(f"hf:{name} has the splits {', '.join(map(str, found))}; it needs train and test")
     return _held(name, found["train"], preprocessing), _held(name, found[second], preprocessing)
 
 
 def _opened(name: str) -> Any:
-    """The splits by name."""
+    """The data set's splits by name."""
     try:
         import datasets
         from datasets.packaged_modules.cache.cache import Cache
     except ImportError:
-        raise DataError("data sets of Hugging Face need the package datasets: pip install 'rheostat[hub]'") from None
+        raise DataError("Hugging Face data sets need the package datasets: pip install 'rheostat[hub]'") from None
     if Path(name).is_dir():
         try:
             return datasets.load_from_disk(name)
@@ -58,12 +58,12 @@ def _opened(name: str) -> Any:
     except (FileNotFoundError, ValueError) as error:
         raise DataError(
             f"hf:{name}: {' '.join(str(error).split())} in {datasets.config.HF_DATASETS_CACHE}; load it once with "
-            f"datasets.load_dataset({plain!r}) where there is a connection"
+            f"datasets.load_dataset({plain!r}) while online"
         ) from None
 
 
 def _held(name: str, found: Any, preprocessing: Preprocessing | None) -> Dataset:
-    """One split in memory."""
+    """One split, held in memory."""
     import datasets
 
     pictures = [k for k, f in found.features.items() if isinstance(f, datasets.Image)]
@@ -71,7 +71,7 @@ def _held(name: str, found: Any, preprocessing: Preprocessing | None) -> Dataset
     chosen = [k for k in LABEL_COLUMNS if k in labels] or list(labels)
     if len(pictures) != 1 or not chosen:
         raise DataError(
-            f"hf:{name} has the columns {', '.join(found.features)}; one of images and one of class labels are needed"
+            f"hf:{name} has the columns {', '.join(found.features)}; it needs one of images and one of class labels"
         )
     if not len(found):
         raise DataError(f"hf:{name}: a split is empty")
@@ -89,13 +89,13 @@ def _held(name: str, found: Any, preprocessing: Preprocessing | None) -> Dataset
         images.append(rule.pixels(image))
         if images[-1].shape != images[0].shape:
             shapes = tuple(images[-1].shape), tuple(images[0].shape)
-            raise DataError(f"hf:{name}, item {number}: {shapes[0]}, expected {shapes[1]} as the first; {HINT}")
+            raise DataError(f"hf:{name}, item {number}: {shapes[0]}, expected {shapes[1]} like the first; {HINT}")
     marks = torch.tensor(found[chosen[0]], dtype=torch.int64)
     return Dataset(name, torch.stack(images), marks, tuple(labels[chosen[0]].names), preprocessing=preprocessing)
 
 
 def _mode(raw: bytes) -> str:
-    """Grey or colour, as an encoded image has it; ImageProblem where it is none."""
+    """The mode of an encoded image: "L" if it is grey, else "RGB"; raises ImageProblem if it is not an image."""
     try:
         return "L" if Image.open(io.BytesIO(raw), formats=FILE_FORMATS).mode in GREY else "RGB"
     except Exception as error:  # Pillow's decoders raise anything on hostile bytes

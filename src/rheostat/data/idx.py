@@ -1,4 +1,4 @@
-"""MNIST and Fashion-MNIST: the idx format, gzipped or not (yann.lecun.com/exdb/mnist)."""
+"""MNIST and Fashion-MNIST in the idx format, gzipped or not (yann.lecun.com/exdb/mnist)."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ from rheostat.data.base import (
 
 LABEL_MAGIC, IMAGE_MAGIC = 0x00000801, 0x00000803
 LARGEST = 2**30
-"""Bytes of the largest file that is read, packed or not; the largest published one has 47 million."""
+"""Size limit of a file, compressed or not, in bytes; the largest published one has 47 million."""
 MOST_PACKED = 1032
-"""Times that deflate can shrink a file, at most."""
+"""The maximum compression ratio of deflate."""
 FASHION = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
 DIGITS = tuple(str(i) for i in range(10))
 
 
 def read_idx(path: Path) -> np.ndarray:
-    """The uint8 array of an idx1 or idx3 file; DataError on another magic number or length.
+    """The uint8 array of an idx1 or idx3 file; raises DataError for another magic number or length.
 
-    Its header says how much is unpacked: a small .gz cannot fill the memory.
+    The size in the header limits what is decompressed, so a small .gz cannot fill the memory.
     """
     packed = read_regular(path, LARGEST)
     source = gzip.GzipFile(fileobj=io.BytesIO(packed)) if path.suffix == ".gz" else io.BytesIO(packed)
@@ -43,19 +43,19 @@ def read_idx(path: Path) -> np.ndarray:
         header, shape = _header(path, source.read(16))
         expected = math.prod(shape)
         if expected > LARGEST or expected > MOST_PACKED * len(packed):
-            raise DataError(f"{path}: its header asks for {expected} bytes, more than a file like this can hold")
+            raise DataError(f"{path}: its header declares {expected} bytes, more than this file can hold")
         rest = header + source.read(max(0, expected + 1 - len(header)))
     except (OSError, EOFError, zlib.error) as error:
-        raise DataError(f"{path}: not a whole gzip file ({error})") from None
+        raise DataError(f"{path}: not a complete gzip file ({error})") from None
     if len(rest) > expected:
-        raise DataError(f"{path}: more bytes than the {expected} of its header")
+        raise DataError(f"{path}: more than the {expected} bytes that its header declares")
     start = 4 + 4 * len(shape)
     expect_size(path, start + len(rest), start + expected)
     return np.frombuffer(rest, np.uint8).reshape(shape)
 
 
 def _header(path: Path, start: bytes) -> tuple[bytes, tuple[int, ...]]:
-    """(bytes read past the header, shape) of a file's first 16 bytes."""
+    """(the bytes after the header, shape), from the first 16 bytes of a file."""
     magic = int.from_bytes(start[:4], "big")
     if magic not in (LABEL_MAGIC, IMAGE_MAGIC):
         raise DataError(
@@ -64,12 +64,12 @@ def _header(path: Path, start: bytes) -> tuple[bytes, tuple[int, ...]]:
     dimensions = magic & 0xFF
     end = 4 + 4 * dimensions
     if len(start) < end:
-        raise DataError(f"{path}: {len(start)} bytes, shorter than its own header")
+        raise DataError(f"{path}: {len(start)} bytes, shorter than its header")
     return start[end:], tuple(int.from_bytes(start[4 + 4 * i : 8 + 4 * i], "big") for i in range(dimensions))
 
 
 def reader(name: str, classes: tuple[str, ...]) -> Reader:
-    """The reader of one data set in this format."""
+    """A reader of a data set in this format."""
 
     def half(folder: Path, prefix: str) -> Dataset:
         arrays = []

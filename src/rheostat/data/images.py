@@ -1,7 +1,7 @@
-"""Image files and encoded images from strangers, bounded by their headers before anything is unpacked.
+"""Untrusted image files and encoded images; the sizes in their headers are checked before anything is decoded.
 
-`decode` uses the standard library and Pillow alone, so that a service can run it in a small process of its
-own (`serve.image_worker` loads this file by its path) and kill that process when it takes too long.
+`decode` needs only the standard library and Pillow. A service can therefore run it in a small separate
+process (`serve.image_worker` loads this file by its path) and kill that process when it takes too long.
 """
 
 from __future__ import annotations
@@ -20,21 +20,21 @@ if TYPE_CHECKING:
 
 FILE_FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "GIF", "PPM", "TIFF")
 FILE_BYTES, FILE_PIXELS = 2**28, 2**25
-"""The largest file of a folder of images, in bytes, and in pixels (33 million)."""
+"""Limits of an image file in a folder: bytes, and pixels (33 million)."""
 SCANS = 64
-"""The most scans of a JPEG; encoders write ten."""
+"""The most scans allowed in a JPEG; encoders write about ten."""
 WORK = 16
-"""The most pixels that all scans of a JPEG touch, in units of the most pixels that an image may have."""
+"""The most pixels that all scans of a JPEG may decode together, as a multiple of the pixel limit of an image."""
 RESIZES = ("crop", "stretch", "pad")
-"""How an image gets another size: its centre, all of it in another shape, all of it on black."""
+"""Resizing rules: the centre; the whole image with another aspect ratio; the whole image on a black background."""
 _MARKER = re.compile(rb"\xff([^\x00\xff\xd0-\xd7])")
 _SCAN, _END = 0xDA, 0xD9
 _BARE = (0x01, 0xD8)
-"""Markers that no length follows."""
+"""Markers without a length field."""
 
 
 class ImageProblem(Exception):
-    """What is wrong with an encoded image; `large`: it is not broken but asks for too much."""
+    """A problem with an encoded image; `large` is set if the image is valid but exceeds a limit."""
 
     def __init__(self, text: str, *, large: bool = False) -> None:
         super().__init__(text)
@@ -42,10 +42,10 @@ class ImageProblem(Exception):
 
 
 def decode(raw: bytes, formats: tuple[str, ...], mode: str, most_pixels: int) -> Image.Image:
-    """An encoded still image as "L" (grey) or "RGB", 8 bits; ImageProblem for anything else.
+    """An encoded still image as an 8-bit image in `mode` "L" (grey) or "RGB"; raises ImageProblem for anything else.
 
-    Its header's pixels and, of a JPEG, its scans are counted before any of it is unpacked. 16-bit grey
-    is scaled to 8 bits; a wider number would otherwise saturate.
+    The size in the header and the scans of a JPEG are checked before anything is decoded. 16-bit grey is
+    scaled to 8 bits; without scaling it would saturate.
     """
     try:
         with warnings.catch_warnings():
@@ -56,25 +56,25 @@ def decode(raw: bytes, formats: tuple[str, ...], mode: str, most_pixels: int) ->
             _check_size(opened.width, opened.height, most_pixels)
             if opened.format in ("JPEG", "MPO"):
                 _check_scans(raw, opened.width * opened.height, most_pixels)
-            # A camera's MPO holds a preview behind the photo, which comes first.
+            # A camera's MPO holds the photo first, then a preview.
             if opened.format != "MPO" and getattr(opened, "n_frames", 1) != 1:
-                raise ImageProblem("an animation; send one image")
+                raise ImageProblem("an animation; send a still image")
             return _eight_bits(opened).convert(mode)
     except ImageProblem:
         raise
     except Image.DecompressionBombError:
-        raise ImageProblem(f"an image of far more than {most_pixels} pixels", large=True) from None
+        raise ImageProblem(f"an image of more than {most_pixels} pixels", large=True) from None
     except Exception as error:  # Pillow's decoders raise anything on hostile bytes
-        raise ImageProblem(f"not a whole {' or '.join(formats)} image ({type(error).__name__})") from None
+        raise ImageProblem(f"not a complete {' or '.join(formats)} image ({type(error).__name__})") from None
 
 
 def _check_size(width: int, height: int, most_pixels: int) -> None:
     if width * height > most_pixels:
-        raise ImageProblem(f"an image of {width} × {height}, at most {most_pixels} pixels", large=True)
+        raise ImageProblem(f"an image of {width} × {height}; the limit is {most_pixels} pixels", large=True)
 
 
 def _webp_size(raw: bytes) -> tuple[int, int]:
-    """A WebP's canvas; Pillow allocates it as it opens the file."""
+    """(width, height) of a WebP's canvas, which Pillow allocates when it opens the file."""
     kind = raw[12:16]
     if kind == b"VP8X":
         return 1 + int.from_bytes(raw[24:27], "little"), 1 + int.from_bytes(raw[27:30], "little")
@@ -85,7 +85,7 @@ def _webp_size(raw: bytes) -> tuple[int, int]:
 
 
 def _check_scans(raw: bytes, pixels: int, most_pixels: int) -> None:
-    """Refuse a JPEG of many scans: each may touch every pixel, and costs few bytes."""
+    """Refuse a JPEG with many scans: each may decode every pixel but takes only a few bytes."""
     most = min(SCANS, WORK * most_pixels // max(1, pixels))
     scans, at = 0, 2
     while (found := _MARKER.search(raw, at)) is not None:
@@ -94,16 +94,16 @@ def _check_scans(raw: bytes, pixels: int, most_pixels: int) -> None:
             return
         scans += marker == _SCAN
         if scans > most:
-            raise ImageProblem(f"a JPEG of more than {most} scans", large=True)
+            raise ImageProblem(f"a JPEG with more than {most} scans", large=True)
         at = found.end()
         if marker not in _BARE:
             at += int.from_bytes(raw[at : at + 2], "big")
 
 
 def _eight_bits(opened: Image.Image) -> Image.Image:
-    """16-bit grey (PNG) as 8 bits, rounded; other modes as they are."""
+    """16-bit grey (PNG) rounded to 8 bits; other modes unchanged."""
     if opened.mode == "F" or (opened.mode == "I" and opened.format == "TIFF"):
-        raise ImageProblem("pixels of 32 bits, whose range is not known; save it with 8 or 16 bits a channel")
+        raise ImageProblem("32-bit pixels of unknown range; save the image with 8 or 16 bits per channel")
     if not opened.mode.startswith("I"):
         return opened
     return opened.convert("I").point(_scaled).convert("L")
@@ -114,10 +114,11 @@ def _scaled(value: Image.ImagePointTransform) -> Image.ImagePointTransform:
 
 
 def fitted(image: Image.Image, width: int, height: int, resize: str) -> Image.Image:
-    """An image of 8 bits in another size, filtered bilinearly with antialiasing; `resize` is one of RESIZES.
+    """An 8-bit image resized with an antialiased bilinear filter; `resize` is one of RESIZES.
 
-    "crop" resizes the largest centred part of the new shape; "stretch" all of it; "pad" all of it in its own shape,
-    centred on black. Memory is that of the result, however long and thin the image is.
+    "crop" resizes the largest centred part with the new aspect ratio; "stretch" resizes the whole image to the new
+    aspect ratio; "pad" keeps the aspect ratio and centres the image on black. Memory depends only on the size of the
+    result, however long and thin the image is.
     """
     if image.size == (width, height):
         return image
@@ -142,8 +143,8 @@ def fitted(image: Image.Image, width: int, height: int, resize: str) -> Image.Im
 
 
 def read_image(path: Path, mode: str = "RGB", fit: Callable[[Image.Image], Image.Image] | None = None) -> torch.Tensor:
-    """One image file as (C, H, W) uint8 in "RGB" or "L", resized by `fit`; DataError for one that cannot be read."""
-    # Imported here: a process that only decodes needs neither.
+    """An image file as (C, H, W) uint8 in "RGB" or "L", resized by `fit`; raises DataError if it cannot be read."""
+    # Imported here because a process that only decodes needs none of them.
     import numpy as np
     import torch
 

@@ -1,8 +1,8 @@
-"""Pickles of plain data, read by a small interpreter: nothing that a file names is ever imported or called.
+"""Pickles of plain data, read by a small interpreter that never imports or calls anything a file names.
 
-Python's own unpickler calls what a file names and hands numpy a state from the file; a dtype with its own
-state then turns bytes into pointers. Here each opcode is one of a short list, a global is an inert marker,
-and an array is a shape and bytes, which are compared before numpy sees them (`numpy.frombuffer`).
+Python's unpickler calls the functions that a file names and passes states from the file to numpy; a malicious
+dtype state can then turn bytes into pointers. This reader accepts a short list of opcodes and treats a global
+as an inert marker. An array is a shape and bytes, checked against each other before `numpy.frombuffer`.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import numpy as np
 from rheostat.data.base import DataError
 
 OPCODES = 1_000_000
-"""The most steps of a file that are read, some seconds; 50 000 images take a third of them."""
+"""The most opcodes that are read from a file, a few seconds of work; 50 000 images need a third of them."""
 DIMENSIONS = 4
 GLOBALS = {
     ("numpy.core.multiarray", "_reconstruct"): "array",
@@ -32,32 +32,32 @@ GLOBALS = {
 
 @dataclass(frozen=True, eq=False)
 class _Global:
-    """A name in the file. It is no function and no class."""
+    """A name in the file, never resolved to a function or class."""
 
     kind: str
 
 
 @dataclass(eq=False)
 class _Kind:
-    """A dtype: u1 or refused."""
+    """A dtype; only u1 is accepted."""
 
 
 @dataclass(eq=False)
 class _Array:
-    """An array whose state has, or has not yet, been read."""
+    """An array; `value` is None until its state has been read."""
 
     value: np.ndarray | None = None
 
 
 _MARK = _Global("mark")
-"""Where a sequence begins on the stack."""
+"""Marks the start of a sequence on the stack."""
 
 
 def loads(raw: bytes) -> Any:
-    """A pickle of uint8 arrays, whole numbers, bytes, strings, lists, tuples, dicts, None and booleans.
+    """Read a pickle of uint8 arrays, whole numbers, bytes, strings, lists, tuples, dicts, None and booleans.
 
-    DataError where it holds anything else, is damaged, or is longer than `OPCODES` steps. Strings of
-    Python 2 are bytes.
+    Raises DataError if it holds anything else, is damaged, or has more than `OPCODES` opcodes. Strings of
+    Python 2 are returned as bytes.
     """
     machine = _Machine(len(raw))
     try:
@@ -70,8 +70,8 @@ def loads(raw: bytes) -> Any:
         (found,) = machine.stack
     except DataError:
         raise
-    except Exception as error:  # a damaged pickle fails in as many ways as it has bytes
-        raise DataError(f"not a whole pickle ({type(error).__name__}: {str(error)[:80]})") from None
+    except Exception as error:  # a damaged pickle may raise anything
+        raise DataError(f"not a complete pickle ({type(error).__name__}: {str(error)[:80]})") from None
     return _finished(found)
 
 
@@ -80,12 +80,12 @@ class _Machine:
 
     def __init__(self, size: int) -> None:
         self.left = 2 * size
-        """Bytes that may still be copied: a text kept in the memo can be encoded again and again."""
+        """Bytes that may still be copied; the limit is needed because a text in the memo can be encoded repeatedly."""
         self.stack: list[Any] = []
         self.memo: dict[int, Any] = {}
 
     def step(self, name: str, argument: Any) -> None:
-        """Run one opcode; DataError for one that plain data does not need."""
+        """Run one opcode; raises DataError for an opcode that plain data does not need."""
         stack = self.stack
         if name in _IGNORED:
             return
@@ -140,13 +140,13 @@ class _Machine:
     def popped(self, count: int) -> list[Any]:
         """The top `count` values, in order."""
         if len(self.stack) < count:
-            raise DataError("takes more than its stack holds")
+            raise DataError("pops more values than its stack holds")
         values = self.stack[-count:]
         del self.stack[-count:]
         return values
 
     def marked(self, below: int = 0) -> list[Any]:
-        """The values above the last mark, which goes too; `below` values on top of the stack stay."""
+        """Pop the values above the last mark, and the mark; the top `below` values stay on the stack."""
         kept = self.popped(below) if below else []
         values = []
         while self.stack[-1] is not _MARK:
@@ -156,7 +156,7 @@ class _Machine:
         return values[::-1]
 
     def fill(self, pairs: list[Any]) -> None:
-        """Set keys, which are strings or bytes, of the dict on top."""
+        """Set keys (strings or bytes) of the dict on top of the stack."""
         found = _expect(self.stack[-1], dict)
         if len(pairs) % 2 or not all(isinstance(k, str | bytes) for k in pairs[::2]):
             raise DataError("holds a dict whose keys are not strings")
@@ -196,7 +196,7 @@ def _expect(value: Any, kind: type) -> Any:
 
 
 def _named(value: Any) -> str:
-    """A name for a message. A nested value is not printed: it may be small and its text endless."""
+    """A name for a message. A nested value is not printed, because a small one can have a very long text."""
     return repr(value)[1:81].rstrip("'") if isinstance(value, str) else type(value).__name__
 
 
@@ -208,9 +208,9 @@ def _global(module: Any, name: Any) -> _Global:
 
 
 def _reduced(function: Any, arguments: Any, left: int) -> Any:
-    """What a call in the file stands for: an empty array, u1, or bytes written as text."""
+    """The result of a call in the file: an empty array, u1, or bytes written as text."""
     if not isinstance(function, _Global) or not isinstance(arguments, tuple):
-        raise DataError("calls what is no function")
+        raise DataError("calls something that is not a function")
     if function.kind == "array":
         return _Array()
     if function.kind == "dtype":
@@ -221,32 +221,32 @@ def _reduced(function: Any, arguments: Any, left: int) -> Any:
         text = arguments[0]
         if isinstance(text, str):
             if len(text) > left:
-                raise DataError("encodes the same text again and again")
+                raise DataError("encodes the same text repeatedly")
             return text.encode("latin-1")
-    raise DataError("calls what is no function of plain data")
+    raise DataError("calls a function that plain data does not need")
 
 
 def _build(target: Any, state: Any) -> None:
-    """Give an array its shape and bytes; a dtype takes only the state of plain u1."""
+    """Set the shape and bytes of an array; a dtype accepts only the state of plain u1."""
     if isinstance(target, _Kind):
         plain = isinstance(state, tuple) and len(state) == 8 and state[0] == 3 and state[1] in ("|", b"|")
         if not plain or any(v is not None for v in state[2:5]) or state[5:] != (-1, -1, 0):
-            raise DataError("holds a dtype with a state of its own")
+            raise DataError("holds a dtype with a custom state")
         return
     if not isinstance(target, _Array) or not isinstance(state, tuple) or len(state) != 5:
-        raise DataError("gives a state to what takes none")
+        raise DataError("sets a state on an object that takes none")
     _, shape, kind, fortran, raw = state
     if not isinstance(kind, _Kind) or not isinstance(raw, bytes) or not isinstance(shape, tuple):
-        raise DataError("holds an array that is not of plain bytes")
+        raise DataError("holds an array that is not made of plain bytes")
     if not 1 <= len(shape) <= DIMENSIONS or not all(type(n) is int and 0 <= n <= len(raw) for n in shape):
-        raise DataError("holds an array with a shape that its bytes cannot have")
+        raise DataError("holds an array whose shape does not fit its bytes")
     if math.prod(shape) != len(raw):
         raise DataError(f"holds an array of {math.prod(shape)} values in {len(raw)} bytes")
     target.value = np.frombuffer(raw, np.uint8).reshape(shape, order="F" if fortran else "C")
 
 
 def _finished(found: Any) -> Any:
-    """A value with its arrays in place of their stand-ins: at the top, and in a dict at the top."""
+    """The value with each `_Array` replaced by its numpy array, at the top level or in a top-level dict."""
     if isinstance(found, _Array):
         return found.value
     if isinstance(found, dict):

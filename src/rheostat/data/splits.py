@@ -1,4 +1,4 @@
-"""Deterministic stratified splits. Calibration is held out of train; test is never chosen on."""
+"""Deterministic stratified splits. The calibration splits are held out of train; nothing is chosen on test."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ SPLITS = ("train", "calibrate-fit", "calibrate-choose", "test")
 
 
 def stratified(labels: Tensor, sizes: tuple[int, ...], *, seed: int) -> list[Tensor]:
-    """Disjoint row indexes of the given sizes, class shares kept to within one example.
+    """Disjoint row indices of the given sizes; class proportions are kept to within one example.
 
-    Raises ValueError when there are not enough rows. Rows come in ascending order.
+    Each part is in ascending order. Raises ValueError if there are not enough rows.
     """
     if sum(sizes) > len(labels):
-        raise ValueError(f"asked for {sum(sizes)} examples of {len(labels)}")
+        raise ValueError(f"cannot draw {sum(sizes)} examples from {len(labels)}")
     generator = torch.Generator().manual_seed(seed)
     classes, counts = labels.unique(return_counts=True)
-    # One order in which every stretch holds classes in proportion: each class's rows, shuffled, are
-    # spread evenly over (0, 1); a small class-wise offset breaks ties at random.
+    # An order in which every contiguous part has the class proportions of the whole: the shuffled rows of
+    # each class are spaced evenly over (0, 1), and a small offset per class breaks ties at random.
     key = torch.empty(len(labels), dtype=torch.float64)
     for label, count in zip(classes.tolist(), counts.tolist(), strict=True):
         rows = (labels == label).nonzero()[:, 0]
@@ -38,7 +38,7 @@ def stratified(labels: Tensor, sizes: tuple[int, ...], *, seed: int) -> list[Ten
 
 
 def subset(dataset: Dataset, count: int | None, *, seed: int = 0) -> Dataset:
-    """A stratified, seeded part of a data set; all of it for None."""
+    """A stratified, seeded subset of `count` images; the whole data set if `count` is None or not smaller."""
     if count is None or count >= len(dataset):
         return dataset
     (rows,) = stratified(dataset.labels.cpu(), (count,), seed=seed)
@@ -55,7 +55,7 @@ class Splits:
     test: Dataset
 
     def named(self, name: str) -> Dataset:
-        """A split by its name in rows: train, calibrate-fit, calibrate-choose, test."""
+        """A split by its name in rows; raises ValueError that lists the allowed names."""
         found = dict(zip(SPLITS, (self.train, self.fit, self.choose, self.test), strict=True))
         if name not in found:
             raise ValueError(f"no split {name!r}; allowed: {', '.join(SPLITS)}")
@@ -63,9 +63,9 @@ class Splits:
 
 
 def make_splits(train: Dataset, test: Dataset, *, calibrate: int, limit: int | None = None, seed: int = 0) -> Splits:
-    """Hold `calibrate` images out of train, in two halves; keep `limit` of the rest (all if None)."""
+    """Hold `calibrate` images out of train, in two equal halves; keep `limit` of the rest (all if None)."""
     if calibrate < 2 or calibrate % 2:
-        raise ValueError(f"calibrate is an even number of images, at least 2, given {calibrate}")
+        raise ValueError(f"calibrate must be an even number of images, at least 2, given {calibrate}")
     rest = len(train) - calibrate
     if limit is not None and not 0 < limit <= rest:
         raise ValueError(f"train_images must be from 1 to {rest}, given {limit}")

@@ -10,12 +10,12 @@ import torch
 from rheostat.data.base import DataError, Dataset, Remote, Source, expect_size, find_file, read_regular, register
 
 LARGEST = 2**29
-"""Bytes of the largest file that is read; the largest published one has 221 million."""
+"""Size limit of a file, in bytes; the largest published one has 221 million."""
 STL10 = ("airplane", "bird", "car", "cat", "deer", "dog", "horse", "monkey", "ship", "truck")
 
 
 def read(folder: Path) -> tuple[Dataset, Dataset]:
-    """Train 5 000 and test 8 000 labelled images of 96×96, column-major."""
+    """(train 5 000, test 8 000) labelled images of 96×96, stored column-major."""
     inside = folder / "stl10_binary" if (folder / "stl10_binary").is_dir() else folder
     halves = []
     for half in ("train", "test"):

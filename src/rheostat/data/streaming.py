@@ -1,8 +1,8 @@
-"""Images that are read as a run goes: what an item draws at random depends on its place in the run alone.
+"""Images read during a run. The random transforms of an item depend only on its position in the run.
 
-A data set with numbers is read by worker processes, each item under a seed of its own, so that a run continued at
-step n reads what an undisturbed one reads there, whatever its workers did before. An iterable has an order of its own:
-a continued run reads from the start of the epoch and drops what was used.
+An indexed data set is read by worker processes, and each item has its own seed. A run that resumes at step n therefore
+reads the same images as an uninterrupted one, whatever its workers did before. An iterable sets its own order; a
+resumed run reads it from the start of the epoch and skips the items already used.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from rheostat.data.given import Flow, Indexed
 from rheostat.runtime.seeding import seed_of, seeded, stream
 
 Draw = tuple[int, int]
-"""(the number of this reading in the run, the item's index)."""
+"""(the position of this read in the run, the item's index)."""
 
 
 class _Seeded(torch_data.Dataset[tuple[Tensor, int]]):
-    """Items of a data set, each read under the seed of its draw."""
+    """Items of a data set, each read with the seed of its draw."""
 
     def __init__(self, given: Indexed, form: Form, seed: int) -> None:
         self.given, self.form, self.seed = given, form, seed
@@ -38,7 +38,7 @@ class _Seeded(torch_data.Dataset[tuple[Tensor, int]]):
 
 
 def _leave_signals(worker: int) -> None:
-    """In a worker: Ctrl-C is the main process's business, which ends its workers itself; SIGTERM ends this one."""
+    """In a worker, ignore Ctrl-C, because the main process ends its workers; let SIGTERM end the worker."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
@@ -46,7 +46,7 @@ def _leave_signals(worker: int) -> None:
 def read_indexed(
     given: Indexed, draws: Iterable[list[Draw]], form: Form, *, seed: int, workers: int, pin: bool
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """(images, labels) of each list of draws, read by `workers` processes (0: by this one)."""
+    """Yield (images (B, C, H, W), labels (B,)) of each list of draws, read by `workers` processes (0: this one)."""
     loader = torch_data.DataLoader(
         _Seeded(given, form, seed),
         batch_sampler=_Listed(draws),
@@ -57,13 +57,13 @@ def read_indexed(
     )
     try:
         yield from loader
-    except DataError as problem:  # from a worker it comes with its traceback; the last line is what was raised
+    except DataError as problem:  # from a worker it includes the traceback; the last line is the original message
         last = str(problem).strip().splitlines()[-1]
         raise DataError(last.removeprefix(f"{DataError.__module__}.DataError: ")) from None
 
 
 class _Listed(torch_data.Sampler[list[Draw]]):
-    """Lists of draws, as a batch sampler."""
+    """A batch sampler that yields given lists of draws."""
 
     def __init__(self, draws: Iterable[list[Draw]]) -> None:
         self.draws = draws
@@ -73,12 +73,12 @@ class _Listed(torch_data.Sampler[list[Draw]]):
 
 
 def read_flow(given: Flow, form: Form, *, seed: int, epoch: int, workers: int) -> Iterator[tuple[Tensor, int]]:
-    """The examples of one epoch of an iterable, one by one; `set_epoch(epoch)` is called where there is one."""
+    """Yield the examples of one epoch of an iterable; its `set_epoch(epoch)` is called if it has one."""
     if hasattr(given.items, "set_epoch"):
         given.items.set_epoch(epoch)
     if workers:
         if not isinstance(given.items, torch_data.IterableDataset):
-            raise DataError(f"{given.name}: workers need a torch IterableDataset, which says what each of them reads")
+            raise DataError(f"{given.name}: workers need a torch IterableDataset, which divides items between them")
         source: Iterable[Any] = torch_data.DataLoader(
             given.items,
             batch_size=None,
@@ -91,7 +91,7 @@ def read_flow(given: Flow, form: Form, *, seed: int, epoch: int, workers: int) -
 
 
 def _item_by_item(items: Iterable[Any], seed: int, epoch: int) -> Iterator[Any]:
-    """The items, each drawn under a seed of its own, so that the run's generators and these do not mix."""
+    """Yield the items, each drawn with its own seed, so that they do not share the generators of the run."""
     with seeded(seed_of(seed, "flow", epoch, -1)):
         source = iter(items)
     end = object()

@@ -1,4 +1,4 @@
-"""SVHN, cropped digits (Netzer et al. 2011): MATLAB files."""
+"""SVHN, cropped digits (Netzer et al. 2011), in MATLAB files."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from rheostat.data.mat import read_mat
 
 
 def read(folder: Path) -> tuple[Dataset, Dataset]:
-    """(train, test) from train_32x32.mat and test_32x32.mat; label 10 is 0."""
+    """(train, test) from train_32x32.mat and test_32x32.mat; label 10 becomes 0."""
     halves = []
     for name in ("train_32x32.mat", "test_32x32.mat"):
         path = find_file(folder, name)

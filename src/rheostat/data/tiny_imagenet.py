@@ -1,4 +1,4 @@
-"""Tiny-ImageNet-200: a tree of images with lists of its own."""
+"""Tiny-ImageNet-200: a tree of images, with lists of its classes and validation labels."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from rheostat.data.base import DataError, Dataset, Remote, Source, find_file, re
 from rheostat.data.folders import assembled, image_files
 
 LARGEST = 2**24
-"""Bytes of the longest list that is read; the published ones have less than a million."""
+"""Size limit of a list, in bytes; the published ones have less than a million."""
 
 
 def read(folder: Path) -> tuple[Dataset, Dataset]:
-    """Train from train/WNID/images, val with val_annotations.txt as the test half."""
+    """(train, test): train/WNID/images, and val with val_annotations.txt as the test half."""
     root = folder / "tiny-imagenet-200" if (folder / "tiny-imagenet-200").is_dir() else folder
     names = _lines(find_file(root, "wnids.txt"))
     for name in names:
@@ -25,16 +25,16 @@ def read(folder: Path) -> tuple[Dataset, Dataset]:
     for number, line in enumerate(_lines(annotations), 1):
         fields = line.split("\t")
         if len(fields) < 2 or fields[1] not in place:
-            raise DataError(f"{annotations}: line {number} names no known class")
+            raise DataError(f"{annotations}: line {number} does not name a known class")
         if Path(fields[0]).name != fields[0]:
-            raise DataError(f"{annotations}: line {number} names no file of its folder")
+            raise DataError(f"{annotations}: line {number} does not name a file in the folder images")
         test.append((root / "val" / "images" / fields[0], place[fields[1]]))
     train = image_files(root / "train", classes)
     return assembled("tiny-imagenet", train, classes), assembled("tiny-imagenet", test, classes)
 
 
 def _lines(path: Path) -> list[str]:
-    """The lines of a list, without those that are empty."""
+    """The non-empty lines of a list."""
     try:
         return [line for line in read_regular(path, LARGEST).decode().splitlines() if line.strip()]
     except UnicodeDecodeError:

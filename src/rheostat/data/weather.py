@@ -11,9 +11,10 @@ from rheostat.data.blurs import motion, zoomed
 
 
 def plasma(count: int, size: int, decay: float, generator: Generator) -> Tensor:
-    """Cloud-like maps (count, size, size) in [0, 1]: midpoints displaced by noise that shrinks `decay`-fold a scale.
+    """Cloud-like maps (count, size, size) in [0, 1], by midpoint displacement with noise.
 
-    `size` is a power of two; the maps wrap around. Higher `decay` gives smoother clouds.
+    The amplitude of the noise shrinks by a factor `decay` per scale, so a higher `decay` gives smoother
+    clouds. `size` is a power of two; the maps wrap around at the edges.
     """
     cloud = torch.zeros(count, 1, 1)
     amplitude = 1.0
@@ -21,7 +22,7 @@ def plasma(count: int, size: int, decay: float, generator: Generator) -> Tensor:
         side = cloud.shape[-1]
         grown = torch.zeros(count, 2 * side, 2 * side)
         grown[:, ::2, ::2] = cloud
-        # The middle of each square, then the middle of each edge, from the neighbours that are known by then.
+        # The middle of each square, then the middle of each edge, from the neighbours computed so far.
         square = cloud + cloud.roll(-1, 1) + cloud.roll(-1, 2) + cloud.roll((-1, -1), (1, 2))
         grown[:, 1::2, 1::2] = square / 4 + amplitude * _noise(cloud.shape, generator)
         middle = grown[:, 1::2, 1::2]
@@ -39,7 +40,7 @@ def _noise(shape: torch.Size, generator: Generator) -> Tensor:
 
 
 def fog(images: Tensor, amount: float, decay: float, generator: Generator) -> Tensor:
-    """A cloud laid over every image, the sum brought back to the brightness that the image had at most."""
+    """A cloud added to every image; the sum is rescaled to the maximum brightness of the image."""
     count, _, height, width = images.shape
     size = 2 ** math.ceil(math.log2(max(height, width)))
     cloud = plasma(count, size, decay, generator)[:, None, :height, :width]
@@ -57,7 +58,7 @@ def snow(
     keep: float,
     generator: Generator,
 ) -> Tensor:
-    """Flakes that fall at a slant over an image made paler: `smear` is (radius, sigma) of their motion."""
+    """Slanted snowflakes over a paler image; `smear` is (radius, sigma) of their motion blur, in pixels."""
     count, channels, height, width = images.shape
     flakes = torch.randn(count, 1, height, width, generator=generator) * std + mean
     if zoom > 1:

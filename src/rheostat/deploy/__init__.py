@@ -1,4 +1,4 @@
-"""From a trained model to a product: a chosen point, files for other runtimes, their latency."""
+"""Deployment of a trained model: choose a point, export it for other runtimes, quantise it, measure latency."""
 
 from rheostat.deploy.choosing import Choice, Need, choose
 from rheostat.deploy.exporting import export

@@ -1,7 +1,7 @@
-"""An operating point chosen from rows: bounds that hold for all points looked at, and what comes nearest.
+"""Choice of an operating point from rows, with simultaneous confidence bounds over all points considered.
 
-Only rows of the calibrate-choose split are taken: nothing else saw those images, neither training nor
-thresholds nor the dial's map, and the test split stays for the report.
+Only rows of the calibrate-choose split are used: training, thresholds and the dial's map have not seen
+those images, and the test split is reserved for the report.
 """
 
 from __future__ import annotations
@@ -15,14 +15,17 @@ from rheostat.runtime.choices import nearest
 
 SPLIT = "calibrate-choose"
 GOALS = ("clean", "robust", "balanced", "macs", "latency")
-"""What may be made best: accuracies are maximised (`balanced`: the mean of both bounds), costs minimised."""
+"""Goals of a choice: accuracies are maximised (`balanced` is the mean of both bounds), costs minimised."""
 GAIN = 0.1
-"""The least share of the time that a step of a ladder saves."""
+"""Each point of a ladder saves at least this fraction of the time of the point before it."""
 
 
 @dataclass(frozen=True)
 class Need:
-    """What a point must keep: shares in [0, 1], MACs an image, milliseconds at batch 1; None: no limit."""
+    """Limits that a point must meet: accuracies in [0, 1], MACs per image, milliseconds at batch 1; None: no limit.
+
+    Raises ValueError for an accuracy outside [0, 1], or a cost that is not positive.
+    """
 
     min_robust: float | None = None
     min_clean: float | None = None
@@ -33,7 +36,7 @@ class Need:
         for name in ("min_robust", "min_clean"):
             value = getattr(self, name)
             if value is not None and not 0 <= value <= 1:
-                raise ValueError(f"{name} is a share from 0 to 1, given {value:g}")
+                raise ValueError(f"{name} must be from 0 to 1, given {value:g}")
         for name in ("max_macs", "max_latency"):
             value = getattr(self, name)
             if value is not None and value <= 0:
@@ -57,7 +60,7 @@ class Candidate:
     n: int
 
     def lacks(self, need: Need) -> dict[str, float]:
-        """By how much each need is missed, as a share of it; nothing: all are kept."""
+        """By how much each limit is missed, as a fraction of the limit; empty if all limits are met."""
         found: dict[str, float] = {}
         for name, limit, bound in (
             ("min_robust", need.min_robust, self.robust_bound),
@@ -76,7 +79,7 @@ class Candidate:
         return found
 
     def worth(self, goal: str) -> float:
-        """What is made best; larger is better."""
+        """The value that the goal maximises; costs are negated."""
         if goal == "latency" and self.latency is None:
             raise ValueError("latency as the goal needs measured latencies")
         values = {
@@ -91,9 +94,9 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Choice:
-    """The answer: the best point that keeps every need, the next, and the Pareto front.
+    """The result of `choose`: the best point that meets every limit, the second best, and the Pareto front.
 
-    `chosen` is None where none does; `closest` is then the one that misses least.
+    If no point meets every limit, `chosen` is None and `closest` is the point that misses them least.
     """
 
     chosen: Candidate | None
@@ -109,10 +112,10 @@ class Choice:
 def candidates(
     rows: list[Row], *, confidence: float = 0.95, latencies: dict[Point, float] | None = None
 ) -> list[Candidate]:
-    """Every measured point with bounds that hold together: Bonferroni over points and both accuracies.
+    """Every measured point with simultaneous bounds: Bonferroni over the points and both accuracies.
 
-    Where a point was measured in several tiers the row of most attacks counts. ValueError on rows of
-    any other split, on rows of several models, and where there are none.
+    Rows of other splits are ignored. If a point was measured in several tiers, the row with the most attacks
+    counts. Raises ValueError if there are no rows of the split, or if they belong to several models.
     """
     found: dict[Point, Row] = {}
     for row in rows:
@@ -126,11 +129,11 @@ def candidates(
     if not found:
         splits = sorted({r.split for r in rows})
         raise ValueError(
-            f"no rows of split {SPLIT!r} (there are: {', '.join(splits) or 'none'}); measure with "
-            f"`rheostat evaluate RUN --split {SPLIT}`: nothing is chosen on test"
+            f"no rows of split {SPLIT!r} (found: {', '.join(splits) or 'none'}); measure with "
+            f"`rheostat evaluate RUN --split {SPLIT}`: nothing may be chosen on test"
         )
     if len({r.artifact for r in found.values()}) > 1:
-        raise ValueError("the rows are of several models; choose from the rows of one")
+        raise ValueError("the rows belong to several models; pass the rows of one model")
     each = 1 - (1 - confidence) / (2 * len(found))
     return [
         Candidate(
@@ -158,14 +161,16 @@ def choose(
     confidence: float = 0.95,
     latencies: dict[Point, float] | None = None,
 ) -> Choice:
-    """The point whose bound is best among those whose bounds keep every need.
+    """The point with the best value of the goal among those whose bounds meet every limit.
 
-    `maximise`: clean or robust accuracy, balanced (the mean of the two), or the least macs or latency.
+    `maximise` is "clean" or "robust" (their lower bounds), "balanced" (the mean of both), or "macs" or "latency" (the
+    lowest). `latencies` are milliseconds per image, by point. Raises ValueError as `candidates` does, for an unknown
+    goal, or if a limit or goal needs latencies that are missing.
     """
     if maximise not in GOALS:
         raise ValueError(f"no goal {maximise!r}; {nearest(maximise, GOALS)}")
     found = candidates(rows, confidence=confidence, latencies=latencies)
-    # Ties go to the more robust, then the cheaper: a stable order whatever the rows' order.
+    # Ties go to the more robust, then to the cheaper point, so that the order of rows does not matter.
     ranked = sorted(found, key=lambda c: (-c.worth(maximise), -c.robust_bound, c.macs))
     good = [c for c in ranked if not c.lacks(need)]
     closest = None if good else min(ranked, key=lambda c: sum(c.lacks(need).values()))
@@ -183,7 +188,7 @@ def choose(
 
 @dataclass(frozen=True)
 class LadderChoice:
-    """The points of a ladder, the slowest first, which is the preferred one, and what they were chosen from."""
+    """The points of a ladder, from the slowest (the preferred one) to the fastest, and the Pareto front behind them."""
 
     points: tuple[Candidate, ...]
     front: tuple[Candidate, ...]
@@ -200,21 +205,21 @@ def choose_ladder(
     steps: int = 4,
     confidence: float = 0.95,
 ) -> LadderChoice:
-    """Points for a server that trades accuracy for capacity: on the Pareto front of latency, SA and RA.
+    """Points for a server that trades accuracy for capacity, from the Pareto front of latency, SA and RA.
 
-    All keep every need by their bounds. The first is what `choose` prefers; of the faster ones each is
-    the best by the same goal among those that save at least `GAIN` of the time of the one before, and the last
-    is the fastest. `latencies`: milliseconds an image, by point. ValueError where no point keeps the needs, or
-    where none is faster than the first.
+    The bounds of every point meet every limit. The first point is the one that `choose` prefers. Each further
+    point is the best by the same goal among those that save at least `GAIN` of the time of the previous point; the
+    last is the fastest. `latencies` are milliseconds per image, by point. Raises ValueError if no point meets the
+    limits, or if none is faster than the first.
     """
     if maximise not in ("clean", "robust"):
-        raise ValueError(f"no goal {maximise!r} of a ladder; {nearest(maximise, ('clean', 'robust'))}")
+        raise ValueError(f"no ladder goal {maximise!r}; {nearest(maximise, ('clean', 'robust'))}")
     if steps < 2:
-        raise ValueError(f"a ladder has at least 2 points, given {steps}")
+        raise ValueError(f"a ladder needs at least 2 points, given {steps}")
     found = candidates(rows, confidence=confidence, latencies=latencies)
     good = [c for c in found if not c.lacks(need)]
     if not good:
-        raise ValueError("none of the measured points keeps every limit; see rheostat choose without --ladder")
+        raise ValueError("no measured point meets every limit; see rheostat choose without --ladder")
     pareto = time_front(good)
     ranked = sorted(pareto, key=lambda c: (-c.worth(maximise), -c.robust_bound, _time(c)))
     ladder = [ranked[0]]
@@ -226,7 +231,7 @@ def choose_ladder(
             f"{ladder[0].point.label()} is the best and no other point is at least {100 * GAIN:.0f} % faster, so a "
             "ladder would save no time; measure points of a dial that costs time (width, depth, exit)"
         )
-    # The ends stay; between them those that are evenly spread.
+    # Keep both ends and evenly spaced points between them.
     kept = [ladder[round(i * (len(ladder) - 1) / (steps - 1))] for i in range(steps)] if len(ladder) > steps else ladder
     return LadderChoice(tuple(kept), pareto, confidence, len(found))
 
@@ -238,7 +243,7 @@ def _time(candidate: Candidate) -> float:
 
 
 def time_front(found: list[Candidate]) -> tuple[Candidate, ...]:
-    """Those that no other point beats in clean accuracy, robust accuracy and latency at once, the fastest first."""
+    """The points that no other point dominates in clean accuracy, robust accuracy and latency, fastest first."""
 
     def beats(a: Candidate, b: Candidate) -> bool:
         pairs = ((a.clean, b.clean), (a.robust, b.robust), (-_time(a), -_time(b)))
@@ -248,7 +253,7 @@ def time_front(found: list[Candidate]) -> tuple[Candidate, ...]:
 
 
 def front(found: list[Candidate]) -> tuple[Candidate, ...]:
-    """Those that no other point beats in clean accuracy, robust accuracy and MACs at once."""
+    """The points that no other point dominates in clean accuracy, robust accuracy and MACs, least robust first."""
 
     def beats(a: Candidate, b: Candidate) -> bool:
         pairs = ((a.clean, b.clean), (a.robust, b.robust), (-a.macs, -b.macs))

@@ -1,7 +1,7 @@
-"""A model as a file for other runtimes: ONNX or torch.export, folded at a point or with its dial live.
+"""Export of a model for other runtimes: ONNX or torch.export, folded at a point or with a live dial.
 
-Every file says what it is (dials, point, classes, preprocessing, measured numbers) in its metadata, and is
-checked against the model before it gets its name.
+The metadata of every file describe it (dials, point, classes, preprocessing, measured numbers). A file is
+compared with the model before it is written under its name.
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ from rheostat.runtime.seeding import stream
 
 TARGETS = {"onnx": ".onnx", "torch": ".pt2"}
 PARITY = 1e-4
-"""The largest difference of a logit between file and model, as a share of the largest logit."""
+"""The largest difference allowed between a logit of file and model, as a fraction of the largest logit."""
 
 
 class Live(nn.Module):
-    """images (B, C, H, W), robustness (B,) → logits (B, K): the dial is an input."""
+    """Images (B, C, H, W) and robustness (B,) → logits (B, K): the dial is an input."""
 
     def __init__(self, model: Tunable, fixed: Point) -> None:
         super().__init__()
@@ -51,7 +51,7 @@ class Live(nn.Module):
 
 
 class Stage(nn.Module):
-    """Features → (features, logits of the exit behind them): the blocks from one exit to the next."""
+    """The blocks from one exit to the next: features → (features, logits (B, K) of the exit)."""
 
     def __init__(self, model: Tunable, point: Point, number: int) -> None:
         super().__init__()
@@ -75,7 +75,7 @@ class Stage(nn.Module):
 
 
 def describe(model: Tunable, about: About, point: Point, name: str | None, artifact: str) -> dict[str, Any]:
-    """What a file says of itself."""
+    """The description that a file stores in its metadata."""
     measured = about.measured.get(name, {}) if name else {}
     return {
         "artifact": artifact,
@@ -100,7 +100,7 @@ def describe(model: Tunable, about: About, point: Point, name: str | None, artif
 
 
 def check_installed() -> None:
-    """ValueError that names the extra where a package that writes or runs ONNX files is missing."""
+    """Raise ValueError that names the extra if a package that writes or runs ONNX files is missing."""
     for package in ("onnx", "onnxscript", "onnxruntime"):
         try:
             importlib.import_module(package)
@@ -121,11 +121,11 @@ def export(
 ) -> list[Path]:
     """Write the files of a point, and return their paths.
 
-    Folded: one plain network. `live`: `robustness` is an input, one value per row; one file per width.
-    A point with live exits: one file per stage, which `Session` runs with real early exit. `images`
-    (n, C, H, W), n ≥ 2: what parity is checked on (default: noise). The model itself is not touched:
-    a copy on the CPU is written. Raises ValueError where a point has no such file, or a file does not
-    give what the model gives.
+    By default the file holds one plain folded network. With `live`, `robustness` is an input, one value per
+    row, and there is one file per width. A point with live exits gives one file per stage, which `Session`
+    runs with real early exit. Parity is checked on `images` (n, C, H, W), n ≥ 2 (default: noise). The model
+    does not change: a copy on the CPU is exported. Raises ValueError if the point cannot be exported this
+    way, or if a file's outputs differ from the model's.
     """
     if to not in TARGETS:
         raise ValueError(f"no target {to!r}; {nearest(to, TARGETS)}")
@@ -142,7 +142,7 @@ def export(
         return _live(model, point, out, to, about_file, x)
     if model.method.live(point):
         if to != "onnx":
-            raise ValueError("live exits are exported as ONNX stages; give --to onnx, or exit=0")
+            raise ValueError("live exits can be exported only as ONNX stages; give --to onnx, or exit=0")
         return _stages(model, point, out, about_file, x)
     folded = foldable(model, point)
     if folded is None:
@@ -157,7 +157,7 @@ def export(
 
 def _live(model: Tunable, point: Point, out: Path, to: str, about: dict[str, Any], x: Tensor) -> list[Path]:
     if "robustness" not in model.dials or model.dials["robustness"].structural:
-        raise ValueError("this model has no robustness dial that could be an input of the file")
+        raise ValueError("this model has no robustness dial that can be an input of the file")
     if model.method.live(point) or model.method.randomised(point):
         raise ValueError(f"{point} has live exits or draws noise; it cannot be one graph with a live dial")
     widths = model.dials["width"].values if "width" in model.dials else None
@@ -243,12 +243,12 @@ def _write(
 def _compare(found: Tensor, expected: Tensor, out: Path) -> None:
     gap = float((found - expected).abs().max() / max(1.0, float(expected.abs().max())))
     if not gap <= PARITY:
-        raise ValueError(f"{out.name} does not give what the model gives: off by {gap:.2g} of the largest output")
+        raise ValueError(f"{out.name} differs from the model by {gap:.2g} of the largest output")
 
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """The exporter's progress and its notes on packages that are not needed."""
+    """Silence the exporter's progress and its notes on packages that are not needed."""
     logger = logging.getLogger("torch.onnx")
     level = logger.level
     logger.setLevel(logging.ERROR)

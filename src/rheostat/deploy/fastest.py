@@ -1,4 +1,4 @@
-"""Which runtime runs an exported file fastest on this machine."""
+"""Selection of the runtime that runs an exported file fastest on this machine."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from rheostat.models.costs import latency
 
 log = logging.getLogger(__name__)
 BATCHES = (1, 8)
-"""Batch sizes that a choice is made on: a lone request, and a small queue of them."""
+"""Batch sizes that are timed: a single request, and a small queue."""
 
 
 def installed() -> tuple[str, ...]:
-    """The runtimes of exported files that this Python has, ONNX Runtime first."""
+    """The installed runtimes of exported files, ONNX Runtime first."""
     names = {"onnx": "onnxruntime", "openvino": "openvino"}
     return tuple(n for n, package in names.items() if importlib.util.find_spec(package) is not None)
 
@@ -29,9 +29,10 @@ def fastest_runtime(
     threads: int | None = None,
     seconds: float = 0.1,
 ) -> str:
-    """The runtime with the least product of median latencies at batches 1 and 8, measured in turn; logged.
+    """The runtime with the lowest product of median latencies at batches 1 and 8; the choice is logged.
 
-    A runtime that is the only one which takes the file in this precision is not measured.
+    Each runtime is timed for about `seconds` per batch size, on images (C, H, W). If only one accepts the file
+    in this precision, it is not timed. Raises ValueError if none is installed or none accepts the file.
     """
     if not installed():
         raise ValueError("exported files need a runtime: pip install 'rheostat[deploy]' or 'rheostat[openvino]'")
@@ -50,10 +51,10 @@ def fastest_runtime(
 
 
 def sessions_of(file: str | Path, *, precision: Precision, threads: int | None) -> dict[str, Session]:
-    """The file under each runtime that is installed and takes it; a warning is logged for one that does not.
+    """A session under each installed runtime that accepts the file; each runtime that does not is logged as a warning.
 
-    `precision` is OpenVINO's; ONNX Runtime has fp32 alone, and is left out where bf16 is asked for. ValueError, of
-    the last of them, where none takes the file.
+    `precision` applies to OpenVINO; ONNX Runtime runs only fp32 and is omitted for bf16. If no runtime accepts
+    the file, raises the ValueError of the last one.
     """
     sessions: dict[str, Session] = {}
     problem: ValueError | None = None
@@ -62,7 +63,7 @@ def sessions_of(file: str | Path, *, precision: Precision, threads: int | None) 
             sessions[name] = Session(file, runtime=name, precision=precision, threads=threads, spin=False)
         except ValueError as error:
             problem = error
-            log.warning("left out: %s", error)
+            log.warning("runtime omitted: %s", error)
     if not sessions and problem is not None:
         raise problem
     return sessions

@@ -1,4 +1,4 @@
-"""What a point costs on this machine, in every form it can be run in."""
+"""The cost of a point on this machine, in every form in which it runs."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ BATCHES = (1, 32)
 
 @dataclass(frozen=True)
 class PointBenchmark:
-    """One form of one point: counts, and milliseconds of a pass at batch 1 and 32."""
+    """One form of one point: counts, and milliseconds per pass at batch sizes 1 and 32."""
 
     point: Point
     form: str
@@ -41,7 +41,7 @@ class PointBenchmark:
 def bench(
     model: Tunable, about: About, points: list[Point], *, seconds: float = 0.5, compiled: bool = False
 ) -> list[PointBenchmark]:
-    """Costs of every point as eager, folded, under each runtime and (asked for) compiled; measured in turn."""
+    """Costs of every point: eager, folded, under each runtime and, if `compiled`, compiled; the forms take turns."""
     found: list[PointBenchmark] = []
     for point in points:
         forms: dict[str, nn.Module] = {"eager": model.at(point)}
@@ -75,7 +75,7 @@ def bench(
 
 
 def as_rows(found: list[PointBenchmark], artifact: str) -> list[dict[str, Any]]:
-    """The times as rows of a file, of the model with this hash; `rheostat serve --costs` reads them."""
+    """The times as rows for the model with this hash; `rheostat serve --costs` reads them from a file."""
     machine = hardware(torch.device("cpu"))
     return [
         {
@@ -92,7 +92,7 @@ def as_rows(found: list[PointBenchmark], artifact: str) -> list[dict[str, Any]]:
 
 
 def _sessions(file: Path) -> dict[str, nn.Module]:
-    """The file under every runtime and precision that this machine has and that takes it."""
+    """The file under every runtime and precision that this machine supports and that accepts it."""
     threads = torch.get_num_threads()
     forms: dict[str, nn.Module] = {}
     for runtime, session in sessions_of(file, precision="auto", threads=threads).items():

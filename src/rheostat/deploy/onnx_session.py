@@ -1,4 +1,4 @@
-"""An exported ONNX file run by ONNX Runtime or OpenVINO: one graph, or stages with real early exit."""
+"""Sessions that run an exported ONNX file with ONNX Runtime or OpenVINO: one graph, or stages with early exit."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from rheostat.attacks.multi_exit import MEASURES
 from rheostat.deploy.runtimes import Array, Precision, open_graph
 
 STAGES = 64
-"""The most stages that a file may name."""
+"""The most stages that a file may declare."""
 
 
 def unsure(logits: Array, measure: str) -> Array:
-    """The exit policy's measure of (n, K) logits, as in `attacks.exits.uncertainty`."""
+    """The uncertainty of (n, K) logits, (n,), as in `attacks.multi_exit.uncertainty`."""
     shifted = logits - logits.max(1, keepdims=True)
     p = np.exp(shifted)
     p /= p.sum(1, keepdims=True)
@@ -32,7 +32,7 @@ def unsure(logits: Array, measure: str) -> Array:
 
 
 def _about(path: Path, text: str) -> dict[str, Any]:
-    """A file's description of itself; ValueError that names the file where it is not one of `export`'s."""
+    """The description in a file; raises ValueError that names the file if `export` did not write it."""
     try:
         found = json.loads(text)
     except (ValueError, RecursionError):
@@ -41,7 +41,7 @@ def _about(path: Path, text: str) -> dict[str, Any]:
         raise ValueError(f"{path}: its description is not a JSON object")
     stages = found.get("stages", 1)
     if type(stages) is not int or not 1 <= stages <= STAGES:
-        raise ValueError(f"{path}: it has from 1 to {STAGES} stages, given {str(stages)[:20]}")
+        raise ValueError(f"{path}: the number of stages must be from 1 to {STAGES}, given {str(stages)[:20]}")
     if "stages" in found:
         limits = found.get("thresholds")
         if (
@@ -49,19 +49,20 @@ def _about(path: Path, text: str) -> dict[str, Any]:
             or len(limits) < stages - 1
             or not all(type(v) in (int, float) and v == v for v in limits)
         ):
-            raise ValueError(f"{path}: an exit of its stages has no threshold")
+            raise ValueError(f"{path}: an exit has no threshold")
         if found.get("measure") not in MEASURES:
             raise ValueError(f"{path}: its exit measure is not one of {', '.join(MEASURES)}")
     return found
 
 
 class Session:
-    """images (B, C, H, W) float32 in [0, 1] → logits (B, K); `about` is the file's own description.
+    """Images (B, C, H, W) float32 in [0, 1] → logits (B, K); `about` is the description stored in the file.
 
-    A file with a live dial takes `robustness`, a number or one per row. Stages lie beside the first
-    file, and a row that leaves at one does not run the next. `runtime` is "onnx" or "openvino", `precision`
-    "fp32", "bf16" or "auto" (what the chip multiplies natively; OpenVINO alone). ONNX Runtime's threads that may
-    `spin` wait busily between runs: a little faster, and in the way of whatever else the machine does.
+    A file with a live dial also takes `robustness`, one number or one per row. The files of further stages lie
+    beside the first; a row that leaves at an exit does not run the later stages. `runtime` is "onnx" or
+    "openvino". `precision` is "fp32", "bf16" or "auto" (bf16 if the chip multiplies it natively; OpenVINO only).
+    With `spin`, the threads of ONNX Runtime wait busily between runs: slightly faster, at the expense of other
+    processes. Raises ValueError for a missing or foreign file, or an unknown runtime or precision.
     """
 
     def __init__(
@@ -79,21 +80,21 @@ class Session:
         self.precision = self.stages[0].precision
         text = self.stages[0].description
         if text is None:
-            raise ValueError(f"{path}: an ONNX file, but not one of Rheostat's")
+            raise ValueError(f"{path}: an ONNX file that Rheostat did not export")
         self.about = _about(path, text)
         for number in range(1, self.about.get("stages", 1)):
             self.stages.append(open_one(path.with_name(f"{path.stem}.stage-{number}{path.suffix}")))
 
     def __call__(self, images: Array, robustness: float | Array | None = None) -> Array:
-        """Logits of a batch."""
+        """Logits (B, K) of a batch."""
         if "live" in self.about:
             if robustness is None:
-                raise ValueError("this file's dial is live: give robustness")
+                raise ValueError("this file has a live dial; pass robustness")
             level = np.broadcast_to(np.asarray(robustness, np.float32), (len(images),)).copy()
             logits: Array = self.stages[0].run({"images": images, "robustness": level})[0]
             return logits
         if robustness is not None:
-            raise ValueError("this file is folded at one point; its dial does not turn")
+            raise ValueError("this file is folded at one point and takes no robustness")
         if len(self.stages) == 1 and "stages" not in self.about:
             logits = self.stages[0].run({"images": images})[0]
             return logits

@@ -1,7 +1,7 @@
 """int8 by ONNX Runtime's static quantisation, with clean *and* robust accuracy measured again.
 
-Quantisation hides gradients, it does not make robust: the float model's attack is transferred, and
-Square, which needs no gradient, attacks the quantised file itself.
+Quantisation hides gradients but does not make a model robust. Therefore the float model's adversarial images
+are transferred, and Square, which needs no gradient, attacks the quantised file directly.
 """
 
 from __future__ import annotations
@@ -27,7 +27,10 @@ from rheostat.runtime.precision import full_precision
 
 
 def quantise(path: Path, out: Path, images: Tensor) -> Path:
-    """Quantise a folded file, ranges taken from calibration images (n, C, H, W); its metadata goes along."""
+    """Quantise a folded file to int8, with ranges from calibration images (n, C, H, W), and keep its metadata.
+
+    Raises ValueError for a file with stages or a live dial.
+    """
     from onnx import load as load_onnx
     from onnxruntime.quantization import (
         CalibrationDataReader,
@@ -39,7 +42,7 @@ def quantise(path: Path, out: Path, images: Tensor) -> Path:
 
     source = Session(path)
     if "stages" in source.about or "live" in source.about:
-        raise ValueError(f"{path}: only a file folded at one point is quantised")
+        raise ValueError(f"{path}: only a file folded at one point can be quantised")
 
     class Reader(CalibrationDataReader):  # type: ignore[misc]
         def __init__(self) -> None:
@@ -73,10 +76,10 @@ def quantise(path: Path, out: Path, images: Tensor) -> Path:
 def measured_again(
     model: Tunable, point: Point, path: Path, dataset: Dataset, *, eps: float, norm: str = "linf"
 ) -> dict[str, Any]:
-    """SA and RA of a quantised file beside the float model's, on the same images.
+    """SA and RA of a quantised file and of the float model, on the same images; `eps` in units of [0, 1].
 
-    RA of the file is a worst case per image: one counts that neither the float model's PGD-20 image
-    nor Square on the file itself gets wrong.
+    RA of the file is a worst case per image: an image counts as robust if the file classifies it correctly both
+    under the float model's PGD-20 image and under Square on the file.
     """
     quantised = SessionModule(Session(path))
     victim, square = victim_at(model, point), named("square200", eps=eps, norm=norm)

@@ -1,6 +1,6 @@
-"""The runtimes that execute an exported ONNX file on the CPU: ONNX Runtime, and OpenVINO (bf16 on chips that have it).
+"""Runtimes of an exported ONNX file on the CPU: ONNX Runtime, and OpenVINO (bf16 on chips that support it).
 
-A graph is one file made ready to run; `Session` puts a model's graphs together.
+A graph is one file, ready to run; `Session` combines the graphs of a model.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ import numpy.typing as npt
 from rheostat.runtime.choices import check_choice
 
 KEY = "rheostat"
-"""The key under which a file's metadata hold its description of itself."""
+"""The metadata key of a file's description."""
 Array = npt.NDArray[np.float32]
 Precision = Literal["auto", "fp32", "bf16"]
 PRECISIONS = ("auto", "fp32", "bf16")
 
 
 def as_precision(text: str) -> Precision:
-    """A precision by its name; ValueError that names the nearest."""
+    """A precision by its name; raises ValueError with the nearest name."""
     check_choice("a session", "precision", text, PRECISIONS)
     return cast(Precision, text)
 
@@ -32,9 +32,9 @@ class Graph(Protocol):
     """One file ready to run; several threads may call `run` at once."""
 
     description: str | None
-    """The file's text under `KEY`; None where it has none."""
+    """The text under `KEY` in the file's metadata, or None."""
     precision: str
-    """What its products are computed in: fp32 or bf16."""
+    """The precision of its products: fp32 or bf16."""
 
     def run(self, feed: Mapping[str, Array]) -> list[Array]:
         """The outputs of named inputs, in the file's order."""
@@ -42,7 +42,7 @@ class Graph(Protocol):
 
 
 class OnnxRuntimeGraph:
-    """A file under ONNX Runtime, in the precision that the file was written in."""
+    """A file under ONNX Runtime, in the precision in which it was written."""
 
     precision = "fp32"
 
@@ -62,7 +62,7 @@ class OnnxRuntimeGraph:
                 str(path), sess_options=options, providers=["CPUExecutionProvider"]
             )
         except Exception as error:  # its errors have no common class
-            raise ValueError(f"{path}: not an ONNX file that ONNX Runtime takes ({error})") from None
+            raise ValueError(f"{path}: not an ONNX file that ONNX Runtime accepts ({error})") from None
         self.description = self._session.get_modelmeta().custom_metadata_map.get(KEY)
 
     def run(self, feed: Mapping[str, Array]) -> list[Array]:
@@ -72,19 +72,19 @@ class OnnxRuntimeGraph:
 
 
 class OpenVinoGraph:
-    """A file under OpenVINO; bf16 multiplies in bf16 and keeps inputs and outputs in fp32."""
+    """A file under OpenVINO; with bf16, products are in bf16, inputs and outputs in fp32."""
 
     def __init__(self, path: Path, *, threads: int | None, precision: Precision) -> None:
         try:
             import openvino
         except ImportError:
             raise ValueError("this backend needs OpenVINO: pip install 'rheostat[openvino]'") from None
-        # Read first as ONNX: with a file that is none, OpenVINO tries the readers of every other framework.
+        # Read it as ONNX first: for another file, OpenVINO tries the readers of every framework.
         self.description = _description(path)
         core = openvino.Core()
         native = "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
         if precision == "bf16" and not native:
-            raise ValueError("this CPU does not multiply bf16 natively; give precision fp32 or auto")
+            raise ValueError("this CPU does not multiply bf16 natively; use precision fp32 or auto")
         self.precision = "bf16" if native and precision != "fp32" else "fp32"
         options: dict[str, Any] = {
             "INFERENCE_PRECISION_HINT": "bf16" if self.precision == "bf16" else "f32",
@@ -95,13 +95,13 @@ class OpenVinoGraph:
         try:
             model = core.read_model(str(path))
             self._compiled = core.compile_model(model, "CPU", options)
-        except Exception as error:  # its errors are RuntimeErrors and errors of its parsers
-            raise ValueError(f"{path}: not an ONNX file that OpenVINO takes ({_reason(error)})") from None
+        except Exception as error:  # RuntimeErrors and errors of its parsers
+            raise ValueError(f"{path}: not an ONNX file that OpenVINO accepts ({_reason(error)})") from None
         self._local = threading.local()
 
     def run(self, feed: Mapping[str, Array]) -> list[Array]:
         """The outputs of named inputs, in the file's order."""
-        if not hasattr(self._local, "request"):  # a request holds buffers, so a thread has its own
+        if not hasattr(self._local, "request"):  # a request holds buffers, so each thread needs its own
             self._local.request = self._compiled.create_infer_request()
         done = self._local.request.infer({k: np.ascontiguousarray(v) for k, v in feed.items()})
         return [np.array(done[output]) for output in self._compiled.outputs]
@@ -111,7 +111,7 @@ def _description(path: Path) -> str | None:
     try:
         import onnx
     except ImportError:
-        raise ValueError("exported files are read with onnx: pip install 'rheostat[deploy]'") from None
+        raise ValueError("exported files need the package onnx: pip install 'rheostat[deploy]'") from None
     try:
         model = onnx.load(str(path), load_external_data=False)
     except Exception as error:  # protobuf's errors have no common class
@@ -121,7 +121,7 @@ def _description(path: Path) -> str | None:
 
 
 def _reason(error: Exception) -> str:
-    """What OpenVINO's report of several lines says, without the places in its sources."""
+    """The message of OpenVINO's multi-line report, without references to its source code."""
     noise = ("Exception from", "Check ", "FrontEnd API", "-- ", "While validating", "Summary:")
     lines = [line.strip(" -") for line in str(error).splitlines() if line.strip() and not line.startswith(noise)]
     return "; ".join(lines)[:300] or type(error).__name__
@@ -133,10 +133,10 @@ RUNTIMES = ("onnx", "openvino")
 def open_graph(
     path: Path, *, runtime: str = "onnx", precision: Precision = "fp32", threads: int | None = None, spin: bool = True
 ) -> Graph:
-    """A file made ready by a runtime; ValueError that names a missing file, package or precision.
+    """Open a file with a runtime; raises ValueError for a missing file or package, or an unsupported precision.
 
-    ONNX Runtime runs a file in the precision in which it was written. OpenVINO may run it in bf16: `auto` does so
-    where the chip multiplies bf16 natively (AMX, or avx512_bf16).
+    ONNX Runtime runs a file in the precision in which it was written. OpenVINO can run it in bf16; `auto` does so
+    if the chip multiplies bf16 natively (AMX, or avx512_bf16).
     """
     check_choice("a session", "runtime", runtime, RUNTIMES)
     check_choice("a session", "precision", precision, PRECISIONS)
@@ -145,5 +145,5 @@ def open_graph(
     if runtime == "openvino":
         return OpenVinoGraph(path, threads=threads, precision=precision)
     if precision == "bf16":
-        raise ValueError("ONNX Runtime has no bf16 on CPUs; give runtime='openvino', or precision fp32")
+        raise ValueError("ONNX Runtime has no bf16 on CPUs; use runtime='openvino' or precision fp32")
     return OnnxRuntimeGraph(path, threads=threads, spin=spin)

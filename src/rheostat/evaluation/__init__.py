@@ -1,4 +1,4 @@
-"""Points × attacks, or common corruptions → rows: targets, chunks, checks, tiers, resumption."""
+"""Evaluation: points × attacks, or points × common corruptions → rows, with checks, tiers and resumption."""
 
 from rheostat.evaluation.corrupted import evaluate_corruptions
 from rheostat.evaluation.evaluator import evaluate

@@ -1,4 +1,4 @@
-"""What may be given to `evaluate` as points and attacks, made into values."""
+"""Conversion of the points and attacks passed to `evaluate` into values."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ Attacks = str | Attack | Sequence[str | Attack]
 
 
 def as_points(target: Target, given: Points) -> list[Point | None]:
-    """The points of a grid text, or of a sequence of points or dicts, complete and checked.
+    """The points of a grid text, or of a sequence of points or dicts, completed and checked.
 
-    Nothing given: every dial's positions, or the one point there is. A plain module has no dials; its
-    one point is None.
+    By default, all positions of each dial, or the only point of a model without dials. A plain module has
+    no dials; its only point is None. Raises ValueError for points of a module without dials.
     """
     model = target.model
     if not isinstance(model, Tunable):
         if (isinstance(given, str) and given) or (not isinstance(given, str) and any(given or ())):
-            raise ValueError(f"{target.run} has no dials; leave --at out")
+            raise ValueError(f"{target.run} has no dials; omit --at")
         return [None]
     if given is None or given == "":
         every = [Point(**{d.name: v}) for d in model.dials.values() for v in d.positions()]
@@ -34,9 +34,11 @@ def as_points(target: Target, given: Points) -> list[Point | None]:
 
 
 def as_attacks(target: Target, given: Attacks, options: EvaluationOptions) -> list[Attack]:
-    """Attacks as they are; names (a comma list or a sequence) at the options' radius, or the model's own.
+    """Attacks from values and names (comma-separated or a sequence).
 
-    NAME@all is NAME under every form of attack that a multi-exit model has.
+    `Attack` values are used unchanged. Names take the radius of the options, or else the radius the model was
+    trained with. NAME@all is NAME under every form of attack on a multi-exit model. Raises ValueError if there is no
+    attack, no radius, or an unknown name.
     """
     several = [given] if isinstance(given, str | Attack) else list(given)
     out: list[Attack] = []
@@ -47,7 +49,7 @@ def as_attacks(target: Target, given: Attacks, options: EvaluationOptions) -> li
         threat = target.about.threat
         eps = options.eps if options.eps is not None else threat.get("eps")
         if eps is None:
-            raise ValueError(f"{target.run} has no threat model of its own; give --eps")
+            raise ValueError(f"{target.run} has no threat model; give --eps")
         norm = options.norm or threat.get("norm", "linf")
         names = [form for n in one.split(",") if n.strip() for form in forms_of(target, n.strip())]
         names = [n for n in names if n not in {a.name for a in out}]  # pgd20 and pgd20@all: pgd20 once
@@ -58,12 +60,12 @@ def as_attacks(target: Target, given: Attacks, options: EvaluationOptions) -> li
 
 
 def forms_of(target: Target, name: str) -> list[str]:
-    """NAME@all as the names that it stands for; any other name alone."""
+    """NAME@all as the list of names it stands for; any other name as a list of one."""
     plain, _, form = name.partition("@")
     if form != "all":
         return [name]
     model = target.model
     found = model.method.forms(model.net) if isinstance(model, Tunable) else {}
     if not found:
-        raise ValueError(f"{target.run} has no exits, so no forms of attack; leave @all out")
+        raise ValueError(f"{target.run} has no exits and therefore no forms of attack; omit @all")
     return [plain, *(f"{plain}@{form}" for form in found)]

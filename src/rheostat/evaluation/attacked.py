@@ -1,7 +1,7 @@
-"""The unit of every measurement: which examples a model gets right, clean and attacked.
+"""The unit of every measurement: which examples of a chunk a model classifies correctly, clean and attacked.
 
-The unit is a fixed chunk of images with a seed of its own, so that a resumed, sharded or reordered
-evaluation gives identical bits.
+A chunk is a fixed range of images with its own seed, so that a resumed, sharded or reordered evaluation
+gives identical bits.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ from rheostat.runtime.seeding import stream
 
 CHUNK = 100
 FRESH = 10
-"""On how many fresh draws an attack on a randomised point is judged."""
+"""The number of fresh draws on which images of a randomised point are scored."""
 
 
 @dataclass(frozen=True)
 class Victim:
-    """What is attacked: (labels of a chunk, loss name, form, stream of the noise) → objective.
+    """The model under attack. `objective` is (labels of a chunk, loss name, form, noise stream) → objective.
 
-    `randomised` says that a pass draws noise: then every image is attacked, right or wrong, and
-    judged on fresh draws. `route`, for a point with a live exit policy: images → (n,) exits taken.
+    `randomised` is set if a pass draws noise: then every image is attacked, even if it is misclassified, and
+    scored on fresh draws. `route`, for a point with a live exit policy, is images → (n,) exits taken.
     """
 
     objective: Callable[[Tensor, str, str, torch.Generator], Objective | Candidates]
@@ -39,7 +39,7 @@ class Victim:
     route: Callable[[Tensor], Tensor] | None = None
 
     def judge(self, labels: Tensor, noise: torch.Generator) -> Objective:
-        """The decision that is scored."""
+        """The objective whose decision is scored."""
         found = self.objective(labels, "margin", "direct", noise)
         assert isinstance(found, Objective)
         return found
@@ -47,7 +47,7 @@ class Victim:
 
 @dataclass(frozen=True)
 class Outcome:
-    """Bits of one attack: right on the clean image, and still right on the attacked one, (N,) each."""
+    """Bits of one attack, (N,) each: the clean image is classified correctly; the attacked one is too."""
 
     clean: Tensor
     robust: Tensor
@@ -55,7 +55,7 @@ class Outcome:
 
 
 def victim_at(model: nn.Module, point: Point | None = None) -> Victim:
-    """What an attack on a model at a point maximises; for a plain module the point is None."""
+    """The victim that a model at a point is; for a plain module the point is None."""
     if not isinstance(model, Tunable):
         return Victim(lambda labels, loss, form, noise: objective_of(model, labels, loss=loss))
 
@@ -73,12 +73,12 @@ def victim_at(model: nn.Module, point: Point | None = None) -> Victim:
 
 
 def chunks(dataset: Dataset) -> list[slice]:
-    """The fixed chunks of a data set."""
+    """The fixed chunks of a data set, as slices of `CHUNK` images."""
     return [slice(i, min(i + CHUNK, len(dataset))) for i in range(0, len(dataset), CHUNK)]
 
 
 def in_bounds(adversarial: Tensor, images: Tensor, attack: Attack) -> Tensor:
-    """(B,) whether each image lies in the ball and in the box, with room for rounding only."""
+    """(B,) bool: whether each image lies in the ball and in [0, 1], up to rounding."""
     delta = (adversarial - images).flatten(1)
     size = delta.abs().amax(1) if attack.norm == "linf" else delta.norm(dim=1)
     boxed = (adversarial.flatten(1).amin(1) >= 0) & (adversarial.flatten(1).amax(1) <= 1)
@@ -87,14 +87,15 @@ def in_bounds(adversarial: Tensor, images: Tensor, attack: Attack) -> Tensor:
 
 @dataclass(frozen=True)
 class Chunk:
-    """What an attack did to a batch: bits (m,), images, forward passes of an image.
+    """The result of an attack on a batch of m images; `clean` and `robust` are bits (m,).
 
-    `draws` (2, FRESH), for a randomised point alone: how many images were right, clean and
-    attacked, on each fresh draw. `exits` (2, m), where exits are live: the exit each image takes,
-    clean and attacked (-1: not attacked). `outside` and `unverified`, (m,) bool: returned images that
-    lie outside ball or box (and so do not count), and successes that a second look did not confirm.
-    `fooled` (2, m) bool: by the returned image, and by the same image rounded to 8 bits; either counts.
-    `adversarial` holds the returned image, or the rounded one where that alone fooled the model.
+    `adversarial` (m, C, H, W) holds the returned images, or the rounded one if only that fooled the model.
+    `queries` counts forward passes of one image. `fooled` (2, m) bool: whether the returned image, and the
+    image rounded to 8 bits, fools the model; either counts. `outside` (m,) bool: the returned image lies
+    outside the ball or [0, 1] and does not count. `unverified` (m,) bool: a second pass did not confirm the
+    success. `draws` (2, FRESH), only for a randomised point: the number of correct images, clean and
+    attacked, on each fresh draw. `exits` (2, m), only if exits are live: the exit that each image takes, clean
+    and attacked (-1: not attacked).
     """
 
     clean: Tensor
@@ -119,13 +120,14 @@ def attack_chunk(
     rounded: bool = True,
     low: bool = False,
 ) -> Chunk:
-    """One attack on one batch; with several seeds, on as many equal parts, each with streams of its own.
+    """Run one attack on one batch; with several seeds, the batch has as many equal parts, each with its own streams.
 
-    `rows` are those still to attack, known to be right (default: judged here, and those that the
-    model gets right). A row's random start does not depend on which others stand. Success is judged
-    here, on the images that came back, on the same rounded to 8 bits inside the ball (unless `rounded` is False),
-    and once more in a batch of other rows. `every` attacks all rows, right or wrong, as an attack on cost does;
-    the exit that counts is then the later one of both images. `low`: as `lowered` has it, but for an attack on cost.
+    `rows` are the rows to attack, which must be classified correctly; by default they are found here. The random
+    start of a row does not depend on which other rows are attacked. Success is scored on the returned images, on
+    the same images rounded to 8 bits inside the ball (unless `rounded` is False), and once more in a batch of
+    different size and order. `every` attacks all rows, also misclassified ones, as an attack on cost needs; the
+    later exit of the returned and the rounded image then counts. `low` runs the attack through `lowered`; it has no
+    effect with `every`.
     """
     judge = victim.judge(labels, stream(*seeds[0], "judge"))
     clean, queries = torch.zeros_like(labels, dtype=torch.bool), 0
@@ -150,7 +152,7 @@ def attack_chunk(
     objective = victim.objective(labels, attack.loss, attack.form, stream(*seeds[0], "noise"))
     passed: list[int] = []
     starts = [stream(*s) for s in seeds] if len(seeds) > 1 else stream(*seeds[0])
-    # Rounded images have noise of their own, so that those returned are judged on the draws that they always were.
+    # Rounded images have their own noise stream, so that scoring them does not change the draws of returned images.
     judges = [judge, victim.judge(labels, stream(*seeds[0], "grid"))] if rounded else [judge]
 
     def on_file(moved: Tensor) -> Tensor:
@@ -198,10 +200,9 @@ def attack_chunk(
 
 @torch.no_grad()
 def fooled_by(judges: Sequence[Objective], moved: Tensor, grid: Tensor) -> tuple[Tensor, Tensor]:
-    """Which labels images (n, C, H, W) fool, and the same images rounded to 8 bits: (2, n) bool; the images that count.
+    """(fooled (2, n) bool, images (n, C, H, W)): whether `moved` and `grid` (8 bits) fool; the images that count.
 
-    With one judge, rounded images are not judged. The image that counts is the returned one, except where the
-    rounded one alone fools.
+    With one judge, `grid` is not scored. The image in `moved` counts unless only the one in `grid` fools.
     """
     first = judges[0].judge(moved)[1]
     second = judges[1].judge(grid)[1] if len(judges) > 1 else torch.zeros_like(first)
@@ -211,9 +212,9 @@ def fooled_by(judges: Sequence[Objective], moved: Tensor, grid: Tensor) -> tuple
 
 @full_precision()
 def outcome(model: nn.Module, point: Point | None, dataset: Dataset, attack: Attack, *, seed: int = 0) -> Outcome:
-    """Clean and robust bits of a whole data set (on the model's device), of images as the attack returns them.
+    """Clean and robust bits of a whole data set (on the model's device), scored on images as the attack returns them.
 
-    For selection and calibration, which compare a model with itself; `evaluate` also judges rounded images.
+    Selection and calibration use it, because they compare a model with itself; `evaluate` also scores rounded images.
     """
     victim = victim_at(model, point)
     label = point.label() if point is not None else ""

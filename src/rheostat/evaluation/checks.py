@@ -1,6 +1,6 @@
-"""Suspicion: what is wrong with a model, or with an attack on it, found by probing (EVALUATION.md, checks).
+"""Checks that reveal faults of a model or of an attack on it (EVALUATION.md, checks).
 
-Every check gives findings, a flag's name with the figures that raised it; `flags` says what each means.
+Every check returns findings: the name of a flag and the figures that raised it. `flags` explains each flag.
 """
 
 from __future__ import annotations
@@ -21,23 +21,27 @@ from rheostat.results.intervals import exact, paired
 from rheostat.runtime.seeding import stream
 
 LEAST_IMAGES = 4
-"""A gain of 3 images or fewer raises nothing."""
+"""A gain of fewer images raises no flag."""
 LARGE = 0.5
-"""The L∞ radius at which every image can be made grey."""
+"""The L∞ radius at which an attack can turn every image grey."""
 CURVE = (0.0, 0.25, 0.5, 1.0, 1.5, 2.0)
-"""The radii of the eps curve, as multiples of eps; LARGE comes last."""
+"""The radii of the eps curve, as multiples of eps; LARGE follows as the last radius."""
 
 
 @dataclass(frozen=True)
 class Finding:
-    """A raised flag and its figures."""
+    """A raised flag and the figures that raised it."""
 
     flag: str
     figures: dict[str, float] = field(default_factory=dict)
 
 
 def gains(before: Tensor, after: Tensor, flag: str, *, points: float, name: str = "gain") -> list[Finding]:
-    """The flag, if `after` stands less often than `before` (N,) by points, images and interval."""
+    """The flag if `after` has fewer correct rows than `before`, (N,) each, else an empty list.
+
+    The difference must exceed `points` percentage points and reach LEAST_IMAGES images; its paired interval must
+    exclude 0.
+    """
     difference, low, high = paired(before, after)
     if 100 * difference > points and difference * len(before) >= LEAST_IMAGES and low > 0:
         return [Finding(flag, {name: difference, "low": low, "high": high})]
@@ -45,14 +49,14 @@ def gains(before: Tensor, after: Tensor, flag: str, *, points: float, name: str 
 
 
 def of_model(model: nn.Module, point: Point | None, images: Tensor, labels: Tensor) -> list[Finding]:
-    """Cheap looks at the model itself, on a few images: randomness, probabilities, mode, gradients."""
+    """Cheap checks of the model itself, on a few images: randomness, probabilities, mode, gradients."""
     found: list[Finding] = []
     victim = victim_at(model, point)
     if not isinstance(model, Tunable) and any(m.training for m in model.modules() if _has_mode(m)):
         found.append(Finding("train-mode"))
     state = {k: v.clone() for k, v in model.state_dict().items()}
     with torch.no_grad():
-        # The streams of the two passes differ: only a declared noise may follow them.
+        # The two passes have different streams: only a model with declared noise may give different outputs.
         passes = [_logits(victim, images, labels, number) for number in (0, 1)]
     first, second = passes
     scale = max(first.abs().max().item(), 1.0)
@@ -70,7 +74,7 @@ def of_model(model: nn.Module, point: Point | None, images: Tensor, labels: Tens
     assert isinstance(objective, Objective)
     grad = gradient(objective, images)[0].flatten(1)
     if any(not torch.equal(v, state[k]) for k, v in model.state_dict().items()):
-        model.load_state_dict(state)  # a module in train mode moved its statistics: they are put back
+        model.load_state_dict(state)  # a module in train mode updated its statistics: restore them
     dead = ((grad == 0).all(1) | ~grad.isfinite().all(1)).sum().item()
     if dead >= LEAST_IMAGES and dead > 0.01 * len(images):
         found.append(Finding("zero-gradients", {"images": dead, "of": len(images)}))
@@ -88,7 +92,7 @@ def _logits(victim: Victim, images: Tensor, labels: Tensor, number: int) -> Tens
 
 
 def of_attacks(attacks: Sequence[Attack]) -> list[Finding]:
-    """Whether every attack's budget is too small to cross the ball."""
+    """A finding if no attack's budget is large enough to cross the ball."""
     if all(a.rowwise and a.steps * a.size < 2 * a.eps * (1 - 1e-9) for a in attacks):
         reach = max(a.steps * a.size for a in attacks)
         return [Finding("weak-budget", {"steps · step size": reach, "2 · eps": 2 * attacks[0].eps})]
@@ -96,7 +100,7 @@ def of_attacks(attacks: Sequence[Attack]) -> list[Finding]:
 
 
 def of_ladder(names: Sequence[str], clean: Tensor, standing: Sequence[Tensor]) -> list[Finding]:
-    """From bits alone: what Square gained over the attacks before it, and what PGD-20 left."""
+    """Findings from bits: the gain of Square over the attacks before it, and the gap of PGD-20 to the worst case."""
     found: list[Finding] = []
     for i, name in enumerate(names):
         if name.startswith("square") and i:
@@ -109,15 +113,15 @@ def of_ladder(names: Sequence[str], clean: Tensor, standing: Sequence[Tensor]) -
 
 
 def of_rounding(returned: Tensor, rounded: Tensor) -> list[Finding]:
-    """Whether images rounded to 8 bits fool more than the images that they were made of; bits (N,) of who stands."""
+    """A finding if images rounded to 8 bits fool the model more often; bits (N,) of correctly classified images."""
     return gains(returned, rounded, "on-grid-gain", points=1.0)
 
 
 @dataclass(frozen=True)
 class Probe:
-    """Findings of probing with more attacks, and the curves that a report draws.
+    """Findings from additional attacks, and the curves that a report draws.
 
-    `eps_curve`: (eps, robust accuracy) pairs; `loss_curve`: the mean loss at each step.
+    `eps_curve` holds (eps, robust accuracy) pairs; `loss_curve` the mean loss at each step.
     """
 
     findings: tuple[Finding, ...]
@@ -135,9 +139,9 @@ def probe(
     *,
     seed: int = 0,
 ) -> Probe:
-    """More attacks on a sample: other radii, one step, twice the steps, more starts, the loss's course.
+    """Run additional attacks on a sample: other radii, one step, twice the steps, more starts; record the loss curve.
 
-    `attack` is a PGD attack of the row; `standing` (n,) who stands after the row's worst case.
+    `attack` is a PGD attack of the row; `standing` (n,) are the images that are correct in the row's worst case.
     """
     victim = victim_at(model, point)
 
@@ -181,7 +185,7 @@ def probe(
 
 
 def climb(victim: Victim, images: Tensor, labels: Tensor, attack: Attack, seed: int = 0) -> list[float]:
-    """The attack's mean loss at its start and after every step, no row dropped."""
+    """The mean loss of the attack at its start and after every step, without dropping rows."""
     objective = victim.objective(labels, attack.loss, "direct", stream(seed, "climb"))
     assert isinstance(objective, Objective)
     seen: list[float] = []

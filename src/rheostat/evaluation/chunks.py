@@ -1,7 +1,8 @@
-"""The unit of an evaluation: one fixed chunk of images, attacked at every point, in a record of tensors.
+"""The unit of an evaluation: one fixed chunk of images, attacked at every point, as a record of tensors.
 
-Points that differ only in dials that vary by row share one batch. Every unit has seeds of its own and
-needs no other, so that units run in any order, on any rank, and a killed evaluation loses one at most.
+Points that differ only in dials that vary by row share one batch. Every unit has its own seeds and is
+independent of the others. Units therefore run in any order, on any rank, and a killed evaluation loses
+at most one.
 """
 
 from __future__ import annotations
@@ -23,20 +24,20 @@ from rheostat.points.point import Point
 from rheostat.runtime.seeding import stream
 
 PACK_PIXELS = 2**19
-"""Input values in a batch over several points, at most: beyond, a CPU gains nothing from larger ones."""
+"""The most input values in a batch over several points; larger batches are no faster on a CPU."""
 WARM_FROM = 2
-"""How many of the points measured before lend their images to the next."""
+"""The number of previous points whose adversarial images a warm start tries."""
 Record = dict[str, Tensor]
 
 
 @dataclass(frozen=True)
 class Task:
-    """What is done to every chunk: points × attacks, and with what knowledge of the dial.
+    """The work for every chunk: points × attacks, and the attacker's knowledge of the dial.
 
-    `warm`: at each point the images found at points before it are tried first, as they are; they
-    count as an attack of their own, before the others. `transfer`: every point's images are judged at
-    every point, and one attack is made on the mean loss over all points. `low`: attacks that can be finished in
-    fp32 are made in bf16 first; that on the mean loss, and images of other points, are not.
+    `warm`: each point first tries the adversarial images of the points before it, unchanged; they count as a
+    separate attack. `transfer`: the images of every point are also scored at every other point, and one attack
+    maximises the mean loss over all points. `low`: attacks that can be finished in fp32 run in bf16 first,
+    except the attack on the mean loss.
     """
 
     model: nn.Module
@@ -49,10 +50,10 @@ class Task:
 
     def __post_init__(self) -> None:
         if self.warm and any(victim_at(self.model, p).randomised for p in self.points):
-            raise ValueError("warm starts need points that draw no noise; leave --warm out")
+            raise ValueError("warm starts need points that draw no noise; omit --warm")
 
     def packs(self, images: Tensor) -> Iterator[list[int]]:
-        """Places of points that share a batch."""
+        """Yield the indices of points that share a batch."""
         most = 1 if self.warm else max(1, PACK_PIXELS // max(images.numel(), 1))
         pack: list[int] = []
         for place, point in enumerate(self.points):
@@ -79,11 +80,12 @@ class Task:
 def measured(task: Task, images: Tensor, labels: Tensor, number: int) -> Record:
     """The record of one chunk; images (n, C, H, W) in [0, 1], labels (n,).
 
-    `clean` (P, n) and `standing` (P, A, n) bits, and `alone` (P, A, 2, n): who would stand if the returned images
-    alone counted, and if those rounded to 8 bits alone did; `queries`, `seconds`, `outside`, `unverified` (P, A);
-    where there are any `draws` (P, A, 2, FRESH) and `exits` (P, A, 2, n); `example` (P, C, H, W), the
-    successful image of the largest margin, with `example_row` (P,) (-1: none) and `example_margin`.
-    With `transfer`: `crossed` (P', P, n), right at P on the image made at P', and `unknown` (P, n).
+    For P points and A attacks it holds: the bits `clean` (P, n) and `standing` (P, A, n), correct before and after
+    each attack; `alone` (P, A, 2, n), the same if only the returned, or only the rounded images counted;
+    `queries`, `seconds`, `outside` and `unverified` (P, A); `draws` (P, A, 2, FRESH) and `exits` (P, A, 2, n), -1
+    where they do not apply; `example` (P, C, H, W), the successful image with the largest margin, with
+    `example_row` (P,) (-1: none) and `example_margin` (P,). With `transfer`: `crossed` (P', P, n), correct at P on
+    the image made at P', and `unknown` (P, n).
     """
     count, size = len(task.points), len(images)
     kinds = len(task.attacks) + task.warm
@@ -119,7 +121,7 @@ def measured(task: Task, images: Tensor, labels: Tensor, number: int) -> Record:
 def _pack(
     task: Task, pack: list[int], images: Tensor, labels: Tensor, number: int, out: Record, before: list[Tensor]
 ) -> list[Tensor]:
-    """Attack the points of a pack in one batch; the adversarial images of each, right or wrong."""
+    """Attack the points of a pack in one batch; returns the final images of each point, successful or not."""
     count, n = len(pack), len(images)
     point = _joined([task.points[p] for p in pack], n)
     victim = victim_at(task.model, point)
@@ -132,7 +134,7 @@ def _pack(
     for i, attack in enumerate(task.attacks, int(task.warm)):
         started = time.perf_counter()
         seeds = [(task.seed, name, attack.name, number) for name in names]
-        # An attack on cost runs on every image, outside the ladder of survivors: those are the costly ones.
+        # An attack on cost runs on every image, not only on survivors of the earlier attacks.
         every = attack.form in COST_FORMS
         found = attack_chunk(
             victim, images_all, labels_all, attack, *seeds, rows=None if every else rows, every=every, low=task.low
@@ -159,7 +161,7 @@ def _note(out: Record, pack: list[int], i: int, found: Chunk, took: float) -> No
         bits = getattr(found, key).reshape(count, -1)
         out[key][pack, i] = bits.sum(1).cpu()
     out["standing"][pack, i] = found.robust.reshape(count, -1).cpu()
-    # A shared batch's time and passes are shared alike.
+    # The time and passes of a shared batch are divided equally.
     out["queries"][pack, i] = round(found.queries / count)
     out["seconds"][pack, i] = took / count
     if found.draws is not None:
@@ -180,7 +182,7 @@ def _warm(
     moved: Tensor,
     fooled: Tensor,
 ) -> Tensor:
-    """Try images found at other points, as they are, and those that fool rounded too; the rows that still stand."""
+    """Try the images of other points, and rounded those that fool; returns the rows that are still correct."""
     started = time.perf_counter()
     judge = victim.judge(labels, stream(task.seed, number, "warm"))
     with torch.no_grad():
@@ -207,12 +209,12 @@ def _warm(
 
 
 def _rounded(task: Task, moved: Tensor, images: Tensor) -> Tensor:
-    """Images of other points, of 8 bits, in the ball of the first attack."""
+    """Images of other points, rounded to 8 bits within the ball of the first attack."""
     return on_grid(moved, images, task.attacks[0].eps, task.attacks[0].norm)
 
 
 def _joined(points: list[Point | None], n: int) -> Point | None:
-    """One point of n rows for each of several that differ only in dials that vary by row."""
+    """One point with per-row values, n rows for each of several points that differ only in dials that vary by row."""
     first = points[0]
     if len(points) == 1 or first is None:
         return first
@@ -225,7 +227,7 @@ def _joined(points: list[Point | None], n: int) -> Point | None:
 
 
 def _transferred(task: Task, moved: list[Tensor], images: Tensor, labels: Tensor, number: int) -> Record:
-    """Bits of every point's images at every point, and of images made for the mean loss over points."""
+    """Bits at every point of the images made at every point, and of images made for the mean loss over points."""
     first = task.attacks[0]
     noise = stream(task.seed, number, "transfer")
     victims = [victim_at(task.model, p) for p in task.points]
@@ -248,7 +250,7 @@ def _transferred(task: Task, moved: list[Tensor], images: Tensor, labels: Tensor
 
 
 def over_points(objectives: Sequence[object], labels: Tensor) -> Objective:
-    """The mean loss over several points: what one who does not know the point maximises."""
+    """The mean loss over several points, which an attacker who does not know the point maximises."""
     parts = [o for o in objectives if isinstance(o, Objective)]
 
     def forward(images: Tensor, rows: Tensor | None) -> Tensor:

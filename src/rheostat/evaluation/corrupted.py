@@ -1,4 +1,4 @@
-"""Points × common corruptions → rows: standard accuracy on images that no adversary chose."""
+"""Points × common corruptions → rows: standard accuracy on corrupted images, without an adversary."""
 
 from __future__ import annotations
 
@@ -48,17 +48,17 @@ def evaluate_corruptions(
 ) -> list[Row]:
     """One row for every point, severity (1 to 5) and kind: SA on the clean and on the corrupted images.
 
-    `model`, `points` and `options` as in `evaluate`; options of attacks have no effect. `kinds`: all by default. Images
-    are made from those of `data` by the definitions of `rheostat.data.corruptions` and `options.seed`. With
-    `options.out` each corruption's rows go to that file as they are measured, and those that are there are not measured
-    again; several ranks share the corruptions. ValueError for an unknown kind or severity, or for rows of another model
-    there; Interrupted, which says what is kept, on Ctrl-C.
+    `model`, `points` and `options` are as in `evaluate`; options of attacks have no effect. `kinds` are all kinds by
+    default. `rheostat.data.corruptions` makes the images from those of `data` with `options.seed`. With `options.out`
+    the rows of each corruption are appended to that file once measured, and rows that it already holds are not
+    measured again. Several ranks divide the corruptions. Raises ValueError for an unknown kind or severity, or if the
+    file holds rows of another model; on Ctrl-C raises Interrupted, which says what is kept.
     """
     ranks = ranks or Ranks()
     options = replace(options or EvaluationOptions(), tier=TIER, attack_precision="fp32")
     target = as_target(model, options.name)
     if ranks.world > 1 and options.out is None:
-        raise ValueError("several ranks meet in a file: give `out`")
+        raise ValueError("several ranks exchange rows through a file; give `out`")
     names = [_kind(name) for name in (CORRUPTIONS if kinds is None else kinds)]
     wanted = [CorruptionEntry(name=name, severity=_severity(s)) for s in severities for name in names]
     check_fit(target.model, data)
@@ -99,7 +99,7 @@ def _kind(name: str) -> str:
 
 def _severity(value: int) -> int:
     if value not in range(1, 6):
-        raise ValueError(f"a severity is 1, 2, 3, 4 or 5, given {value!r}")
+        raise ValueError(f"severity must be 1, 2, 3, 4 or 5, given {value!r}")
     return value
 
 
@@ -109,7 +109,7 @@ def _measurement(builder: RowBuilder, point: Point | None, what: CorruptionEntry
 
 
 def _there(builder: RowBuilder, asked: list[str], ranks: Ranks) -> dict[str, Row]:
-    """The rows that the file has, less those that are measured anew; ValueError for rows of another model or data."""
+    """The rows in the file that are not measured anew; raises ValueError for rows of another model or data."""
     out = builder.options.out
     if out is None:
         return {}
@@ -124,7 +124,7 @@ def _there(builder: RowBuilder, asked: list[str], ranks: Ranks) -> dict[str, Row
 
 
 def _measured(builder: RowBuilder, jobs: list[Job], clean: dict[str, Tensor]) -> list[tuple[Row, Pair]]:
-    """The rows of one corruption at its points, with bits; `clean` keeps the bits on clean images by point."""
+    """The rows and bits of one corruption at its points; `clean` caches the bits on clean images by point."""
     what = jobs[0][1].corruption
     assert what is not None
     data, seed = builder.dataset, builder.options.seed
@@ -149,7 +149,7 @@ def _measured(builder: RowBuilder, jobs: list[Job], clean: dict[str, Tensor]) ->
 
 @torch.no_grad()
 def _right(builder: RowBuilder, point: Point | None, images: Tensor, seeds: tuple[object, ...]) -> Tensor:
-    """(N,) which images, uint8, are classified right at a point; one that draws noise draws it from `seeds`."""
+    """(N,) bool: which uint8 images are classified correctly at a point; noise is drawn from `seeds`."""
     data, found = builder.dataset, []
     victim = victim_at(builder.target.model, point)
     for number, part in enumerate(chunks(data)):
@@ -161,6 +161,6 @@ def _right(builder: RowBuilder, point: Point | None, images: Tensor, seeds: tupl
 def _stopped(builder: RowBuilder, done: int, total: int) -> str:
     out, fresh = builder.options.out, builder.options.fresh
     if out is None:
-        return "stopped; nothing is kept, for no file of rows was given"
+        return "stopped; nothing is kept, because no file of rows was given"
     again = "the same command" + (" without --fresh" if fresh else "")
-    return f"stopped after {done} of {total} corruptions, whose rows are kept in {out}; {again} continues"
+    return f"stopped after {done} of {total} corruptions; their rows are in {out}; {again} continues"

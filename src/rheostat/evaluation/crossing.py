@@ -1,4 +1,4 @@
-"""Attackers with other knowledge of the dial: images made elsewhere, at an unknown point, or at a chosen one."""
+"""Attackers with other knowledge of the dial: images made at another point, an unknown point, or a chosen point."""
 
 from __future__ import annotations
 
@@ -12,16 +12,17 @@ from rheostat.results.bits import Pair
 from rheostat.results.row import At, AttackEntry, Check, Row
 
 COST = ("params", "nonzeros", "macs", "macs_nonzero", "convolution_nonzeros", "macs_static", "macs_papers_count")
-"""What a row says of its point alone, whatever the attack."""
+"""Fields of a row that depend on its point but not on the attack."""
 
 
 def crossed_rows(builder: RowBuilder, worst: list[Row], records: list[Record]) -> list[tuple[Row, Pair]]:
-    """Rows, with their bits, for an attacker who made the images at another point, does not know it, or may choose it.
+    """Rows and bits for attackers with knowledge "transfer", "unknown" and "chosen".
 
-    `worst`: the worst case of every point, in the records' order. Transfer: one row per pair of points.
-    Unknown: per point, the worse of one attack on the mean loss over all points and of the one point
-    whose images do most harm on average. Chosen: an image stands if it stands at every point, under
-    the images of every point.
+    `worst` is the worst case of every point, in the order of the records. Transfer (images made at another
+    point): one row per pair of points. Unknown (the point is not known): per point, the worst case over an
+    attack on the mean loss over all points and over the images of the single point that fool most on average.
+    Chosen (the attacker chooses the point): an image counts as robust if it is correct at every point under the
+    images of every point.
     """
     clean, standing = (torch.cat([r[k] for r in records], -1) for k in ("clean", "standing"))
     crossed, unknown = (torch.cat([r[k] for r in records], -1) for k in ("crossed", "unknown"))
@@ -48,7 +49,7 @@ def crossed_rows(builder: RowBuilder, worst: list[Row], records: list[Record]) -
 
 
 def checked_by_transfer(worst: list[Row], records: list[Record]) -> list[Row]:
-    """The worst cases, flagged where images made elsewhere do more harm than those made at their point."""
+    """The worst cases, flagged where images made at another point fool more than those made at their own point."""
     crossed, standing, unknown = (
         torch.cat([r[key] for r in records], -1) for key in ("crossed", "standing", "unknown")
     )

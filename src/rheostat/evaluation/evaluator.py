@@ -1,7 +1,8 @@
-"""Points × attacks → rows: worst cases per example, what the attacker knows of the dial, flags beside.
+"""Points × attacks → rows: worst cases per example, attackers with different knowledge of the dial, flags.
 
-Work is cut into chunks (`chunks`), kept as each is done (`store`) and shared by ranks; rows are made of
-them at the end (`rows`), so that a killed, resumed or sharded evaluation writes what an undisturbed one would.
+The images are cut into chunks (`chunks`), which ranks share; each result is stored when it is complete (`store`), and
+rows are computed at the end (`rows`). A killed, resumed or sharded evaluation therefore writes the same rows as an
+uninterrupted one.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ from rheostat.runtime.precision import full_precision, resolved
 
 Report = Callable[[dict[str, Any]], None]
 PROBED = 200
-"""Images that the probing checks of a point are made on, at most."""
+"""The most images that the probing checks of a point use."""
 
 
 @full_precision()
@@ -52,22 +53,22 @@ def evaluate(
     ranks: Ranks | None = None,
     report: Report | None = None,
 ) -> Rows:
-    """Rows of every point: one per attack (on survivors of those before) and one `worst`.
+    """Rows of every point: one per attack (on images that earlier attacks did not fool) and one `worst`.
 
-    `model`: a Tunable, any module (images (B, C, H, W) in [0, 1] → logits (B, K)), or a `Target`, which
-    also says what rows call it. `points`: a grid text ("robustness=0,0.5,1"), points or dicts; None: all
-    positions of the dials, or the one point of a plain module. `attacks`: values, or names with
-    `options.eps`. All else: `EvaluationOptions`.
+    `model` is a Tunable, any module (images (B, C, H, W) in [0, 1] → logits (B, K)), or a `Target`, which also
+    sets the name in rows. `points` is a grid text ("robustness=0,0.5,1"), or points or dicts; None means all
+    positions of the dials, or the only point of a plain module. `attacks` are values, or names with
+    `options.eps`. `options` holds everything else.
 
-    With `options.out` rows go to that file, their bits beside it; a point whose rows are there is not
-    measured again, and a killed evaluation goes on at the chunk where it was. Under several ranks all
-    call this, and only the first returns rows. ValueError if rows there are of another model or other
-    data; Interrupted, which says what is kept, on Ctrl-C and SIGTERM.
+    With `options.out` the rows are written to that file and their bits beside it. A point whose rows are
+    already there is not measured again, and a killed evaluation continues at the chunk it had reached. With
+    several ranks, all ranks call this function, and only the first returns rows. Raises ValueError if the file
+    holds rows of another model or other data; on Ctrl-C and SIGTERM raises Interrupted, which says what is kept.
     """
     options, ranks = options or EvaluationOptions(), ranks or Ranks()
     target = as_target(model, options.name)
     if ranks.world > 1 and options.out is None:
-        raise ValueError("several ranks meet in a file: give `out`")
+        raise ValueError("several ranks exchange rows through a file; give `out`")
     check_fit(target.model, data)
     asked, used = as_points(target, points), as_attacks(target, attacks, options)
     device = next((p.device for p in target.model.parameters()), torch.device("cpu"))
@@ -86,7 +87,7 @@ def evaluate(
 def _rows(
     builder: RowBuilder, points: list[Point | None], attacks: list[Attack], ranks: Ranks, report: Report | None
 ) -> dict[int, list[Row]]:
-    """Each point's rows by its number, those there and those measured; after them, of other attackers."""
+    """Stored and new rows by the index of their point; the rows of other attackers have index len(points)."""
     target, options = builder.target, builder.options
     plans = [builder.planned(p, attacks, _lent(points, i) if options.warm else None) for i, p in enumerate(points)]
     if options.out is not None and options.fresh and ranks.first:
@@ -147,7 +148,7 @@ def _made(
     task: Task,
     records: list[Record],
 ) -> list[list[tuple[Row, Pair]]]:
-    """The rows, with their bits, of every wanted point; last, with transfer, those of other attackers."""
+    """The rows and bits of every wanted point, then, with transfer, those of other attackers."""
     made = []
     for place, i in enumerate(wanted):
         bits = _bits(records, place, task)
@@ -162,14 +163,14 @@ def _made(
 
 
 def _lent(points: Sequence[Point | None], place: int) -> list[str]:
-    """The points whose images a warm start at this one may use."""
+    """The labels of the points whose images a warm start at this point may use."""
     return [p.label() for p in points[max(0, place - WARM_FROM) : place] if p is not None]
 
 
 def _run(
     task: Task, dataset: Dataset, store: ChunkStore | None, ranks: Ranks, report: Report | None, fresh: bool
 ) -> list[Record]:
-    """Every chunk's record: read where it is done, measured where it is not; chunks are dealt to ranks."""
+    """The records of all chunks: finished ones are read, others measured; the chunks are divided among ranks."""
     parts, records = chunks(dataset), dict[int, Record]()
     if store is not None and ranks.first:
         if fresh:
@@ -197,15 +198,15 @@ def _run(
 
 
 def _stopped(store: ChunkStore | None, total: int, fresh: bool) -> str:
-    """What is kept of an evaluation that was interrupted, and how to go on."""
+    """A message about an interrupted evaluation: what is kept, and how to continue."""
     if store is None:
-        return "stopped; nothing is kept, for no file of rows was given"
+        return "stopped; nothing is kept, because no file of rows was given"
     kept = f"stopped after {store.count()} of {total} chunks, which are kept in {store.folder}"
     return f"{kept}; the same command{' without --fresh' if fresh else ''} continues"
 
 
 def _bits(records: list[Record], place: int, task: Task) -> Bits:
-    """One point's bits over all chunks."""
+    """The bits of one point over all chunks."""
 
     def joined(key: str) -> Tensor:
         return torch.cat([r[key][place] for r in records], -1)
@@ -222,7 +223,7 @@ def _bits(records: list[Record], place: int, task: Task) -> Bits:
         alone=list(joined("alone")),
         seconds=summed("seconds"),
         queries=[round(q) for q in summed("queries")],
-        # A chunk without a standing image was not attacked: its draws are -1 and count as none right.
+        # A chunk without a correct image was not attacked: its draws are -1 and count as 0 correct.
         draws=list(draws.clamp_min(0).sum(0)) if victim.randomised else [],
         exits=list(joined("exits")) if victim.route is not None else [],
         outside=round(sum(summed("outside"))),
@@ -238,7 +239,7 @@ def _bits(records: list[Record], place: int, task: Task) -> Bits:
 def _checked(
     builder: RowBuilder, point: Point | None, attacks: Sequence[Attack], bits: Bits
 ) -> tuple[list[Finding], Probe | None]:
-    """Findings on a point: from its bits, from a few passes, and with `probing` from more attacks."""
+    """Findings on a point: from its bits, from a few passes, and with `probing` from additional attacks."""
     target, dataset, options = builder.target, builder.dataset, builder.options
     sample = slice(0, min(PROBED, len(dataset)))
     images, labels = to_pixels(dataset.images[sample]), dataset.labels[sample]

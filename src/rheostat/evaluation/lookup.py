@@ -1,4 +1,4 @@
-"""From names to a measurement: a model, points, attacks and a data set found, then `evaluate`."""
+"""Evaluation by name: look up the model, points, attacks and data set, then call `evaluate`."""
 
 from __future__ import annotations
 
@@ -24,19 +24,20 @@ from rheostat.runtime.distributed import device_named, join
 from rheostat.runtime.quantities import number
 
 WHERE = "data.json"
-"""The file of a run's folder that says where its images were."""
+"""The file in a run's folder that records where its images are."""
 FORMED = "pgd20"
-"""What attacks the forms of a multi-exit model where no attack of the tier can."""
+"""The attack for the forms of a multi-exit model if no attack of the tier takes a form."""
 
 
 def find_target(which: str, *, name: str | None, between: str | None, net: str | None = None) -> Target:
-    """What to measure: a run's folder, a model file, a packaged name or package.module:factory.
+    """The target of a run's folder, a model file, a packaged name or package.module:factory.
 
-    `net` names what makes the network of a model that was adopted (`rheostat.load`).
+    `net` names the factory of the network of an adopted model (`rheostat.load`). Raises ValueError if the
+    name is unknown, or if `between` is set for a factory.
     """
     if ":" in which and not Path(which).exists():
         if between is not None:
-            raise ValueError("--between is for Rheostat's own models, not for a factory's")
+            raise ValueError("--between needs a Rheostat model, not a factory")
         return Target(from_factory(which), name or which)
     model, about = artifact.load_with(which, net=net)
     recipe_name = about.provenance.get("recipe", {}).get("name")
@@ -53,22 +54,23 @@ def find_target(which: str, *, name: str | None, between: str | None, net: str |
 def find_data(
     target: Target, name: str | None, split: str, *, data_dir: Path | None, examples: int | None, verify: bool
 ) -> Dataset:
-    """The images to measure on; calibration splits are those of the model's own recipe.
+    """The images of an evaluation; calibration splits follow the model's recipe.
 
-    Without `name` and `data_dir` they are those of the training, where the run's folder remembers them.
+    Without `name` and `data_dir` it uses the training data that the run's folder records. Raises ValueError if
+    no data set is known, or for a split of a model without a recipe.
     """
     recipe = target.about.provenance.get("recipe", {}).get("data", {})
     remembered, folder_there = data_of_run(target.folder)
     chosen, data_dir = name or remembered or recipe.get("name"), data_dir or folder_there
     if chosen is None:
-        raise ValueError(f"{target.run} does not say which data it is for; give --data")
+        raise ValueError(f"{target.run} does not record its data set; give --data")
     loaded = data.load(
         chosen, folder=data_dir, verify=verify and recipe.get("verify", True), preprocessing=target.about.preprocessing
     )
     if split == "test":
         return subset(loaded[1], examples)
     if not recipe:
-        raise ValueError(f"split {split!r} is only known for models trained by a recipe")
+        raise ValueError(f"split {split!r} is known only for models trained with a recipe; use --split test")
     splits = make_splits(
         *loaded, calibrate=recipe["calibrate"], limit=recipe["train_images"], seed=recipe["split_seed"]
     )
@@ -76,7 +78,7 @@ def find_data(
 
 
 def data_of_run(folder: Path | None) -> tuple[str | None, Path | None]:
-    """(name, folder) of the images that a run's folder remembers, where they are still there; else nothing."""
+    """(name, folder) of the images that a run's folder records; None for a missing entry or missing images."""
     if folder is None or not (folder / WHERE).is_file():
         return None, None
     found = json.loads((folder / WHERE).read_text())
@@ -95,14 +97,13 @@ def _float(text: str) -> float:
 
 @dataclass(frozen=True)
 class Request:
-    """What to measure, by name, as the command line has it.
+    """An evaluation by name, as the command line specifies it.
 
-    `which`: a run's folder, a model file, a packaged name or package.module:factory. `at`: a grid of
-    points; empty: all positions of the dials. `tier` and `attacks` exclude one another; with neither, the
-    tier is quick, and rows under own attacks are of tier quick too. `data`, `eps`, `norm`: by default the
-    model's own; numbers may be written 8/255. `examples`: a stratified subset of so many images. `net`: what makes
-    the network of an adopted model. `corruptions`: in place of attacks, common corruptions at these `severities`
-    (1, 3 and 5).
+    `which` is a run's folder, a model file, a packaged name or package.module:factory. `at` is a grid of
+    points; empty means all positions of the dials. Give `tier` or `attacks`, not both; the default tier is quick,
+    which is also the tier of rows under `attacks`. `data`, `eps` and `norm` default to those of the model; numbers
+    may be written 8/255. `examples` is the size of a stratified subset. `net` names the factory of an adopted
+    model's network. `corruptions` replaces attacks by common corruptions at `severities` (default 1, 3 and 5).
     """
 
     which: str
@@ -124,23 +125,23 @@ class Request:
 
     def __post_init__(self) -> None:
         if self.severities is not None and not self.corruptions:
-            raise ValueError("--severities is for common corruptions: give --corruptions too")
+            raise ValueError("--severities needs --corruptions")
         if self.corruptions and (self.tier or self.attacks or self.eps or self.norm or self.step_size):
-            raise ValueError("nobody attacks where images are corrupted: leave --tier, --attack, --eps and others out")
+            raise ValueError("--corruptions runs no attack: omit --tier, --attack, --eps, --norm and --step-size")
         if self.tier and self.attacks:
-            raise ValueError("a tier names its attacks: give --tier or --attack, not both")
+            raise ValueError("a tier already names its attacks; give --tier or --attack, not both")
 
 
 def measure(request: Request, options: EvaluationOptions | None = None, *, report: Report | None = None) -> list[Row]:
-    """Rows of a model at points under attacks, all by name; `options` but for what the request says.
+    """Rows of a model at points under attacks, all given by name; the request takes precedence over `options`.
 
-    Without `options.out` rows go to rows.jsonl in the run's folder, or in runs/NAME.
+    Without `options.out` the rows go to rows.jsonl in the run's folder, or in runs/NAME.
     """
     options = options or EvaluationOptions()
     if request.corruptions and (
         options.transfer or options.warm or options.probing or options.attack_precision != "fp32"
     ):
-        raise ValueError("nobody attacks where images are corrupted: --transfer, --warm and --probe are for attacks")
+        raise ValueError("--corruptions runs no attack: omit --transfer, --warm, --probe and --attack-precision")
     target = find_target(request.which, name=options.name, between=request.between, net=request.net)
     dataset = find_data(
         target, request.data, options.split, data_dir=request.data_dir, examples=request.examples, verify=request.verify
@@ -178,11 +179,11 @@ def measure(request: Request, options: EvaluationOptions | None = None, *, repor
 def _by_attacks(
     target: Target, points: list[Point | None], attacks: tuple[str, ...], tier: str, classes: int
 ) -> list[tuple[list[Point | None], tuple[str, ...]]]:
-    """Points and the names of their attacks: own attacks, or the tier's, under every form where exits are live."""
+    """Points and the names of their attacks: `attacks` or those of the tier, with every form where exits are live."""
     if attacks:
         return [(points, attacks)]
     plain = tuple(attacks_of(tier, classes))
-    # Forms are for attacks whose rows are by themselves; a tier of another package may have none of those.
+    # Only attacks that treat rows independently take a form; a tier of another package may have none.
     formed = next((n for n in plain if named(n, eps=0.0).rowwise), FORMED)
     model = target.model
     live = [isinstance(model, Tunable) and p is not None and model.method.live(p) for p in points]

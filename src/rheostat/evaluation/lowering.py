@@ -1,4 +1,4 @@
-"""Attack in bf16, judge in fp32: an attack whose passes are of low precision, finished in full."""
+"""Attacks in bf16 that are scored and finished in fp32."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ def lowered(
     share: tuple[Tensor, int],
     fooled: Callable[[Tensor], Tensor],
 ) -> Tensor:
-    """Adversarial images (B, C, H, W): an attack in bf16, and its last steps in fp32 where they did not fool.
+    """Adversarial images (B, C, H, W) of an attack in bf16, with the last steps in fp32 for images that did not fool.
 
-    `fooled` judges images in fp32, (B, C, H, W) → (B,) bool: what fools in bf16 alone is attacked once more, by the
-    last quarter of the attack's steps from where it ended. `starts` and `share` as in `Attack`.
+    `fooled` scores images in fp32, (B, C, H, W) → (B,) bool. Images that fail there repeat the last quarter of the
+    steps in fp32, starting from the result in bf16. `starts` and `share` are as in `Attack`.
     """
     moved = attack(objective.in_bf16(), images, starts, share=share)
     left = (~fooled(moved)).nonzero()[:, 0]

@@ -1,4 +1,4 @@
-"""How an evaluation is made, as one value; what is measured are the arguments of `evaluate`."""
+"""The options of an evaluation as one value; the other arguments of `evaluate` say what is measured."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from rheostat.runtime.precision import Asked
 
 @dataclass(frozen=True)
 class EvaluationOptions:
-    """Everything beside model, points, attacks and data.
+    """The options of `evaluate`: everything except model, points, attacks and data.
 
-    `split`: what the data are, as rows say it. `tier`: the tier that the attacks are of, as rows say it.
-    `out`: the file of rows; without one, nothing is kept. `name`: what rows call the run; by default the
-    target's own. `eps`, `norm` and `step_size`: for attacks given by name (`eps` in [0, 1]; by default
-    that of the model's training; the step size 2.5·eps/steps).
+    `split` and `tier` are recorded in the rows. `out` is the file of rows; without it nothing is stored. `name` is
+    the name of the run in rows; by default that of the target. `eps`, `norm` and `step_size` apply to attacks given
+    by name: `eps` and `step_size` are in units of [0, 1], `eps` and `norm` default to those of the model's training,
+    and `step_size` to 2.5·eps/steps.
 
-    `warm`: at each point the images found at points before it are tried first. `transfer`: adds rows for
-    an attacker who made the images elsewhere, who does not know the point, and who may choose it.
-    `attack_precision`: that of attacks' gradients; "auto" is bf16 where the chip multiplies it itself. Images are
-    judged in fp32, and those that do not fool are attacked once more in fp32 by the last quarter of the steps.
-    `probing`: checks that cost attacks of their own (None: in every tier but quick). `fresh`: drop
-    what is there of this evaluation, and rows of this run that are of another model or other data.
+    `warm`: each point first tries the adversarial images of the points before it. `transfer`: adds rows for attackers
+    who made the images at another point, who do not know the point, and who choose it. `attack_precision` is the
+    precision of attack gradients; "auto" is bf16 if the chip multiplies bf16 natively. Images are always scored in
+    fp32; in bf16, images that do not fool repeat the last quarter of the steps in fp32. `probing`: run the checks that
+    need additional attacks (None: in every tier except quick). `fresh`: drop stored results of this evaluation, and
+    rows of this run that belong to another model or other data. Raises ValueError for an unknown split or precision.
     """
 
     split: str = "test"
@@ -49,5 +49,5 @@ class EvaluationOptions:
 
     @property
     def probes(self) -> bool:
-        """Whether the checks that cost attacks are made."""
+        """Whether to run the checks that need additional attacks."""
         return self.tier != "quick" if self.probing is None else self.probing

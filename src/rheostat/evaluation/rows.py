@@ -1,4 +1,4 @@
-"""The one place where rows are made: of every attack and worst case, whatever the attacker knows of the dial."""
+"""The builder of all rows: of every attack and worst case, for every kind of attacker knowledge."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Knowledge = Literal["known", "transfer", "unknown", "chosen", "none"]
 
 @dataclass(frozen=True)
 class RowBuilder:
-    """Makes the rows of one evaluation: a target on a data set, under its options."""
+    """Builds the rows of one evaluation: a target on a data set, with its options."""
 
     target: Target
     dataset: Dataset
@@ -48,18 +48,18 @@ class RowBuilder:
 
     @property
     def artifact(self) -> str:
-        """The model's hash."""
+        """The hash of the model."""
         return str(self.common["artifact"])
 
     @property
     def fingerprint(self) -> str:
-        """The data's hash."""
+        """The hash of the data."""
         return str(self.common["dataset_hash"])
 
     def measurement(
         self, at: Mapping[str, float], attack: AttackEntry, *, cumulative: bool = False, knowledge: Knowledge = "known"
     ) -> Measurement:
-        """What a row will be of, before it is measured."""
+        """The identity of a row, before it is measured."""
         return Measurement(
             **self.common,
             at=dict(at),
@@ -72,9 +72,9 @@ class RowBuilder:
     def planned(
         self, point: Point | None, attacks: Sequence[Attack], lent: list[str] | None = None
     ) -> list[Measurement]:
-        """A point's measurements: one per attack, each on the survivors of those before, and the worst case.
+        """The measurements of a point: one per attack, each on survivors of the earlier ones, and the worst case.
 
-        `lent`: the points whose images a warm start may use; it then comes first, as an attack.
+        `lent` are the points whose images a warm start may use; the warm start then comes first, as an attack.
         """
         at = point.numbers() if point is not None else {}
         eps, norm = attacks[0].eps, attacks[0].norm
@@ -85,7 +85,7 @@ class RowBuilder:
         return [*(self.measurement(at, a, cumulative=i > 0) for i, a in enumerate(shown)), self.measurement(at, worst)]
 
     def row(self, of: Measurement, clean: Tensor, robust: Tensor, **found: Any) -> Row:
-        """A measurement's row, from its bits (n,) and what else was found, by field."""
+        """The row of a measurement, from its bits (n,); `found` gives further fields."""
         fields: dict[str, Any] = dict(of) | accuracies(clean, robust)
         fields |= {"versions": versions(), "hardware": hardware(self.dataset.images.device)}
         return Row(**fields | found)

@@ -1,4 +1,4 @@
-"""From bits to the fields of a row: accuracies, cost, exits, spreads of random points."""
+"""The fields of a row computed from bits: accuracies, cost, exits, the spread of randomised points."""
 
 from __future__ import annotations
 
@@ -23,31 +23,31 @@ from rheostat.results.row import Measurement, Row
 from rheostat.runtime.files import write_tensors
 
 LEAST_EOT = 20
-"""Draws that a gradient on a randomised point is averaged over, at least (EVALUATION.md, 4)."""
+"""The least number of draws over which gradients at a randomised point are averaged (EVALUATION.md, 4)."""
 KINDS = ("clean", "robust")
 ALONE = ("robust_accuracy_returned", "robust_accuracy_rounded")
-"""Fields of a row: robust accuracy under the returned images alone, and under the rounded ones alone."""
+"""Fields of a row: robust accuracy if only the returned images count, and if only the rounded images count."""
 
 
 @dataclass(frozen=True)
 class Bits:
-    """What the attacks left of a data set at one point."""
+    """The results of all attacks on a data set of N images at one point."""
 
     clean: Tensor
     standing: list[Tensor]
-    """Which images are still classified right after each attack."""
+    """Per attack (N,): which images are still classified correctly after it."""
     seconds: list[float]
     queries: list[int]
     draws: list[Tensor]
-    """Of a randomised point, per attack: images right on each fresh draw, clean and attacked."""
+    """Only for a randomised point, per attack (2, FRESH): correct images on each fresh draw, clean and attacked."""
     alone: list[Tensor]
-    """After each attack (2, N): rows still classified right on the returned images alone, and on the rounded alone."""
+    """Per attack (2, N): rows still correct if only the returned images, or only the rounded images, count."""
     exits: list[Tensor]
-    """Where exits are live, per attack (2, N): the exit taken, clean and attacked; -1: not attacked."""
+    """Only if exits are live, per attack (2, N): the exit taken, clean and attacked; -1: not attacked."""
     outside: int = 0
     unverified: int = 0
     examples: list[tuple[int, Tensor]] = field(default_factory=list)
-    """Places and images (C, H, W) of successes of the largest margins."""
+    """Indices and images (C, H, W) of the successes with the largest margins."""
 
 
 def finished(
@@ -58,7 +58,7 @@ def finished(
     found: tuple[list[Finding], Probe | None],
     out: Path | None,
 ) -> list[tuple[Row, Pair]]:
-    """A point's planned rows with their bits; the last, the worst case, also with what the checks found."""
+    """The planned rows of a point with their bits; the last row, the worst case, includes the checks' findings."""
     target, dataset = builder.target, builder.dataset
     cost = observe(target.model, dataset.image, point)
     flags = sorted({f.flag for f in found[0]})
@@ -95,7 +95,7 @@ def finished(
 def _details(
     target: Target, point: Point | None, dataset: Dataset, bits: Bits, found: tuple[list[Finding], Probe | None]
 ) -> dict[str, Any]:
-    """What a report shows of a point beside its accuracies."""
+    """The fields of a report beyond accuracies: checks, accuracy per class, calibration, curves."""
     findings, probed = found
     labels = dataset.labels.cpu()
     per_class = {
@@ -118,7 +118,7 @@ def _share(bits: Tensor) -> float | None:
 
 @torch.no_grad()
 def _logits(target: Target, point: Point | None, dataset: Dataset) -> Tensor:
-    """(N, K) logits on the clean images."""
+    """Logits on the clean images, (N, K)."""
     model = target.at(point)
     parts = [model(to_pixels(dataset.images[part])).float().cpu() for part in chunks(dataset)]
     return torch.cat(parts)
@@ -128,9 +128,9 @@ BINS = 15
 
 
 def calibration(logits: Tensor, labels: Tensor) -> dict[str, Any]:
-    """Expected calibration error (Guo et al. 2017) over 15 equal bins of confidence, and the bins.
+    """Expected calibration error (Guo et al. 2017) over 15 equal bins of confidence, and the non-empty bins.
 
-    A bin is [mean confidence, accuracy, share of images].
+    `logits` (N, K), `labels` (N,). A bin is [mean confidence, accuracy, share of images].
     """
     confidence, predicted = logits.softmax(1).max(1)
     right = (predicted == labels).double()
@@ -146,7 +146,7 @@ def calibration(logits: Tensor, labels: Tensor) -> dict[str, Any]:
 def _write_examples(
     folder: Path, of: Measurement, dataset: Dataset, bits: Bits, target: Target, point: Point | None
 ) -> str:
-    """Clean and adversarial images of the worst successes, with labels: a file that the row names."""
+    """Write the clean and adversarial images with the largest margins, and their labels; returns the file name."""
     places = torch.tensor([place for place, _ in bits.examples])
     moved = torch.stack([image for _, image in bits.examples])
     model = target.at(point)
@@ -164,7 +164,7 @@ def _write_examples(
 
 
 def _costliest(costs: ExitCosts, exits: list[Tensor]) -> int:
-    """Which attack that was run on every image makes the predictions cost most; the first where none was."""
+    """The index of the attack with the highest mean cost among those run on every image; 0 if there is none."""
     mean = [
         float(torch.tensor(costs.macs, dtype=torch.float64)[taken].mean()) if bool((taken >= 0).all()) else 0.0
         for _, taken in exits
@@ -173,10 +173,10 @@ def _costliest(costs: ExitCosts, exits: list[Tensor]) -> int:
 
 
 def _by_exit(costs: ExitCosts, exits: list[Tensor], place: int) -> dict[str, Any]:
-    """A live policy's fields: MACs per image clean and attacked, shares of rows per exit, the paper's count.
+    """The fields of a live exit policy: MACs per image clean and attacked, shares of rows per exit, the paper's count.
 
-    Attacked: over the images that this attack was run on. The worst case is the attack that was run on every
-    image and costs most.
+    The attacked values cover the images that this attack ran on. The worst case takes the costliest attack among
+    those that ran on every image.
     """
     count = len(costs.macs)
     of = {"clean": exits[0][0], "attacked": exits[place][1][exits[place][1] >= 0]}
@@ -198,10 +198,10 @@ def _by_exit(costs: ExitCosts, exits: list[Tensor], place: int) -> dict[str, Any
 
 
 def _randomised(flags: list[str], draws: list[Tensor], number: int, planned: list[Measurement]) -> dict[str, Any]:
-    """A randomised point's fields: accuracies as means over fresh draws, their spread, the EOT flag.
+    """The fields of a randomised point: accuracies as means over fresh draws, their spread, the EOT flag.
 
-    Where several attacks ran on each other's survivors the accuracies stay those of the bits, which
-    are of one draw.
+    If several attacks ran on each other's survivors, the accuracies remain those of the bits, which come
+    from one draw.
     """
     attacks, n = [p.attack for p in planned[:-1]], planned[0].n
     weak = max(a.eot or 1 for a in attacks[number : number + 1] or attacks) < LEAST_EOT

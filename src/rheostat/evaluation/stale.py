@@ -1,4 +1,4 @@
-"""What does not belong together: a model and images that it does not take, rows of another model or other data."""
+"""Consistency checks: images that do not match the model, and rows of another model or other data."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from rheostat.results.rows import add_rows, read_rows
 
 
 def check_fit(model: nn.Module, data: Dataset) -> None:
-    """ValueError unless the weights are finite, and the images and classes are those of the model."""
+    """Raise ValueError unless the weights are finite, and image shape and number of classes match the model."""
     check_finite(dict(model.named_parameters()), type(model).__name__)
     if not isinstance(model, Tunable):
         return
     if data.image != tuple(model.net.image) or len(data.classes) != model.net.classes:
         shape, own = (" × ".join(map(str, image)) for image in (data.image, model.net.image))
         raise ValueError(
-            f"{data.name} has images of {shape} and {len(data.classes)} classes, the model takes {own} and has "
-            f"{model.net.classes}"
+            f"{data.name} has images of {shape} and {len(data.classes)} classes, but the model takes {own} and "
+            f"has {model.net.classes} classes"
         )
 
 
 def is_stale(row: Row, builder: RowBuilder) -> bool:
-    """Whether a row is of this run, but of another model, or of other data under the same name."""
+    """Whether a row has the name of this run but belongs to another model, or to other data of the same name."""
     if row.run != builder.target.run:
         return False
     data, options = builder.dataset, builder.options
@@ -37,19 +37,19 @@ def is_stale(row: Row, builder: RowBuilder) -> bool:
 
 
 def forget(out: Path, builder: RowBuilder, asked: list[str]) -> None:
-    """Drop the rows that are measured anew, and those of this run that are of another model or other data."""
+    """Drop the rows that are measured anew, and those of this run that belong to another model or other data."""
     if out.is_file():
         stale = [r.identity for r in read_rows(out) if is_stale(r, builder)]
         add_rows(out, [], drop=[*asked, *stale])
 
 
 def refuse(row: Row, builder: RowBuilder) -> None:
-    """ValueError that says what a stale row was measured on, and what to do."""
+    """Raise ValueError that says what a stale row was measured on and what to do."""
     if row.artifact != builder.artifact:
         what = f"another model ({row.artifact}, now {builder.artifact})"
     else:
         what = f"other data ({row.dataset_hash}, now {builder.fingerprint})"
     raise ValueError(
-        f"{builder.options.out} holds rows of {row.run!r} measured on {what}; --fresh drops those, --name gives "
-        "this one another name"
+        f"{builder.options.out} holds rows of {row.run!r} measured on {what}; --fresh drops them, --name gives "
+        "this run another name"
     )

@@ -1,4 +1,4 @@
-"""Finished chunks of an evaluation on disk, so that a killed one continues and ranks share the work."""
+"""Storage of finished chunks, so that a killed evaluation continues and ranks share the work."""
 
 from __future__ import annotations
 
@@ -18,8 +18,7 @@ FOLDER = "unfinished"
 class ChunkStore:
     """A folder with one file per finished chunk; its name is a hash of everything that is measured.
 
-    So every evaluation has a folder of its own: it continues its own work, and neither sees, hinders nor
-    drops that of another.
+    Every evaluation therefore has a separate folder: it continues its own work and does not affect others.
     """
 
     def __init__(self, beside: Path, about: Mapping[str, object]) -> None:
@@ -28,7 +27,7 @@ class ChunkStore:
         self.folder = self.root / f"{seed_of(self.about):016x}"
 
     def open(self) -> None:
-        """Make the folder, with what it is of."""
+        """Create the folder, with a description of the evaluation."""
         write_text(self.folder / "about.json", self.about)
 
     def _file(self, number: int) -> Path:
@@ -39,11 +38,11 @@ class ChunkStore:
         return self._file(number).is_file()
 
     def count(self) -> int:
-        """How many chunks are finished."""
+        """The number of finished chunks."""
         return len(list(self.folder.glob("chunk-*.safetensors")))
 
     def write(self, number: int, record: dict[str, torch.Tensor]) -> None:
-        """Keep a finished chunk, whole or not at all."""
+        """Store a finished chunk atomically."""
         write_tensors(self._file(number), record, {"chunk": number})
 
     def read(self, number: int) -> dict[str, torch.Tensor]:
@@ -51,7 +50,7 @@ class ChunkStore:
         return read_tensors(self._file(number))[0]
 
     def drop(self) -> None:
-        """Forget this evaluation's chunks: it is finished, or starts over."""
+        """Delete the chunks of this evaluation."""
         shutil.rmtree(self.folder, ignore_errors=True)
         if self.root.is_dir() and not any(self.root.iterdir()):
             self.root.rmdir()

@@ -1,4 +1,4 @@
-"""The target of an evaluation: a module of ours or anybody's, and what its rows say of it."""
+"""The target of an evaluation: a model of this package or any module, and its description in rows."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from rheostat.points.point import Point
 
 @dataclass(frozen=True)
 class Target:
-    """What is measured: a module, and what its rows say of it."""
+    """The module that is measured, and its description in rows."""
 
     model: nn.Module
     run: str
@@ -26,9 +26,9 @@ class Target:
     composition: str | None = None
     about: About = field(default_factory=About)
     rule: str | None = None
-    """How λ chooses norm sets where this is not the model's own dial: "at-0" and so on."""
+    """The rule by which λ selects norm sets, if it replaces the model's dial: "at-0" and so on."""
     folder: Path | None = None
-    """The folder of the run that it comes from, if it comes from one."""
+    """The folder of the run, if the model comes from one."""
 
     def described(self) -> dict[str, Any]:
         """The fields of a row that do not depend on point, attack or data."""
@@ -58,24 +58,24 @@ class Target:
         }
 
     def dial(self, at: Mapping[str, float]) -> Literal["lambda", "t"] | None:
-        """What a position of `robustness` is: t where the dial is calibrated, else training λ."""
+        """The meaning of a position of `robustness`: "t" if the dial is calibrated, else the λ of training."""
         if "robustness" not in at:
             return None
         calibrated = isinstance(self.model, Tunable) and self.model.dial_map is not None
         return "t" if calibrated and self.rule is None else "lambda"
 
     def at(self, point: Point | None) -> nn.Module:
-        """The module that maps images to logits at a point; anybody's own has none."""
+        """The module that maps images to logits at a point; a plain module ignores the point."""
         return self.model.at(point) if isinstance(self.model, Tunable) else self.model
 
     @property
     def hash(self) -> str:
-        """What tells this model from another: the artifact's hash, or one of the module's tensors."""
+        """A hash that identifies the model: that of its file, or of the module's tensors."""
         return self.artifact or digest_of(self.model)
 
 
 def as_target(model: nn.Module | Target, name: str | None = None) -> Target:
-    """A target as it is, or a module under a name (by default that of its class)."""
+    """The target of a module, named `name` or after its class; a `Target` keeps its own name unless one is given."""
     if isinstance(model, Target):
         return model if name is None else replace(model, run=name)
     return Target(model, name or type(model).__name__)
