@@ -193,7 +193,7 @@ def test_what_does_not_go_together_is_named() -> None:
         Stack(Dual(), Line(), Lora())
     with pytest.raises(ValueError, match="reads the dial 'robustness'"):
         Stack(Line())
-    with pytest.raises(ValueError, match="both lay out the terms"):
+    with pytest.raises(ValueError, match="both define the terms"):
         Stack(Dual(), Line(), Film())
     with pytest.raises(ValueError, match="did you mean 'banked'"):
         compose("line", norms="bankd")

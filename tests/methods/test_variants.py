@@ -78,7 +78,7 @@ def test_first_stages_may_be_dense_and_without_noise() -> None:
 
 
 def test_dense_noise_is_not_for_channels() -> None:
-    with pytest.raises(ValueError, match="channels that are left out take no noise"):
+    with pytest.raises(ValueError, match="dropped channels take no noise"):
         Tunable(nets.resnet(depth=8, base_width=4), compose("floats", variant="paper", structure="channel"))
 
 
