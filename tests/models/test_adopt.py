@@ -282,7 +282,7 @@ def test_exits_follow_named_layers_and_the_candidates_are_listed() -> None:
         rheostat.adopt(Plain, "rdi", image=(3, 8, 8), exits=("last",))
     with pytest.raises(ValueError, match="has no exits; add Exits"):
         rheostat.adopt(Plain, "dual", image=(3, 8, 8), exits=("stem",))
-    with pytest.raises(ValueError, match="exits need a network with feature maps"):
+    with pytest.raises(ValueError, match="exits need a network with a feature map"):
         rheostat.adopt(nn.Sequential(nn.Flatten(), nn.Linear(64, 10)), "rdi", image=(1, 8, 8))
 
 
