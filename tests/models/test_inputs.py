@@ -21,7 +21,7 @@ GOOD = torch.rand(2, 1, 8, 8)
         (torch.rand(2, 1, 1, 1), "given 1 × 1 × 1"),
         ((GOOD * 255).to(torch.uint8), r"write x.float\(\) / 255"),
         (GOOD * 255, "write x / 255"),
-        (GOOD - 0.5, "normalisation is inside the model"),
+        (GOOD - 0.5, "the model normalises its input itself"),
         (GOOD.clone().fill_(float("nan")), "given nan"),
     ],
 )
