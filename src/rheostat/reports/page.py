@@ -105,9 +105,7 @@ def _curves(rows: list[Row]) -> list[dict[str, Any]]:
     if any("robustness" in r.at for r in worst_rows(rows)):
         out.append(_section("Along the dial", "", along_dial(rows), alts=["accuracy along the robustness dial"]))
     if live(rows):
-        about = (
-            "The cost of an image includes every exit head up to the one by which it leaves."
-        )
+        about = "The cost of an image includes every exit head up to the one by which it leaves."
         alts = ["accuracy against mean MACs", "share of images per exit, clean and attacked"]
         out.append(_section("Exits", about, accuracy_against_macs(rows), shares_per_exit(rows), alts=alts))
     return out

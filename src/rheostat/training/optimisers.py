@@ -78,9 +78,7 @@ def made_scheduler(
             after_epoch(found, line)
         return found
     with warnings.catch_warnings():
-        warnings.simplefilter(
-            "ignore"
-        )  # torch warns because the optimiser's steps ran in another process
+        warnings.simplefilter("ignore")  # torch warns because the optimiser's steps ran in another process
         for _ in range(done):
             found.step()
     return found
