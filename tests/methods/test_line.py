@@ -187,7 +187,7 @@ def test_an_adopted_network_gets_a_line() -> None:
 
 
 def test_what_does_not_go_together_is_named() -> None:
-    with pytest.raises(ValueError, match=r"line: norms 'affine' takes one norm set, and dual has two; give sets=1"):
+    with pytest.raises(ValueError, match=r"line: norms 'affine' needs one norm set, and dual has two; give sets=1"):
         narrow(Dual(), Line(norms="affine"))
     with pytest.raises(ValueError, match="both claim the weight segment"):
         Stack(Dual(), Line(), Lora())
