@@ -67,7 +67,7 @@ def test_help_names_every_command(capsys) -> None:
         (["evaluate", "torch.nn:Linear"], "Linear"),
         (["report", "nowhere"], "no rows in nowhere"),
         (["info", "nothing"], "no file, run or packaged model"),
-        (["info", __file__], "not a whole Rheostat file"),
+        (["info", __file__], "not a complete Rheostat file"),
         (["recipes", "oat-digit"], "did you mean"),
     ],
 )

@@ -65,7 +65,7 @@ def test_an_own_network_on_a_folder(folder: Path, tmp_path: Path, monkeypatch, c
     small = [*data, "--out", str(tmp_path / "b"), *sets()]
     assert "has 5 classes" in fails(["train", "oat-digits", "--net", "own_nets:wide", *small], capsys)
     assert "has no callable 'mak'" in fails(["train", "oat-digits", "--net", "own_nets:mak", *small], capsys)
-    assert "--net is package.module:function" in fails(["train", "oat-digits", "--net", "resnet", *small], capsys)
+    assert "--net must be package.module:function" in fails(["train", "oat-digits", "--net", "resnet", *small], capsys)
 
 
 def test_a_run_remembers_where_its_images_are(folder: Path, tmp_path: Path, monkeypatch) -> None:

@@ -147,8 +147,8 @@ def test_what_a_step_does_not_take(tmp_path: Path) -> None:
         (torch.nn.Linear(2, 2), (x, y), r"takes a Tunable, given a Linear"),
         (model, (x * 255, y), "pixels lie in"),
         (model, (x, y + 9), "labels from 9 to 17"),
-        (model, (x, y[:3]), "labels are 8 whole numbers"),
-        (model, x, r"batch is \(images, labels\)"),
+        (model, (x, y[:3]), "labels must be 8 whole numbers"),
+        (model, x, r"batch must be \(images, labels\)"),
     ):
         with pytest.raises(ValueError, match=message):
             rheostat.training_step(given, batch, ATTACK, step=0)  # type: ignore[arg-type]

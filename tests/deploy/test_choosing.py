@@ -192,7 +192,7 @@ def test_a_card_says_what_was_measured(run: Path, capsys) -> None:
     (line,) = (line for line in text.splitlines() if line.startswith("| t = 1 |"))
     assert "| calibrate-choose |" in line
     assert "pgd20 (linf 0.2)" in text
-    assert "Nothing is guaranteed" in text
+    assert "are measured, not certified" in text
     model, about = load_with("oat-digits")
     empty = card(model, about, [], name="x", digest="d")
     assert "Nothing has been measured" in empty

@@ -120,7 +120,7 @@ def test_a_file_holds_masks_and_not_what_only_training_needs(tmp_path) -> None:
 
 
 def test_networks_without_inner_channels_are_refused_with_the_reason() -> None:
-    with pytest.raises(ValueError, match="off the residual stream"):
+    with pytest.raises(ValueError, match="outside the residual stream"):
         Tunable(nets.small_cnn(), compose("floats", structure="channel"))
     with pytest.raises(ValueError, match="did you mean 'channel'"):
         compose("smart", structure="chanel")

@@ -215,11 +215,11 @@ class Halves(Quarters):
 
 def test_a_plan_has_one_owner() -> None:
     generator = torch.Generator().manual_seed(0)
-    with pytest.raises(ValueError, match=r"(film and quarters|quarters and film) both lay out the terms"):
+    with pytest.raises(ValueError, match=r"(film and quarters|quarters and film) both define the terms"):
         Stack(Dual(), Film(), Quarters())
-    with pytest.raises(ValueError, match="halves and quarters both lay out the terms"):
+    with pytest.raises(ValueError, match="halves and quarters both define the terms"):
         Stack(Quarters(), Halves())
-    with pytest.raises(ValueError, match="both lay out"):
+    with pytest.raises(ValueError, match="both define"):
         Stack(Dedicated(), Quarters())
     # Dual's halves are a default: the owner's plan takes their place, and what multiplies terms comes after.
     assert [len(t.rows) for t in Stack(Dual(), Quarters()).plan(8, generator)] == [2]

@@ -119,7 +119,7 @@ def test_impossible_experts_and_masks_are_named() -> None:
     for options, message in (
         ({"density": 0.6, "overlap": "disjoint"}, "at most 0.5 with disjoint"),
         ({"masks": "lerned"}, "did you mean 'learned'"),
-        ({"shared_stages": -1}, "not negative"),
+        ({"shared_stages": -1}, "at least 0"),
     ):
         with pytest.raises(ValueError, match=message):
             compose("smart", **options)

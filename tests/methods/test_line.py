@@ -187,13 +187,13 @@ def test_an_adopted_network_gets_a_line() -> None:
 
 
 def test_what_does_not_go_together_is_named() -> None:
-    with pytest.raises(ValueError, match=r"line: norms 'affine' takes one norm set, and dual has two; give sets=1"):
+    with pytest.raises(ValueError, match=r"line: norms 'affine' needs one norm set, and dual has two; give sets=1"):
         narrow(Dual(), Line(norms="affine"))
     with pytest.raises(ValueError, match="both claim the weight segment"):
         Stack(Dual(), Line(), Lora())
     with pytest.raises(ValueError, match="reads the dial 'robustness'"):
         Stack(Line())
-    with pytest.raises(ValueError, match="both lay out the terms"):
+    with pytest.raises(ValueError, match="both define the terms"):
         Stack(Dual(), Line(), Film())
     with pytest.raises(ValueError, match="did you mean 'banked'"):
         compose("line", norms="bankd")

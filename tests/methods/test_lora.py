@@ -82,7 +82,7 @@ def test_widths_slice_the_sum_and_a_step_reaches_every_part() -> None:
 
 
 def test_options_that_cannot_be_are_named() -> None:
-    with pytest.raises(ValueError, match="rank is at least 1"):
+    with pytest.raises(ValueError, match="rank must be at least 1"):
         Lora(rank=0)
     with pytest.raises(ValueError, match="did you mean 'shared'"):
         Lora(adapters="share")

@@ -168,5 +168,5 @@ def test_a_margin_is_negative_where_the_nonlinearity_changes_the_answer() -> Non
 def test_options_that_cannot_be_are_named() -> None:
     with pytest.raises(ValueError, match="did you mean 'mixednuts'"):
         compose("mixing", mix="mixednut")
-    with pytest.raises(ValueError, match="temperature is above 0"):
+    with pytest.raises(ValueError, match="temperature must be above 0"):
         compose("mixednuts", temperature=0.0)

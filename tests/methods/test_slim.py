@@ -61,7 +61,7 @@ def test_widths_are_checked() -> None:
     with pytest.raises(ValueError, match=r"no position 0\.6; allowed: 0\.25, 0\.5, 0\.75, 1"):
         model(torch.rand(1, 3, 32, 32), Point(width=0.6))
     for bad in ((), (0.5,), (1.0, 0.5), (0.0, 1.0)):
-        with pytest.raises(ValueError, match="widths rise"):
+        with pytest.raises(ValueError, match="widths must rise"):
             Slim(widths=bad)
     with pytest.raises(ValueError, match="did you mean 'per-width'"):
         Slim(heads="per-widht")

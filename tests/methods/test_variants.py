@@ -61,7 +61,7 @@ def test_recipes_of_the_papers_settings_use_the_papers_variants() -> None:
 
 def test_attacks_between_the_passes_and_awp_are_refused_together() -> None:
     changes = ["paper=float", 'method={"variant": "paper"}', "train.awp=0.005"]
-    with pytest.raises(ValueError, match=r"train\.awp moves weights once all attacks are made"):
+    with pytest.raises(ValueError, match=r"train\.awp perturbs the weights after all attacks"):
         load_recipe("oat-digits", changes=changes)
     load_recipe("oat-digits", changes=["paper=float", "method={}", "train.awp=0.005"])
 
@@ -78,7 +78,7 @@ def test_first_stages_may_be_dense_and_without_noise() -> None:
 
 
 def test_dense_noise_is_not_for_channels() -> None:
-    with pytest.raises(ValueError, match="channels that are left out take no noise"):
+    with pytest.raises(ValueError, match="dropped channels take no noise"):
         Tunable(nets.resnet(depth=8, base_width=4), compose("floats", variant="paper", structure="channel"))
 
 

@@ -112,9 +112,9 @@ def test_what_cannot_be_taken_is_named() -> None:
         (Two(), "takes 2 arguments"),
         (wrapped(nn.InstanceNorm2d(4, track_running_stats=True)), r"'1' \(InstanceNorm2d\)"),
         (wrapped(nn.Dropout2d(0.1)), r"'1' \(Dropout2d\)"),
-        (wrapped(nn.Conv2d(4, 4, 2, padding="same")), "'1': padding 'same' of an even kernel"),
+        (wrapped(nn.Conv2d(4, 4, 2, padding="same")), "'1': padding 'same' is supported for odd kernels only"),
         (wrapped(nn.BatchNorm2d(4, momentum=None)), "'1': a BatchNorm2d needs"),
-        (wrapped(nn.LayerNorm((6, 6))), "'1' normalises over 2 dimensions; over the last alone"),
+        (wrapped(nn.LayerNorm((6, 6))), "'1' normalises over 2 dimensions; only the last one"),
         (
             wrapped(torch.nn.utils.parametrizations.weight_norm(nn.Conv2d(4, 4, 1))),
             "'1' is a ParametrizedConv2d, which",
@@ -282,7 +282,7 @@ def test_exits_follow_named_layers_and_the_candidates_are_listed() -> None:
         rheostat.adopt(Plain, "rdi", image=(3, 8, 8), exits=("last",))
     with pytest.raises(ValueError, match="has no exits; add Exits"):
         rheostat.adopt(Plain, "dual", image=(3, 8, 8), exits=("stem",))
-    with pytest.raises(ValueError, match="exits need a network with feature maps"):
+    with pytest.raises(ValueError, match="exits need a network with a feature map"):
         rheostat.adopt(nn.Sequential(nn.Flatten(), nn.Linear(64, 10)), "rdi", image=(1, 8, 8))
 
 
@@ -295,5 +295,5 @@ def test_a_network_that_no_width_fits_is_refused_when_it_is_adopted() -> None:
         def forward(self, x):
             return self.last((self.norm(self.conv(x)) * self.gamma).mean((2, 3)))
 
-    with pytest.raises(ValueError, match=r"widths do not fit Scaled: at width 0.5, .* have widths, such as ResNets"):
+    with pytest.raises(ValueError, match=r"widths do not fit Scaled: at width 0.5, .* linear layers, such as ResNets"):
         rheostat.adopt(Scaled(), "oats", image=(1, 8, 8))

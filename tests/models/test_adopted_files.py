@@ -77,7 +77,7 @@ def test_a_file_never_has_anything_imported(tmp_path: Path, monkeypatch) -> None
             rheostat.load(with_hint(path, hint))
     assert "boom" not in sys.modules
     for hint in ("timm:hf-hub:org/name", "timm:x(pretrained=True)", "timm:x(checkpoint_path='/tmp/x')", "timm:x(**y)"):
-        with pytest.raises(ValueError, match=r"not plain|is named timm:NAME|as name=value"):
+        with pytest.raises(ValueError, match=r"not plain|is written timm:NAME|as name=value"):
             rheostat.load(with_hint(path, hint))
 
 

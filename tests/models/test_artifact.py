@@ -69,7 +69,7 @@ def test_foreign_and_broken_files(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="not one of Rheostat's"):
         artifact.load(tmp_path / "plain.safetensors")
     (tmp_path / "text.safetensors").write_text("hello")
-    with pytest.raises(ValueError, match="not a whole Rheostat file"):
+    with pytest.raises(ValueError, match="not a complete Rheostat file"):
         artifact.load(tmp_path / "text.safetensors")
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match="is its training finished"):

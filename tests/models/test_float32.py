@@ -26,7 +26,7 @@ def test_another_type_is_refused_with_the_reason(cast: str) -> None:
     x = images_for(model)
     before = model(x, Point(robustness=0.3))
     for module in (model, model.at(robustness=0.3), nn.Sequential(model)):
-        with pytest.raises(ValueError, match=r"computes in float32, asked for \w+; .*autocast"):
+        with pytest.raises(ValueError, match=r"computes in float32, given \w+; .*autocast"):
             CASTS[cast](module)
     assert torch.equal(model(x, Point(robustness=0.3)), before)
 

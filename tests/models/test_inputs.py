@@ -16,12 +16,12 @@ GOOD = torch.rand(2, 1, 8, 8)
 @pytest.mark.parametrize(
     ("x", "message"),
     [
-        (GOOD[0], "add the dimension of the batch"),
+        (GOOD[0], "add the batch dimension"),
         (torch.rand(2, 3, 32, 32), "takes images of 1 × 8 × 8, given 3 × 32 × 32"),
         (torch.rand(2, 1, 1, 1), "given 1 × 1 × 1"),
         ((GOOD * 255).to(torch.uint8), r"write x.float\(\) / 255"),
         (GOOD * 255, "write x / 255"),
-        (GOOD - 0.5, "normalisation is inside the model"),
+        (GOOD - 0.5, "the model normalises its input itself"),
         (GOOD.clone().fill_(float("nan")), "given nan"),
     ],
 )

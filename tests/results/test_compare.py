@@ -94,12 +94,12 @@ def test_a_plain_difference_is_told(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"dataset": "mnist"}, "nothing pairs"),
-        ({"split": "calibrate-fit"}, "nothing pairs"),
-        ({"tier": "full"}, "nothing pairs by tier 'quick': one has quick on 200 of digits test"),
-        ({"rule": "at-0"}, "nothing pairs"),
-        ({"attack": {"name": "worst", "of": ["pgd20"], "norm": "linf", "eps": 0.2}}, "nothing pairs"),
-        ({"attack": {"name": "worst", "of": ["fgsm"], "norm": "linf", "eps": 0.1}}, "nothing pairs"),
+        ({"dataset": "mnist"}, "no rows can be paired"),
+        ({"split": "calibrate-fit"}, "no rows can be paired"),
+        ({"tier": "full"}, "no rows can be paired by tier 'quick': one has quick on 200 of digits test"),
+        ({"rule": "at-0"}, "no rows can be paired"),
+        ({"attack": {"name": "worst", "of": ["pgd20"], "norm": "linf", "eps": 0.2}}, "no rows can be paired"),
+        ({"attack": {"name": "worst", "of": ["fgsm"], "norm": "linf", "eps": 0.1}}, "no rows can be paired"),
         ({"dataset_hash": "e"}, "measured on different images"),
         ({"at": {"robustness": 0.3}}, "no point in common: one has t = 0, t = 0.5, t = 1; two has"),
     ],

@@ -115,9 +115,9 @@ def test_rows_and_timings_are_not_mixed_up(tmp_path: Path) -> None:
     write_timings(timings, [{"name": "step", "ratio": 1.5}])
     assert (holds_timings(rows), holds_timings(timings)) == (False, True)
     assert read_timings(timings) == [{"name": "step", "ratio": 1.5}]
-    with pytest.raises(ValueError, match="no row of an evaluation"):
+    with pytest.raises(ValueError, match="not a row of an evaluation"):
         read_rows(timings)
-    with pytest.raises(ValueError, match="a row of an evaluation, no timing"):
+    with pytest.raises(ValueError, match="a row of an evaluation, not a timing"):
         read_timings(rows)
     assert read_rows(tmp_path / "none.jsonl") == []
 

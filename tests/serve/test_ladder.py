@@ -58,9 +58,9 @@ def test_never_below_the_floor() -> None:
         (Policy(("safe",), min_robust=0.7), "no point of the ladder"),
         (Policy(("save",)), "did you mean 'safe'"),
         (Policy(()), "at least one point"),
-        (Policy(("safe", "safe")), "stands once"),
-        (Policy(("safe",), target_ms=0), "target_ms lies above 0"),
-        (Policy(("safe",), min_robust=2), "share from 0 to 1"),
+        (Policy(("safe", "safe")), "each point once"),
+        (Policy(("safe",), target_ms=0), "target_ms must be above 0"),
+        (Policy(("safe",), min_robust=2), "min_robust must be from 0 to 1"),
     ):
         with pytest.raises(ValueError, match=message):
             validated(bad, MEASURED)

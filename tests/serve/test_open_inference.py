@@ -63,7 +63,7 @@ def test_what_there_is_and_whether_it_is_ready(client: TestClient) -> None:
     for path in ("/v2/models/safe", "/v2/models/rheostat/versions/2", "/v2/models/safe/ready"):
         answer = client.get(path)
         assert answer.status_code == 404
-        assert "the one here is 'rheostat'" in answer.json()["error"]
+        assert "this server has 'rheostat'" in answer.json()["error"]
 
 
 def test_json_and_binary_give_the_same(client: TestClient) -> None:
@@ -110,14 +110,14 @@ def test_json_and_binary_give_the_same(client: TestClient) -> None:
         (body(GREY, data=[10**100] * 128), 422, "a list of 128 numbers"),
         (body(GREY, data=[[1], [1, 2]]), 422, "a list of 128 numbers"),
         (body(GREY, data={}), 422, "a list of 128 numbers"),
-        (body(GREY, datatype="UINT8", data=[300] * 128), 422, "numbers of UINT8"),
-        (body(GREY + 1), 422, "pixels lie in"),
+        (body(GREY, datatype="UINT8", data=[300] * 128), 422, "numbers of type UINT8"),
+        (body(GREY + 1), 422, "pixels must lie in"),
         (body(GREY, parameters={"binary_data_size": 512}), 422, "bytes of data"),
         ({**body(GREY), "outputs": [{"name": "label"}]}, 422, "did you mean 'labels'"),
         ({**body(GREY), "outputs": [{"name": "labels", "parameters": {"classification": 3}}]}, 422, "not supported"),
         ({**body(GREY), "outputs": 3}, 422, "a list of objects"),
-        ({**body(GREY), "parameters": {"point": "fast"}}, 403, "the dial is policy"),
-        ({**body(GREY), "parameters": {"point": 3}}, 422, "the name of one"),
+        ({**body(GREY), "parameters": {"point": "fast"}}, 403, "the policy sets the dial"),
+        ({**body(GREY), "parameters": {"point": 3}}, 422, "the name of a point"),
         (b" " * 30_000, 413, "bytes"),
     ],
 )

@@ -88,7 +88,7 @@ def test_the_stricter_floor_holds_and_the_start_says_so() -> None:
     assert "not used" in note
     held, note = settled(Policy(("safe",), min_robust=0.01), stored, MEASURED)
     assert held == stored
-    assert "the stored policy holds" in note
+    assert "the stored policy applies" in note
     assert settled(given, None, MEASURED) == (given, "")
     assert strict(Policy(("safe",)), 0.3).min_robust == 0.3
     with pytest.raises(ValueError, match="stricter, not weaker"):
@@ -163,7 +163,7 @@ def test_tokens_rotate(tmp_path: Path) -> None:
     path.unlink()
     assert tokens.holds("new-token-0123456789")
     path.write_text("")
-    with pytest.raises(ValueError, match="no token in it"):
+    with pytest.raises(ValueError, match="holds no token"):
         Tokens((), path)
 
 

@@ -51,7 +51,7 @@ def test_a_recipe_states_the_rule_and_evaluation_follows_it(tmp_path: Path, monk
 
 def test_a_rule_that_does_nothing_is_said_and_changes_no_run() -> None:
     plain = load_recipe("oat-digits")
-    with pytest.warns(NoEffectWarning, match=r"data\.resize has no effect, for data\.size is not given"):
+    with pytest.warns(NoEffectWarning, match=r"data\.resize has no effect, because data\.size is not given"):
         other = load_recipe("oat-digits", changes=["data.resize=pad"])
     assert fingerprint(plain, 1) == fingerprint(other, 1)
     assert fingerprint(plain, 1) != fingerprint(load_recipe("oat-digits", changes=["data.size=[8, 8]"]), 1)

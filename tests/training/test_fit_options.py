@@ -142,7 +142,7 @@ def test_a_fine_tuned_model_starts_from_the_file_and_makes_new_dials(
         assert torch.allclose(old["net.blocks.0.norm.source.weight"], new[f"net.blocks.0.norm.source.{side}.weight"])
     few = sets[0].only(sets[0].labels < 3)
     few = Dataset("few", few.images, few.labels, ("0", "1", "2"))
-    with pytest.warns(UserWarning, match=r"left as they were.*dense.weight \(10, 16\) instead of \(3, 16\)"):
+    with pytest.warns(UserWarning, match=r"not loaded.*dense.weight \(10, 16\) instead of \(3, 16\)"):
         rheostat.fit(model(classes=3), few, few, out=tmp_path / "c", init=old, **{**quick, "batch": 16})
     with pytest.raises(ValueError, match="init: no weight of the state dict fits"):
         rheostat.fit(model(), *sets, out=tmp_path / "d", init={"x": torch.zeros(2)}, **quick)

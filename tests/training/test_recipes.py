@@ -51,7 +51,7 @@ def test_packaged_recipes_are_complete_and_valid(name: str) -> None:
         ("net.dept=8", "net: resnet has no option 'dept'; did you mean 'depth'"),
         ("net.depth=21", "net: resnet has no depth 21"),
         ("net.base_width=0", "net: resnet: base_width must be positive"),
-        ("select.robustness=[0,1.5]", r"select.robustness: .* lie in \[0, 1\]"),
+        ("select.robustness=[0,1.5]", r"select.robustness needs .* in \[0, 1\]"),
         ("select.robustness=[]", "select.robustness: .*at least one"),
     ],
 )
@@ -66,7 +66,7 @@ def test_a_mistake_is_named_with_the_nearest(change: str, message: str) -> None:
     [
         ("rdi-mnist", ["policy.rule=budget"], "policy.rule 'budget' needs policy.macs"),
         ("rdi-mnist", ["policy.rule=accuracy", "policy.macs=1e6"], "policy.rule 'accuracy' needs policy.accuracy"),
-        ("rdi-mnist", ["train.trades=6"], "one head; this composition has exits"),
+        ("rdi-mnist", ["train.trades=6"], "one head only; this composition has exits"),
         ("pgd-at-fashion", ["calibrate_dial=true"], "calibrate_dial: pgd-at has no dial 'robustness'"),
         ("oat-digits", ['net={"name":"small_cnn","padded":false}'], "at least 16×16"),
         ("oat-fashion", ['net={"name":"small_cnn","padded":false}'], "norms; this one has none"),
@@ -86,12 +86,12 @@ def test_a_recipe_that_cannot_be_trained_is_refused_when_it_is_loaded(
 @pytest.mark.parametrize(
     ("name", "changes", "key"),
     [
-        ("oat-digits", ["attack.kind=n-fgsm", "attack.steps=3"], "attack.steps has no effect, for n-fgsm"),
+        ("oat-digits", ["attack.kind=n-fgsm", "attack.steps=3"], "attack.steps has no effect, because n-fgsm"),
         ("oat-digits", ["attack.kind=n-fgsm", "attack.steps=7", "attack.restarts=2"], "attack.restarts"),
-        ("oat-digits", ["policy.macs=1e6"], "policy.macs has no effect, for oat has no exits"),
-        ("rdi-mnist", ["policy.macs=1e6"], "policy.macs has no effect, for the rule is 'equal-shares'"),
+        ("oat-digits", ["policy.macs=1e6"], "policy.macs has no effect, because oat has no exits"),
+        ("rdi-mnist", ["policy.macs=1e6"], "policy.macs has no effect, because the rule is 'equal-shares'"),
         ("pgd-at-fashion", ["select.robustness=[0,1]"], "select.robustness has no effect"),
-        ("oat-digits", ["train.awp_from=0.5"], "train.awp_from has no effect, for train.awp is 0"),
+        ("oat-digits", ["train.awp_from=0.5"], "train.awp_from has no effect, because train.awp is 0"),
         ("oat-digits", ["data.augment=none", "data.padding=3"], "data.padding has no effect"),
     ],
 )

@@ -103,9 +103,9 @@ def test_recipes_of_rdi_nets_have_the_papers_schedule(name: str, total: int, lr:
 @pytest.mark.parametrize(
     ("changes", "why"),
     [
-        (("train.schedule=multi-step",), "needs one at least"),
+        (("train.schedule=multi-step",), "needs at least one"),
         (("train.milestones=[0.5]",), "milestones belong to 'multi-step'"),
-        (("train.schedule=multi-step", "train.milestones=[0.5, 100]"), "all shares of training"),
+        (("train.schedule=multi-step", "train.milestones=[0.5, 100]"), "as shares of training"),
         (("train.schedule=multi-step", "train.milestones=[200, 100]"), "rising"),
         (("train.schedule=multi-step", "train.milestones=[10.5, 100]"), "whole steps"),
     ],

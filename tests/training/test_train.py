@@ -163,7 +163,7 @@ def test_a_checkpoint_of_another_recipe_is_refused(tmp_path: Path) -> None:
     train(recipe("train.max_steps=3"), out=tmp_path, fresh=True)
     path = tmp_path / "checkpoint.safetensors"
     path.write_bytes(path.read_bytes()[:-100])
-    with pytest.raises(ValueError, match="not a whole Rheostat file"):
+    with pytest.raises(ValueError, match="not a complete Rheostat file"):
         train(recipe("train.max_steps=3"), out=tmp_path)
 
 

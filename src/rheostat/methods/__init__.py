@@ -1,4 +1,4 @@
-"""One way of conditioning a network a file, independent of one another, and their compositions by name."""
+"""Methods: each file holds one independent way of conditioning a network; compositions of them have names."""
 
 from rheostat.methods.base import Method, Stack, Term
 from rheostat.methods.composition import COMPOSITIONS, METHODS, compose, compose_as, parse_method, register

@@ -1,8 +1,8 @@
 """The seam between papers and the rest: Method, Term, Output, Stack.
 
-A method is a frozen dataclass: its fields are its hyper-parameters and its repr rebuilds it; weights
-live in the network. It gives parts to seats (`install`) and hooks into a pass; `Stack` composes
-methods, ordered by seam, so that every order of writing builds the same network.
+A method is a frozen dataclass: its fields are its hyper-parameters and its repr rebuilds it; the network holds the
+weights. A method gives parts to seats (`install`) and hooks into the forward pass. `Stack` composes methods and sorts
+them by seam, so the order of its arguments does not matter.
 """
 
 from __future__ import annotations
@@ -33,18 +33,18 @@ class Method:
     """
 
     seam: ClassVar[int] = 50
-    """Where in the order of installation: networks 3, exits 5 (they add seats, which all others then
-    treat), norm banks 10, widths 20, modulations 30, noise 40, masks 50, experts 60."""
+    """Position in the order of installation: networks 3, exits 5 (which add seats that later methods
+    condition), norm banks 10, widths 20, modulations 30, noise 40, masks 50, experts 60."""
     gives_way: ClassVar[bool] = False
-    """Whether `plan` is a default, which the plan of another method of the stack replaces."""
+    """Whether `plan` is only a default, which another method's plan in the stack replaces."""
     multiplies: ClassVar[bool] = False
-    """Whether `extend` repeats the terms it is given: then it comes after those that only add some."""
+    """Whether `extend` repeats the given terms: then it runs after methods that only add terms."""
     claims: ClassVar[str] = ""
     """A seam that only one method of a stack may claim."""
     alone: ClassVar[str] = ""
-    """Why this method composes with no other, where it does not."""
+    """If this method composes with no other, the reason; otherwise empty."""
     reads: ClassVar[tuple[str, ...]] = ()
-    """Dials that another method of the stack must declare."""
+    """Dials that this method reads; another method of the stack must declare them."""
 
     @property
     def name(self) -> str:
@@ -56,32 +56,32 @@ class Method:
         raise TypeError(f"{type(self).__name__} does not say which dials it declares")
 
     def install(self, net: Net) -> None:
-        """Give the seats of the network their parts; ValueError where it lacks a seat."""
+        """Give the network's seats their parts; ValueError if the network lacks a required seat."""
         raise TypeError(f"{type(self).__name__} does not say how it is installed")
 
     def derive(self, net: Net, at: Resolved) -> Resolved:
-        """Add to a resolved point what layers need beside the dials themselves."""
+        """Add the values that this method's layers need, beyond the dials, to a resolved point."""
         return at
 
     def plan(self, batch: int, generator: torch.Generator) -> list[Term]:
-        """The terms of a training step over `batch` rows. One method of a stack lays them out."""
+        """The terms of a training step over `batch` rows. Only one method of a stack defines them."""
         return everything(batch)
 
     def extend(self, terms: list[Term]) -> list[Term]:
-        """The terms of a step with those that this method adds, or in its own way."""
+        """Add to, repeat or change the terms of a step."""
         return terms
 
     @property
     def plans(self) -> bool:
-        """Whether this method lays out the terms of a step, and does not merely extend them."""
+        """Whether this method defines the terms of a step instead of only extending them."""
         return type(self).plan is not Method.plan
 
     def read(self, net: Net, x: Tensor, at: Resolved, then: Read) -> Output:
-        """The pass itself; `then` is the pass of the methods before."""
+        """The forward pass; `then` is the pass of the preceding methods."""
         return then(x, at)
 
     def path(self, u: float) -> tuple[float, float]:
-        """(λ, blend of the norm sets) at the place u in [0, 1] between clean and robust."""
+        """(λ, blend of the norm sets) at the position u in [0, 1] between clean and robust."""
         return u, u
 
     def undecayed(self, net: Net) -> list[nn.Parameter]:
@@ -89,20 +89,20 @@ class Method:
         return []
 
     def after_step(self, net: Net, progress: float) -> None:
-        """Called after every optimiser step; progress in [0, 1] of the whole training."""
+        """Called after every optimiser step; `progress` is the completed share of training, in [0, 1]."""
 
     def after_epoch(self, net: Net, progress: float) -> None:
         """Called after every epoch."""
 
     def finish(self, net: Net) -> None:
-        """Called once, on the weights that are kept: drop what only training needed."""
+        """Called once on the selected weights: remove state that only training needs."""
 
     def passes(self, point: Point) -> int:
-        """How many passes of the network a point costs."""
+        """Number of passes of the network that a point costs."""
         return 1
 
     def randomised(self, point: Point) -> bool:
-        """Whether a pass at this point draws noise (evaluated by expectation over draws only)."""
+        """Whether a pass at this point draws noise (evaluate it only by expectation over draws)."""
         return False
 
     def live(self, point: Point) -> bool:
@@ -110,22 +110,22 @@ class Method:
         return False
 
     def undivided(self) -> str:
-        """Why ranks cannot share a step of this method, where they cannot; else empty."""
+        """If several ranks cannot share a training step of this method, the reason; otherwise empty."""
         return ""
 
     def forms(self, net: Net) -> dict[str, Form]:
-        """What an attack may maximise beside the logits of the point ("direct"), by name."""
+        """The attack objectives of this method by name, in addition to the point's logits ("direct")."""
         return {}
 
     def bound(self, net: Net) -> Method:
-        """This method with every option that follows from the network filled in."""
+        """This method with every option filled in that depends on the network."""
         return self
 
 
 @dataclass(frozen=True)
 class Stack(Method):
-    """Methods composed. Raises ValueError where two claim one seam, declare one dial or lay out
-    the terms of a step, or where a dial that a method reads is declared by none."""
+    """A composition of methods. ValueError if two methods claim one seam, declare one dial or define
+    the terms of a step, or if no method declares a dial that another one reads."""
 
     methods: tuple[Method, ...]
 
@@ -133,7 +133,7 @@ class Stack(Method):
         flat: list[Method] = []
         for method in methods:
             flat += method.methods if isinstance(method, Stack) else [method]
-        # Sorted by seam, then by repr: the order of writing does not matter.
+        # Sort by seam, then by repr, so that the order of the arguments does not matter.
         object.__setattr__(self, "methods", tuple(sorted(flat, key=lambda m: (m.seam, repr(m)))))
         self._check()
 
@@ -151,7 +151,7 @@ class Stack(Method):
                 other = claimed.setdefault(method.claims, method)
                 if other is not method:
                     raise ValueError(
-                        f"{other.name} and {method.name} both claim the {method.claims}; a stack has one of them"
+                        f"{other.name} and {method.name} both claim the {method.claims}; a stack may have only one"
                     )
             for dial in method.dials():
                 first = declared.setdefault(dial.name, method)
@@ -161,8 +161,8 @@ class Stack(Method):
             planning = [m for m in self.methods if m.plans and m.gives_way == gives_way]
             if len(planning) > 1:
                 raise ValueError(
-                    f"{planning[0].name} and {planning[1].name} both lay out the terms of a training step; "
-                    "a stack has one plan (a method that adds terms to it does so in `extend`)"
+                    f"{planning[0].name} and {planning[1].name} both define the terms of a training step; "
+                    "a stack may have only one plan (a method adds terms to it in `extend`)"
                 )
         for method in self.methods:
             for read in method.reads:
@@ -194,7 +194,7 @@ class Stack(Method):
 
     @property
     def owner(self) -> Method | None:
-        """The one method that lays out the terms of a step, or None: every row, clean, at rest."""
+        """The method that defines the terms of a step; None means every row, clean, at the rest point."""
         planning = [m for m in self.methods if m.plans]
         return next((m for m in planning if not m.gives_way), planning[0] if planning else None)
 
@@ -243,11 +243,11 @@ class Stack(Method):
         return Stack(*(method.bound(net) for method in self.methods))
 
     def part(self, kind: type[M]) -> M | None:
-        """The method of one kind in this stack, or None."""
+        """The method of class `kind` in this stack, or None."""
         return next((m for m in self.methods if isinstance(m, kind)), None)
 
     def replaced(self, old: Method, new: Method) -> Stack:
-        """This stack with one method exchanged for another of the same kind."""
+        """This stack with method `old` replaced by `new`, which is of the same class."""
         return Stack(*(new if m is old else m for m in self.methods))
 
 
@@ -258,7 +258,7 @@ def _wrapped(method: Method, net: Net, then: Read) -> Read:
 
 
 def settings_of(stack: Stack) -> dict[str, Any]:
-    """Every option of a composition that is not at its default: {"film.dim": 8}."""
+    """The options of a composition that differ from their defaults, such as {"film.dim": 8}."""
     out: dict[str, Any] = {}
     for method in stack.methods:
         assert dataclasses.is_dataclass(method)

@@ -1,9 +1,9 @@
-"""Channel-structured sparsity: whole channels inside blocks are left out; the residual stream stays.
+"""Channel-structured sparsity: masks drop whole channels inside blocks and leave the residual stream dense.
 
-The mask lies on the convolution that reads a channel, so that training sees, at channels left out, what
-reading them would be worth (their makers keep running in training passes). Everywhere else the makers'
-filters and the norm's scale and shift are masked too: a channel left out is exactly 0, costs no weight,
-and can be cut out of the network. Source of the rule: METHODS 4; the units here are channels.
+The mask is on the convolution that reads a channel, so that training sees a gradient for dropped channels too (their
+makers keep running in training passes). In all other passes the makers' filters and the norm's scale and shift are
+masked as well: a dropped channel is exactly 0, needs no weights, and can be cut out of the network. Channels are
+dropped and regrown by the rule of `nn.rewiring`.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ STRUCTURES = ("unstructured", "channel")
 
 
 class Cut(Transform):
-    """On a maker: outside training its filters of channels left out are 0."""
+    """A part of a maker: outside training it sets the filters of dropped channels to 0."""
 
     order = 20
 
@@ -43,7 +43,7 @@ class Cut(Transform):
 
 
 class Gate(Modulation):
-    """On a norm: outside training scale and shift of channels left out are 0, else ReLU(β) remains."""
+    """A part of a norm: outside training it sets scale and shift of dropped channels to 0, so no ReLU(β) remains."""
 
     def __init__(self, reader: Masking) -> None:
         super().__init__()
@@ -57,12 +57,12 @@ class Gate(Modulation):
 
 
 def groups_of(net: Net, who: str, blocks: Iterable[nn.Module] | None = None) -> list[Inner]:
-    """The channels inside the blocks of a network (or some of them); ValueError if it has none."""
+    """The channel groups inside a network's blocks (all of them, or `blocks`); ValueError if there are none."""
     chosen = net.blocks if blocks is None else blocks
     found = [group for block in chosen if isinstance(block, Block) for group in block.inner()]
     if not found:
         raise ValueError(
-            f"{who}: structure 'channel' needs blocks with channels of their own, off the residual "
+            f"{who}: structure 'channel' needs blocks with inner channels, outside the residual "
             "stream; this network has none"
         )
     return found
@@ -81,7 +81,7 @@ def random_channels(group: Inner, density: float, *, without: Tensor | None = No
 
 
 def largest_channels(group: Inner, density: float, *, without: Tensor | None = None, least: int = 2) -> Tensor:
-    """A mask on the reader's weight: the round(density·C) channels that it reads by the largest weights."""
+    """A mask on the reader's weight: the round(density·C) channels that it reads with the largest weights."""
     weight = group.reader.weight
     size = weight.detach().abs().mean((0, 2, 3))
     if without is not None:
@@ -92,9 +92,9 @@ def largest_channels(group: Inner, density: float, *, without: Tensor | None = N
 
 
 def install(group: Inner, masks: list[Tensor], *, dense_gradient: bool = False) -> None:
-    """Give a group's reader its paths, and its makers and norms the parts that follow them."""
+    """Give a group's reader its mask paths, and give its makers and norms the parts that follow those masks."""
     if any(getattr(t, "dense", False) for t in group.reader.transforms):
-        raise ValueError("channels that are left out take no noise; noise with under_masks=False is for single weights")
+        raise ValueError("dropped channels take no noise; use noise with under_masks=False for unstructured masks only")
     masking = Masking([ChannelPath(group.reader.weight, mask, dense_gradient=dense_gradient) for mask in masks])
     append(group.reader, masking)
     for maker in group.makers:
@@ -105,7 +105,7 @@ def install(group: Inner, masks: list[Tensor], *, dense_gradient: bool = False) 
 
 @torch.no_grad()
 def clear(groups: list[Inner]) -> None:
-    """After training: what channels kept for regrowth alone still store becomes 0."""
+    """After training, set the weights to 0 that dropped channels kept only for regrowth."""
     for group in groups:
         masking = next(t for t in group.reader.transforms if isinstance(t, Masking))
         union = masking.union()

@@ -1,4 +1,4 @@
-"""A batch made smaller behind an exit: which rows go on, and at what size they run."""
+"""Compaction of a batch after an exit: which rows continue, and at what batch size."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from torch import Tensor
 
 
 def compacted(x: Tensor, live: Tensor, size: int) -> tuple[Tensor, Tensor]:
-    """(features of `size` rows with all live ones among them, which rows they are).
+    """Return (features of `size` rows, which include all live rows, and the indices of those rows).
 
-    Rows keep their place but for live ones behind `size`, which fill holes before it. Without
-    gradients that happens in the features' own memory: of a batch that shrinks by a quarter less
-    than a quarter is copied, and copying is what early exit costs.
+    Rows keep their position, except that live rows after `size` fill gaps before it. Without gradients this happens
+    in place: when a batch shrinks by a quarter, less than a quarter is copied, and copying is the overhead of early
+    exit.
     """
     kept = torch.arange(size, device=x.device)
     movers = live[size:].nonzero()[:, 0] + size
@@ -30,9 +30,9 @@ def compacted(x: Tensor, live: Tensor, size: int) -> tuple[Tensor, Tensor]:
 
 
 def rounded(count: int) -> int:
-    """The batch size that so many rows run at: the next multiple of an eighth of its power of two.
+    """The batch size for `count` rows: rounded up to a multiple of an eighth of the power of two below it.
 
-    At most an eighth more, and eight sizes for every doubling; up to 16 as it is.
+    This adds at most an eighth and gives eight sizes per doubling; counts up to 16 stay unchanged.
     """
     if count <= 16:
         return count

@@ -1,7 +1,7 @@
-"""Compositions: methods put together under a name, and read back from their repr.
+"""Compositions: named combinations of methods, which can be parsed from their repr.
 
-A method registers its class (`@register`), so that artifacts that hold it can be read; whoever has a
-composition of methods to name calls `compose_as`, and recipes, contract tests and the command line see it.
+A method registers its class (`@register`), so that model files which contain it can be read. `compose_as` names a
+composition of methods, so that recipes, contract tests and the command line can use it.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ VARIANTS = ("ours", "paper")
 
 @dataclass(frozen=True)
 class Composition:
-    """A composition by name: its parts, and the options whose defaults are not those of the parts.
+    """A named composition: its parts, and the options whose defaults differ from those of the parts.
 
-    Every option of a part is an option of the composition; where two parts have one of the same name,
-    it is the first part's. `paper` holds the options whose values in the published recipe are not those of
-    the composition: with them it is `variant="paper"`. None: no paper has this composition.
+    Every option of a part is an option of the composition; if two parts share an option's name, it belongs to the
+    first. `paper` holds the options whose values in the published recipe differ from the composition's;
+    `variant="paper"` applies them. None means that no paper describes this composition.
     """
 
     about: str
@@ -36,14 +36,14 @@ class Composition:
     paper: Mapping[str, object] | None = None
 
     def options(self) -> dict[str, type[Method]]:
-        """The names of the options and the part that each belongs to."""
+        """Option name → the part that it belongs to."""
         return {f.name: part for part in reversed(self.parts) for f in dataclasses.fields(cast(Any, part))}
 
     def preset(self, name: str, variant: str) -> dict[str, object]:
-        """The options of a variant, "ours" or "paper"; ValueError where no paper has this composition."""
+        """The options of a variant, "ours" or "paper"; ValueError if no paper describes this composition."""
         check_choice(name, "variant", variant, VARIANTS)
         if variant == "paper" and self.paper is None:
-            raise ValueError(f"{name} has no variant 'paper': no paper has this composition; allowed: ours")
+            raise ValueError(f"{name} has no variant 'paper': no paper describes this composition; allowed: ours")
         return {**self.defaults, **((self.paper or {}) if variant == "paper" else {})}
 
 
@@ -52,7 +52,7 @@ COMPOSITIONS: Registry[Composition] = Registry("composition", group="rheostat.me
 
 
 def register(kind: type[M]) -> type[M]:
-    """Enter a method by its class name; a class decorator, above `@dataclass(frozen=True)`."""
+    """Register a method under its class name. Use it as a class decorator, above `@dataclass(frozen=True)`."""
     METHODS.register(kind.__name__, kind, origin=origin_of(kind))
     return kind
 
@@ -60,10 +60,10 @@ def register(kind: type[M]) -> type[M]:
 def compose_as(
     name: str, about: str, *parts: type[Method], paper: Mapping[str, object] | None = None, **defaults: object
 ) -> Composition:
-    """Name a composition of methods; `defaults` are options whose defaults are not those of the parts.
+    """Name a composition of methods. `defaults` are options whose defaults differ from those of the parts.
 
-    `paper` are the options of `variant="paper"` (see `Composition`).
-    ValueError if the name is taken by other parts, or an option belongs to none of them.
+    `paper` holds the options of `variant="paper"` (see `Composition`).
+    ValueError if the name already belongs to other parts, or if an option belongs to none of the parts.
     """
     found = Composition(about, parts, defaults, paper)
     known = found.options()
@@ -74,10 +74,10 @@ def compose_as(
 
 
 def compose(name: str, *, variant: str = "ours", **options: object) -> Stack:
-    """A composition by its name; ValueError names the nearest composition or option.
+    """Build a composition by its name; ValueError names the nearest composition or option.
 
-    `variant` "ours", or "paper": every option as the published recipe has it. Options that are given
-    are taken in either.
+    `variant` is "ours", or "paper", which sets every option as the published recipe does. Explicit options override
+    both.
     """
     composition = COMPOSITIONS.get(name)
     known = composition.options()
@@ -92,7 +92,7 @@ def compose(name: str, *, variant: str = "ours", **options: object) -> Stack:
 
 
 def parse_method(text: str) -> Stack:
-    """A stack from its repr, `Stack(Dual(...), Film(...))`, by its syntax: nothing is evaluated."""
+    """Parse a stack from its repr, `Stack(Dual(...), Film(...))`, without evaluating any code."""
     shown = text if len(text) <= 200 else f"{text[:200]}…"
 
     def value(node: ast.expr) -> object:
@@ -107,7 +107,7 @@ def parse_method(text: str) -> Stack:
         if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Name):
             raise ValueError(f"not a composition: {shown!r}")
         if any(k.arg is None for k in node.keywords) or len({k.arg for k in node.keywords}) < len(node.keywords):
-            raise ValueError(f"not a composition, its options are not each given once by name: {shown!r}")
+            raise ValueError(f"not a composition: each option must be given once, by name: {shown!r}")
         return node.func.id, node
 
     def part(node: ast.expr) -> Method:
@@ -116,7 +116,7 @@ def parse_method(text: str) -> Stack:
         fields = {f.name for f in dataclasses.fields(cast(Any, kind))}
         options = {str(k.arg): value(k.value) for k in found.keywords}
         if found.args:
-            raise ValueError(f"{name}: options are given by name")
+            raise ValueError(f"{name}: options must be given by name")
         for option in options:
             if option not in fields:
                 raise ValueError(f"{name} has no option {option!r}; {nearest(option, fields)}")

@@ -1,7 +1,7 @@
-"""Adversarial training at one fixed λ: the baseline that one model must match at every λ.
+"""Adversarial training at one fixed λ: the baseline that a tunable model must match at every λ.
 
-Also called PGD-AT (λ = 1) and standard training (λ = 0). It has no dial. Source: Madry et al. 2018;
-with mixed weights, the dedicated models of OAT (Wang et al. 2020, §4).
+Also called PGD-AT (λ = 1) and standard training (λ = 0). It has no dial. Sources: Madry et al. 2018;
+for λ between 0 and 1, the dedicated models of OAT (Wang et al. 2020, §4).
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class Dedicated(Method):
 
     def __post_init__(self) -> None:
         if not 0 <= self.robustness <= 1:
-            raise ValueError(f"dedicated: robustness is in [0, 1], given {self.robustness:g}")
+            raise ValueError(f"dedicated: robustness must be in [0, 1], given {self.robustness:g}")
 
     def dials(self) -> tuple[()]:
         return ()

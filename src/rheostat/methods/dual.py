@@ -1,8 +1,8 @@
 """Dual normalisation: one set of statistics for clean rows, one for adversarial ones.
 
-Also called dual BN, split BN, AdvProp's auxiliary BN. Not a domain adaptation: which set a row takes
-is decided by its λ, never by what the image looks like or where it stands in the batch. Source: OAT
-(Wang et al., NeurIPS 2020, §3.2); blending between the sets is ours.
+Also called dual BN, split BN, AdvProp's auxiliary BN. It is not domain adaptation: a row's λ alone selects its
+set, never the content of the image or its position in the batch. Source: OAT (Wang et al., NeurIPS 2020, §3.2);
+blending between the sets is ours.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ BETWEEN = ("at-0", *THRESHOLDS, "blend")
 
 
 class Pair(Source):
-    """Two norm sets; eval blends their affine maps by `blend`, training uses the one of its group."""
+    """Two norm sets: eval blends their affine maps by `blend`; a training term uses one of them."""
 
     def __init__(self, clean: AffineSet, adversarial: AffineSet) -> None:
         super().__init__()
@@ -54,11 +54,11 @@ class Pair(Source):
 class Dual(Method):
     """Declares the dial `robustness` (λ) and owns the norm bank.
 
-    `sets` is 2, or 1 for the ablation without a bank. `between` says which set a λ between the ends
-    takes in eval: "at-0" the adversarial one above 0 (OAT's), "at-0.1" from 0.1 on (FLOAT's public code),
-    "at-0.5" from 0.5 on, "at-0.6" from 0.6 on (that code's two-sided rule), "blend" the affine maps mixed
-    (ours, the default). Training always takes the adversarial set above 0. Alone, it trains in halves: even rows
-    of the (shuffled) batch clean at λ = 0, odd ones adversarial at λ = 1, so that ranks share both.
+    `sets` is 2, or 1 for the ablation without a bank. `between` selects the set for 0 < λ < 1 in eval: "at-0" the
+    adversarial set above 0 (OAT), "at-0.1" from 0.1 on (FLOAT's public code), "at-0.5" from 0.5 on, "at-0.6" from
+    0.6 on (that code's two-sided rule), "blend" a mixture of both affine maps (ours, the default). Training always
+    uses the adversarial set above 0. Without another method, `Dual` trains in halves: even rows of the (shuffled)
+    batch clean at λ = 0, odd rows adversarial at λ = 1, so that every rank has both.
     """
 
     sets: int = 2
@@ -70,7 +70,7 @@ class Dual(Method):
 
     def __post_init__(self) -> None:
         if self.sets not in (1, 2):
-            raise ValueError(f"dual: sets is 1 or 2, given {self.sets}")
+            raise ValueError(f"dual: sets must be 1 or 2, given {self.sets}")
         check_choice("dual", "between", self.between, BETWEEN)
 
     def dials(self) -> tuple[Dial, ...]:

@@ -1,8 +1,7 @@
-"""Exits on intermediate features: an input leaves at the first that is sure enough.
+"""Exits on intermediate features: an input leaves at the first exit that is confident enough.
 
-Also called early exit, input-adaptive or dynamic inference. Not an ensemble: one prediction is made, by
-the exit taken. Source: RDI-Nets (Hu et al., ICLR 2020). An exit that is passed has been paid for: the
-cost of leaving at k counts the heads 1..k.
+Also called early exit, input-adaptive or dynamic inference. It is not an ensemble: only the exit taken makes a
+prediction. Source: RDI-Nets (Hu et al., ICLR 2020). The cost of leaving at exit k includes the heads of exits 1..k.
 """
 
 from __future__ import annotations
@@ -32,10 +31,10 @@ DEFENCES = ("none", "main", "average", "max-average", "routed")
 
 @dataclass(frozen=True)
 class ExitCommand:
-    """What a pass does at its exits in place of the policy.
+    """Overrides the exit policy of a pass.
 
-    Every exit within the depth answers (`Output.exits`); or, with `leave`, all rows leave by that one
-    (0-based), the heads before it run and paid for: what costs are read from.
+    Every exit within the depth returns logits (`Output.exits`). With `leave`, all rows leave by that exit (0-based)
+    and the heads before it run too, so that costs can be observed.
     """
 
     leave: int | None = None
@@ -44,14 +43,14 @@ class ExitCommand:
 @register
 @dataclass(frozen=True)
 class Exits(Method):
-    """Declares `exit` and `depth`, both structural.
+    """Declares the dials `exit` and `depth`, both structural.
 
-    `exit` scales the fitted thresholds: at 0 every row takes the last exit, at 1 the fitted policy. `depth`
-    is the last exit there is (1..K side exits, K+1 the network's own end): with `exit` 0 a static, smaller
-    network; else a bound on what a row may cost. `positions` are the blocks that exits follow (0-based; none
-    given: the paper's rule for the network), `heads` "paper" or "light". `measure` of uncertainty: "entropy",
-    "max-probability", "margin". `defence` is the form of attack in training: "none", "main" (the last exit),
-    "average", "max-average", "routed".
+    `exit` scales the fitted thresholds: at 0 every row takes the last exit, at 1 the fitted policy applies. `depth`
+    is the number of the last usable exit (1..K side exits, K+1 the network's end): with `exit` 0 it gives a static,
+    smaller network; otherwise it bounds the cost of a row. `positions` are the blocks that exits follow (0-based; by
+    default the paper's rule for the network). `heads` is "paper" or "light". `measure` is the measure of uncertainty:
+    "entropy", "max-probability" or "margin". `defence` is the objective that training attacks: "none", "main" (the
+    last exit), "average", "max-average" or "routed".
     """
 
     positions: tuple[int, ...] = ()
@@ -100,8 +99,8 @@ class Exits(Method):
         return self._early(net, x, at, depth)
 
     def progressive(self, net: Net, x: Tensor, at: Resolved, depth: int | None = None) -> Iterator[tuple[int, Tensor]]:
-        """(number, logits) of exits 0.. up to the depth (the point's), lazily: what is not asked for
-        does not run."""
+        """Yield (number, logits) of exits 0, 1, ... up to the depth (by default the point's); later layers run
+        only when asked for."""
         depth = depth_of(at) if depth is None else depth
         heads = side_exits(net)
         number = 0
@@ -115,7 +114,7 @@ class Exits(Method):
         yield number, net.classifier(x, at).float()
 
     def _static(self, net: Net, x: Tensor, at: Resolved, depth: int) -> Tensor:
-        """The logits of one exit; no other head runs."""
+        """The logits of the exit at `depth`; no other head runs."""
         last = self.positions[depth - 1] if depth <= len(self.positions) else len(net.blocks) - 1
         for block, features in enumerate(net.features(x, at)):
             x = features
@@ -128,10 +127,10 @@ class Exits(Method):
         return logits
 
     def _early(self, net: Net, x: Tensor, at: Resolved, depth: int) -> Output:
-        """Rows leave by the first exit that passes; the batch is compacted behind it.
+        """Rows leave by the first exit whose threshold they meet; the batch is compacted after each exit.
 
-        To a rounded size, with rows that have left as filling: an operator is prepared anew for each
-        batch size it meets, which on a CPU takes longer than the rows that a tight fit would save.
+        The size is rounded up, and rows that have left fill the gap: operators are prepared anew for each batch
+        size, which on a CPU takes longer than running the extra rows.
         """
         thresholds = policy(net, depth) * at.settings["exit"]
         heads = side_exits(net)
@@ -176,8 +175,8 @@ class Exits(Method):
         return Output(torch.cat(logits)[order], taken=torch.cat(ends)[order])
 
     def extend(self, terms: list[Term]) -> list[Term]:
-        """Alone: all rows clean and all attacked, half the loss each. With others: their terms, attacked
-        in the form of the defence."""
+        """Without another plan: all rows clean and all rows attacked, half the loss each. With another method's plan:
+        its terms, attacked by the objective of the defence."""
         form = self._form()
         if all(t.images == "clean" for t in terms):
             if form is None:
@@ -204,7 +203,7 @@ class Exits(Method):
         return "exits: defence 'routed' takes its thresholds from the whole batch, which ranks do not share"
 
     def forms(self, net: Net) -> dict[str, Form]:
-        """single: exit-1 .. exit-K+1, each by its own prefix; average, max-average, routed, slowdown."""
+        """exit-1 to exit-K+1 (each runs only the layers that it needs), average, max-average, routed, slowdown."""
         measure = self.measure
 
         def single(number: int) -> Callable[[Attacked], Objective]:
@@ -236,7 +235,7 @@ class Exits(Method):
         }
 
     def _thresholds(self, net: Net, at: Resolved) -> Tensor:
-        """Thresholds of the side exits within the depth, as this point scales them; NaN: not fitted."""
+        """Thresholds of the side exits within the depth, scaled for this point; NaN if not fitted."""
         found = net.get_buffer("thresholds")[: depth_of(at) - 1]
         return found if at.phase is Phase.ATTACK else found.nan_to_num(0.0) * at.settings["exit"]
 
@@ -245,19 +244,19 @@ class Exits(Method):
 
 
 def side_exits(net: Net) -> nn.ModuleList:
-    """The heads of the side exits, in the order of the network."""
+    """The heads of the side exits, in network order."""
     heads = net.get_submodule("exits")
     assert isinstance(heads, nn.ModuleList)
     return heads
 
 
 def depth_of(at: Resolved) -> int:
-    """The number of the last exit that this pass has, from 1."""
+    """The number of the last exit in this pass, counted from 1."""
     return int(at.settings["depth"])
 
 
 def policy(net: Net, depth: int) -> Tensor:
-    """The fitted thresholds of the side exits before the last one of a depth; ValueError while there are none."""
+    """The fitted thresholds of the side exits before the exit at `depth`; ValueError if they are not fitted."""
     found = net.get_buffer("thresholds")[: depth - 1]
     if bool(found.isnan().any()):
         raise ValueError(

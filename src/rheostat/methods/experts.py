@@ -1,9 +1,9 @@
 """Two sparse expert paths in one weight tensor: clean (λ = 0) and adversarial (λ = 1).
 
-Also called sparse mixture once-for-all. Not a mixture of experts with a router: λ chooses. Source: SMART
-(Kundu et al., ICASSP 2023). The published text of its mask rule was not available to us: learning each
-path's masks by the rule of FLOATS from its own gradients is a reconstruction; random complementary
-halves are what its authors' earlier code shows.
+Also called sparse mixture once-for-all. It is not a mixture of experts with a router: λ selects the path. Source:
+SMART (Kundu et al., ICASSP 2023). We did not have the published text of its mask rule. Learning each path's masks
+from the path's gradients by the rule of FLOATS is our reconstruction; the authors' earlier code uses random
+complementary halves.
 """
 
 from __future__ import annotations
@@ -38,13 +38,13 @@ MASKS = ("learned", "random")
 class Experts(Method):
     """Reads `robustness`; each path has `density` of the weights of every unshared convolution.
 
-    `overlap` "free", or "disjoint" (densities of at most 0.5). `masks` "learned" or "random".
-    `shared_stages` first stages (the stem is the first) stay dense and shared. Between the ends the
-    logits are mixed, (1-λ)·f_c + λ·f_a: two passes, and the cost says so. `structure` and `start` as in masks.
+    `overlap` is "free", or "disjoint" (density at most 0.5). `masks` is "learned" or "random". The first
+    `shared_stages` stages (the stem counts as the first) stay dense and shared. Between the ends the logits are
+    mixed, (1-λ)·f_c + λ·f_a, which costs two passes. `structure` and `start` are as in `Masks`.
 
-    The whole method is a reconstruction. `variant="paper"` of "smart" is what the authors' earlier public code
-    shows: masks "random", overlap "disjoint", density 0.5 (complementary halves), and its first stages dense and
-    shared, here shared_stages 2 (how many is not known). Ours: "learned", "free", 0.35, 0.
+    The whole method is a reconstruction. `variant="paper"` of "smart" follows the authors' earlier public code: masks
+    "random", overlap "disjoint", density 0.5 (complementary halves), and dense shared first stages; their number is
+    unknown, and we use shared_stages 2. Our defaults are "learned", "free", 0.35 and 0.
     """
 
     density: float = 0.35
@@ -70,10 +70,11 @@ class Experts(Method):
         most = 0.5 if self.overlap == "disjoint" else 1.0
         if not 0 < self.density <= most:
             raise ValueError(
-                f"experts: density is above 0 and at most {most:g} with {self.overlap} paths, given {self.density:g}"
+                f"experts: density must be above 0 and at most {most:g} with {self.overlap} paths, "
+                f"given {self.density:g}"
             )
         if self.shared_stages < 0:
-            raise ValueError(f"experts: shared_stages is not negative, given {self.shared_stages}")
+            raise ValueError(f"experts: shared_stages must be at least 0, given {self.shared_stages}")
 
     def dials(self) -> tuple[()]:
         return ()
@@ -96,7 +97,7 @@ class Experts(Method):
         self._store_masked(net)
 
     def _pair(self, draw: Callable[..., Tensor], what: object) -> list[Tensor]:
-        """The first masks of the clean path and of the robust one."""
+        """The initial masks of the clean path and of the robust one."""
         clean = draw(what, self.density)
         return [clean, draw(what, self.density, without=clean if self.overlap == "disjoint" else None)]
 
@@ -112,8 +113,8 @@ class Experts(Method):
             levels = at.robustness.table
             for level in levels[(levels > 0) & (levels < 1)][:1].tolist():
                 raise ValueError(
-                    f"experts: at robustness {level:g} two paths are mixed, and exits are live at 0 "
-                    "and 1 only; leave the dial exit at 0"
+                    f"experts: at robustness {level:g} two paths are mixed, and exits work only at 0 "
+                    "and 1; leave the dial exit at 0"
                 )
         return mixture(x, at, lambda y, a, end: then(y, _end(a, end)))
 
@@ -151,7 +152,7 @@ class Experts(Method):
 
 
 def _end(at: Resolved, end: float) -> Resolved:
-    """The view of a pass wholly at one end: the settings of other dials as they are."""
+    """The resolved point with robustness at one end and all other dials unchanged."""
     robust = bool(end)
     at = at.turned(robustness=end).with_(PathChoice(second=robust)).with_(NormChoice(adversarial=robust))
     return at.apart(int(end))

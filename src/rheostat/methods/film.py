@@ -1,7 +1,7 @@
 """FiLM conditioning on λ: per-channel γ(λ)·h + β(λ) after each normalisation.
 
-Also called conditional (batch) normalisation. Not attention and not a hypernetwork: the weights of
-convolutions stay as they are. Source: OAT (Wang et al., NeurIPS 2020, §3.1; FiLM: Perez et al. 2018).
+Also called conditional (batch) normalisation. It is neither attention nor a hypernetwork: it leaves the weights of
+convolutions unchanged. Sources: OAT (Wang et al., NeurIPS 2020, §3.1); FiLM (Perez et al. 2018).
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ ENCODINGS = ("cosine", "scalar", "orthogonal")
 
 @dataclass(frozen=True)
 class FilmCode:
-    """The code of each setting's λ, (S, d): what the generators take."""
+    """The code of each setting's λ, (S, d): the input of the generators."""
 
     rows: Tensor
 
@@ -36,10 +36,10 @@ class FilmCode:
 class Generator(Modulation):
     """Linear(d → 2C), LeakyReLU, Linear(2C → 2C); the halves of the output are γ and β.
 
-    `paper` also puts LeakyReLU on γ and β, and starts at random; otherwise γ = 1 + g and the last
-    layer starts at zero, so that the network starts as the plain one. Under slimming γ and β are
-    each sliced to the leading channels; `joint`, one slice of the whole vector is halved, so that the same
-    output is a γ at one width and a β at another.
+    With `paper`, γ and β pass through another LeakyReLU and all layers start at random. Otherwise γ = 1 + g and the
+    last layer starts at zero, so that the network starts as the plain one. Under slimming, γ and β are each sliced to
+    the leading channels. With `joint`, the whole vector is sliced and then halved, so that the same output can be a γ
+    at one width and a β at another.
     """
 
     def __init__(self, dim: int, channels: int, *, paper: bool, joint: bool = False) -> None:
@@ -65,7 +65,7 @@ class Generator(Modulation):
 
 
 class Codes(nn.Module):
-    """The random orthogonal codes of the paper, stored with the model: row j for the j-th λ."""
+    """The paper's random orthogonal codes, stored with the model; row j is the code of the j-th λ."""
 
     rows: Tensor
 
@@ -87,17 +87,17 @@ def cosine_features(level: Tensor, dim: int) -> Tensor:
 class Film(Method):
     """Reads `robustness`; gives every conditioned norm a FiLM generator and trains λ per example.
 
-    `encoding` "cosine" (any λ, `dim` features), "scalar" (λ itself) or "orthogonal" (the paper's,
-    trained λ only). With 2 features every λ lies between its trained neighbours; with more the code
-    swings where training saw none (with 4, measured RA at λ = 0.7 lay below that at 0.4).
-    `initialisation` "identity" (ours) or "paper". `lambda_support` "paper" ({0, 0.1, 0.2, 0.3, 0.4,
-    1}) or "uniform" (0 or uniform in (0, 1]); ceil(B/6) rows are at λ = 0.
-    `ones_clean` sends rows of λ = 1 through the clean pass too: at weight 0, but among the statistics
-    of the adversarial norms there. `joint_slices` halves one slice of γ|β at each width (see `Generator`).
+    `encoding` is "cosine" (any λ, `dim` features), "scalar" (λ itself) or "orthogonal" (the paper's, trained λ
+    only). With 2 cosine features the code of every λ lies between those of its trained neighbours; with more it
+    oscillates between trained values (with 4, measured RA at λ = 0.7 is below that at 0.4).
+    `initialisation` is "identity" (ours) or "paper". `lambda_support` is "paper" ({0, 0.1, 0.2, 0.3, 0.4, 1}) or
+    "uniform" (0 or uniform in (0, 1]); ceil(B/6) rows have λ = 0.
+    `ones_clean` also sends rows with λ = 1 through the clean pass: with weight 0, but they enter the statistics of
+    the adversarial norms. `joint_slices` halves one slice of γ|β at each width (see `Generator`).
 
-    What the public code has, and ours: encoding "orthogonal" of 128 ("cosine" of 2), initialisation
-    "paper" ("identity"), ones_clean True (False: 5-20 % of a step saved), joint_slices True (False: the
-    slices of the public code mix γ and β, a defect), norm sets by Dual's between "at-0" ("blend").
+    Settings of the public code, and ours in brackets: encoding "orthogonal" of 128 ("cosine" of 2), initialisation
+    "paper" ("identity"), ones_clean True (False, which saves 5-20 % of a step), joint_slices True (False: the
+    slices of the public code mix γ and β, a defect), between of `Dual` "at-0" ("blend").
     """
 
     encoding: str = "cosine"
@@ -119,7 +119,7 @@ class Film(Method):
         ):
             check_choice("film", what, given, allowed)
         if self.encoding == "orthogonal" and self.lambda_support != "paper":
-            raise ValueError("film: orthogonal codes exist for the paper's λ support only")
+            raise ValueError("film: orthogonal codes exist only for the paper's λ support")
         if self.dim < (6 if self.encoding == "orthogonal" else 1):
             raise ValueError(f"film: dim {self.dim} is too small for {self.encoding} codes")
 
@@ -153,7 +153,7 @@ class Film(Method):
         if bool((distance > 1e-6).any()):
             missed = level[distance > 1e-6][0].item()
             raise ValueError(
-                f"film: orthogonal codes exist for trained λ only, given {missed:g}; allowed: "
+                f"film: orthogonal codes exist only for trained λ, given {missed:g}; allowed: "
                 + ", ".join(f"{v:g}" for v in PAPER_SUPPORT)
             )
         codes = net.get_submodule("film_codes")
@@ -161,13 +161,13 @@ class Film(Method):
         return codes.rows[place]
 
     def path(self, u: float) -> tuple[float, float]:
-        """Below one half the norm sets blend while λ goes to the smallest trained one; then λ rises."""
+        """Up to u = ½ the norm sets blend while λ rises to the smallest trained value; beyond it λ rises to 1."""
         least = PAPER_SUPPORT[1]
         return (2 * u * least, 2 * u) if u < 0.5 else (least + (2 * u - 1) * (1 - least), 1.0)
 
     def plan(self, batch: int, generator: torch.Generator) -> list[Term]:
-        """OAT's loss, λ per example: clean rows weigh 1-λ, adversarial ones λ; zero weights are skipped (`ones_clean`
-        keeps them)."""
+        """OAT's loss with one λ per example: clean rows have weight 1-λ, adversarial rows λ; rows of weight zero
+        are skipped (`ones_clean` keeps them)."""
         zeros = -(-batch // 6)
         order = torch.randperm(batch, generator=generator)
         rows, robust = order[:zeros].sort().values, order[zeros:].sort().values

@@ -1,10 +1,10 @@
 """Weights on a straight line: W(λ) = (1-λ)·W₀ + λ·W₁ in every convolution and dense layer, both ends trained.
 
-Also called a linear subspace of networks, or a Pareto manifold. Not an average of two networks that were
-trained apart: those have a barrier between them. At a λ that the batch shares it is one network and folds; a
-product of two interpolated layers is no interpolation of products, so nothing shorter is exact. Source: PaMaL
-(Dimitriadis et al., ICML 2023; code nik-dim/pamal), there for several tasks; standard and robust as its two ends
-are ours. Biases of dense layers and of convolutions are shared by both ends.
+Also called a linear subspace of networks, or a Pareto manifold. It is not an average of two separately trained
+networks, between which the loss has a barrier. If all rows of a batch have one λ, the model is one network and folds.
+A product of two interpolated layers is not an interpolation of products, so no cheaper form is exact. Source: PaMaL
+(Dimitriadis et al., ICML 2023; code nik-dim/pamal), which interpolates between tasks; using standard and robust
+training as the two ends is ours. Both ends share the biases of dense layers and convolutions.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from rheostat.points.resolved import Resolved
 
 
 class Ends(Transform):
-    """The other end of a seat's weight. Rows of several λ take two products: W₀ and λ·(W₁ - W₀)."""
+    """The robust end of a seat's weight. A batch with several λ takes two products: W₀ and λ·(W₁ - W₀)."""
 
     order = 5
 
@@ -45,12 +45,12 @@ class Ends(Transform):
 @register
 @dataclass(frozen=True)
 class Line(Method):
-    """Reads `robustness`; gives every convolution and dense layer a second end, equal to the first at the start.
+    """Reads `robustness`; gives every convolution and dense layer a second end, initially equal to the first.
 
-    `norms` "banked" (the two sets of `dual`, blended), "affine" (affine parts on the segment, one set of
-    statistics) or "re-estimated" (that, and statistics estimated along λ after training); the last two
-    need `dual` with sets=1. `terms` "halves" (the ends alone are trained) or "sampled" (a λ between them in
-    every step too).
+    `norms` is "banked" (the two sets of `Dual`, blended), "affine" (affine parts on the segment, one set of
+    statistics) or "re-estimated" (as "affine", with statistics estimated along λ after training); the last two
+    need `Dual` with sets=1. `terms` is "halves" (training uses the ends only) or "sampled" (every step also trains
+    at a λ between them).
     """
 
     norms: str = "banked"
@@ -79,7 +79,7 @@ class Line(Method):
 
     @torch.no_grad()
     def after_step(self, net: Net, progress: float) -> None:
-        """Masks multiply the sum, so that a weight which grows again starts at 0 at both ends."""
+        """Apply the masks to both ends, so that a weight that regrows starts at 0 at both."""
         for knots in segment.knots_of(net):
             knots.straighten()
         for conv in seats(net, Conv):

@@ -1,9 +1,9 @@
 """Low-rank adapters along the dial: W(λ) = W + s·(λ - ½)·B·A in every convolution and dense layer.
 
-Also called low-rank adaptation; not a fine-tuning of a frozen network: W and the adapters are trained together.
-Source: PaLoRA (Dimitriadis et al., ICLR 2025), which has one adapter for each objective:
-W + s·((1-λ)·B₀·A₀ + λ·B₁·A₁), here `adapters="per-end"`. One that both ends share, with opposite signs, is ours.
-At a λ that the batch shares it is one network and folds.
+Also called low-rank adaptation. It does not fine-tune a frozen network: W and the adapters are trained together.
+Source: PaLoRA (Dimitriadis et al., ICLR 2025), which has one adapter per objective:
+W + s·((1-λ)·B₀·A₀ + λ·B₁·A₁), here `adapters="per-end"`. The adapter that both ends share with opposite signs is ours.
+If all rows of a batch have one λ, the model is one network and folds.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ ADAPTERS = ("shared", "per-end")
 
 
 class Adapter(nn.Module):
-    """A (r, in·k·k) and B (out, r) of a weight (out, in, k, k); B starts at 0, so that the sum starts as W."""
+    """A (r, in·k·k) and B (out, r) for a weight (out, in, k, k); B starts at 0, so the effective weight starts as W."""
 
     def __init__(self, weight: Tensor, rank: int) -> None:
         super().__init__()
@@ -39,7 +39,7 @@ class Adapter(nn.Module):
 
 
 class LowRank(Transform):
-    """Adds the adapters' share of a point. Rows of several λ take two products: one is scaled by row."""
+    """Adds the adapters' product, scaled by λ. A batch with several λ takes two products, one of them scaled by row."""
 
     order = 5
 
@@ -49,7 +49,7 @@ class LowRank(Transform):
         self.scale = scale
 
     def ends(self, weight: Tensor) -> tuple[Tensor, Tensor]:
-        """(W(0), W(1) - W(0)): the segment as a start and a direction."""
+        """(W(0), W(1) - W(0)): the start and the direction of the segment."""
         found = [a.product(weight.shape) for a in self.adapters if isinstance(a, Adapter)]
         if len(found) == 1:
             step = self.scale * found[0]
@@ -70,8 +70,8 @@ class LowRank(Transform):
 class Lora(Method):
     """Reads `robustness`; gives every convolution and dense layer adapters of rank `rank`, scaled by `alpha`/`rank`.
 
-    `adapters` "shared" (one for both ends, with opposite signs) or "per-end" (one for each). A rank above what a
-    layer has is taken as what it has. `norms` and `terms` as in `line`.
+    `adapters` is "shared" (one for both ends, with opposite signs) or "per-end" (one for each). A layer whose maximal
+    rank is lower uses that rank. `norms` and `terms` are as in `Line`.
     """
 
     rank: int = 8
@@ -89,7 +89,7 @@ class Lora(Method):
         check_choice(self.name, "adapters", self.adapters, ADAPTERS)
         if self.rank < 1 or self.alpha <= 0:
             raise ValueError(
-                f"lora: rank is at least 1 and alpha above 0, given rank {self.rank} and alpha {self.alpha:g}"
+                f"lora: rank must be at least 1 and alpha above 0, given rank {self.rank} and alpha {self.alpha:g}"
             )
 
     def dials(self) -> tuple[()]:

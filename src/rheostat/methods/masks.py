@@ -1,6 +1,6 @@
-"""Learned sparse weights: one mask per convolution, a fixed global density, learned per-layer ones.
+"""Learned sparse weights: one mask per convolution, a fixed global density and learned densities per layer.
 
-Also called sparse training with regrowth; not magnitude pruning of a trained network. Source: FLOATS
+Also called sparse training with regrowth. It does not prune a trained network by magnitude. Source: FLOATS
 (Kundu et al., WACV 2023, §3.3).
 """
 
@@ -24,19 +24,20 @@ from rheostat.runtime.choices import check_choice
 @register
 @dataclass(frozen=True)
 class Masks(Method):
-    """Every convolution at a global `density`; `prune` is the share dropped and regrown at first.
+    """Masks all convolutions to a global `density`; `prune` is the initial share of weights dropped and regrown.
 
-    `structure` "unstructured": single weights; "channel": channels inside blocks, of which `density`
-    is then the share that stays, so that the rest can be cut out. `start` "auto": "random" masks, but those of
-    the largest weights ("magnitude") on an adopted network, whose weights are worth something. `gradients`
-    "masked": masked places get none; "dense": they do, and keep their momentum until they grow again. `growth`
-    "free": what is dropped regrows in proportion to importance, overflow likewise; "capped": at most 0.99 of a
-    layer's free places, overflow spread equally, fewer weights dropped from layers above density 0.8. The
-    convolutions of the first `dense_stages` stages (the stem is the first) have no masks.
+    `structure` "unstructured" masks single weights; "channel" masks channels inside blocks, and keeps the share
+    `density` of them, so that the others can be cut out. `start` "auto" draws "random" masks, but keeps the largest
+    weights ("magnitude") on an adopted network, whose weights are trained. With `gradients` "masked", masked weights
+    get no gradient; with "dense" they do, and keep their momentum until they regrow. With `growth` "free", layers
+    regrow in proportion to importance, and overflow is distributed the same way; with "capped", a layer regrows at
+    most 0.99 of its free weights, overflow is spread equally, and layers above density 0.8 drop fewer weights. The
+    convolutions of the first `dense_stages` stages (the stem counts as the first) have no masks.
 
-    What the public code has, and ours: gradients "dense" ("masked"), growth "capped" ("free"), and Noise's
-    under_masks False (True). A variant of it with dense stages that have no noise either is dense_stages k and Noise's
-    quiet_stages k. That its masks are not saved and its number of weights drifts is not reproduced.
+    Settings of the public code, and ours in brackets: gradients "dense" ("masked"), growth "capped" ("free"),
+    under_masks of `Noise` False (True). For its variant with dense and noise-free first stages, set dense_stages and
+    quiet_stages of `Noise` to the same number. We do not reproduce two of its defects: it does not save the masks, and
+    its number of active weights drifts.
     """
 
     density: float = 0.3
@@ -59,11 +60,11 @@ class Masks(Method):
         ):
             check_choice("masks", what, given, allowed)
         if self.dense_stages < 0:
-            raise ValueError(f"masks: dense_stages is not negative, given {self.dense_stages}")
+            raise ValueError(f"masks: dense_stages must be at least 0, given {self.dense_stages}")
         if not 0 < self.density < 1:
-            raise ValueError(f"masks: density is between 0 and 1, given {self.density:g}")
+            raise ValueError(f"masks: density must be between 0 and 1, given {self.density:g}")
         if not 0 <= self.prune < 1:
-            raise ValueError(f"masks: prune is in [0, 1), given {self.prune:g}")
+            raise ValueError(f"masks: prune must be in [0, 1), given {self.prune:g}")
 
     def dials(self) -> tuple[()]:
         return ()

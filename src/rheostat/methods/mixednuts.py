@@ -1,10 +1,10 @@
-"""Probabilities of two networks mixed, the robust one's logits through a nonlinearity that is fitted.
+"""MixedNUTS: a mixture of two networks' probabilities, with a fitted nonlinearity on the robust network's logits.
 
-p(x) = (1-α)·softmax(g(x)/T) + α·softmax(M(h(x))), g standard and h robust; the logits are log p. M makes h sure
-of itself where it is right under attack, and unsure where it is wrong: then α in [½, 1] chooses between the two.
-With T → 0 every α below ½ would be g itself. Not a mixture of experts: no router looks at the image. Source:
-MixedNUTS (Bai, Zhou, Patel and Sojoudi, TMLR 2024; code Bai-YT/MixedNUTS). A finite T, which keeps the
-gradients of g, and a dial whose ends are g and M(h) themselves are ours.
+p(x) = (1-α)·softmax(g(x)/T) + α·softmax(M(h(x))), g standard and h robust; the logits are log p. M makes h confident
+where it is right under attack, and unconfident where it is wrong; α in [½, 1] then sets the trade-off. With T → 0,
+every α below ½ would give g itself. It is not a mixture of experts: no router looks at the image. Source: MixedNUTS
+(Bai, Zhou, Patel and Sojoudi, TMLR 2024; code Bai-YT/MixedNUTS). The finite T, which keeps the gradients of g, and
+the dial whose ends are exactly g and M(h) are ours.
 """
 
 from __future__ import annotations
@@ -19,23 +19,23 @@ from torch import Tensor, nn
 from rheostat.points.resolved import Resolved
 
 FIRST = 0.1
-"""The share of the dial below α = ½, where a finite T still leaves something between g and the mixture."""
+"""The share of the dial that covers α < ½, where a finite T still gives a transition from g to the mixture."""
 KEPT = 0.1
-"""The share of M(h) that an attack which bypasses the nonlinearity keeps, as in the authors' code."""
+"""The share of M(h) that stays when an attack bypasses the nonlinearity, as in the authors' code."""
 
 Ends = Callable[[Tensor, Resolved, float], Tensor]
-"""Logits of one network alone: images, the point of these rows, 0.0 for the standard one or 1.0 for the robust."""
+"""(images, the point of these rows, 0.0 for the standard or 1.0 for the robust network) → that network's logits."""
 
 
 @dataclass(frozen=True)
 class Bypass:
-    """A pass that an attack takes a smoother way through: almost all of h is raw, and T is 1."""
+    """Marks a pass with a smoother gradient for attacks: it uses mostly the raw logits of h, and T = 1."""
 
 
 class Nonlinearity(nn.Module):
-    """M(z) = s·|u|^p·sign(u) with u = GELU(LN(z) + c); LN over the classes, unbiased, without an affine.
+    """M(z) = s·|u|^p·sign(u) with u = GELU(LN(z) + c); LN is over the classes, unbiased, without affine parameters.
 
-    s = p = 1 and c = 0 until they are fitted (`calibration.mixednuts.fit_nonlinearity`).
+    s = p = 1 and c = 0 until `calibration.mixednuts.fit_nonlinearity` fits them.
     """
 
     scale: Tensor
@@ -54,9 +54,9 @@ class Nonlinearity(nn.Module):
 
 
 def transformed(logits: Tensor, scale: Tensor, power: Tensor, bias: Tensor) -> Tensor:
-    """M of logits (B, K); its gradient is finite wherever that of its terms is."""
+    """M of logits (B, K); its gradient is finite wherever those of its terms are."""
     centred = logits - logits.mean(1, keepdim=True)
-    # Written out: a variance's own gradient is NaN where all classes have one logit.
+    # Computed explicitly, because the gradient of torch's variance is NaN if all logits are equal.
     count = logits.shape[1] - 1
     normed = centred * torch.rsqrt(centred.square().sum(1, keepdim=True) / count + 1e-8)
     u = F.gelu(normed + bias)
@@ -64,22 +64,22 @@ def transformed(logits: Tensor, scale: Tensor, power: Tensor, bias: Tensor) -> T
 
 
 def mixed_log(standard: Tensor, robust: Tensor, alpha: Tensor) -> Tensor:
-    """log of (1-α)·p_standard + α·p_robust from the logarithms of both, (B, K) each; α (B, 1) or (1, 1).
+    """log((1-α)·p_standard + α·p_robust) from the logarithms of both, (B, K) each; α is (B, 1) or (1, 1).
 
-    It never goes through p itself, which may be 0 in floating point.
+    The computation never uses p itself, which may be 0 in floating point.
     """
     return torch.logaddexp(torch.log1p(-alpha) + standard, torch.log(alpha) + robust)
 
 
 def alpha_of(level: Tensor) -> Tensor:
-    """The dial's λ in [0, 1] → α: 0 to ½ over the dial's first tenth, then ½ to 1, so that nothing jumps at g."""
+    """Map λ in [0, 1] to α: from 0 to ½ over the first tenth of the dial, then to 1, so that no jump occurs near g."""
     return torch.where(level < FIRST, level * (0.5 / FIRST), 1 - (1 - level) * (0.5 / (1 - FIRST)))
 
 
 def mixed(x: Tensor, at: Resolved, ends: Ends, nonlinearity: nn.Module, temperature: float) -> Tensor:
-    """(B, K) log p at the point's `robustness`, each row through only the networks that it needs.
+    """(B, K) log p at the point's `robustness`; each row runs only the networks that it needs.
 
-    Under export every row takes both, so that the graph is one for all settings.
+    Under export every row runs both, so that one graph serves all settings.
     """
     bypass = at.get(Bypass) is not None
     level = at.robustness
@@ -102,6 +102,6 @@ def mixed(x: Tensor, at: Resolved, ends: Ends, nonlinearity: nn.Module, temperat
     for rows, part in (((alpha < 1)[:, 0], standard), ((alpha > 0)[:, 0], robust)):
         place = rows.nonzero()[:, 0]
         found = part(x[place], at.only(place))
-        # What a row does not run has weight 0, so that any finite value stands for it.
+        # A network that a row skips has weight 0, so any finite value may replace its logits.
         halves.append(found.new_zeros(len(x), found.shape[1]).index_copy(0, place, found))
     return mixed_log(halves[0], halves[1], alpha)

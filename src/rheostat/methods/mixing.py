@@ -1,9 +1,8 @@
-"""Logit mixing: a standard network and a robust one side by side, their logits mixed at inference.
+"""Logit mixing: a weighted mean of the logits of a standard network and a robust one, formed at inference.
 
-What a user would do without any of these papers: two dedicated models and a weighted mean. Nothing
-is shared, so training is that of the two, twice the parameters are stored, and between the ends every
-image costs two passes. Not an ensemble against one threat: each end is one network alone. Made as strong as
-it gets by `mix="mixednuts"` (see `mixednuts`).
+This is the baseline that needs none of the papers: two dedicated models. They share nothing, so training trains both,
+the model stores twice the parameters, and between the ends every image costs two passes. It is not an ensemble
+against one threat: each end is one network alone. `mix="mixednuts"` is the strongest variant (see `mixednuts`).
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ MIXES = ("logits", "mixednuts")
 
 
 def twin_of(net: Net) -> Net:
-    """The robust network that stands beside the standard one."""
+    """The robust network of a model that mixes two."""
     twin = net.get_submodule("twin")
     assert isinstance(twin, Net)
     return twin
@@ -40,10 +39,9 @@ def twin_of(net: Net) -> Net:
 class Mixing(Method):
     """Declares the dial `robustness` λ: logits (1-λ)·f_standard + λ·f_robust.
 
-    The given network is the standard one, trained on clean images alone; `net.twin`, of the same
-    architecture and drawn anew (a copy where the network was adopted), is trained on attacked ones.
-    `mix` "mixednuts" mixes probabilities instead, those of the standard network at `temperature`;
-    training is the same.
+    The given network is the standard one, trained on clean images only. `net.twin`, of the same architecture with
+    new initial weights (a copy if the network was adopted), is trained on attacked images only. `mix` "mixednuts"
+    mixes probabilities instead, with the standard network's logits divided by `temperature`; training is the same.
     """
 
     mix: str = "logits"
@@ -56,7 +54,7 @@ class Mixing(Method):
     def __post_init__(self) -> None:
         check_choice(self.name, "mix", self.mix, MIXES)
         if self.temperature <= 0:
-            raise ValueError(f"mixing: temperature is above 0, given {self.temperature:g}")
+            raise ValueError(f"mixing: temperature must be above 0, given {self.temperature:g}")
 
     def dials(self) -> tuple[Dial, ...]:
         return (Dial(name="robustness", rest=0.0),)

@@ -1,4 +1,4 @@
-"""Logits mixed between two ends: (1-λ)·f₀ + λ·f₁, each row through only the passes that it needs."""
+"""Mixtures of logits between two ends, (1-λ)·f₀ + λ·f₁; each row runs only the passes that it needs."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from rheostat.points.point import Point
 from rheostat.points.resolved import Resolved
 
 End = Callable[[Tensor, Resolved, float], Output]
-"""The pass wholly at one end: images, the point (of these rows), and 0.0 or 1.0."""
+"""(images, the point of these rows, 0.0 or 1.0) → the output of the pass at that end."""
 
 
 def mixture(x: Tensor, at: Resolved, end: End) -> Output:
-    """The pass at the point's `robustness`: one end, or both mixed; a mixed batch splits its rows.
+    """The pass at the point's `robustness`: one end, or a mixture of both; a batch with several λ splits its rows.
 
-    Under export every row takes both passes, so that the graph is one for all settings.
+    Under export every row takes both passes, so that one graph serves all settings.
     """
     level = at.robustness
     if level.number is not None:
@@ -33,7 +33,7 @@ def mixture(x: Tensor, at: Resolved, end: End) -> Output:
 
 
 def mixture_passes(point: Point) -> int:
-    """How many passes a point costs: two between the ends."""
+    """The number of passes that a point costs: two between the ends, else one."""
     level = torch.as_tensor(point.get("robustness", 0.0))
     return 1 + int(bool(((level > 0) & (level < 1)).any()))
 
@@ -53,7 +53,7 @@ def _split(x: Tensor, at: Resolved, levels: Tensor, end: End) -> Output:
         if total is None:
             total = found.new_zeros(len(x), *found.shape[1:])
         total = total.index_add(0, rows, found)
-        if output.taken is not None:  # exits are live where every row takes one pass
+        if output.taken is not None:  # exits are live only if every row takes one pass
             taken = output.taken.new_zeros(len(x)) if taken is None else taken
             taken = taken.index_copy(0, rows, output.taken)
     assert total is not None
@@ -61,7 +61,7 @@ def _split(x: Tensor, at: Resolved, levels: Tensor, end: End) -> Output:
 
 
 def _stack(output: Output) -> Tensor:
-    """(n, 1 + E, K): the logits that count and those of the exits."""
+    """(n, 1 + E, K): the final logits, then those of the exits."""
     return torch.stack((output.logits, *output.exits), 1)
 
 

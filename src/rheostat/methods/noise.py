@@ -1,7 +1,7 @@
 """Noise-conditioned weights: Ŵ = W + λ·α·η in every convolution, η ~ N(0, std(W)²).
 
-Not a Bayesian network, and deployed not a randomised defence: `draw="frozen"` keeps η in the model, so
-that a point is deterministic. Source: FLOAT (Kundu et al., WACV 2023, §3).
+It is not a Bayesian network and, by default, not a randomised defence: `draw="frozen"` keeps η in the model, so that
+a point is deterministic. Source: FLOAT (Kundu et al., WACV 2023, §3).
 """
 
 from __future__ import annotations
@@ -29,23 +29,23 @@ DRAWS = ("frozen", "sampled")
 SCALES = ("linear", "two-sided")
 LEAST_POOL = 1 << 20
 DIGEST = 8
-"""How many entries of η the seed of the pool is made of."""
+"""Number of entries of η that determine the seed of the pool."""
 BEHIND_MASKS = 25
 
 
 @dataclass(frozen=True)
 class NoiseLevel:
-    """How much of its noise each setting takes, (S,); `none` where it is known that none takes any."""
+    """The factor of the noise at each setting, (S,); `none` if all are known to be 0."""
 
     table: Tensor
     none: bool = False
 
 
 class WeightNoise(Transform):
-    """Adds λ·α·σ·η; σ is the deviation of the whole tensor's (active) weights, without gradient.
+    """Adds λ·α·σ·η; σ is the standard deviation of the tensor's active weights, without gradient.
 
-    `dense` adds it behind masks, also where they leave no weight, with the σ of all entries. Noise of training
-    on the CPU comes from a pool, whose seed is a digest of the frozen η of `first` (None: its own).
+    With `dense`, the noise comes after the masks, also on masked weights, with the σ of all entries. On the CPU,
+    training takes its noise from a pool, whose seed is a digest of the frozen η of `first` (by default this one's).
     """
 
     order = 10
@@ -72,14 +72,14 @@ class WeightNoise(Transform):
         self.kind, self.draw = alpha, draw
 
     def strength(self) -> Tensor:
-        """α as it is used."""
+        """The effective α, after `alpha`'s parametrisation."""
         return F.softplus(self.alpha) if self.kind == "softplus" else self.alpha
 
     def draws(self, at: Resolved) -> bool:
         return self.draw == "sampled" or at.phase is not Phase.EVAL
 
     def pool_seed(self) -> int:
-        """The seed of the pool: drawn with η by the run's seed, and kept with it by checkpoint and model."""
+        """The seed of the pool. It follows from η, so it depends on the run's seed and is saved with the model."""
         return seed_of("pool of noise", *self._first[0].eta.flatten()[:DIGEST].tolist())
 
     def _noise(self, at: Resolved) -> Tensor:
@@ -106,24 +106,24 @@ class WeightNoise(Transform):
         eta = self._noise(at)
         if amount.shape[0] == 1:
             (weight, _), *rest = parts
-            # One pass over the weights: on wide networks this sum is what the noise costs.
+            # One pass over the weights: on wide networks this sum dominates the cost of the noise.
             return ((torch.addcmul(weight, eta, amount * size), None), *rest)
         return (*parts, (size * eta, amount))
 
 
 @functools.lru_cache(maxsize=4)
 def pool(size: int, seed: int) -> Tensor:
-    """Unit normals of a seed, the same in every process, twice as many as asked for."""
+    """2·`size` standard normal values from a seed, the same in every process."""
     return torch.randn(2 * size, generator=torch.Generator().manual_seed(seed))
 
 
 def window(shape: torch.Size, generator: torch.Generator | None, seed: int) -> Tensor:
-    """Unit normals for a training pass on the CPU: a window at a random place of the pool of a run.
+    """Standard normal values for a training pass on the CPU: a window at a random offset of the run's pool.
 
-    Drawing millions of normals takes as long there as a small batch's convolutions. In METHODS' terms the η of
-    one layer and pass are independent unit normals. Two layers or passes take windows that may overlap, but a
-    weight's η in one is that in the other only where both begin at the same place (one pair in a million).
-    Runs of different seeds have different pools. Evaluation, and training on an accelerator, draw anew.
+    Drawing millions of normals takes as long there as a small batch's convolutions. The values of one window are
+    independent standard normals. The windows of two layers or passes may overlap, but a weight gets the same η in
+    both only if both windows have the same offset (one pair in a million). Runs of different seeds have different
+    pools. Evaluation, and training on an accelerator, draw new values.
     """
     count = shape.numel()
     normals = pool(max(LEAST_POOL, 1 << (count - 1).bit_length()), seed)
@@ -132,9 +132,9 @@ def window(shape: torch.Size, generator: torch.Generator | None, seed: int) -> T
 
 
 def deviation(weight: Tensor, mask: Tensor | None, *, correction: int = 0) -> Tensor:
-    """Standard deviation of a tensor's entries; of those under a 0/1 mask, where there is one.
+    """Standard deviation of a tensor's entries, or of those that a 0/1 mask selects.
 
-    Squares are divided by their number less `correction`.
+    The sum of squares is divided by the number of entries less `correction`.
     """
     if mask is None:
         return weight.std(correction=correction)
@@ -148,22 +148,20 @@ def deviation(weight: Tensor, mask: Tensor | None, *, correction: int = 0) -> Te
 class Noise(Method):
     """Reads `robustness`; the noise of a point is λ times a learned α per convolution.
 
-    `draw` "frozen" (one η kept with the model; training samples all the same) or "sampled" (a
-    randomised defence: to be evaluated by expectation over draws). `alpha` "free", "softplus" or
-    "fixed"; `decayed_alpha` gives it weight decay. σ divides by n less `correction`. `scale` "linear", or
-    "two-sided": 2λ below `threshold` and 2(λ - 0.5) above, as a variant of the public code has it.
+    `draw` is "frozen" (one η kept with the model; training still samples) or "sampled" (a randomised defence, to be
+    evaluated by expectation over draws). `alpha` is "free", "softplus" or "fixed"; `decayed_alpha` gives it weight
+    decay. σ divides by n less `correction`. `scale` is "linear", or "two-sided": 2λ below `threshold` and 2(λ - 0.5)
+    above, as in a variant of the public code. `clean_through_adversarial_norm` adds a clean pass of the attacked rows,
+    through the adversarial norms without noise, before the attacked pass; each mean of the three then has a quarter
+    of the loss. `late_attack` runs the attack after the clean passes have updated the statistics. With `under_masks`
+    False, masks do not apply to the noise and its σ. The convolutions of the first `quiet_stages` stages (the stem
+    counts as the first) have no noise.
 
-    `clean_through_adversarial_norm` gives the rows that are attacked a clean pass too, through the adversarial
-    norms with the noise off, before the attacked one; each of the three means then weighs a quarter of
-    the loss. `late_attack` makes the attack once the clean passes have moved the statistics. `under_masks` False:
-    noise and its σ are dense under masks. The convolutions of the first `quiet_stages` stages (the stem is
-    the first) have no noise.
-
-    What the public code has, and ours: draw "sampled" ("frozen"), clean_through_adversarial_norm and late_attack
-    True (False), correction 1 (0), decayed_alpha True (False), threshold 0.6 (0.5), under_masks False (True),
-    norm sets by Dual's between "at-0.1" ("blend"; "at-0.6" for its two-sided rule). Settings of the recipe:
-    train.rate_by "epoch" ("step"), net.initialisation "default" ("he", 2.45 times as wide for 3×3 kernels that
-    keep the number of channels).
+    Settings of the public code, and ours in brackets: draw "sampled" ("frozen"), clean_through_adversarial_norm and
+    late_attack True (False), correction 1 (0), decayed_alpha True (False), threshold 0.6 (0.5), under_masks False
+    (True), between of `Dual` "at-0.1" ("blend"; "at-0.6" for its two-sided rule). In the recipe: train.rate_by
+    "epoch" ("step"), net.initialisation "default" ("he", 2.45 times as wide for 3×3 kernels that keep the number of
+    channels).
     """
 
     draw: str = "frozen"
@@ -190,13 +188,13 @@ class Noise(Method):
         ):
             check_choice("noise", what, given, allowed)
         if self.initial <= 0:
-            raise ValueError(f"noise: initial must be positive, given {self.initial:g}")
+            raise ValueError(f"noise: initial must be above 0, given {self.initial:g}")
         if not 0 < self.threshold <= 1:
-            raise ValueError(f"noise: threshold is above 0 and at most 1, given {self.threshold:g}")
+            raise ValueError(f"noise: threshold must be above 0 and at most 1, given {self.threshold:g}")
         if self.correction not in (0, 1):
-            raise ValueError(f"noise: correction is 0 or 1, given {self.correction}")
+            raise ValueError(f"noise: correction must be 0 or 1, given {self.correction}")
         if self.quiet_stages < 0:
-            raise ValueError(f"noise: quiet_stages is not negative, given {self.quiet_stages}")
+            raise ValueError(f"noise: quiet_stages must be at least 0, given {self.quiet_stages}")
 
     def dials(self) -> tuple[()]:
         return ()
@@ -223,7 +221,7 @@ class Noise(Method):
         level = at.robustness.table
         if self.scale == "two-sided":
             level = torch.where(level < self.threshold, 2 * level, 2 * level - 1)
-        # A number is known without waiting for a device.
+        # A Python number is known without waiting for a device.
         return at.with_(NoiseLevel(level, none=at.robustness.number == 0.0))
 
     def extend(self, terms: list[Term]) -> list[Term]:
@@ -233,7 +231,7 @@ class Noise(Method):
             return [*clean, *attacked] if self.late_attack else terms
         off = (NoiseLevel(torch.zeros(1), none=True),)
         through = [replace(t, images="clean", late=False, given=(*t.given, *off)) for t in attacked]
-        # The means of two halves weigh a half each; those of three groups of rows a quarter each.
+        # The means of two halves have weight ½ each; those of three groups ¼ each.
         return [replace(t, weight=t.weight * 0.5) for t in (*clean, *through, *attacked)]
 
     def undecayed(self, net: Net) -> list[nn.Parameter]:
@@ -248,5 +246,5 @@ class Noise(Method):
 
 
 def strengths(net: nn.Module) -> list[float]:
-    """α of every convolution, in the order of the network: what FLOAT asks to be reported."""
+    """α of every convolution in network order, which the FLOAT paper reports."""
     return [float(t.strength().detach()) for c in weighted(net) for t in c.transforms if isinstance(t, WeightNoise)]

@@ -1,4 +1,4 @@
-"""Each paper as a composition of parts, by its name."""
+"""The papers as named compositions of methods."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from rheostat.methods.noise import Noise
 from rheostat.methods.slim import Slim
 
 OAT = {"encoding": "orthogonal", "dim": 128, "initialisation": "paper", "ones_clean": True, "between": "at-0"}
-"""What the published recipe of a paper has where ours has something else; each part's docstring has the list."""
+"""Options of a paper's published recipe that differ from ours; the docstring of each method lists them."""
 FLOAT = {
     "draw": "sampled",
     "correction": 1,
@@ -26,7 +26,7 @@ FLOAT = {
 }
 FLOATS = {**FLOAT, "under_masks": False, "gradients": "dense", "growth": "capped"}
 SMART = {"masks": "random", "overlap": "disjoint", "density": 0.5, "shared_stages": 2}
-"""Of the authors' earlier public code: the text of SMART's own rule was not available to us."""
+"""From the authors' earlier public code, because we did not have the text of SMART's own rule."""
 RDI = {"heads": "paper", "defence": "max-average"}
 
 compose_as(

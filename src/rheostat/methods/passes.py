@@ -1,4 +1,4 @@
-"""What one pass of a model gives, what the loss of its rows is, and what a form of attack is made of."""
+"""The output of one pass of a model, the loss of its rows, and the inputs of an attack objective."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from rheostat.points.resolved import Resolved
 
 @dataclass(frozen=True)
 class Output:
-    """What one pass gives: the logits (B, K) that count, and those of side exits, if any."""
+    """The output of one pass: the final logits (B, K), and those of side exits, if any."""
 
     logits: Tensor
     exits: tuple[Tensor, ...] = ()
     taken: Tensor | None = None
-    """(B,) which exit each row left by, where exits are live."""
+    """(B,) the exit that each row left by, if exits are live; else None."""
 
 
 Read = Callable[[Tensor, Resolved], Output]
@@ -29,7 +29,7 @@ Read = Callable[[Tensor, Resolved], Output]
 
 @dataclass(frozen=True)
 class Attacked:
-    """What a form of attack is made of: the pass of the whole model, a point, labels (B,), a loss."""
+    """The inputs of an attack objective: the pass of the whole model, a point, labels (B,) and a loss."""
 
     read: Read
     at: Resolved
@@ -37,7 +37,7 @@ class Attacked:
     loss: Loss
 
     def objective(self, view: Callable[[Output], Tensor], *, at: Resolved | None = None) -> Objective:
-        """The objective on a view of the pass's output, at the point of the attack (or another)."""
+        """The objective on logits that `view` takes from the pass's output, at `at` or the attack's own point."""
         at = self.at if at is None else at
 
         def forward(images: Tensor, rows: Tensor | None) -> Tensor:
@@ -50,7 +50,7 @@ Form = Callable[[Attacked], Objective | Candidates]
 
 
 def row_loss(output: Output, labels: Tensor, *, smoothing: float = 0.0) -> Tensor:
-    """Training loss per row (B,): cross-entropy, summed over the exits where there are any."""
+    """Training loss per row (B,): cross-entropy, summed over the exits if there are any."""
     heads: Sequence[Tensor] = output.exits or (output.logits,)
     losses = [F.cross_entropy(h, labels, reduction="none", label_smoothing=smoothing) for h in heads]
     return torch.stack(losses).sum(0)

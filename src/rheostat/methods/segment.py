@@ -1,8 +1,8 @@
-"""What methods with weights on a segment share, be its ends whole kernels or low-rank ones: norms, terms, path.
+"""Norms, training terms and dial path shared by methods whose weights lie on a segment (`line`, `lora`).
 
-Statistics are not linear in λ, though the weights are: a norm behind W(½) does not see the mean of what those
-behind W(0) and W(1) see. `Knots` keeps statistics at places along the segment for that reason. Sources: PaMaL
-(Dimitriadis et al., ICML 2023) and PaLoRA (ICLR 2025); the three ways to treat norms are ours.
+The weights are linear in λ, but the statistics are not: a norm after W(½) does not see the mean of what the norms
+after W(0) and W(1) see. `Knots` therefore keeps statistics at several positions along the segment. Sources: PaMaL
+(Dimitriadis et al., ICML 2023) and PaLoRA (ICLR 2025); the three treatments of norms are ours.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ from rheostat.runtime.choices import check_choice
 NORMS = ("banked", "affine", "re-estimated")
 PLANS = ("halves", "sampled")
 KNOTS = 11
-"""Places along the segment at which statistics are kept: λ = 0, 0.1, ... 1."""
+"""Number of positions along the segment that have statistics: λ = 0, 0.1, ... 1."""
 LEAST = 0.1
 """The smallest λ above 0 that the sampled plan draws."""
 
 
 class Tilt(Modulation):
-    """The affine part of a norm on a segment: scale and shift run straight from one end's to the other's.
+    """The affine part of a norm on a segment: scale and shift are linear in λ.
 
-    Written as γ = 1 + λ·g and β = λ·h on top of the first end's affine, which every straight line can be.
+    It applies γ = 1 + λ·g and β = λ·h to the first end's affine map, which can represent every straight line.
     """
 
     def __init__(self, channels: int) -> None:
@@ -47,10 +47,10 @@ class Tilt(Modulation):
 
 
 class Knots(NormSet):
-    """One affine with statistics at `KNOTS` places along the segment, linear between neighbours: (KNOTS, C) each.
+    """One affine map with statistics at `KNOTS` positions along the segment, (KNOTS, C) each, linear in between.
 
-    A training pass updates the nearest knot. Between the ends they are the mean of the ends' statistics until
-    `calibration.segment.calibrate_segment` has estimated them.
+    A training pass updates the nearest knot. Until `calibration.segment.calibrate_segment` estimates them, the inner
+    knots interpolate the statistics of the ends.
     """
 
     def __init__(self, start: NormSet) -> None:
@@ -66,7 +66,7 @@ class Knots(NormSet):
         return Knots(NormSet(channels, eps=self.eps, momentum=self.momentum))
 
     def pick(self, at: Resolved) -> NormSet:
-        """The set of one knot; its statistics are the table's own memory, so updates are kept here."""
+        """The set of one knot. Its statistics share the table's memory, so updates change the table."""
         level = at.robustness
         mean = float(level.table.mean()) if level.number is None else level.number
         place = round(mean * (KNOTS - 1))
@@ -85,20 +85,20 @@ class Knots(NormSet):
 
     @torch.no_grad()
     def straighten(self) -> None:
-        """Put the knots between the ends onto the straight line, as long as nothing has estimated them."""
+        """Interpolate the inner knots linearly between the ends, unless they have been estimated."""
         for values in (self.running_mean, self.running_var):
             along = torch.linspace(0, 1, KNOTS, device=values.device)[1:-1, None]
             values[1:-1] = torch.lerp(values[:1], values[-1:], along)
 
 
 def check_segment(who: str, norms: str, plan: str) -> None:
-    """ValueError that names the option that is none of those allowed."""
+    """ValueError if `norms` or `plan` is not an allowed value."""
     check_choice(who, "norms", norms, NORMS)
     check_choice(who, "terms", plan, PLANS)
 
 
 def install_norms(net: Net, who: str, norms: str) -> None:
-    """Treat every norm as asked; ValueError where the bank of another method contradicts it."""
+    """Prepare every norm for the mode `norms`; ValueError if another method's norm bank contradicts it."""
     if norms == "banked":
         return
     plain = [
@@ -108,7 +108,7 @@ def install_norms(net: Net, who: str, norms: str) -> None:
         if isinstance(child, NormSet)
     ]
     if any(name == "adversarial" for _, name, _ in plain):
-        raise ValueError(f"{who}: norms {norms!r} takes one norm set, and dual has two; give sets=1")
+        raise ValueError(f"{who}: norms {norms!r} needs one norm set, and dual has two; give sets=1")
     for norm in seats(net, Norm):
         norm.modulations.append(Tilt(norm.channels))
     if norms == "re-estimated":
@@ -128,18 +128,18 @@ def knots_of(net: nn.Module) -> list[Knots]:
 
 
 def amounts(level: Level) -> float | Tensor | None:
-    """λ where all rows share it, as a number or (); None where it varies by row."""
+    """λ as a number or a scalar tensor if all rows share it; None if it varies by row."""
     if level.number is not None:
         return level.number
     return level.table[0] if level.table.shape[0] == 1 else None
 
 
 def segment_terms(plan: str, batch: int, generator: torch.Generator) -> list[Term]:
-    """The terms of a step: `halves` trains the ends alone, `sampled` the segment between them too.
+    """The terms of a step: "halves" trains only the ends, "sampled" also the segment between them.
 
-    "halves": even rows clean at λ = 0, odd ones attacked at λ = 1, as `dual` alone. "sampled": a third of the
-    rows clean at λ = 0, a third attacked at λ = 1, and a third at a λ drawn for the whole step from 0.1 to 0.9,
-    where clean images weigh 1-λ and attacked ones λ: one kernel a term.
+    "halves": even rows clean at λ = 0, odd rows attacked at λ = 1, as in `Dual` alone. "sampled": a third of the
+    rows clean at λ = 0, a third attacked at λ = 1, and a third at one λ per step, drawn from 0.1 to 0.9, where clean
+    images have weight 1-λ and attacked images λ. Each term thus has one kernel.
     """
     if plan == "halves":
         return [
@@ -151,7 +151,7 @@ def segment_terms(plan: str, batch: int, generator: torch.Generator) -> list[Ter
     middle = zeros + batch // 3
     level = int(torch.randint(1, KNOTS - 1, (), generator=generator)) / (KNOTS - 1)
     clean, between, robust = (order[a:b].sort().values for a, b in ((0, zeros), (zeros, middle), (middle, batch)))
-    # The ends come last: what they see weighs most in the running statistics.
+    # The ends come last, so that they have the largest weight in the running statistics.
     terms = [
         Term(between, Point(robustness=level), weight=1 - level),
         Term(between, Point(robustness=level), images="adversarial", weight=level),
@@ -162,7 +162,7 @@ def segment_terms(plan: str, batch: int, generator: torch.Generator) -> list[Ter
 
 
 def segment_path(norms: str, plan: str, u: float) -> tuple[float, float]:
-    """(λ, blend) at the place u: banked sets of the sampled plan blend below the smallest λ that it trains."""
+    """(λ, blend) at the position u: with banked norms and the sampled plan, sets blend below its smallest λ."""
     if norms != "banked" or plan == "halves":
         return u, u
     return (2 * u * LEAST, 2 * u) if u < 0.5 else (LEAST + (2 * u - 1) * (1 - LEAST), 1.0)

@@ -1,6 +1,6 @@
 """Slimmable width: one network whose leading channels are smaller networks.
 
-Also called switchable width. Not pruning: which channels are left is fixed, and each width is trained.
+Also called switchable width. It is not pruning: the remaining channels are fixed, and each width is trained.
 Sources: Slimmable networks (Yu et al., ICLR 2019); OATS (Wang et al., NeurIPS 2020, §3.3); a head per
 width: SOLAR (WACV 2026).
 """
@@ -24,12 +24,12 @@ HEADS = ("shared", "per-width")
 
 
 def sliced(channels: int, width: float) -> int:
-    """How many of the leading channels a width keeps: at least one."""
+    """The number of leading channels that a width keeps, at least one."""
     return max(1, round(channels * width))
 
 
 class Slice(Transform):
-    """The leading channels: those that come in, and the width's share of those that go out."""
+    """Slices a kernel to its leading channels: all that come in, and the width's share of those that go out."""
 
     order = 30
 
@@ -44,7 +44,7 @@ class Slice(Transform):
 
 
 class WidthBank(Source):
-    """One source of statistics per width; the last is that of the full network."""
+    """One source of statistics per width; the last belongs to the full network."""
 
     def __init__(self, sources: list[Source], widths: tuple[float, ...]) -> None:
         super().__init__()
@@ -80,9 +80,9 @@ class HeadBank(nn.Module):
 @register
 @dataclass(frozen=True)
 class Slim(Method):
-    """Declares the structural dial `width`; all widths are trained in every step, alike.
+    """Declares the structural dial `width`; every step trains all widths with equal weight.
 
-    `heads` "shared" (the paper's) or "per-width", one classifier layer for each.
+    `heads` is "shared" (as in the paper) or "per-width", one classifier layer per width.
     """
 
     widths: tuple[float, ...] = (0.5, 0.75, 1.0)
@@ -96,7 +96,7 @@ class Slim(Method):
         object.__setattr__(self, "widths", tuple(self.widths))
         ascending = list(self.widths) == sorted(set(self.widths))
         if not self.widths or not ascending or self.widths[0] <= 0 or self.widths[-1] != 1.0:
-            raise ValueError(f"slim: widths rise from above 0 to 1.0, such as (0.5, 0.75, 1.0), given {self.widths}")
+            raise ValueError(f"slim: widths must rise from above 0 to 1, as (0.5, 0.75, 1.0); given {self.widths}")
         check_choice("slim", "heads", self.heads, HEADS)
 
     def dials(self) -> tuple[Dial, ...]:
@@ -126,7 +126,7 @@ class Slim(Method):
         return HeadBank([*heads, full], self.widths)
 
     def extend(self, terms: list[Term]) -> list[Term]:
-        """Every term at every width: the mean over widths of the loss, each attacked at its own."""
+        """Every term at every width: the loss is the mean over widths, and each width is attacked separately."""
         share = 1 / len(self.widths)
         return [
             replace(term, at=term.at.replace(width=width), weight=term.weight * share)

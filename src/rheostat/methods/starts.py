@@ -1,4 +1,4 @@
-"""What masks start from: random places, or the largest weights where the network brings trained ones."""
+"""The initial masks: random, or the largest weights if the network is already trained."""
 
 from __future__ import annotations
 
@@ -9,5 +9,5 @@ STARTS = ("auto", "random", "magnitude")
 
 
 def by_magnitude(start: str, net: Net) -> bool:
-    """Whether masks keep the largest weights; "auto" does on an adopted network, which brings trained ones."""
+    """Whether masks keep the largest weights; "auto" does so on an adopted network, whose weights are trained."""
     return start == "magnitude" or (start == "auto" and isinstance(net, Adopted))

@@ -1,4 +1,4 @@
-"""Terms: what a training step is made of."""
+"""Terms: the parts of a training step's loss."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ class Term:
     """One group of rows of a training step: which rows, at which point, on which images.
 
     `rows` is a long index into the global batch. The loss of the step is the sum over terms of
-    Σ weight·loss / B_global; a term is its own normalisation group. `weight` is a number or one per
-    row of the term. `objective` names what the attack of an adversarial term maximises. An attack is made
-    before any pass of the step, so against the running statistics of its start; with `late` after the terms
-    before it have passed and moved them. `given` holds values that the pass takes in place of those that
-    methods derive from the point, one value a type (see `Resolved.with_`).
+    Σ weight·loss / B_global; each term is normalised by its own batch statistics. `weight` is a number, or one number
+    per row of the term. `objective` names the objective that an adversarial term's attack maximises. Attacks normally
+    run before all passes of the step, with the running statistics of its start; with `late` an attack runs after the
+    preceding terms have updated those statistics. `given` holds values that replace those that methods derive from
+    the point, one value per type (see `Resolved.with_`).
     """
 
     rows: Tensor
@@ -31,16 +31,16 @@ class Term:
     given: tuple[object, ...] = ()
 
     def within(self, first: int, last: int) -> Tensor:
-        """(n,) which of this term's rows lie in [first, last)."""
+        """(n,) mask of this term's rows in [first, last)."""
         return (self.rows >= first) & (self.rows < last)
 
     def local(self, first: int, last: int) -> Term:
-        """The part of this term in rows [first, last), renumbered from 0 (one rank's share)."""
+        """This term's part in rows [first, last), renumbered from 0: the share of one rank."""
         local = self.within(first, last)
         weight = self.weight[local] if isinstance(self.weight, Tensor) else self.weight
         return replace(self, rows=self.rows[local] - first, at=self.at.only(local), weight=weight)
 
 
 def everything(batch: int) -> list[Term]:
-    """The plan of a stack in which no method has one: every row, clean, at the rest point."""
+    """The default plan, if no method of a stack has one: every row, clean, at the rest point."""
     return [Term(torch.arange(batch))]

@@ -1,4 +1,4 @@
-"""Everything that holds or makes a finished model: Tunable, adoption, folding, the file, costs."""
+"""Finished models: Tunable, adoption of other networks, folding, model files, costs."""
 
 from rheostat.models.adoption import adopt
 from rheostat.models.artifact import About, load, save

@@ -1,7 +1,7 @@
-"""A user's own module made tunable: its layers become seats, its weights are kept.
+"""Make a user's module tunable: its layers become seats and its weights are kept.
 
-The module's forward is traced (torch.fx) and the operating point threaded through the graph as an
-argument; nothing is poked, so an adopted network is as safe between threads as one of ours.
+The module's forward is traced (torch.fx), and the graph passes the operating point along as an argument. No module
+state changes, so an adopted network is as thread-safe as a built-in one.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from rheostat.points.point import Point
 from rheostat.points.resolved import Resolved
 
 SAME = 1e-5
-"""How far the outputs of a network over seats may be from the module's, as a share of the largest."""
+"""Maximum difference between the outputs of the network over seats and the module's, relative to the largest output."""
 
 
 def adopt(
@@ -37,16 +37,17 @@ def adopt(
     std: Sequence[float] | None = None,
     exits: Sequence[str] = (),
 ) -> Tunable:
-    """A tunable model with the weights of a module that maps images (B, C, H, W) to logits.
+    """Make a tunable model from a module that maps images (B, C, H, W) to logits, with the module's weights.
 
     `module` is the module, a function without arguments that makes it, or a timm name with plain arguments
     ("timm:resnet18(num_classes=10)"). `method` is a composition, or the name of one ("oat").
-    Convolutions, batch, layer and group norms, linear layers and Dropout become seats; the module itself is not
-    touched, and at rest the forward is unchanged. Not so with masks (floats, smart): of each layer they keep the share
-    `density` of the weights, the largest ones, and the others are 0 until training grows them again. `mean` and `std`
-    normalise pixels of [0, 1] before it; without them the module gets pixels as they are. `exits` names the layers
-    that exits follow, for a composition that has them; by default they follow the last layer of each resolution but a
-    stem's and the last. ValueError names the layers that cannot be taken, or why the forward cannot be traced.
+    Convolutions, batch, layer and group norms, linear layers and Dropout become seats. The module itself does not
+    change, and at rest the forward is unchanged. Compositions with masks (floats, smart) are an exception: they keep
+    only the largest weights of each layer, a share of `density`, and the others are 0 until training regrows them.
+    `mean` and `std` normalise pixels in [0, 1] before the module; without them the module gets the pixels unchanged.
+    `exits` names the layers that exits follow, for a composition with exits; by default exits follow the last layer of
+    each resolution, except the stem's and the final one. ValueError names layers that cannot be adopted, or says why
+    the forward cannot be traced.
     """
     found = compose(method) if isinstance(method, str) else method
     stack = found if isinstance(found, Stack) else Stack(found)
@@ -102,12 +103,12 @@ def adopted(
 
 
 def installed(net: Adopted, stack: Stack) -> Tunable:
-    """A method on an adopted network; ValueError in one sentence where it does not fit the network's forward."""
+    """Install a method on an adopted network; ValueError in one sentence if it does not fit the network's forward."""
     widths = [dial for dial in stack.dials() if dial.name == "width"]
     if widths and net.conv_heads:
         raise ValueError(
-            f"layer {net.conv_heads[0]!r}: the logits come from a convolution, which a width would cut; "
-            "a network that ends in a Linear layer has widths"
+            f"layer {net.conv_heads[0]!r}: the logits come from a convolution, whose classes a width would cut; "
+            "widths need a network that ends in a Linear layer"
         )
     model = Tunable(net, stack)
     device = next((p.device for p in net.parameters()), torch.device("cpu"))
@@ -119,20 +120,20 @@ def installed(net: Adopted, stack: Stack) -> Tunable:
                     model(x, Point(width=value))
             except (RuntimeError, ValueError) as error:
                 raise ValueError(
-                    f"widths do not fit {net.spec['of']}: at width {value:g}, features that are narrower meet a "
-                    f"layer or a tensor of fixed size ({' '.join(str(error).split())}); networks of convolutions, "
-                    "norms and linear layers alone have widths, such as ResNets"
+                    f"widths do not fit {net.spec['of']}: at width {value:g}, the narrower features reach a "
+                    f"layer or a tensor of fixed size ({' '.join(str(error).split())}); widths need networks of "
+                    "only convolutions, norms and linear layers, such as ResNets"
                 ) from None
     return model
 
 
 def check_same(net: Adopted, x: Tensor, expected: Tensor) -> None:
-    """ValueError unless the network gives the module's logits (B, K) for what its first layer saw, x (B, C, H, W)."""
+    """ValueError unless the network maps its first layer's input x (B, C, H, W) to the module's logits (B, K)."""
     with torch.no_grad():
         found = net(x * net.normalise.std + net.normalise.mean, Resolved())
     gap = float((found - expected).abs().max() / expected.abs().max().clamp_min(1))
     if not gap <= SAME:
         raise ValueError(
             f"{net.spec['of']} over seats gives other logits than the module (off by {gap:.2g} of the largest); "
-            "its forward does what tracing cannot see"
+            "its forward does something that tracing cannot record"
         )

@@ -1,6 +1,6 @@
-"""What a traced network is, in lines: operations, types, shapes and options. Weights are no part of it.
+"""Describe a traced network in lines of text: operations, types, shapes and options, without weights.
 
-A file of an adopted network holds these lines and their hash, so that it is never loaded into another network.
+The file of an adopted network holds these lines and their hash, so that it never loads into a different network.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from rheostat.nn.norms import Norm, NormSet
 
 
 def lines_of(root: nn.Module, graph: fx.Graph) -> tuple[str, ...]:
-    """One line for each operation of a graph, in its order."""
+    """One line for each operation of a graph, in graph order."""
     number = {node: i for i, node in enumerate(graph.nodes)}
 
     def given(value: Any) -> Any:
@@ -76,10 +76,10 @@ def digest_of_lines(lines: Sequence[str]) -> str:
 
 
 def difference(expected: Sequence[str], given: Sequence[str]) -> str:
-    """Where two architectures differ first, in words."""
+    """The first difference between two architectures, in words."""
     for a, b in zip(expected, given, strict=False):
         if a != b:
             return f"the file has {a!r} where this network has {b!r}"
     longer = expected if len(expected) > len(given) else given
     who = "the file" if longer is expected else "this network"
-    return f"{who} goes on with {longer[min(len(expected), len(given))]!r}"
+    return f"{who} continues with {longer[min(len(expected), len(given))]!r}"

@@ -1,4 +1,4 @@
-"""What a point costs, observed on operators, never declared by a method."""
+"""The cost of a point, observed on the operators that run, never declared by a method."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ from rheostat.runtime.seeding import preserved, stream
 class Cost:
     """Cost of one image at a point.
 
-    `macs` counts convolutions and matrix products as dense kernels run them: zeros in weights save
-    none of it, and none of the time. `macs_nonzero` leaves products with a zero weight out;
-    `convolution_macs` is the part of convolutions in `macs`. `convolution_nonzeros` are the weights
-    that this point's path uses, of all `params`; `nonzeros` what is stored (of all paths).
+    `macs` counts convolutions and matrix products as dense kernels run them: zero weights reduce neither `macs` nor
+    the time. `macs_nonzero` excludes products with a zero weight; `convolution_macs` is the part of `macs` in
+    convolutions. `convolution_nonzeros` counts the convolution weights that this point's path uses; `nonzeros` counts
+    the nonzero weights stored for all paths, out of `params` in total.
     """
 
     params: int
@@ -42,8 +42,8 @@ class Cost:
 def observe(model: nn.Module, image: tuple[int, int, int], point: Point | None = None) -> Cost:
     """The cost of one image (C, H, W) through a module, at a point if it is a Tunable.
 
-    The model is not touched, and may predict in other threads meanwhile: what is watched is a copy
-    of its modules on the same weights.
+    The model does not change and may predict in other threads meanwhile, because a copy of its modules with the same
+    weights is observed.
     """
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
     watched = _sharing(model)
@@ -67,13 +67,13 @@ def observe(model: nn.Module, image: tuple[int, int, int], point: Point | None =
 
 @contextmanager
 def _counting(device: torch.device) -> Iterator[FlopCounterMode]:
-    """A counter of this thread's operators, with gradients enabled: it fails on slimmed weights otherwise."""
+    """A counter of this thread's operators; it enables gradients, without which it fails on slimmed weights."""
     with preserved(device), torch.inference_mode(False), torch.enable_grad(), FlopCounterMode(display=False) as counter:
         yield counter
 
 
 def _sharing(model: nn.Module) -> nn.Module:
-    """The module, or a copy of it on the same tensors where it has seats to be watched."""
+    """The module, or, if it has seats to observe, a copy of it with the same tensors."""
     if not any(isinstance(m, Conv | Dense) for m in model.modules()):
         return model
     shared = {id(t): t for t in (*model.parameters(), *model.buffers())}
@@ -84,9 +84,9 @@ def _sharing(model: nn.Module) -> nn.Module:
 class ExitCosts:
     """MACs of one image by the exit it leaves at (0-based, the network's end last).
 
-    `macs` is what was run: an exit that is passed has been paid for. `alone` counts the exit's own head
-    and no other, as the RDI-Nets paper does; the last is the static network. `convolutions` and
-    `convolutions_alone` are the parts of convolutions in them.
+    `macs` counts everything that ran, including the heads of earlier exits. `alone` counts only the exit's own head,
+    as the RDI-Nets paper does; its last entry is the static network. `convolutions` and `convolutions_alone` are the
+    parts of these in convolutions.
     """
 
     macs: tuple[int, ...]
@@ -96,7 +96,7 @@ class ExitCosts:
 
 
 def exit_costs(model: Tunable, point: Point | None = None) -> ExitCosts:
-    """The cost of every exit of a multi-exit model at a point (its `exit` dial aside), observed."""
+    """The observed cost of every exit of a multi-exit model at a point, whatever its dial `exit`."""
     if "exit" not in model.dials:
         raise ValueError("this model has no exits")
     point = model.complete(point)
@@ -122,7 +122,7 @@ def exit_costs(model: Tunable, point: Point | None = None) -> ExitCosts:
 
 @dataclass(frozen=True)
 class Latency:
-    """Milliseconds of one forward pass of a batch: median, quartiles, 99th percentile, of n passes."""
+    """Milliseconds of one forward pass of a batch: median, quartiles and 99th percentile over n passes."""
 
     batch: int
     median: float
@@ -136,12 +136,12 @@ class Latency:
 def latency(
     models: Mapping[str, nn.Module], image: tuple[int, int, int], *, batch: int = 1, seconds: float = 2.0
 ) -> dict[str, Latency]:
-    """Latency of modules (images → logits), measured in turn, so that a ratio is of one time.
+    """Latency of modules (images → logits). They are measured in turn, so that their ratios are comparable.
 
-    Every module gets about `seconds`, at least 10 passes, after three that do not count.
+    Every module runs for about `seconds`, at least 10 passes, after three warm-up passes.
     """
     if batch < 1 or seconds <= 0:
-        raise ValueError(f"latency takes a batch of at least 1 and some seconds, given {batch}")
+        raise ValueError(f"latency needs a batch of at least 1 and seconds above 0, given batch {batch}")
     first = next(iter(models.values()))
     device = next((p.device for p in first.parameters()), torch.device("cpu"))
     x = torch.rand(batch, *image, generator=stream("latency")).to(device)
@@ -153,7 +153,7 @@ def latency(
         spent = 0.0
         order = list(models.items())
         while spent < seconds * len(models) or len(times[next(iter(models))]) < 10:
-            # There and back: none is always the one that follows another's warm or busy threads.
+            # Alternate the order, so that no module always follows the same other one.
             order.reverse()
             for name, model in order:
                 times[name].append(_timed(model, x))
@@ -176,7 +176,7 @@ def _summary(batch: int, found: list[float]) -> Latency:
 
 
 class _Used:
-    """Watches the seats of a model during a pass: which weights were used, what zeros would save."""
+    """Observes the seats of a model during a pass: the weights used, and the products that zeros would save."""
 
     def __init__(self, model: nn.Module) -> None:
         self.seats = [m for m in model.modules() if isinstance(m, Conv | Dense)]
@@ -203,5 +203,5 @@ class _Used:
                 self.weights[id(seat)] = used if before is None else used | before
 
     def convolution_nonzeros(self) -> int:
-        """Weights of convolutions that any pass of the point used."""
+        """Number of convolution weights that any pass of the point used."""
         return sum(int(w.sum()) for w in self.weights.values())

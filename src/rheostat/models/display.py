@@ -1,4 +1,4 @@
-"""A model in a notebook and in a terminal: network, dials, named points and what they cost."""
+"""Show a model in a notebook and in a terminal: network, dials, named points and their costs."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def line(model: Tunable) -> str:
 
 
 def network(model: Tunable) -> str:
-    """The network's name, the images it takes, its classes and parameters."""
+    """The network's name, image shape, number of classes and number of parameters."""
     net = model.net
     spec = getattr(net, "spec", {})
     name = spec.get("of") or spec.get("name") or type(net).__name__
@@ -29,14 +29,15 @@ def network(model: Tunable) -> str:
 
 
 def positions(dial: Dial) -> str:
-    """Where a dial can stand: its values, or its ends."""
+    """The positions of a dial: its values, or its ends."""
     return ", ".join(f"{v:g}" for v in dial.values) if dial.values else f"{dial.low:g} … {dial.high:g}"
 
 
 def html(model: Tunable) -> str:
     """Two small tables: the dials, and the points with the multiply-accumulates of one image at each.
 
-    The points are the model's named ones, and rest. A point with live exits has no one cost: the image decides.
+    The points are the rest point and the named points. A point with live exits has no single cost, because it depends
+    on the image.
     """
     scale = "t, calibrated" if model.dial_map is not None else "training λ"
     dials = [

@@ -1,7 +1,7 @@
-"""What makes a user's module again: a function, its name, or a timm name with plain arguments.
+"""Factories that rebuild a user's module: a function, its name, or a timm name with plain arguments.
 
-A name that a user gives is imported and called. A name that a file holds is a hint: of those, timm names alone are
-followed, for they say nothing but which of timm's own architectures to build, without weights.
+A name from the user is imported and called. A name in a model file is only a hint: Rheostat follows it only if it is
+a timm name, because that can only select one of timm's architectures, without weights.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from rheostat.runtime.choices import nearest
 Factory = Callable[[], nn.Module]
 TIMM = "timm:"
 MOST = 8192
-"""The largest number that an argument of a timm name may be."""
+"""The largest number allowed as an argument in a timm name."""
 WORDS = ("act_layer", "norm_layer", "global_pool")
-"""Arguments of timm that a word may be given to; all others take numbers, True, False, None or tuples of numbers."""
+"""Arguments of timm that may be words; all others must be numbers, True, False, None or tuples of these."""
 
 
 def module_name(module: nn.Module) -> str:
@@ -30,7 +30,7 @@ def module_name(module: nn.Module) -> str:
 
 
 def made(what: nn.Module | Factory | str) -> tuple[nn.Module, str]:
-    """A module, and the name of what makes it ("" where that has none)."""
+    """Make a module; return it and the name of its factory ("" if it has none)."""
     if isinstance(what, nn.Module):
         return what, ""
     if isinstance(what, str):
@@ -43,18 +43,18 @@ def made(what: nn.Module | Factory | str) -> tuple[nn.Module, str]:
 
 
 def from_name(text: str) -> nn.Module:
-    """A module from "package.module:function" or "timm:NAME(argument=value, ...)"; ValueError on anything else."""
+    """Make a module from "package.module:function" or "timm:NAME(argument=value, ...)"; ValueError for other text."""
     return from_timm(text) if text.startswith(TIMM) else from_factory(text)
 
 
 def from_factory(text: str) -> nn.Module:
-    """A user's own module from `package.module:factory`, as Python's search path finds it.
+    """Make a user's module from `package.module:factory`, found on Python's search path.
 
     The command line adds the working directory to that path. ValueError says what is wrong with the name.
     """
     module_name, _, factory_name = text.partition(":")
     if not module_name or not factory_name:
-        raise ValueError(f"a factory is named package.module:function or timm:NAME, given {text!r}")
+        raise ValueError(f"a factory must be written as package.module:function or timm:NAME, given {text!r}")
     try:
         module = importlib.import_module(module_name)
     except ImportError as error:
@@ -77,10 +77,10 @@ def _called(factory: Callable[..., Any], text: str) -> nn.Module:
 
 
 def from_timm(text: str) -> nn.Module:
-    """One of timm's architectures, untrained, from "timm:resnet18(num_classes=10)".
+    """Make one of timm's architectures, untrained, from a text such as "timm:resnet18(num_classes=10)".
 
-    timm is the user's own installation. ValueError on names of repositories or files, and on arguments that are not
-    plain: then nothing is imported.
+    timm must be installed by the user. ValueError for names of repositories or files, and for arguments that are not
+    plain; in these cases nothing is imported.
     """
     name, options = timm_arguments(text)
     try:
@@ -91,16 +91,16 @@ def from_timm(text: str) -> nn.Module:
         raise ValueError(f"timm has no network {name!r}; {nearest(name, timm.list_models(f'{name[:4]}*'))}")
     try:
         module: nn.Module = timm.create_model(name, pretrained=False, **options)
-    except Exception as error:  # a factory of timm's may raise anything on arguments
+    except Exception as error:  # a factory of timm may raise anything
         raise ValueError(f"{text}: {type(error).__name__}: {error}") from None
     return module
 
 
 def timm_arguments(text: str) -> tuple[str, dict[str, Any]]:
-    """("resnet18", {"num_classes": 10}) from a timm name with arguments; ValueError where they are not plain."""
+    """Parse a timm name with arguments to ("resnet18", {"num_classes": 10}); ValueError if they are not plain."""
     found = re.fullmatch(r"timm:([A-Za-z0-9_.]+)(?:\((.*)\))?", text, re.S)
     if found is None:
-        raise ValueError(f"a network of timm is named timm:NAME or timm:NAME(argument=value, ...), given {text!r}")
+        raise ValueError(f"a timm network is written timm:NAME or timm:NAME(argument=value, ...), given {text!r}")
     try:
         call = ast.parse(f"f({found[2] or ''})", mode="eval").body
     except (SyntaxError, ValueError, RecursionError):

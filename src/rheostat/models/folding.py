@@ -1,9 +1,9 @@
-"""A point made a plain `nn.Module`: what conditioned the network is folded into its weights.
+"""Fold a point into a plain `nn.Module`: all conditioning becomes part of the weights.
 
-Noise, masks and widths become the weights they amount to; norms and FiLM an affine map that goes into
-the convolution before it where that is exact, and stays one per-channel affine where it is not (norms
-before an activation, shifts before padding). Channels that nothing reads are cut out. The graph is
-traced (torch.fx), so what is folded is what the pass really does; the result is checked against it.
+Noise, masks and widths become plain weights. Norms and FiLM become an affine map, which is merged into the preceding
+convolution where that is exact, and otherwise stays a per-channel affine map (norms before an activation, shifts
+before padding). Channels that no layer reads are cut out. The graph is traced (torch.fx), so it folds exactly what the
+pass computes, and the result is checked against the pass.
 """
 
 from __future__ import annotations
@@ -42,9 +42,9 @@ class Affine(nn.Module):
 
 
 class _Tracer(fx.Tracer):
-    """Seats are leaves, and the operating point they are given is a constant of the trace.
+    """A tracer for which seats are leaves and their operating point is a constant.
 
-    `seen` holds, by a seat's name, the points it was called with.
+    `seen` maps each seat's name to the points that it was called with.
     """
 
     def __init__(self) -> None:
@@ -74,12 +74,12 @@ class _Pass(nn.Module):
         return method.read(self.net, x, at, lambda y, a: Output(self.net(y, a))).logits
 
 
-@preserved(torch.device("cpu"))  # new layers draw weights that are then replaced
+@preserved(torch.device("cpu"))  # new layers draw initial weights, which are then replaced
 def fold(model: Tunable, point: Point | None = None) -> fx.GraphModule:
     """A plain module, images (B, C, H, W) in [0, 1] → logits (B, K), equal to `model.at(point)`.
 
-    Has no dials and needs none of this package's parts. Raises ValueError where the point is not one
-    fixed network: noise drawn in each pass, a mixture of two passes, or exits that are live.
+    The result has no dials and does not depend on this package. ValueError if the point is not one fixed network:
+    noise drawn in each pass, a mixture of two passes, or live exits.
     """
     point = model.complete(point)
     point.numbers()
@@ -107,7 +107,7 @@ def fold(model: Tunable, point: Point | None = None) -> fx.GraphModule:
 
 
 def foldable(model: Tunable, point: Point) -> fx.GraphModule | None:
-    """The folded module, or None where a point is not one fixed network."""
+    """The folded module, or None if the point is not one fixed network."""
     point = model.complete(point)
     method = model.method
     if method.randomised(point) or method.live(point) or method.passes(point) != 1:
@@ -123,7 +123,7 @@ def _check(folded: nn.Module, model: Tunable, point: Point, image: Tensor) -> No
 
 
 def _plain(root: nn.Module, graph: fx.Graph, seen: dict[str, list[Any]], image: Tensor) -> None:
-    """Exchange seats for plain layers, by a pass that shows what each seat's weight amounts to."""
+    """Replace seats by plain layers, using a pass that records each seat's effective weight."""
     values: dict[fx.Node, Any] = {}
     for node in list(graph.nodes):
         if node.op == "placeholder":
@@ -153,7 +153,7 @@ def _plain(root: nn.Module, graph: fx.Graph, seen: dict[str, list[Any]], image: 
 def _run(root: nn.Module, node: fx.Node, values: dict[fx.Node, Any]) -> Any:
     arguments = fx.map_arg(node.args, lambda n: values[n])
     options = fx.map_arg(node.kwargs, lambda n: values[n])
-    # An activation in place would change a value that is kept here.
+    # An in-place activation would change a stored value.
     arguments = tuple(a.clone() if isinstance(a, Tensor) else a for a in arguments)
     if node.op == "call_function":
         return node.target(*arguments, **options)  # type: ignore[operator]
@@ -165,7 +165,7 @@ def _run(root: nn.Module, node: fx.Node, values: dict[fx.Node, Any]) -> Any:
 
 
 def _weight(seat: Seat, x: Tensor, at: Resolved) -> Tensor:
-    """A seat's kernel at a point as one tensor: the parts of its sum added."""
+    """A seat's kernel at a point as one tensor: the sum of its parts."""
     total: Tensor | None = None
     for weight, amount in kernel(seat, x, at):
         term = weight if amount is None else weight * amount[0]
@@ -195,7 +195,7 @@ def _layer(seat: nn.Module, x: Tensor, at: Resolved) -> nn.Module:
 
 
 def _feature_norm(seat: FeatureNorm, scale: Tensor, shift: Tensor) -> nn.Module:
-    """PyTorch's own layer or group norm with a point's scale and shift."""
+    """PyTorch's layer or group norm with a point's scale and shift."""
     channels = scale.numel()
     plain: nn.LayerNorm | nn.GroupNorm
     if isinstance(seat, GroupNorm):
@@ -208,7 +208,7 @@ def _feature_norm(seat: FeatureNorm, scale: Tensor, shift: Tensor) -> nn.Module:
 
 
 def _into_convolution(root: nn.Module, node: fx.Node, norm: Norm, at: Resolved) -> bool:
-    """Fold a norm's affine into the convolution that it follows, where nothing else reads that one."""
+    """Fold a norm's affine map into the preceding convolution, if no other layer reads that convolution's output."""
     before = node.args[0]
     if not isinstance(before, fx.Node) or before.op != "call_module" or len(before.users) != 1:
         return False
@@ -223,7 +223,7 @@ def _into_convolution(root: nn.Module, node: fx.Node, norm: Norm, at: Resolved) 
 
 
 def _cut(folded: fx.GraphModule) -> None:
-    """Remove channels that a convolution's only reader has no weight for."""
+    """Remove channels for which a convolution's only reader has zero weights."""
     for node in reversed(list(folded.graph.nodes)):
         reader = _conv_of(folded, node)
         if reader is None or reader.groups != 1:
@@ -253,9 +253,9 @@ def _conv_of(folded: fx.GraphModule, node: fx.Node) -> nn.Conv2d | None:
 
 
 def _makers(folded: fx.GraphModule, node: fx.Node) -> list[nn.Module]:
-    """The layers between a convolution and the one that makes its channels, it included, or none.
+    """The layers from the one that makes a convolution's input channels up to that convolution, or an empty list.
 
-    Only through layers that treat channels alone and that nothing else reads: ReLU, affine maps,
+    It goes only through layers that treat channels separately and have no other reader: ReLU, affine maps,
     max-pooling, depthwise convolutions.
     """
     found: list[nn.Module] = []

@@ -1,4 +1,4 @@
-"""Exchanges the layers of a traced graph for seats, and gives each call of one the operating point."""
+"""Replace the layers of a traced graph by seats, and pass the operating point to each call of a seat."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ WEIGHTED = (nn.modules.conv._ConvNd, nn.Linear)
 
 
 def refuse(module: nn.Module) -> None:
-    """ValueError that names layers which keep statistics or draw noise of their own, and have no seat."""
+    """ValueError that names layers without a seat that keep statistics or draw noise."""
     for name, layer in module.named_modules():
         if type(layer) is nn.Conv2d:
             seating.padding_of(name, layer)
@@ -33,13 +33,13 @@ def refuse(module: nn.Module) -> None:
     if bad:
         allowed = ", ".join(k.__name__ for k in LAYERS)
         raise ValueError(
-            f"cannot adopt layers {', '.join(bad)}: they keep statistics or draw noise of their "
-            f"own; layers that become seats: {allowed}"
+            f"cannot adopt layers {', '.join(bad)}: they keep their own statistics or draw their own "
+            f"noise; layers that become seats: {allowed}"
         )
 
 
 def thread(root: nn.Module, found: Traced) -> None:
-    """Exchange layers for seats in place; every seat's call takes the operating point `at`, the last argument."""
+    """Replace layers by seats in place; every call of a seat takes the operating point `at` as its last argument."""
     graph = found.graph
     images = next(node for node in graph.nodes if node.op == "placeholder")
     with graph.inserting_after(images):
@@ -47,7 +47,7 @@ def thread(root: nn.Module, found: Traced) -> None:
     for node in list(graph.nodes):
         if node.op == "call_function" and node.target in FROZEN:
             raise ValueError(
-                f"the forward calls {node.target.__name__}, whose mode would be frozen; use the layer instead"
+                f"the forward calls {node.target.__name__}, whose mode tracing would freeze; use the layer instead"
             )
         if node.op == "call_function" and node.target in SIGNATURES:
             _seat_call(root, found, node)
@@ -83,13 +83,13 @@ def _seat_layer(root: nn.Module, graph: fx.Graph, node: fx.Node) -> None:
     inner = [n for n, m in layer.named_modules() if isinstance(m, STATEFUL) and getattr(m, "p", 1) != 0]
     if inner:
         raise ValueError(
-            f"layer {name!r} ({type(layer).__name__}) holds {inner[0]!r}, which follows its own mode and cannot be "
-            "reached in a layer of PyTorch's own; write the block out of its parts"
+            f"layer {name!r} ({type(layer).__name__}) holds {inner[0]!r}, which depends on its own mode and is out "
+            "of reach inside a PyTorch layer; build the block from its parts"
         )
 
 
 def _seat_call(root: nn.Module, found: Traced, node: fx.Node) -> None:
-    """A functional call on a layer's own tensors becomes a call of a seat; ValueError where it computes them."""
+    """Turn a functional call on a layer's tensors into a call of a seat; ValueError if the tensors are computed."""
     target: Any = node.target
     names = SIGNATURES[target]
     given = dict(zip(names, node.args, strict=False)) | {RENAMED.get(k, k): v for k, v in node.kwargs.items()}
@@ -100,10 +100,10 @@ def _seat_call(root: nn.Module, found: Traced, node: fx.Node) -> None:
         stored = isinstance(value, fx.Node) and value.op == "get_attr"
         if value is not None and not stored:
             if target is F.linear:
-                return  # a product like any other
+                return  # an ordinary product
             raise ValueError(
                 f"the forward calls {target.__name__} with a {name} that it computes (in {_where(found, node)}); "
-                "a layer that keeps its weight as it is used can be adopted"
+                "only a layer that stores the weight it uses can be adopted"
             )
         tensors[name] = operator.attrgetter(str(value.target))(root) if isinstance(value, fx.Node) else None
         if isinstance(value, fx.Node) and name == "weight":
@@ -123,7 +123,7 @@ def _made(name: str, target: Any, given: dict[str, Any], tensors: dict[str, Any]
         return seating.layer_norm(name, tuple(given["shape"]), weight, bias, given.get("eps", 1e-5))
     if target is F.group_norm:
         if weight is None:
-            raise ValueError(f"layer {name!r}: a group norm without a weight is not supported; one with a weight is")
+            raise ValueError(f"layer {name!r}: a group norm without a weight is not supported; use one with a weight")
         return seating.group_norm(weight.numel(), given["groups"], weight, bias, given.get("eps", 1e-5))
     if target is F.batch_norm:
         if tensors["mean"] is None or tensors["var"] is None or not given.get("momentum", 0.1):
@@ -139,7 +139,7 @@ def _made(name: str, target: Any, given: dict[str, Any], tensors: dict[str, Any]
 
 
 def _name_for(root: nn.Module, graph: fx.Graph, owner: str, node: fx.Node) -> str:
-    """Where a seat lies that a call becomes: in the place of the layer that made it, or inside where that has parts."""
+    """The name of a seat that replaces a call: that of the calling layer, or a name inside it if it has sublayers."""
     if not owner:
         return f"{node.name}_seat"
     parts = any(other.op == "call_module" and str(other.target).startswith(f"{owner}.") for other in graph.nodes)
@@ -163,7 +163,7 @@ def _put(root: nn.Module, name: str, seat: nn.Module) -> None:
 
 
 def _drop_idle(root: nn.Module, found: Traced) -> None:
-    """Erase layers that do nothing, and tensors that went into seats."""
+    """Remove layers that do nothing, and tensors that seats have taken over."""
     for node in reversed(list(found.graph.nodes)):
         if node.op == "get_attr" and not node.users:
             found.graph.erase_node(node)
@@ -179,7 +179,7 @@ def _drop_idle(root: nn.Module, found: Traced) -> None:
 
 
 def _add_in_place(root: nn.Module, found: Traced) -> None:
-    """Sums onto a batch norm's output that nothing else reads need no memory of their own: `+=` as it was written."""
+    """Turn sums onto a batch norm's output into `+=` if nothing else reads that output; this saves memory."""
     for node in found.graph.nodes:
         if node.target is not operator.add or len(node.args) != 2:
             continue
@@ -192,7 +192,7 @@ def _add_in_place(root: nn.Module, found: Traced) -> None:
 
 
 def _finish(root: nn.Module, graph: fx.Graph) -> None:
-    """Mark the first convolution, which sees δ, and the Dense layers behind which no other seat lies: the heads."""
+    """Mark the first convolution, whose input contains δ, and the heads: Dense layers that no other seat follows."""
     convs = [m for m in _layers(root, graph) if isinstance(m, Conv)]
     if convs:
         convs[0].exact = True
@@ -206,7 +206,7 @@ def _layers(root: nn.Module, graph: fx.Graph) -> list[nn.Module]:
 
 
 def last_layers(root: nn.Module, graph: fx.Graph) -> dict[str, Conv | Dense]:
-    """The layers with weights behind which no other lies, by name: their outputs are the classes."""
+    """The layers with weights that no other such layer follows, by name: their outputs are the logits."""
     ahead = [node for node in graph.nodes if node.op == "output"]
     seen, found = set(ahead), {}
     while ahead:

@@ -1,6 +1,6 @@
 """Models on the Hugging Face hub: `push_to_hub`, and files named `hf:org/name` that `load` fetches.
 
-A repository holds the artifact as `model.safetensors` and a card as `README.md`. Nothing of it is ever executed.
+A repository holds the artifact as `model.safetensors` and a card as `README.md`. No code from it is ever executed.
 """
 
 from __future__ import annotations
@@ -31,16 +31,16 @@ def _hub() -> Any:
 
 
 def check_name(name: str) -> str:
-    """The name of a model on the hub; ValueError unless it is organisation/name."""
+    """Return the name of a model on the hub; ValueError unless it has the form organisation/name."""
     if not NAME.fullmatch(name):
-        raise ValueError(f"a model on the hub is named organisation/name, given {name!r}")
+        raise ValueError(f"a model on the hub must be named organisation/name, given {name!r}")
     return name
 
 
 def fetch(which: str) -> Path:
-    """The local copy of `hf:org/name`, or `hf:org/name@revision`; downloaded once, and kept in the hub's own cache.
+    """The local copy of `hf:org/name` or `hf:org/name@revision`, downloaded once into the hub's cache.
 
-    ValueError in one line where there is no such model, or no connection and no copy.
+    One-line ValueError if there is no such model, or neither a connection nor a copy.
     """
     hub = _hub()
     name, _, revision = which.removeprefix(PREFIX).partition("@")
@@ -53,7 +53,7 @@ def fetch(which: str) -> Path:
     except hub.errors.LocalEntryNotFoundError:
         raise ValueError(f"{name} is not in the cache, and the hub cannot be reached") from None
     except hub.errors.EntryNotFoundError:
-        raise ValueError(f"{name} holds no {FILE}, so no model of Rheostat's") from None
+        raise ValueError(f"{name} holds no {FILE}, so it is not a Rheostat model") from None
     except (hub.errors.HfHubHTTPError, OSError) as error:
         raise ValueError(f"{name} could not be fetched: {str(error).splitlines()[0]}") from None
 
@@ -68,11 +68,11 @@ def push_to_hub(
     private: bool = False,
     token: str | None = None,
 ) -> str:
-    """Upload a model, or a model's file, and its card as organisation/name; returns the address of the commit.
+    """Upload a model, or a model file, and its card as organisation/name; return the URL of the commit.
 
-    The repository is made where it is new. `card` is the text of its README (`rheostat card`); `rheostat push` writes
-    it from the rows beside a file. `net` is what makes an adopted network, as in `load`. Without `token` the hub's own
-    login counts. ValueError in one line where the hub refuses.
+    A new repository is created if necessary. `card` is the text of its README (`rheostat card`); `rheostat push`
+    generates it from the rows beside the file. `net` is the factory of an adopted network, as in `load`. Without
+    `token` the hub's stored login is used. One-line ValueError if the hub refuses.
     """
     hub = _hub()
     check_name(name)
@@ -82,12 +82,12 @@ def push_to_hub(
             file = artifact.save(Path(folder) / FILE, model, about)
         else:
             if about is not None:
-                raise ValueError("a file says itself what it is about; give `about` with a model alone")
+                raise ValueError("a file holds its own `about`; give `about` only with a model")
             file = artifact.locate(model)
-            artifact.load_with(file, net=net)  # what does not load is not published
+            artifact.load_with(file, net=net)  # never publish a file that does not load
         api = hub.HfApi(token=token)
         operations = [hub.CommitOperationAdd(FILE, str(file))]
-        text = header + (card or f"# {name}\n\nA model of Rheostat's: `rheostat.load({PREFIX + name!r})`.\n")
+        text = header + (card or f"# {name}\n\nA Rheostat model: `rheostat.load({PREFIX + name!r})`.\n")
         operations.append(hub.CommitOperationAdd("README.md", text.encode()))
         try:
             api.create_repo(name, private=private, exist_ok=True)

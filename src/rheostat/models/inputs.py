@@ -1,4 +1,4 @@
-"""What may come into a model: images of its own shape, floats in [0, 1], finite."""
+"""Check a model's input: images of its shape, finite floats in [0, 1]."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ import torch
 from torch import Tensor
 
 ROUNDING = 1e-3
-"""How far a pixel may lie outside [0, 1]: what rounding and half precision leave."""
+"""How far a pixel may lie outside [0, 1], to allow for rounding and half precision."""
 
 
 def check_images(x: Tensor, image: tuple[int, int, int]) -> None:
-    """ValueError that says what to do, unless x is (B, C, H, W) of this (C, H, W), floating, finite and in [0, 1]."""
+    """ValueError with advice unless x is (B, C, H, W) with this (C, H, W), floating-point, finite and in [0, 1]."""
     shape = tuple(x.shape)
     if x.ndim != 4:
-        raise ValueError(f"a model takes images (B, C, H, W), given shape {shape}; add the dimension of the batch")
+        raise ValueError(f"a model takes images (B, C, H, W), given shape {shape}; add the batch dimension")
     if shape[1:] != tuple(image):
         raise ValueError(
             f"this model takes images of {' × '.join(map(str, image))}, given {' × '.join(map(str, shape[1:]))}"
@@ -23,8 +23,8 @@ def check_images(x: Tensor, image: tuple[int, int, int]) -> None:
     if not x.numel():
         return
     low, high = (float(v) for v in torch.aminmax(x.detach()))
-    if not (low >= -ROUNDING and high <= 1 + ROUNDING):  # also where a pixel is NaN
-        hint = "; normalisation is inside the model, and `.unchecked()` takes this check away"
+    if not (low >= -ROUNDING and high <= 1 + ROUNDING):  # true for NaN too
+        hint = "; the model normalises its input itself, and `.unchecked()` disables this check"
         if low >= 0 and 2 < high <= 255:
             hint = "; write x / 255"
         raise ValueError(f"pixels lie in [0, 1] and are finite, given {low:g} to {high:g}{hint}")

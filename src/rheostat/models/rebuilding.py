@@ -1,4 +1,4 @@
-"""An adopted network from what a model's file says of it, and what the caller gives to make it again."""
+"""Rebuild an adopted network from its description in a model file and the caller's factory."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ from rheostat.models.factories import TIMM, Factory, from_name
 from rheostat.nets.adopted import Adopted
 
 LARGEST = 8192
-"""The most pixels of a side that a file may ask for."""
+"""Maximum image side in pixels that a file may request."""
 
 
 def rebuilt(
     spec: Mapping[str, Any], about: Mapping[str, Any], net: nn.Module | Factory | str | None, *, held: int, where: str
 ) -> Adopted:
-    """The network of a file's `spec`, made by `net` or, where that is None, by the timm name that the file holds.
+    """Build the network of a file's `spec` with `net`, or, if that is None, with the timm name in the file.
 
-    A file's other hints are never followed: importing a module runs its code. `held` are the bytes of the file's
-    tensors, which the weights of a network that it asks for may not exceed. ValueError says what to give, or what
-    differs between the architecture of the file and the one that was made.
+    Other hints in a file are never followed, because importing a module runs its code. `held` is the number of bytes
+    of the file's tensors; the weights of a network that the file requests must not exceed it. ValueError says what to
+    give, or how the built architecture differs from the file's.
     """
     _check(spec, about, where)
     hint = str(about.get("factory", ""))
     if net is None and not hint.startswith(TIMM):
         said = f"{hint!r} made it; if you trust that, give it" if hint else "give a function that makes that module"
         raise ValueError(
-            f"{where} holds a {spec['of']} adopted from a module of the user's own, which no file rebuilds: {said} "
+            f"{where} holds a {spec['of']} adopted from a user's module, which the file alone cannot rebuild: {said} "
             "as load(file, net=make) or --net package.module:function"
         )
     if net is None:
@@ -45,13 +45,13 @@ def rebuilt(
     )
     if found.spec["architecture"] != spec["architecture"]:
         differs = difference(about["architecture"], found.architecture)
-        raise ValueError(f"{where}: the network that was made is not the one in the file: {differs}")
+        raise ValueError(f"{where}: the given network is not the one in the file: {differs}")
     found.factory = found.factory or hint
     return found
 
 
 def _check_affordable(hint: str, held: int, where: str) -> None:
-    """ValueError where the network of a file's hint has more bytes than the file's tensors; it takes no memory."""
+    """ValueError if the network of a file's hint has more bytes than the file's tensors; the check takes no memory."""
     try:
         with torch.device("meta"):
             asked = sum(p.numel() * p.element_size() for p in from_name(hint).parameters())
@@ -64,7 +64,7 @@ def _check_affordable(hint: str, held: int, where: str) -> None:
 
 
 def _check(spec: Mapping[str, Any], about: Mapping[str, Any], where: str) -> None:
-    """ValueError unless a file says of its network what rebuilding needs."""
+    """ValueError unless the file's description of its network has everything that rebuilding needs."""
     image, exits, lines = spec.get("image"), spec.get("exits"), about.get("architecture")
     whole = (
         *(isinstance(spec.get(name), str) for name in ("of", "architecture")),
@@ -73,4 +73,4 @@ def _check(spec: Mapping[str, Any], about: Mapping[str, Any], where: str) -> Non
         *(isinstance(v, list) and all(isinstance(name, str) for name in v) for v in (exits, lines)),
     )
     if not all(whole):
-        raise ValueError(f"{where}: what it says of its adopted network is not whole")
+        raise ValueError(f"{where}: the description of its adopted network is incomplete")

@@ -1,7 +1,7 @@
-"""Turns the layers of a traced graph into seats, by their type or by the function that their forward calls.
+"""Turn the layers of a traced graph into seats, by their type or by the function that their forward calls.
 
-A subclass of a norm or of a linear layer is traced into, so that only what it really computes is taken over: the
-activation behind a norm, permutations around it or a padding before a convolution stay in the graph.
+Tracing goes into subclasses of norms and linear layers, so that a seat replaces only the norm or product itself: an
+activation after a norm, permutations around it, or padding before a convolution stay in the graph.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ from rheostat.nn.norms import Norm, NormSet
 
 SEATS = (Conv, Norm, Dense, Dropout)
 FROZEN = (F.dropout, F.dropout1d, F.dropout2d, F.dropout3d, F.alpha_dropout, F.feature_alpha_dropout, F.instance_norm)
-"""Functions whose mode a trace would freeze."""
+"""Functions whose training mode tracing would freeze."""
 OWN_STATE = (
     *(nn.BatchNorm1d, nn.BatchNorm3d, nn.SyncBatchNorm, nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d),
     *(nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d, nn.RNNBase, nn.AlphaDropout),
 )
-"""Layers that keep statistics, draw noise of their own, or have no seat."""
+"""Layers that keep statistics, draw noise, or have no seat."""
 
 
 def conv_of(name: str, layer: nn.Conv2d) -> Conv:
-    """The seat of a convolution; its padding is done before it where that is not of zeros."""
+    """The seat of a convolution; padding other than zeros is applied before it."""
     padded = layer.padding_mode != "zeros"
     seat = Conv(
         layer.in_channels,
@@ -49,14 +49,14 @@ def _pair(values: tuple[int, ...]) -> tuple[int, int]:
 
 
 def padding_of(name: str, layer: nn.Conv2d) -> tuple[int, int]:
-    """A convolution's padding as numbers; ValueError where "same" pads one side more than the other."""
+    """A convolution's padding as numbers; ValueError if "same" pads one side more than the other."""
     if not isinstance(layer.padding, str):
         return _pair(layer.padding)
     if layer.padding == "valid":
         return 0, 0
     total = [d * (k - 1) for d, k in zip(layer.dilation, layer.kernel_size, strict=True)]
     if any(t % 2 for t in total):
-        raise ValueError(f"layer {name!r}: padding 'same' of an even kernel is not supported; an odd kernel's is")
+        raise ValueError(f"layer {name!r}: padding 'same' is supported for odd kernels only, not for even ones")
     return total[0] // 2, total[1] // 2
 
 
@@ -88,9 +88,9 @@ def layer_norm_of(name: str, layer: nn.LayerNorm) -> LayerNorm:
 
 
 def layer_norm(name: str, shape: tuple[int, ...], weight: Tensor | None, bias: Tensor | None, eps: float) -> LayerNorm:
-    """A layer norm's seat from its tensors; without any it starts with scale 1 and shift 0."""
+    """A layer norm's seat from its tensors; without tensors it starts with scale 1 and shift 0."""
     if len(shape) != 1:
-        raise ValueError(f"layer {name!r} normalises over {len(shape)} dimensions; over the last alone is supported")
+        raise ValueError(f"layer {name!r} normalises over {len(shape)} dimensions; only the last one is supported")
     seat = LayerNorm(shape[0], eps=eps)
     _affine(seat, weight, bias)
     return seat
@@ -144,7 +144,7 @@ LAYERS: dict[type[nn.Module], Callable[..., nn.Module]] = {
     nn.Linear: dense_of,
     nn.Dropout: dropout_of,
 }
-"""What becomes a seat, by exact type."""
+"""Layers that become seats, by exact type."""
 SIGNATURES: dict[Any, tuple[str, ...]] = {
     F.conv2d: ("input", "weight", "bias", "stride", "padding", "dilation", "groups"),
     F.batch_norm: ("input", "mean", "var", "weight", "bias", "training", "momentum", "eps"),
@@ -152,5 +152,5 @@ SIGNATURES: dict[Any, tuple[str, ...]] = {
     F.group_norm: ("input", "groups", "weight", "bias", "eps"),
     F.linear: ("input", "weight", "bias"),
 }
-"""Functional calls that become seats, with the names of their arguments here."""
+"""Functional calls that become seats, with our names for their arguments."""
 RENAMED = {"running_mean": "mean", "running_var": "var", "normalized_shape": "shape", "num_groups": "groups"}

@@ -1,7 +1,7 @@
-"""Where a traced network can be cut into blocks, and the blocks: what exits follow and early exit needs.
+"""Cut a traced network into blocks, which exits and early exit need.
 
-A cut lies behind a layer on whose output alone everything later depends, and whose output is a feature map. Blocks end
-behind the layers that are named, and behind the last such layer of every resolution.
+A cut is possible after a layer whose output is a feature map and the only input of everything later. Blocks end after
+the named layers, and after the last such layer of every resolution.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from rheostat.runtime.choices import nearest
 
 @dataclass(frozen=True)
 class Cut:
-    """A place between two blocks: the last node before it, the names of that node's layer, (H, W) and the number of
-    convolutions so far."""
+    """A possible cut: the last node before it, the names of that node's layer, (H, W) and the number of convolutions
+    before it."""
 
     node: fx.Node
     names: tuple[str, ...]
@@ -30,8 +30,8 @@ class Cut:
 
 @dataclass(frozen=True)
 class Blocks:
-    """A network in pieces: blocks that yield features, the rest, the blocks after which exits sit by default, and the
-    names of layers that an exit can follow."""
+    """A network cut into pieces: blocks that yield features, the remainder, the blocks that exits follow by default,
+    and the names of layers that an exit can follow."""
 
     blocks: tuple[fx.GraphModule, ...]
     rest: fx.GraphModule
@@ -40,7 +40,7 @@ class Blocks:
 
 
 def split(root: nn.Module, found: Traced, exits: Sequence[str] = ()) -> Blocks:
-    """The graph of a network cut into blocks; ValueError where no exit can follow a named layer."""
+    """Cut the graph of a network into blocks; ValueError if no exit can follow a named layer."""
     places = cuts(root, found)
     candidates = tuple(place.names[0] for place in places[:-1])
     by_name = {name: place for place in places for name in place.names}
@@ -56,7 +56,7 @@ def split(root: nn.Module, found: Traced, exits: Sequence[str] = ()) -> Blocks:
             f"{', '.join(candidates)}"
         )
     if len(chosen) < 2:
-        chosen = []  # no features before the last ones
+        chosen = []  # no feature maps before the last one
     wanted = named or [place for place in chosen[:-1] if place.convs > 1]
     positions = tuple(i for i, place in enumerate(chosen) if place in wanted)
     *blocks, rest = _pieces(root, found.graph, [place.node for place in chosen])
@@ -64,7 +64,7 @@ def split(root: nn.Module, found: Traced, exits: Sequence[str] = ()) -> Blocks:
 
 
 def cuts(root: nn.Module, found: Traced) -> list[Cut]:
-    """Every place where the graph can be cut, in its order, up to the resolution of the last convolution."""
+    """All possible cuts in graph order, up to the resolution of the last convolution."""
     nodes = list(found.graph.nodes)
     order = {node: i for i, node in enumerate(nodes)}
     named: dict[fx.Node, list[str]] = {}
@@ -87,7 +87,7 @@ def cuts(root: nn.Module, found: Traced) -> list[Cut]:
 
 
 def _shared(root: nn.Module, nodes: list[fx.Node], order: dict[fx.Node, int]) -> list[tuple[int, int]]:
-    """(first, last) use of every layer or tensor with values of its own that is used more than once."""
+    """(first, last) use of every layer or tensor with stored values that is used more than once."""
     uses: dict[str, list[int]] = {}
     for node in nodes:
         if node.op == "get_attr":
@@ -98,7 +98,7 @@ def _shared(root: nn.Module, nodes: list[fx.Node], order: dict[fx.Node, int]) ->
 
 
 def _in_place(root: nn.Module, node: fx.Node) -> bool:
-    """Whether a node changes its input, which an exit's head still needs."""
+    """Whether a node changes its input in place, although an exit's head still needs it."""
     if node.op == "call_module":
         return bool(getattr(root.get_submodule(str(node.target)), "inplace", False))
     if node.target is operator.iadd:

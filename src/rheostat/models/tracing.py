@@ -1,7 +1,7 @@
-"""The forward of a user's module as a graph (torch.fx), traced with sizes known, the batch's aside.
+"""Trace the forward of a user's module to a graph (torch.fx), with all sizes known except the batch size.
 
-Two batches of different size go along with the trace. A size that is the same in both is a number, so that a forward
-may branch on it; the others stay part of the graph. What depends on the values of tensors cannot be traced.
+The tracer evaluates two batches of different sizes. A size that is equal in both becomes a number, so that the forward
+may branch on it; other sizes stay in the graph. Code that depends on tensor values cannot be traced.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ BATCHES = (2, 5)
 
 
 class Sized(fx.Proxy):
-    """A traced value and what it is for each of the two batches."""
+    """A traced value with its actual values for the two batches."""
 
     values: tuple[Any, Any]
 
     @property
     def shape(self) -> tuple[Any, ...]:
-        """Sizes: numbers, and proxies where they depend on the batch."""
+        """Sizes: numbers, or proxies if they depend on the batch."""
         return tuple(self.size(dim) for dim in range(self.ndim))
 
     @property
@@ -58,7 +58,7 @@ class Traced(fx.Tracer):
         self._evaluating = False
 
     def logits(self) -> Tensor:
-        """What the module gives for the larger batch."""
+        """The module's output for the larger batch."""
         (output,) = (node for node in self.graph.nodes if node.op == "output")
         value = self.values.get(output.args[0]) if isinstance(output.args[0], fx.Node) else output.args[0]
         if not isinstance(value, Tensor):
@@ -120,7 +120,7 @@ class Traced(fx.Tracer):
 
 
 def _default(name: str, args: tuple[Any, ...]) -> Any:
-    """What an argument of the forward other than the images is: its default, or nothing."""
+    """The value of a forward argument other than the images: its default, or None."""
     if args:
         return args[0]
     return {} if name.startswith("**") else ()
@@ -139,14 +139,14 @@ def _constant(value: Any) -> bool:
 
 
 def trace(module: nn.Module, image: tuple[int, int, int]) -> tuple[nn.Module, fx.Graph, Traced]:
-    """A copy of the module in evaluation, its graph, and the values seen on the way. ValueError where it has none.
+    """A copy of the module in eval mode, its graph, and the recorded values; ValueError if it cannot be traced.
 
-    Refused are a forward that depends on values of tensors, takes more than the images, or does in training what no
-    layer of its graph does (stochastic depth, auxiliary outputs).
+    A forward is refused if it depends on tensor values, takes arguments other than the images, or behaves differently
+    in training without a layer for it (stochastic depth, auxiliary outputs).
     """
     required = [p for p in inspect.signature(module.forward).parameters.values() if _required(p)]
     if len(required) > 1:
-        raise ValueError(f"the forward takes {len(required)} arguments, expected the images alone")
+        raise ValueError(f"the forward takes {len(required)} arguments, expected only the images")
     own = copy.deepcopy(module).cpu().eval()
     found = _graph(own, image, module)
     training = _graph(copy.deepcopy(module).cpu().train(), image, module)
@@ -154,7 +154,7 @@ def trace(module: nn.Module, image: tuple[int, int, int]) -> tuple[nn.Module, fx
         if a != b:
             raise ValueError(
                 f"the forward of {type(module).__name__} does something else in training ({b} in place of {a}): "
-                "stochastic depth, functional dropout or outputs of its own; set its rate to 0 or use the layer"
+                "stochastic depth, functional dropout or extra outputs; set the rate to 0 or use the layer"
             )
     _drop_unused(found)
     return own, found.graph, found
@@ -174,7 +174,7 @@ def _graph(own: nn.Module, image: tuple[int, int, int], module: nn.Module) -> Tr
         text = " ".join(str(error).split())
         raise ValueError(f"{name} does not take images of {' × '.join(map(str, image))} ({text})") from None
     (output,) = (node for node in tracer.graph.nodes if node.op == "output")
-    if isinstance(output.args[0], list) and len(output.args[0]) == 1:  # as fx flattens a forward with *args
+    if isinstance(output.args[0], list) and len(output.args[0]) == 1:  # fx flattens a forward with *args this way
         output.args = (output.args[0][0],)
     return tracer
 
@@ -185,7 +185,7 @@ def _required(parameter: inspect.Parameter) -> bool:
 
 
 def _operations(graph: fx.Graph) -> list[str]:
-    """What each node does, as far as training and evaluation must agree on it."""
+    """The operation of each node, as far as training and evaluation must agree."""
     found = []
     for node in graph.nodes:
         name = str(getattr(node.target, "__name__", node.target))
@@ -195,7 +195,7 @@ def _operations(graph: fx.Graph) -> list[str]:
 
 
 def _drop_unused(found: Traced) -> None:
-    """Erase sizes and comparisons that became numbers; what computes tensors stays, for it may act in place."""
+    """Remove sizes and comparisons that became numbers; tensor operations stay, because they may act in place."""
     for node in reversed(list(found.graph.nodes)):
         computes = isinstance(found.values.get(node), Tensor | tuple | list)
         inert = node.op == "get_attr" or (node.op in ("call_function", "call_method") and not computes)

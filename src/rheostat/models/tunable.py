@@ -30,12 +30,12 @@ if TYPE_CHECKING:
 
 
 class Tunable(nn.Module):
-    """One network whose trade-off is turned at inference: `model(x, Point(robustness=0.3))`.
+    """One network whose trade-off is set at inference: `model(x, Point(robustness=0.3))`.
 
-    The method is installed at construction. Whether a pass trains is the argument `phase`, never
-    module state; a call without it is an evaluation. `dial_map`, once fitted, makes `robustness` the
-    dial's position instead of the training λ. `points` are named operating points. `about` is what `save` writes beside
-    the weights: class names, preprocessing, threat and, after a training, where the weights are from.
+    The constructor installs the method. The argument `phase`, never module state, says whether a pass trains; a call
+    without it is an evaluation. Once `dial_map` is fitted, `robustness` is the dial's position instead of the training
+    λ. `points` holds named operating points. `about` holds what `save` writes beside the weights: class names,
+    preprocessing, threat and, after training, the provenance of the weights.
     """
 
     def __init__(self, net: Net, method: Method) -> None:
@@ -51,12 +51,12 @@ class Tunable(nn.Module):
         self._asked_to_train = False
 
     def train(self, mode: bool = True) -> Tunable:
-        """Sets PyTorch's mode, which no pass reads: a call is an evaluation, and `rheostat.training_step` trains."""
+        """Set PyTorch's mode, which no pass reads: a call is an evaluation, and `rheostat.training_step` trains."""
         self._asked_to_train = mode
         return super().train(mode)
 
     def stored(self) -> dict[str, Tensor]:
-        """The tensors of the model's file: its state less what only a training that goes on needs."""
+        """The tensors of the model's file: its state without buffers that only training needs."""
         skipped = {
             f"{name}.{buffer}"
             for name, module in self.named_modules()
@@ -81,15 +81,15 @@ class Tunable(nn.Module):
         return save(path, self)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Tunable:
-        """What `to`, `half`, `double`, `cuda` and the like call; ValueError for another type than float32.
+        """Called by `to`, `half`, `double`, `cuda` and similar; ValueError for a type other than float32.
 
-        Norm tables, dial maps and thresholds are computed in float32 beside the weights, and every judgement is
-        made in it: weights of another type would mix with them in each layer.
+        Norm tables, dial maps and thresholds are computed in float32, and evaluations are made in it. Weights of
+        another type would mix with them in each layer.
         """
         kind = fn(torch.zeros(1)).dtype
         if kind is not torch.float32:
             raise ValueError(
-                f"a model computes in float32, asked for {str(kind).removeprefix('torch.')}; for speed run it inside "
+                f"a model computes in float32, given {str(kind).removeprefix('torch.')}; for speed run it inside "
                 "torch.autocast, or export a point"
             )
         plain: Callable[..., nn.Module] = super()._apply
@@ -107,7 +107,7 @@ class Tunable(nn.Module):
         return {dial.name: dial for dial in self.method.dials()}
 
     def complete(self, point: Point | None) -> Point:
-        """The point with every dial set: those it does not mention at rest. ValueError on others."""
+        """The point with every dial set; dials that it does not mention are at rest. ValueError for unknown dials."""
         dials = self.dials
         given = point or Point()
         values: dict[str, Value] = {d.name: d.rest for d in dials.values()}
@@ -127,13 +127,13 @@ class Tunable(nn.Module):
         across: bool = False,
         memo: bool = False,
     ) -> Resolved:
-        """The point as the layers of a pass over x (B, ...) see it: once per call.
+        """Resolve the point once per call to what the layers of a pass over x (B, ...) see.
 
-        Distinct per-example settings become a table and an index; under export the table is the
-        batch. `memo` keeps tables between the passes of one attack, without gradients to weights.
+        Distinct per-example settings become a table and an index; under export the table is the whole batch. `memo`
+        caches tables between the passes of one attack, without gradients to the weights.
         """
-        if not isinstance(phase, Phase):  # a string would quietly be an evaluation
-            raise ValueError(f"a phase is one of {', '.join(map(str, Phase))}, given {phase!r}")
+        if not isinstance(phase, Phase):  # a string would silently mean an evaluation
+            raise ValueError(f"phase must be one of {', '.join(map(str, Phase))}, given {phase!r}")
         dials, values = self.dials, self.complete(point)
         by_row = {k: v for k, v in values.items() if isinstance(v, Tensor)}
         numbers = {k: v for k, v in values.items() if not isinstance(v, Tensor)}
@@ -164,8 +164,8 @@ class Tunable(nn.Module):
     def forward(self, x: Tensor, at: Point | None = None, *, validate: bool = True) -> Tensor:
         """Images (B, C, H, W) in [0, 1] → logits (B, K) at the point, in eval.
 
-        Images of another shape, type or range are a ValueError. `validate=False` leaves that out, for loops that
-        know their images; exported and compiled graphs have no such check.
+        ValueError for images of another shape, type or range. `validate=False` skips this check, for loops that know
+        their images; exported and compiled graphs have no such check.
         """
         if validate and not torch.compiler.is_compiling():
             check_images(x, self.net.image)
@@ -174,17 +174,17 @@ class Tunable(nn.Module):
         return self.read(x, self.resolve(at, x)).logits
 
     def _warn_of_mode(self) -> None:
-        """Say once that a call trains no norm, to whoever asked for `train()`."""
+        """After `train()`, warn once that a call does not train norms."""
         self._asked_to_train = False
         warnings.warn(
-            "this model was put into train() and called with gradients, but a call is always an evaluation: its norms "
-            "use running statistics and do not learn them. Take the loss from rheostat.training_step(model, (images, "
-            "labels), attack, step=...), or train by rheostat.fit",
+            "this model is in train mode and was called with gradients, but a call is always an evaluation: its norms "
+            "use running statistics and do not update them. Take the loss from rheostat.training_step(model, (images, "
+            "labels), attack, step=...), or train with rheostat.fit",
             stacklevel=4,
         )
 
     def at(self, point: Point | str | None = None, **dials: float) -> AtPoint:
-        """This model at one point as a plain module, by dials or by the name of a stored point."""
+        """This model at one point as a plain module; give dials, a Point or the name of a stored point."""
         temperature = 1.0
         if isinstance(point, str):
             temperature = self.temperatures.get(point, 1.0)
@@ -195,9 +195,9 @@ class Tunable(nn.Module):
         return AtPoint(self, found, 1.0 if dials else temperature)
 
     def between(self, rule: str) -> Tunable:
-        """A view of the same weights whose λ is the training λ, under one rule between the norm sets.
+        """A view of the same weights in which `robustness` is the training λ, with one rule between the norm sets.
 
-        For comparison with dedicated models ("at-0"); the view has no dial map.
+        Use it to compare with dedicated models ("at-0"); the view has no dial map.
         """
         dual = self.method.part(Dual)
         if dual is None:
@@ -217,9 +217,9 @@ class Tunable(nn.Module):
         phase: Phase = Phase.EVAL,
         generator: torch.Generator | None = None,
     ) -> Objective | Candidates:
-        """What an attack maximises at a point: labels (B,), the point's tensors one per label.
+        """The objective that an attack maximises at a point, for labels (B,); tensors in the point have one value each.
 
-        `form` is "direct", the logits of the point, or one of the method's (`Method.forms`).
+        `form` is "direct", the logits of the point, or one of the method's forms (`Method.forms`).
         """
         resolved = self.resolve(at, labels, phase=phase, generator=generator, memo=True)
 
@@ -235,7 +235,7 @@ class Tunable(nn.Module):
 class AtPoint(nn.Module):
     """A model at one point: images (B, C, H, W) → logits, deterministic, always in eval.
 
-    AutoAttack, Foolbox, ART and RobustBench take it as it is; `train()` has no effect on it.
+    AutoAttack, Foolbox, ART and RobustBench accept it unchanged; `train()` has no effect on it.
     """
 
     def __init__(self, model: Tunable, point: Point, temperature: float = 1.0) -> None:
@@ -253,19 +253,19 @@ class AtPoint(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if self.validate and not torch.compiler.is_compiling():
             check_images(x, self.model.net.image)
-        # Unchecked, so that a model in train() does not warn: whoever asks for a point wants an evaluation.
+        # Skip the warning about train(): a call of a point is meant as an evaluation.
         logits: Tensor = self.model(x, self.point, validate=False)
         return logits
 
     def unchecked(self) -> AtPoint:
-        """The same point without the check of its images: for a wrapper that leaves [0, 1] on purpose (noise, say)."""
+        """The same point without the check of its images, for a wrapper that leaves [0, 1] on purpose (by noise)."""
         view = copy.copy(self)
         view.validate = False
         return view
 
     @torch.no_grad()
     def probabilities(self, x: Tensor) -> Tensor:
-        """(B, K) softmax of the logits over the temperature that was fitted for a named point (else 1)."""
+        """(B, K) softmax of logits / temperature; the temperature is that of the named point, else 1."""
         return (self(x) / self.temperature).softmax(1)
 
     def extra_repr(self) -> str:

@@ -1,8 +1,8 @@
-"""What a model's file may say: its description, and a network no larger than the tensors beside it.
+"""Validate an untrusted model file: its description, and that its network is no larger than its tensors.
 
-Whoever writes a file chooses every number in it. So the description is a pydantic model; the network is built
-first without memory (on the meta device), with a bounded number of operations, and its tensors are compared
-with those of the file; only then is it built.
+The author of a file controls every number in it. The description is therefore checked by a pydantic model. The network
+is first built without memory (on the meta device), with a bounded number of operations, and its tensors are compared
+with those of the file; only then is it really built.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from rheostat.models.tunable import Tunable
 from rheostat.runtime.terminal import visible
 
 LEAST_TEMPERATURE, MOST_TEMPERATURE = 1e-3, 1e3
-"""Fitted ones lie between 0.02 and 55; beyond this range probabilities are one-hot or uniform."""
+"""Fitted temperatures lie between 0.02 and 55; beyond this range probabilities are one-hot or uniform."""
 MOST_PIXELS = 2**22
-"""Pixels of the largest image that a network in a file may take."""
+"""Maximum pixels of an image for a network in a file."""
 OPERATIONS = 1_000, 30
-"""Operations that may build a network: in any case, and for each tensor of the file; ours take four of them at most."""
+"""Maximum operations to build a network: a constant, plus a number per tensor; our networks need at most four each."""
 SPARE = 2**28
-"""Bytes that any one tensor may have while a network is built, beside those of the file."""
+"""Bytes that a tensor may have while a network is built, in addition to those of the file's tensors."""
 Name = Annotated[str, Field(min_length=1, max_length=100)]
 Share = Annotated[float, Field(ge=0, le=1)]
 
@@ -56,7 +56,7 @@ class _Threat(_Part):
 
 
 class _Measured(_Part):
-    """The numbers of a named point that something is made of."""
+    """The numbers of a named point that other code reads."""
 
     temperature: float = Field(default=1.0, ge=LEAST_TEMPERATURE, le=MOST_TEMPERATURE)
     clean_accuracy: Share = 0.0
@@ -82,7 +82,7 @@ class _Provenance(_Part):
 
 
 class _Preprocessing(BaseModel):
-    """How images are made to fit; a key that is not known would be a step that is left out."""
+    """How images are resized to fit; unknown keys are refused, because they could mean a step that we would skip."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
@@ -92,7 +92,7 @@ class _Preprocessing(BaseModel):
 
 
 class Description(_Part):
-    """The metadata of a model's file, as far as something reads it."""
+    """The metadata of a model's file, as far as other code reads it."""
 
     composition: str = Field(max_length=10_000)
     net: dict[str, Any]
@@ -107,9 +107,9 @@ class Description(_Part):
 
 
 def check_description(found: Mapping[str, Any], where: str) -> None:
-    """ValueError in one line unless the metadata of a file is that of a model; no string may hold control characters.
+    """One-line ValueError unless a file's metadata describes a model; strings may not hold control characters.
 
-    Line ends and tabs are allowed in strings.
+    Line breaks and tabs are allowed in strings.
     """
     for text in _strings(found):
         if any((ord(c) < 32 and c not in "\n\t") or 127 <= ord(c) < 160 for c in text):
@@ -125,7 +125,7 @@ def check_description(found: Mapping[str, Any], where: str) -> None:
 
 
 def _strings(value: Any) -> Iterator[str]:
-    """Every string of a JSON value, keys among them."""
+    """Every string in a JSON value, including keys."""
     if isinstance(value, str):
         yield value
     elif isinstance(value, Mapping):
@@ -138,9 +138,9 @@ def _strings(value: Any) -> Iterator[str]:
 
 
 class _Bounded(TorchDispatchMode):
-    """Refuses the operation after the last that is allowed, and tensors of more bytes than are allowed.
+    """Limits the number of operations in this thread and the bytes of their tensors.
 
-    Of this thread alone. Sizes that an operation is asked for are looked at before it runs.
+    It checks the requested sizes before an operation runs.
     """
 
     def __init__(self, operations: int, largest: int) -> None:
@@ -162,17 +162,17 @@ class _Bounded(TorchDispatchMode):
 
     def _check(self, size: int) -> None:
         if size > self.largest:
-            raise ValueError(f"its network asks for {size:.3g} bytes at once, far more than its tensors have")
+            raise ValueError(f"its network requests {size:.3g} bytes at once, far more than its tensors have")
 
 
 def built(
     net: Callable[[], nn.Module], model: Callable[[Any], Tunable], tensors: Mapping[str, Tensor], where: str
 ) -> Tunable:
-    """A model that fits the tensors of its file. `net` builds the network, `model` puts the methods into one.
+    """Build a model that fits the tensors of its file. `net` builds the network, `model` installs the methods in it.
 
-    Nothing is allocated before names, shapes and types of all tensors have been compared. Methods that look at
-    weights when they are installed cannot be tried so; of those the network alone is compared, by its bytes.
-    ValueError in one line for a description that cannot be built.
+    Nothing is allocated before the names, shapes and types of all tensors have been compared. Methods that read
+    weights during installation cannot be tried this way; for them only the bytes of the network are compared.
+    One-line ValueError for a description that cannot be built.
     """
     held = sum(t.numel() * t.element_size() for t in tensors.values())
     operations = OPERATIONS[0] + OPERATIONS[1] * len(tensors)
@@ -207,7 +207,7 @@ def _check_image(net: nn.Module) -> None:
 
 
 def _compare(model: Tunable, tensors: Mapping[str, Tensor]) -> None:
-    """ValueError unless the tensors are the model's: those that are stored are there, and none is unknown."""
+    """ValueError unless the tensors are the model's: no stored tensor is missing and none is unknown."""
     state = model.state_dict()
     problem = next((f"no tensor {name}" for name in model.stored() if name not in tensors), None)
     for name, tensor in tensors.items():
@@ -226,7 +226,7 @@ def _compare(model: Tunable, tensors: Mapping[str, Tensor]) -> None:
 
 
 def fitted(model: Callable[[], Tunable], tensors: Mapping[str, Tensor], where: str) -> Tunable:
-    """A model on a network of the user's own, whose tensors are those of its file; ValueError in one line."""
+    """A model on a user's network whose tensors match the file; one-line ValueError otherwise."""
     with _one_line(where):
         made = model()
         _compare(made, tensors)
@@ -235,7 +235,7 @@ def fitted(model: Callable[[], Tunable], tensors: Mapping[str, Tensor], where: s
 
 @contextmanager
 def _one_line(where: str) -> Iterator[None]:
-    """Whatever goes wrong with a description is a ValueError in one line that names the file."""
+    """Turn every error inside into a one-line ValueError that names the file."""
     try:
         yield
     except ValueError as error:
@@ -243,12 +243,12 @@ def _one_line(where: str) -> Iterator[None]:
         unknown = text.startswith(("no network ", "no method "))
         hint = "; if another package adds it, install that package" if unknown else ""
         raise ValueError(f"{where}: {text}{hint}") from None
-    except Exception as error:  # a description fails in as many ways as it has values
+    except Exception as error:  # an invalid description may raise anything
         first = next(iter(str(error).splitlines()), "")[:200]
         raise ValueError(f"{where}: its network cannot be built ({type(error).__name__}: {first})") from None
 
 
 def check_classes(classes: Sequence[str], model: Tunable, where: str) -> None:
-    """ValueError unless every class has a name, or none has."""
+    """ValueError unless there is one name per class, or no names."""
     if classes and len(classes) != model.net.classes:
         raise ValueError(f"{where}: {len(classes)} names for {model.net.classes} classes")

@@ -1,4 +1,4 @@
-"""Architectures, written once over seats; one network a file, with its exits, registered by that file."""
+"""Architectures, written once over seats. Each file defines and registers one network and its exits."""
 
 from rheostat.nets.base import NETS, Net, Spec, build, register
 from rheostat.nets.mobilenet import mobilenet_v2

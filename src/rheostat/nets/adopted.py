@@ -1,4 +1,4 @@
-"""A user's own module as a network: blocks and the rest of its traced forward, over seats."""
+"""A user's module as a network: its traced forward over seats, cut into blocks and a remainder."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from rheostat.nets.base import Net, Spec
 from rheostat.nn.layers import Normalise
 
 NAME = "adopted"
-"""What a spec calls such a network; no registered one has this name."""
+"""The name of such a network in a spec; no registered network has this name."""
 
 
 class Adopted(Net):
-    """A traced module over seats, cut into blocks where everything later depends on one feature map.
+    """A traced module over seats, cut into blocks where all later layers depend on a single feature map.
 
-    `architecture` are the lines that describe the traced forward, and `factory` says what made the module: a hint for
-    whoever has to make it again ("package.module:function", or a timm name with its arguments).
+    `architecture` holds the lines that describe the traced forward. `factory` names what made the module
+    ("package.module:function", or a timm name with its arguments), as a hint for rebuilding it.
     """
 
     def __init__(
@@ -36,6 +36,6 @@ class Adopted(Net):
         self.exit_layers: tuple[str, ...] = ()
         """Names of layers that an exit can follow."""
         self.conv_heads: tuple[str, ...] = ()
-        """Convolutions behind which no other layer with weights lies: they make the logits."""
+        """Convolutions that no other layer with weights follows: they compute the logits."""
         self.architecture, self.factory = architecture, factory
         self.spec = {"name": NAME, **spec}

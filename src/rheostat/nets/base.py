@@ -1,7 +1,7 @@
-"""What every network is: a normalisation layer, blocks that yield features, a classifier.
+"""The structure of every network: a normalisation layer, blocks that yield features, a classifier.
 
-A network is written once, over seats, and knows no method. Its forward is a loop over blocks that
-yields features, so exits need nothing from it. `spec` holds the arguments that rebuild it.
+A network is written once, over seats, and is independent of all methods. Its forward is a loop over blocks that
+yields features, so exits need no support from it. `spec` holds the arguments that rebuild it.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ Spec = dict[str, object]
 
 @dataclass(frozen=True)
 class Inner:
-    """Channels inside a block, off the residual stream: what makes, normalises and reads them.
+    """Channels inside a block, outside the residual stream, with the layers that make, normalise and read them.
 
-    `makers` have them as output (a depthwise convolution passes them on); only `reader` reads them.
+    `makers` output the channels (a depthwise convolution passes them on); only `reader` reads them.
     """
 
     makers: tuple[Conv, ...]
@@ -50,12 +50,12 @@ class Block(nn.Module):
         raise TypeError(f"{type(self).__name__} has no forward")
 
     def inner(self) -> list[Inner]:
-        """The groups of channels that only this block sees."""
+        """The groups of channels that are internal to this block."""
         return []
 
 
 class ConvBlock(Block):
-    """Convolution, norm (if any), ReLU, max-pool 2 (if asked): stems and small_cnn's layers."""
+    """Convolution, optional norm, ReLU, optional 2×2 max-pooling: stems and the layers of small_cnn."""
 
     def __init__(self, conv: Conv, norm: Norm | None, *, relu: bool = True, pool: bool = False):
         super().__init__()
@@ -138,9 +138,9 @@ class Net(nn.Module):
         self.classifier = classifier
         self.image, self.classes = image, classes
         self.stages = stages
-        """How many blocks each stage has, the stem first."""
+        """The number of blocks of each stage, the stem first."""
         self.exit_positions: tuple[int, ...] | None = None
-        """The blocks after which exits sit by default, where that is known of this very network."""
+        """The blocks that exits follow by default, if this network defines them."""
 
     def to_layout(self, layout: torch.memory_format) -> None:
         """Choose the memory layout of weights and activations: channels-last or contiguous."""
@@ -150,11 +150,11 @@ class Net(nn.Module):
         self.to(memory_format=layout)  # type: ignore[call-overload]
 
     def enter(self, x: Tensor) -> Tensor:
-        """Pixels as the first block takes them: normalised, in the network's memory layout."""
+        """The input of the first block: normalised pixels in the network's memory layout."""
         return laid_out(self.normalise(x), self.layout)
 
     def features(self, x: Tensor, at: Resolved) -> Iterator[Tensor]:
-        """The feature map after each block, lazily: nothing behind the last one taken runs."""
+        """Yield the feature map after each block; later blocks run only when asked for."""
         x = self.enter(x)
         for block in self.blocks:
             x = block(x, at)
@@ -170,7 +170,7 @@ class Net(nn.Module):
 
 
 def first_stages(net: Net, count: int, what: str) -> set[Seat]:
-    """The seats that methods condition in the first stages, the stem being the first; ValueError if that is all."""
+    """The conditioned seats of the first `count` stages (the stem is the first); ValueError if those are all stages."""
     if count and count >= len(net.stages):
         raise ValueError(f"{what} must be below the {len(net.stages)} stages of this network, given {count}")
     return {conv for block in net.blocks[: sum(net.stages[:count])] for conv in weighted(block)}
@@ -179,8 +179,8 @@ def first_stages(net: Net, count: int, what: str) -> set[Seat]:
 def laid_out(x: Tensor, layout: torch.memory_format) -> Tensor:
     """The same values in a memory layout.
 
-    One channel is both layouts at once, and `to` leaves it as it is; the first convolution would
-    then answer in the contiguous layout and every operator that meets both would be slow.
+    A tensor with one channel has both layouts at once, so `to` leaves it unchanged. The first convolution would then
+    return the contiguous layout, and every operator that combines both layouts would be slow.
     """
     if layout is torch.channels_last and x.shape[1] == 1:
         return x.reshape(x.shape[0], x.shape[2], x.shape[3], 1).permute(0, 3, 1, 2)
@@ -192,11 +192,11 @@ Builder = Callable[..., "Net"]
 
 @dataclass(frozen=True)
 class Architecture:
-    """A network as its own file registers it: the builder, and what its exits are.
+    """A registered network: its builder and its exits.
 
-    `exit_positions` gives the blocks after which exits sit by default, `paper_head` an exit's own layers from
-    the features there and the exit's number from 0; None is the default rule of `nets.heads`. With
-    `preactivated` features are not activated yet, and every head starts with a norm and a ReLU.
+    `exit_positions` gives the blocks that exits follow by default; `paper_head` gives an exit's layers from the
+    features after its block and its number (from 0). None means the default rule of `nets.heads`. `preactivated`
+    says that features are not yet activated, so that every head starts with a norm and a ReLU.
     """
 
     build: Builder
@@ -214,7 +214,7 @@ def register(
     paper_head: Callable[[Net, Features, int], Head] | None = None,
     preactivated: bool = False,
 ) -> Callable[[Callable[P, Net]], Callable[P, Net]]:
-    """Enter a network builder by its name (see `Architecture`); the built net keeps the arguments in `spec`."""
+    """Register a network builder under its name (see `Architecture`); the built net keeps its arguments in `spec`."""
 
     def entered(build: Callable[P, Net]) -> Callable[P, Net]:
         @functools.wraps(build)
@@ -234,17 +234,17 @@ def register(
 
 
 def check_size(net: str, **sizes: float) -> None:
-    """ValueError that names the net and the option unless every given size is positive."""
+    """ValueError that names the network and the option unless every given size is positive."""
     for option, given in sizes.items():
         if given <= 0:
             raise ValueError(f"{net}: {option} must be positive, given {given}")
 
 
 def check_image(net: str, image: tuple[int, int, int], least: int) -> tuple[int, int, int]:
-    """The image shape (C, H, W), or an error that names the net and the least size."""
+    """The image shape (C, H, W); ValueError that names the network and the smallest size if the image is invalid."""
     shape = tuple(image)
     if len(shape) != 3 or shape[0] not in (1, 3):
-        raise ValueError(f"{net}: image is (1 or 3, height, width), given {shape}")
+        raise ValueError(f"{net}: image must be (1 or 3, height, width), given {shape}")
     if min(shape[1:]) < least:
         raise ValueError(f"{net} needs images of at least {least}×{least} pixels, given {shape[1]}×{shape[2]}")
     return shape[0], shape[1], shape[2]
@@ -264,7 +264,7 @@ def normaliser(channels: int, mean: tuple[float, ...] | None, std: tuple[float, 
 
 
 def build(spec: Spec) -> Net:
-    """A network from its spec: `{"name": "resnet", "depth": 20, ...}`. Raises on what it does not know."""
+    """Build a network from its spec, `{"name": "resnet", "depth": 20, ...}`; ValueError for an unknown name or key."""
     options = dict(spec)
     name = str(options.pop("name", ""))
     builder = NETS.get(name).build

@@ -1,8 +1,8 @@
-"""Exits of a network: where they sit and what their heads are.
+"""Exits of a network: their positions and heads.
 
-`paper` heads and positions are those of RDI-Nets (Hu et al., ICLR 2020, appendix), each with its network;
-one that names none takes those of residual networks. The first of them cost nearly as much as what an early
-exit saves; `light` ones, ours, pool first and take one convolution.
+The `paper` heads and positions are those of RDI-Nets (Hu et al., ICLR 2020, appendix), defined in each network's
+file; a network that defines none uses those of residual networks. The first paper heads cost nearly as much as an
+early exit saves. The `light` heads are ours: they pool first and have one convolution.
 """
 
 from __future__ import annotations
@@ -18,31 +18,31 @@ from rheostat.points.resolved import Resolved
 
 HEADS = ("paper", "light")
 SMALL = 7
-"""Light heads pool until no side is longer."""
+"""Light heads pool until no side is longer than this many pixels."""
 
 
 def _architecture(net: Net) -> Architecture:
-    """What the network's own file says about its exits; the defaults for one that was not built by name.
+    """The registered architecture of a network, or the defaults if it was not built by name.
 
-    ValueError for a network without features.
+    ValueError for a network without feature maps.
     """
     if not net.blocks:
         raise ValueError(
-            "exits need a network with feature maps (B, C, H, W) on which alone all later layers depend; "
-            "this one has none (its features are tokens, or skip connections pass every layer); ResNets and most other "
-            "convolutional networks do"
+            "exits need a network with a feature map (B, C, H, W) that is the only input of all later layers; "
+            "this one has none (its features are tokens, or skip connections bypass every layer); ResNets and most "
+            "other convolutional networks have them"
         )
     name = str(getattr(net, "spec", {}).get("name", ""))
     return NETS.get(name) if name in NETS else Architecture(lambda: net)
 
 
 def _stages(net: Net) -> tuple[int, ...]:
-    """Blocks of each stage, the stem first; a network that names no stages has one."""
+    """The number of blocks of each stage, the stem first; a network without named stages counts as one stage."""
     return net.stages or (1, len(net.blocks) - 1)
 
 
 def features_of(net: Net) -> list[Features]:
-    """What each block of a network yields; by one pass, before any method is installed."""
+    """The features after each block, from one pass, before any method is installed."""
     at = Resolved()
     with torch.no_grad():
         shapes = [f.shape[1:] for f in net.features(torch.zeros(1, *net.image), at)]
@@ -52,7 +52,7 @@ def features_of(net: Net) -> list[Features]:
 
 
 def default_positions(net: Net) -> tuple[int, ...]:
-    """The network's own, else the paper's rule: blocks n/4 and 3n/4 of each stage of n behind the stem."""
+    """The network's own positions, else the paper's rule: blocks n/4 and 3n/4 of each stage of n after the stem."""
     own = _architecture(net).exit_positions
     if net.exit_positions is not None:
         return net.exit_positions
@@ -67,9 +67,9 @@ def default_positions(net: Net) -> tuple[int, ...]:
 
 
 def _light(features: Features, classes: int, *, normed: bool) -> Head:
-    """Pool to at most 7×7, one 3×3 convolution, pool, FC; at the last resolution FC alone.
+    """Pool to at most 7×7, one 3×3 convolution, pool, FC; at the last resolution only FC.
 
-    The convolution doubles the channels in early stages, where features are poor.
+    In early stages, whose features are weak, the convolution doubles the channels.
     """
     if features.left == 0 and normed:
         return Head([], Classifier(features.channels, classes))
@@ -83,7 +83,7 @@ def _light(features: Features, classes: int, *, normed: bool) -> Head:
 
 
 def exits_of(net: Net, positions: tuple[int, ...], heads: str) -> list[Head]:
-    """The heads of a network's exits after the given blocks; ValueError on what cannot be."""
+    """The heads of a network's exits after the given blocks; ValueError for an invalid position."""
     architecture = _architecture(net)
     known = features_of(net)
     last = len(known) - 1
@@ -101,7 +101,7 @@ def exits_of(net: Net, positions: tuple[int, ...], heads: str) -> list[Head]:
             head.pieces.insert(0, Activate(features.channels))
         for norm in head.modules():
             if isinstance(norm, Norm):
-                norm.conditioned = False  # what comes in is conditioned already
+                norm.conditioned = False  # its input is already conditioned
         initialise(list(head.pieces))  # type: ignore[arg-type]
         out.append(head)
     return out

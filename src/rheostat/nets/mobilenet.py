@@ -17,7 +17,7 @@ STAGES = ((1, 16, 1, 1), (6, 24, 2, 1), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3,
 
 
 class InvertedResidual(Block):
-    """1×1 expansion, 3×3 depthwise, linear 1×1; a shortcut where the stride is 1."""
+    """1×1 expansion, 3×3 depthwise, linear 1×1; a shortcut if the stride is 1."""
 
     def __init__(self, inside: int, outside: int, *, expansion: int, stride: int) -> None:
         super().__init__()
@@ -44,7 +44,7 @@ class InvertedResidual(Block):
 
 
 def mobilenet_head(net: Net, features: Features, number: int) -> Head:
-    """Exit 1: two inverted residual blocks of stride 2; exit 2: one; later ones: the classifier alone."""
+    """Exit 1: two inverted residual blocks of stride 2; exit 2: one; later exits: only the classifier."""
     c = features.channels
     if number == 0:
         pieces: list[Block] = [
@@ -70,8 +70,8 @@ def mobilenet_v2(
 ) -> Net:
     """MobileNetV2 for small images; `width` multiplies the channels (multiples of 8, at least 8).
 
-    Where a block keeps the resolution and changes the width, its shortcut is a 1×1 convolution with
-    a norm, as in the CIFAR variants that the RDI-Nets paper starts from.
+    If a block keeps the resolution and changes the number of channels, its shortcut is a 1×1 convolution with a norm,
+    as in the CIFAR variants that the RDI-Nets paper builds on.
     """
     channels, *_ = check_image("mobilenet_v2", image, 8)
     check_size("mobilenet_v2", width=width, classes=classes)

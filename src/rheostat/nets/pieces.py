@@ -1,4 +1,4 @@
-"""What the exits of a network are made of: the features they start from, and layers of their own."""
+"""The parts of a network's exits: the features they start from, and the layers of their heads."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from rheostat.points.resolved import Resolved
 
 
 class Head(nn.Module):
-    """An exit's own layers: pieces in turn, then a classifier. (B, C, H, W) → (B, classes)."""
+    """The layers of an exit: `pieces` in order, then a classifier. (B, C, H, W) → (B, classes)."""
 
     def __init__(self, pieces: list[Block], classifier: nn.Module) -> None:
         super().__init__()
@@ -28,7 +28,7 @@ class Head(nn.Module):
 
 
 class Pool(Block):
-    """Max-pooling by 2, some times."""
+    """Max-pooling by 2, repeated `times` times."""
 
     def __init__(self, times: int) -> None:
         super().__init__()
@@ -65,7 +65,7 @@ class Normed(Block):
 
 @dataclass(frozen=True)
 class Features:
-    """The features after one block: (C, H, W), and how many halvings of the resolution follow."""
+    """The features after one block: (C, H, W), and the number of later halvings of the resolution."""
 
     block: int
     channels: int

@@ -17,7 +17,7 @@ IMAGENET_BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3)}
 
 
 class Shortcut(nn.Module):
-    """1×1 convolution and norm where a block changes shape. FiLM does not go here."""
+    """1×1 convolution and norm for a block that changes the shape. FiLM does not condition it."""
 
     def __init__(self, inside: int, outside: int, stride: int) -> None:
         super().__init__()
@@ -51,7 +51,7 @@ class BasicBlock(Block):
 
 
 class Bottleneck(Block):
-    """1×1, 3×3, 1×1 convolutions with norms, and a shortcut; four times as wide outside."""
+    """1×1, 3×3, 1×1 convolutions with norms, and a shortcut; input and output are four times as wide as the inside."""
 
     def __init__(self, inside: int, width: int, *, stride: int = 1) -> None:
         super().__init__()
@@ -76,7 +76,7 @@ class Bottleneck(Block):
 
 
 def residual_head(net: Net, features: Features, number: int) -> Head:
-    """An exit's own layers by the halvings that follow: two or more, one, none (the paper's stages 1, 2, 3)."""
+    """The layers of an exit by the number of later halvings: two or more, one, none (the paper's stages 1, 2, 3)."""
     c = features.channels
     if features.left >= 2:
         pieces: list[Block] = [
@@ -146,8 +146,8 @@ INITIALISATIONS = ("he", "default")
 def initialise(blocks: list[Block], initialisation: str = "he") -> None:
     """Initialise the convolutions: "he" (normal, fan out), or leave them at torch's "default".
 
-    The default (uniform, of variance 1 / (3·fan in)) is that of FLOAT's public network; He's deviation is √6 =
-    2.45 times as wide where fan in and fan out are the same.
+    FLOAT's public network uses the default (uniform, variance 1 / (3·fan in)); the standard deviation of "he" is √6 =
+    2.45 times as large if fan in equals fan out.
     """
     check_choice("a residual network", "initialisation", initialisation, INITIALISATIONS)
     if initialisation == "default":

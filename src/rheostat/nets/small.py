@@ -9,7 +9,7 @@ from rheostat.nn.norms import Norm
 
 
 def small_head(net: Net, features: Features, number: int) -> Head:
-    """Exit 1: 3×3 stride 2 to half the channels, pool, FC; later ones: pool, FC. No ReLU between FCs."""
+    """Exit 1: 3×3 convolution (stride 2, half the channels), pool, FC; later exits: pool, FC. No ReLU between FCs."""
     c, h, w = features.channels, features.height, features.width
     pieces: list[Block] = []
     if number == 0:
@@ -35,8 +35,8 @@ def small_cnn(
 ) -> Net:
     """Four 3×3 convolutions (32, 32, pool, 64, 64, pool) and FC 200-200-classes.
 
-    `padded=False` is the paper's net: no padding, bias, no norms, at least 16×16 pixels. `padded=True`
-    pads and has a norm after every convolution, for conditioned methods; at least 8×8.
+    `padded=False` is the paper's network: no padding, with biases, no norms, images of at least 16×16 pixels.
+    `padded=True` pads, and adds a norm after every convolution for methods that condition norms; at least 8×8 pixels.
     """
     channels, height, width = check_image("small_cnn", image, 8 if padded else 16)
     check_size("small_cnn", base_width=base_width, classes=classes)

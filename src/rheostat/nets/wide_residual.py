@@ -13,7 +13,7 @@ from rheostat.points.resolved import Resolved
 
 
 class WideBlock(Block):
-    """Norm, ReLU, conv, norm, ReLU, dropout, conv, and a shortcut: 1×1 where the width changes."""
+    """Norm, ReLU, conv, norm, ReLU, dropout, conv, and a shortcut: a 1×1 convolution if the width changes."""
 
     def __init__(self, inside: int, outside: int, *, stride: int, dropout: float) -> None:
         super().__init__()
@@ -29,7 +29,7 @@ class WideBlock(Block):
         active = F.relu_(self.norm1(x, at))
         out = F.relu_(self.norm2(self.conv1(active, at), at))
         out = self.conv2(self.dropout(out, at), at)
-        # Where the shape changes the shortcut, too, starts from the activated input.
+        # If the shape changes, the shortcut starts from the activated input too.
         return out + (x if self.shortcut is None else self.shortcut(active, at))
 
     def inner(self) -> list[Inner]:
@@ -55,7 +55,7 @@ def wide_resnet(
     """
     channels, *_ = check_image("wide_resnet", image, 8)
     if depth < 10 or (depth - 4) % 6:
-        raise ValueError(f"wide_resnet: depth is 6n + 4 (10, 16, 22, 28, 34, 40), given {depth}")
+        raise ValueError(f"wide_resnet: depth must be 6n + 4 (10, 16, 22, 28, 34, 40), given {depth}")
     check_size("wide_resnet", widen=widen, base_width=base_width, classes=classes)
     count = (depth - 4) // 6
     blocks: list[Block] = [ConvBlock(Conv(channels, base_width, padding=1, exact=True), None, relu=False)]

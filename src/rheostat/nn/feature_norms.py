@@ -1,7 +1,7 @@
-"""Norm seats without batch statistics: layer and group normalisation, whose affine parts methods bank and modulate.
+"""Norm seats without batch statistics: layer and group normalisation, with affine parts that methods condition.
 
-An image is normalised by its own features alone, so that training and evaluation compute the same; what a norm
-bank holds is sets of scales and shifts.
+They normalise each image by its own features only, so training and evaluation compute the same. A norm bank then
+holds sets of scales and shifts.
 """
 
 from __future__ import annotations
@@ -43,8 +43,8 @@ class LayerNorm(FeatureNorm):
 class GroupNorm(FeatureNorm):
     """Normalises groups of channels over the whole image: (B, C, H, W) → the same shape.
 
-    Fewer channels may come in than the seat has (slimming): then there are fewer groups of the same size. ValueError
-    where a group would be cut.
+    The input may have fewer channels than the seat (slimming): then there are fewer groups of the same size.
+    ValueError if that would cut a group.
     """
 
     def __init__(self, channels: int, groups: int, *, eps: float = 1e-5, conditioned: bool = True) -> None:
@@ -55,7 +55,7 @@ class GroupNorm(FeatureNorm):
         return f"{self.groups}, {super().extra_repr()}"
 
     def groups_of(self, channels: int) -> int:
-        """How many groups so many leading channels make."""
+        """The number of groups that `channels` leading channels form; ValueError if they cut a group."""
         size = self.channels // self.groups
         if channels % size:
             raise ValueError(f"{channels} channels cut a group of a GroupNorm, whose groups have {size} channels")

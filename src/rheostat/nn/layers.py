@@ -1,7 +1,8 @@
-"""Seats with weights: Conv and Dense; and the layers without a seat: Normalise, Dropout.
+"""Seats with weights, Conv and Dense, and the other layers, Normalise and Dropout.
 
-A seat is called as `seat(x, at)` with `at` a `Resolved` point. Methods never subclass a seat: they
-give it parts. A `Conv` or `Dense` holds a chain of weight transforms. The Norm seat is in `norms`.
+A seat is a layer that methods can condition. It is called as `seat(x, at)` with `at` a `Resolved` point. Methods never
+subclass a seat: they add parts to it. A `Conv` or `Dense` holds a chain of weight transforms. The Norm seat is in
+`norms`.
 """
 
 from __future__ import annotations
@@ -17,13 +18,13 @@ from rheostat.points.resolved import Resolved
 
 Size = int | tuple[int, int]
 Parts = tuple[tuple[Tensor, Tensor | None], ...]
-"""A kernel as a sum: weights, each with a per-setting amount (S,), or None for the amount 1."""
+"""A kernel as a weighted sum: tensors, each with a factor per setting (S,), or None for the factor 1."""
 
 
 class Transform(nn.Module):
-    """A part of a Conv or Dense seat: maps the seat's kernel before the product is taken.
+    """A part of a Conv or Dense seat that transforms the seat's kernel before the product.
 
-    `order` places it in the chain, whatever the order of installation: noise 10, masks 20, slices 30.
+    `order` sets its position in the chain, independent of the order of installation: noise 10, masks 20, slices 30.
     """
 
     order: int = 0
@@ -32,22 +33,22 @@ class Transform(nn.Module):
         raise TypeError(f"{type(self).__name__} does not say how it transforms a kernel")
 
     def draws(self, at: Resolved) -> bool:
-        """Whether the kernel is drawn anew in each pass at this point."""
+        """Whether this transform draws a new random kernel in each pass at this point."""
         return False
 
     def mask(self, at: Resolved) -> Tensor | None:
-        """0/1 over the seat's weight (or broadcastable to it): what this pass uses; None: all."""
+        """The 0/1 mask of the weights that this pass uses, broadcastable to the seat's weight; None if it uses all."""
         return None
 
 
 def append(seat: Seat, transform: Transform) -> None:
-    """Put a transform into a seat's chain, at the place its order gives it."""
+    """Insert a transform into a seat's chain at the position given by its `order`."""
     chain = sorted([*seat.transforms, transform], key=lambda t: getattr(t, "order", 0))
     seat.transforms = nn.ModuleList(chain)
 
 
 def kernel(seat: Seat, x: Tensor, at: Resolved) -> Parts:
-    """The kernel of a seat after its chain of transforms; once per attack unless it is drawn."""
+    """The kernel of a seat after its chain of transforms; computed once per attack unless it is random."""
 
     def compute() -> Parts:
         parts: Parts = ((seat.weight, None),)
@@ -73,9 +74,9 @@ def _summed(parts: Parts, product: Callable[[Tensor], Tensor], at: Resolved) -> 
 
 
 class Conv(nn.Module):
-    """Convolution seat: the weights, initialisation and geometry of `nn.Conv2d`, called with a point.
+    """Convolution seat with the weights, initialisation and geometry of `nn.Conv2d`, called with a point.
 
-    `exact` keeps it in fp32 under autocast (the first layer, which sees δ).
+    `exact` keeps it in fp32 under autocast (used for the first layer, whose input contains δ).
     """
 
     bias: Tensor | None
@@ -106,7 +107,7 @@ class Conv(nn.Module):
         return f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}, stride={self.stride}"
 
     def forward(self, x: Tensor, at: Resolved) -> Tensor:
-        """(B, C, H, W) → (B, C', H', W'). Fewer channels may come in than the seat has (slimming)."""
+        """(B, C, H, W) → (B, C', H', W'). The input may have fewer channels than the seat (slimming)."""
         if self.exact and not x.is_meta and torch.is_autocast_enabled(x.device.type):
             with torch.autocast(x.device.type, enabled=False):
                 return self._product(x.float(), at)
@@ -133,8 +134,8 @@ class Conv(nn.Module):
     def _overruns(self, x: Tensor) -> bool:
         """Whether the CPU's gradient of this kernel would write past its workspace.
 
-        oneDNN issue 6035: 1×1, strided, channels-last, fewer than 16 channels in; several threads then
-        corrupt memory or hang. Striding by slices gives the same numbers with a stride of 1.
+        oneDNN issue 6035: with a strided 1×1 kernel, channels-last layout and fewer than 16 input channels, several
+        threads corrupt memory or hang. Slicing the input and using stride 1 gives the same numbers.
         """
         return (
             self.kernel_size == (1, 1)
@@ -153,8 +154,9 @@ def _pair(size: Size) -> tuple[int, int]:
 class Dense(nn.Module):
     """Fully connected seat, with the weights and initialisation of `nn.Linear`.
 
-    `head` marks the last one, whose outputs are the classes. `conditioned` marks one whose weights methods treat as
-    those of convolutions (noise, masks): the layers of a transformer, not the classifier of a convolutional network.
+    `head` marks the last layer, whose outputs are the logits. `conditioned` marks a layer whose weights methods
+    condition like those of convolutions (noise, masks): the layers of a transformer, not the classifier of a
+    convolutional network.
     """
 
     bias: Tensor | None
@@ -181,7 +183,7 @@ class Dense(nn.Module):
 
 
 class Normalise(nn.Module):
-    """Pixels in [0, 1] → zero mean, unit deviation per channel; inside the network, fp32."""
+    """Normalises pixels in [0, 1] to zero mean and unit standard deviation per channel, in fp32."""
 
     mean: Tensor
     std: Tensor
@@ -196,7 +198,7 @@ class Normalise(nn.Module):
 
 
 class Dropout(nn.Module):
-    """Dropout that follows the pass (`at.training`), not module state. Draws from torch's generator."""
+    """Dropout that depends on the pass (`at.training`), not on module state. It draws from torch's global generator."""
 
     def __init__(self, rate: float) -> None:
         super().__init__()
@@ -213,10 +215,10 @@ S = TypeVar("S", bound=nn.Module)
 
 
 def seats(net: nn.Module, kind: type[S]) -> Iterator[S]:
-    """The seats of one kind, in the order of the network."""
+    """The seats of one kind, in network order."""
     return (module for module in net.modules() if isinstance(module, kind))
 
 
 def weighted(net: nn.Module) -> Iterator[Seat]:
-    """The seats whose weights methods condition, in the order of the network: Conv, and Dense where it says so."""
+    """The seats whose weights methods condition, in network order: every Conv, and each Dense with `conditioned`."""
     return (m for m in net.modules() if isinstance(m, Conv) or (isinstance(m, Dense) and m.conditioned))

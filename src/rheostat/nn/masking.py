@@ -1,6 +1,6 @@
-"""Masks on convolutions that keep the running average of the *dense* gradient, which regrowth follows.
+"""Masks on convolutions, with the running average of the *dense* gradient that guides regrowth.
 
-What FLOATS and the paths of SMART share; the rule by which masks change is in `rewiring`.
+FLOATS and the paths of SMART share this module; `rewiring` holds the rule by which masks change.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ BETA = 0.9
 
 @dataclass(frozen=True)
 class PathChoice:
-    """Which of the two paths of a seat a whole pass takes: the second (adversarial), or the first."""
+    """Selects the path of every seat for a whole pass: the second (adversarial) or the first (clean)."""
 
     second: bool
 
 
 class _Masked(torch.autograd.Function):
-    """weight · mask; the weight gets the masked gradient (or the dense one), the path keeps the dense one."""
+    """weight · mask. The weight gets the masked (or dense) gradient, and the path records the dense gradient."""
 
     @staticmethod
     def forward(ctx: Any, weight: Tensor, path: Path) -> Tensor:
@@ -50,9 +50,9 @@ _masked: Callable[[Tensor, Path], Tensor] = _Masked.apply
 class Path(nn.Module):
     """One mask over a convolution's weights, and the running average of its dense gradient.
 
-    `mask` is 0/1 in the weight's dtype; `average` and `pending` (the gradient of the current step)
-    fp32. Buffers, so they are saved, resumed and moved with the model. With `dense_gradient` masked places of
-    the weight get gradients, and so momentum, too.
+    `mask` is 0/1 in the weight's dtype; `average` and `pending` (the gradient of the current step) are fp32. They are
+    buffers, so they are saved, restored and moved with the model. With `dense_gradient`, masked weights also get
+    gradients, and therefore momentum.
     """
 
     training_only = ("average",)
@@ -69,9 +69,9 @@ class Path(nn.Module):
         self.register_buffer("pending", torch.zeros(weight.shape), persistent=False)
 
     def masked(self, weight: Tensor, at: Resolved, *, feeds: bool = True) -> Tensor:
-        """The masked weight. Only training passes feed the average: attacks add nothing to it.
+        """The masked weight. Only training passes update the average; attacks do not.
 
-        `feeds` False: nor does this product.
+        With `feeds` False this product does not update it either.
         """
         if not feeds or at.phase is not Phase.TRAIN or not torch.is_grad_enabled():
             return weight * self.mask
@@ -79,7 +79,7 @@ class Path(nn.Module):
 
     @torch.no_grad()
     def settle(self) -> None:
-        """After a step: the gradient of all ranks enters the average."""
+        """After a step: add the gradient, summed over all ranks, to the average."""
         if dist.is_initialized():
             dist.all_reduce(self.pending)
         self.average.mul_(BETA).add_(self.pending, alpha=1 - BETA)
@@ -87,15 +87,15 @@ class Path(nn.Module):
 
     @property
     def nonzeros(self) -> int:
-        """How many weights are active."""
+        """Number of active weights."""
         return int(self.mask.sum())
 
     def units(self) -> Tensor:
-        """(U,) bool: which of the units that are dropped and grown are on; here single weights."""
+        """(U,) bool: the active units. Units are what is dropped and regrown; here single weights."""
         return self.mask.flatten().bool()
 
     def switch(self, units: Tensor) -> None:
-        """Set which units are on."""
+        """Set the active units."""
         self.mask.copy_(units.view_as(self.mask))
 
     def size(self, values: Tensor) -> Tensor:
@@ -119,7 +119,7 @@ class ChannelPath(Path):
 
 
 class Masking(Transform):
-    """One or two paths of a seat; a `PathChoice` says which of two a pass takes."""
+    """One or two paths of a seat; with two, a `PathChoice` selects the path of a pass."""
 
     order = 20
 
@@ -128,7 +128,7 @@ class Masking(Transform):
         self.paths = nn.ModuleList(paths)
 
     def path(self, number: int) -> Path:
-        """One of the paths."""
+        """The path with this index."""
         path = self.paths[number]
         assert isinstance(path, Path)
         return path
@@ -146,23 +146,23 @@ class Masking(Transform):
         return tuple((path.masked(w, at, feeds=f), amount) for (w, amount), f in zip(parts, feeds, strict=True))
 
     def union(self) -> Tensor:
-        """Places that any path uses."""
+        """The 0/1 mask of weights that at least one path uses."""
         return torch.stack([self.path(i).mask for i in range(len(self.paths))]).amax(0)
 
 
 def feeding(parts: Parts) -> list[bool]:
-    """Which parts of a kernel carry the gradient of the whole kernel, summed over rows.
+    """Whether each part of a kernel contributes to the gradient of the whole kernel, summed over rows.
 
-    A row's kernel is Σ amount·part, so a part of amount 1 gets that gradient; what stands beside it (noise that
-    is scaled by each row's λ) would add a share of it again. Where every part has an amount (two ends, 1-λ and
-    λ), the amounts of a row add up to 1, and so do the parts' gradients to that of the kernel.
+    A row's kernel is Σ factor·part. A part with factor 1 already receives the whole gradient; other parts (noise,
+    scaled by each row's λ) would add a fraction of it again. If every part has a factor (two ends, 1-λ and λ), the
+    factors of a row sum to 1, so the parts' gradients sum to that of the kernel.
     """
     whole = [amount is None for _, amount in parts]
     return whole if any(whole) else [True] * len(parts)
 
 
 def active(seat: Seat, at: Resolved) -> Tensor | None:
-    """The 0/1 mask over a seat's weight in this pass, or None where it is dense."""
+    """The 0/1 mask over a seat's weight in this pass, or None if the weight is dense."""
     shape = seat.weight.shape
     masks = [t.mask(at) for t in seat.transforms if isinstance(t, Transform)]
     found = [m.expand(shape) for m in masks if m is not None]
@@ -170,7 +170,7 @@ def active(seat: Seat, at: Resolved) -> Tensor | None:
 
 
 def magnitude_mask(weight: Tensor, density: float, *, without: Tensor | None = None) -> Tensor:
-    """The round(density·n) places of largest |w|; of those not in `without` where it is given."""
+    """A mask of the round(density·n) largest |w|, chosen outside the mask `without` if it is given."""
     size = weight.detach().abs().flatten()
     if without is not None:
         size = size.masked_fill(without.flatten() != 0, -1.0)
@@ -180,7 +180,7 @@ def magnitude_mask(weight: Tensor, density: float, *, without: Tensor | None = N
 
 
 def random_mask(weight: Tensor, density: float, *, without: Tensor | None = None) -> Tensor:
-    """round(density·n) random places, exactly; of those not in `without` where it is given."""
+    """A mask of exactly round(density·n) random weights, chosen outside the mask `without` if it is given."""
     count = round(density * weight.numel())
     order = torch.randperm(weight.numel())
     if without is not None:

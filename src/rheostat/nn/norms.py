@@ -1,7 +1,7 @@
-"""The Norm seat: a source of statistics (one set, or a bank of sets) and modulations of its affine.
+"""The Norm seat: a source of statistics (one set, or a bank of sets) and modulations of its affine map.
 
-In eval a whole seat, whatever its parts, is one affine map per channel with a row per setting; in
-training it is one normalisation and one affine map.
+In eval a whole seat, with all its parts, is one affine map per channel and setting; in training it is one
+normalisation and one affine map.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from rheostat.points.resolved import Resolved
 
 
 class Modulation(nn.Module):
-    """A part of a Norm seat: maps its (S, C) scale and shift tables."""
+    """A part of a Norm seat that transforms its scale and shift tables, (S, C) each."""
 
     def forward(self, scale: Tensor, shift: Tensor, at: Resolved) -> tuple[Tensor, Tensor]:
         raise TypeError(f"{type(self).__name__} does not say how it modulates a norm")
@@ -28,29 +28,29 @@ class Modulation(nn.Module):
 
 @dataclass(frozen=True)
 class NormChoice:
-    """Which set of a norm bank a whole pass takes: the adversarial one, or the clean one."""
+    """Selects the set of every norm bank for a whole pass: the adversarial or the clean one."""
 
     adversarial: bool
 
 
 class Source(nn.Module):
-    """Where a Norm takes its statistics and affine from: one set, or a bank that chooses sets."""
+    """Provides a Norm's statistics and affine map: one set, or a bank that chooses among sets."""
 
     def pick(self, at: Resolved) -> AffineSet:
-        """Training: the one set this group of rows is normalised by and updates."""
+        """Training: the set that normalises these rows and that they update."""
         raise TypeError(f"{type(self).__name__} does not choose a norm set")
 
     def table(self, at: Resolved) -> tuple[Tensor, Tensor]:
-        """Eval: (S, C) scale and shift of the affine map that the norm is."""
+        """Eval: the norm as an affine map, scale and shift (S, C)."""
         raise TypeError(f"{type(self).__name__} has no table")
 
     def resized(self, channels: int) -> Source:
-        """A fresh source of the same kind for the leading channels."""
+        """A new source of the same kind for the leading channels."""
         raise TypeError(f"{type(self).__name__} cannot be resized")
 
 
 class AffineSet(Source):
-    """One set of affine parameters (C channels): all that a norm without batch statistics has."""
+    """One set of affine parameters (C channels), for norms without batch statistics."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -59,7 +59,7 @@ class AffineSet(Source):
         self.bias = nn.Parameter(torch.zeros(channels))
 
     def copy(self) -> Self:
-        """A new set that starts with the same values."""
+        """A new set with the same initial values."""
         twin = self.resized(self.channels)
         twin.load_state_dict(self.state_dict())
         return twin
@@ -94,7 +94,7 @@ class NormSet(AffineSet):
         return scale[None], (self.bias - self.running_mean * scale)[None]
 
     def normalise(self, x: Tensor, scale: Tensor, shift: Tensor, at: Resolved) -> Tensor:
-        """Normalise by the statistics of these rows (of all ranks), update the running ones, and map.
+        """Normalise by the statistics of these rows over all ranks, update the running ones, and apply the affine map.
 
         scale and shift are (1, C) or (B, C).
         """
@@ -126,15 +126,15 @@ class NormSet(AffineSet):
 
 
 def affine_map(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
-    """x·scale + shift per channel; scale and shift (1, C) or (B, C). One operator."""
+    """x·scale + shift per channel in one operator; scale and shift are (1, C) or (B, C)."""
     return torch.addcmul(shift[:, :, None, None], x, scale[:, :, None, None])
 
 
 class RowNorm(torch.autograd.Function):
     """Batch normalisation followed by an affine map with one scale and shift per row and channel.
 
-    The same mathematics as `batch_norm(x) * scale + shift` in about half the passes over memory:
-    everything the backward pass needs of a row are two sums over its pixels, Σg and Σg·x̂.
+    It computes `batch_norm(x) * scale + shift` with about half the passes over memory: the backward pass needs only
+    two sums over the pixels of each row, Σg and Σg·x̂.
     """
 
     @staticmethod
@@ -159,7 +159,7 @@ class RowNorm(torch.autograd.Function):
         n = grad.numel() / grad.shape[1]
         total = grad.sum((2, 3))
         along = (grad * normal).sum((2, 3))
-        # d/dx of the normalisation: subtract the mean of the gradient and its part along x̂.
+        # Gradient of the normalisation: subtract the mean of the gradient and its component along x̂.
         mean = -(scale * total).sum(0, keepdim=True) / n * inverse
         slope = -(scale * along).sum(0, keepdim=True) / n * inverse
         out = affine_map(normal, slope, mean)
@@ -171,9 +171,9 @@ row_norm: Callable[..., Tensor] = RowNorm.apply
 
 
 class Norm(nn.Module):
-    """Batch normalisation seat; the seats of `feature_norms` are norms too.
+    """Batch normalisation seat, and the base class of the seats in `feature_norms`.
 
-    `conditioned` is False where FiLM does not go (shortcuts, last WRN norm).
+    `conditioned` is False for norms that FiLM skips (shortcuts, the last norm of a WRN).
     """
 
     def __init__(self, channels: int, *, conditioned: bool = True) -> None:
@@ -184,18 +184,18 @@ class Norm(nn.Module):
         self.modulations = nn.ModuleList()
 
     def modulated(self, scale: Tensor, shift: Tensor, at: Resolved) -> tuple[Tensor, Tensor]:
-        """The affine after the seat's modulations."""
+        """The affine map after the seat's modulations."""
         for modulation in self.modulations:
             scale, shift = modulation(scale, shift, at)
         return scale, shift
 
     def table(self, at: Resolved) -> tuple[Tensor, Tensor]:
-        """Eval: the whole seat as (S, C) scale and shift."""
+        """Eval: the whole seat as scale and shift, (S, C) each."""
         scale, shift = self.source.table(at)
         return self.modulated(scale, shift, at)
 
     def affine(self, at: Resolved) -> tuple[Tensor, Tensor]:
-        """Scale and shift of this pass: (1, C), or (B, C) where the rows differ."""
+        """Scale and shift of this pass: (1, C), or (B, C) if the rows differ."""
         if at.training:
             chosen = self.source.pick(at)
             scale, shift = self.modulated(chosen.weight[None], chosen.bias[None], at)
@@ -206,7 +206,7 @@ class Norm(nn.Module):
         return scale, shift
 
     def forward(self, x: Tensor, at: Resolved) -> Tensor:
-        """(B, C, H, W) → the same shape; computed in fp32, returned in the dtype that came in."""
+        """(B, C, H, W) → the same shape; computed in fp32, returned in the dtype of x."""
         scale, shift = self.affine(at)
         if at.training:
             chosen = self.source.pick(at)
@@ -216,5 +216,5 @@ class Norm(nn.Module):
 
 
 def widened(x: Tensor) -> Tensor:
-    """x in fp32 where it is of half precision: norms compute no narrower."""
+    """x in fp32 if it is in half precision, because norms compute in fp32 or wider."""
     return x.float() if x.dtype in (torch.bfloat16, torch.float16) else x

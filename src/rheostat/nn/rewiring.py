@@ -1,8 +1,8 @@
 """The rule by which masks change: drop the smallest weights, grow where the dense gradient is largest.
 
 Non-iterative pruning with regrowth (Kundu et al., WACV 2023, §3.3, after DNR, ASP-DAC 2021): the global
-density is fixed, the density of each layer learned from a running average of the dense gradient. `growth`
-"free" is ours; "capped" shares out what regrows as the public code of FLOATS does.
+density is fixed, and the density of each layer is learned from a running average of the dense gradient. `growth`
+"free" is ours; "capped" distributes regrown weights as the public code of FLOATS does.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from rheostat.nn.masking import Path
 
 GROWTHS = ("free", "capped")
 CAP = 0.99
-"""The share of its free places that a layer takes at most, where regrowth is capped."""
+"""With capped regrowth, a layer regrows at most this share of its free weights."""
 NEARLY_DENSE = 0.8
-"""The density above which a layer that is still to grow drops fewer weights, there."""
+"""With capped regrowth, a layer above this density that would still grow drops fewer weights."""
 ROUNDS = 1000
 
 
 def shares(importance: Tensor, total: int, free: Tensor) -> list[int]:
-    """`total` split in proportion to importance (L,), at most free (L,) each, overflow handed on."""
+    """Split `total` in proportion to importance (L,), at most free (L,) each; overflow goes to the other layers."""
     given = torch.zeros(len(free), dtype=torch.float64)
     room, weight = free.double(), importance.double().clamp_min(1e-30)
     left = float(total)
@@ -39,10 +39,10 @@ def shares(importance: Tensor, total: int, free: Tensor) -> list[int]:
 
 
 def capped_shares(importance: Tensor, total: int, free: Tensor) -> list[int]:
-    """`total` split in proportion to importance (L,), each at most 0.99·free but for the rounding.
+    """Split `total` in proportion to importance (L,), each share at most 0.99·free up to rounding.
 
-    What the caps cut off is spread equally over all layers, again and again. Unlike in the public code the
-    sum is exact: where the caps together are less than it, the places beyond them take the rest.
+    The excess over the caps is repeatedly spread equally over all layers. Unlike in the public code the sum is exact:
+    if the caps sum to less than `total`, the free weights beyond the caps take the rest.
     """
     cap = CAP * free.double()
     weight = importance.double().clamp_min(1e-30)
@@ -56,7 +56,7 @@ def capped_shares(importance: Tensor, total: int, free: Tensor) -> list[int]:
 
 
 def _whole(given: Tensor, total: int, free: Tensor) -> list[int]:
-    """Shares as whole numbers of the sum `total`: largest remainders take what flooring left, where there is room."""
+    """Round shares to whole numbers with the sum `total`, by largest remainders, within the free room."""
     whole = given.floor().long()
     order = (given - whole).argsort(descending=True, stable=True).tolist()
     missing = total - int(whole.sum())
@@ -69,7 +69,7 @@ def _whole(given: Tensor, total: int, free: Tensor) -> list[int]:
 
 
 def lowered(rate: float, density: Tensor, importance: Tensor) -> list[float]:
-    """(L) drop rates of the public code: of a layer above density 0.8 that is still to grow, at most its sparsity."""
+    """(L,) drop rates of the public code: at most the sparsity for a layer above density 0.8 that would still grow."""
     growing = importance > importance.mean()
     return [
         min(rate, 1 - d) if d > NEARLY_DENSE and grows else rate
@@ -88,11 +88,11 @@ def rewire(
 ) -> None:
     """One round of dropping and regrowth over the layers of one path; the total is conserved.
 
-    Each layer drops its rate·nnz smallest |w|; the total dropped is regrown where the average is
-    largest, layer l getting a share in proportion to its mean |average| over active weights. Units
-    (weights, or channels) in `blocked` (another path's, where paths are disjoint) are not grown into.
-    A layer keeps at least one weight, or two channels. Weights that grow start at 0. `growth` "capped" lowers
-    the rates of nearly dense layers and caps what one layer grows.
+    Each layer drops its rate·nnz smallest |w|. The total dropped is regrown where the average is largest; the share
+    of layer l is proportional to its mean |average| over active weights. Units (weights, or channels) in `blocked`
+    (those of the other path, if paths are disjoint) are never regrown. A layer keeps at least one weight, or two
+    channels. Regrown weights start at 0. `growth` "capped" lowers the rates of nearly dense layers and caps the
+    regrowth of each layer.
     """
     if rate == 0:
         return
@@ -120,5 +120,5 @@ def rewire(
 
 
 def prune_rate(progress: float, start: float) -> float:
-    """Falls linearly from `start` to 0 over training."""
+    """The drop rate at `progress` in [0, 1]: it falls linearly from `start` to 0."""
     return start * max(0.0, 1 - progress)

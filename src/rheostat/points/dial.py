@@ -10,19 +10,19 @@ from torch import Tensor
 from rheostat.points.point import Value
 
 NEAR = 1e-9
-"""How far from a step a number may be that still stands for it."""
+"""The tolerance within which a number counts as a step of the dial."""
 NEAR_ROWS = 1e-6
-"""The same for the fp32 values of rows."""
+"""The same tolerance for fp32 values of rows."""
 
 
 @dataclass(frozen=True)
 class Dial:
     """A trade-off that can be turned after training.
 
-    `rest` is the value a point takes when it does not mention the dial. `values` lists the only
-    positions of a dial that has steps; otherwise any value of [low, high] is allowed. `spends` says
-    that turning the dial up costs compute, `saves` that it saves some. A `structural` dial decides
-    which operators run, so it has one value for a whole batch and refuses a tensor.
+    `rest` is the value for a point that does not mention the dial. `values` lists the allowed positions of a stepped
+    dial; without them any value in [low, high] is allowed. `spends` says that turning the dial up costs compute,
+    `saves` that it saves compute. A `structural` dial decides which operators run, so it takes one number for a whole
+    batch and no tensor.
     """
 
     name: str
@@ -35,10 +35,10 @@ class Dial:
     structural: bool = False
 
     def checked(self, value: Value) -> Value:
-        """The position that `value` stands for; ValueError where there is none.
+        """The position that `value` denotes; ValueError if there is none.
 
-        A number within 1e-9 of a step is that step. A tensor's values are checked in the pass that takes
-        them (`checked_rows`): here only that this dial takes one.
+        A number within 1e-9 of a step counts as that step. For a tensor this only checks that the dial takes one;
+        `checked_rows` checks its values during the pass.
         """
         if isinstance(value, Tensor):
             if self.structural:
@@ -52,14 +52,14 @@ class Dial:
             if not abs(value - nearest) < NEAR:
                 raise self._refusal(value)
             return nearest
-        if not self.low <= value <= self.high:  # nor is NaN
+        if not self.low <= value <= self.high:  # true for NaN too
             raise self._refusal(value)
         return value
 
     def checked_rows(self, values: Tensor) -> Tensor:
-        """(B,) values of the rows as positions of this dial; ValueError names the first that is none."""
+        """(B,) values of the rows as positions of this dial; ValueError names the first invalid value."""
         if self.values is None:
-            inside = (values >= self.low) & (values <= self.high)  # of NaN neither is true
+            inside = (values >= self.low) & (values <= self.high)  # both are false for NaN
             for bad in values[~inside][:1].tolist():
                 raise self._refusal(bad)
             return values

@@ -1,7 +1,7 @@
-"""The dial's own scale: a monotone map from the position t of `robustness` to (λ, blend).
+"""The dial map: a monotone map from the dial's position t of `robustness` to (λ, blend).
 
-λ is the weight in the training loss and its effect may jump; t is what a user turns. See
-`calibration.dial.calibrate_dial` for how the knots are fitted.
+λ is the weight in the training loss, and small changes of it may have a large effect; t is the position that a user
+sets. `calibration.dial.calibrate_dial` fits the knots.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ class DialMap:
                 raise ValueError("a dial map must not fall")
 
     def __call__(self, t: Tensor) -> tuple[Tensor, Tensor]:
-        """(S,) positions → (S,) λ and (S,) blend; a sum of ramps, so it exports."""
+        """(S,) positions → (S,) λ and (S,) blend; written as a sum of ramps, so that it can be exported."""
         return self._ramps(t, self.level), self._ramps(t, self.blend)
 
     def number(self, t: float) -> tuple[float, float]:
-        """(λ, blend) of one position, as plain numbers."""
+        """(λ, blend) at one position, as plain numbers."""
         for i in range(len(self.position) - 2, -1, -1):
             if t >= self.position[i]:
                 share = (t - self.position[i]) / (self.position[i + 1] - self.position[i])

@@ -11,10 +11,10 @@ HOW = "write robustness=0.3, robustness=0,0.5,1 or robustness=0:1:0.1"
 
 
 def parse_grid(text: str) -> list[Point]:
-    """Points from a CLI text: `robustness=0:1:0.1`, `robustness=0,0.5,1 width=0.5` (all pairs).
+    """Parse a grid of points: `robustness=0:1:0.1`, or `robustness=0,0.5,1 width=0.5` (all combinations).
 
-    A dial is followed by one number, a comma list, or `first:last:step` (both ends included). An empty
-    text is the rest point. ValueError names the word that is no dial, gives no value or repeats a dial.
+    Each dial takes one number, a comma-separated list, or `first:last:step` (both ends included). An empty text is
+    the rest point. ValueError names the word that cannot be read, has no value or repeats a dial.
     """
     axes: dict[str, list[float]] = {}
     for word in text.replace(";", " ").split():
@@ -28,7 +28,7 @@ def parse_grid(text: str) -> list[Point]:
 
 
 def _values(word: str, part: str) -> list[float]:
-    """The values of a number or of `first:last:step`; ValueError where there are none."""
+    """The values of a number or of `first:last:step`; ValueError if there are none."""
     if not part:
         raise ValueError(f"{word!r} gives no value; {HOW}")
     try:

@@ -1,4 +1,4 @@
-"""What kind of pass a pass is: an argument of the pass, never the state of a module."""
+"""The kind of a pass: an argument of the pass, never module state."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from enum import Enum
 
 
 class Phase(Enum):
-    """EVAL judges. ATTACK makes the images of a training step: running statistics, but the norm set and
-    the mask path that training takes. TRAIN normalises by the statistics of its own rows."""
+    """EVAL is an evaluation. ATTACK makes the adversarial images of a training step: it uses running statistics, but
+    the norm set and mask path of training. TRAIN normalises by the statistics of its own rows."""
 
     EVAL = "eval"
     ATTACK = "attack"

@@ -64,7 +64,7 @@ class Point(Mapping[str, Value]):
         return isinstance(other, Point) and tuple(self.items()) == tuple(other.items())
 
     def replace(self, **values: Value) -> Point:
-        """This point with some dials set otherwise."""
+        """This point with some dials set to new values."""
         return Point(**{**dict(self), **values})
 
     def only(self, rows: Tensor) -> Point:
@@ -72,11 +72,11 @@ class Point(Mapping[str, Value]):
         return Point(**{k: v[rows.to(v.device)] if isinstance(v, Tensor) else v for k, v in self.items()})
 
     def doubled(self) -> Point:
-        """This point for its batch twice over."""
+        """This point for its batch repeated twice."""
         return Point(**{k: torch.cat((v, v)) if isinstance(v, Tensor) else v for k, v in self.items()})
 
     def numbers(self) -> dict[str, float]:
-        """The values as plain numbers; raises on per-example values."""
+        """The values as plain numbers; ValueError if there are per-example values."""
         out: dict[str, float] = {}
         for name, value in self.items():
             if isinstance(value, Tensor):
@@ -90,9 +90,9 @@ class Point(Mapping[str, Value]):
 
 
 def _rebuilt(values: dict[str, Value]) -> Point:
-    """A point from its copied or stored values."""
+    """Rebuild a copied or pickled point from its values."""
     return Point(**values)
 
 
-# A point is a name and a value for each dial and runs no code: torch.load may read it by default.
+# A point holds only names and values and runs no code, so torch.load may read it by default.
 torch.serialization.add_safe_globals([_rebuilt])

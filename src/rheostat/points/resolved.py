@@ -1,7 +1,7 @@
-"""A resolved point: what the layers of one forward pass see.
+"""A resolved point: the view of an operating point that the layers of one forward pass see.
 
-The distinct settings of a batch are a table; every row has the index of its setting. What a method
-derives from the point for its own layers is a value of a type of its own, and is reached by that type.
+The distinct settings of a batch form a table, and every row has the index of its setting. A method stores the values
+that it derives from the point as an object of its own class, and looks that object up by its class.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ T = TypeVar("T")
 class Level:
     """The values of one dial over the S settings of a pass.
 
-    `table` is (S,), fp32, on the device of the pass. `number` is the value where it is one Python number
-    for the whole batch, so that it is known without waiting for a device; else None.
+    `table` is (S,), fp32, on the device of the pass. `number` is the value if the whole batch has one Python number,
+    so that code can read it without waiting for the device; otherwise None.
     """
 
     table: Tensor
@@ -34,13 +34,12 @@ class Level:
 class Resolved:
     """One forward pass's view of a point; made by `Tunable.resolve`, read by layers.
 
-    `settings` has the structural dials by name, one number for the whole batch each; `levels` all other
-    dials, a value per setting. `rows` is the (B,) index of each row's setting, or None where the tables
-    broadcast as they are (S = 1, or S = B). `blend` is the (S,) share of the adversarial norm set, where
-    the model has two. `derived` holds what methods derived, one value a type (see `of` and `with_`).
-    `phase` is what kind of pass this is: an argument, not module state. `across` sums statistics over
-    all ranks. `memo`, where present, keeps what only depends on the point and the weights between the
-    passes of one attack, without gradients to the weights.
+    `settings` maps each structural dial to its number for the whole batch; `levels` maps each other dial to its
+    values per setting. `rows` is the (B,) index of each row's setting, or None if the tables broadcast unchanged
+    (S = 1, or S = B). `blend` is the (S,) share of the adversarial norm set, if the model has two. `derived` holds
+    the values that methods derived, one per class (see `of` and `with_`). `phase` is the kind of the pass. `across`
+    sums statistics over all ranks. `memo`, if present, caches values that depend only on the point and the weights
+    between the passes of one attack, without gradients to the weights.
     """
 
     settings: Mapping[str, float] = field(default_factory=dict)
@@ -60,36 +59,36 @@ class Resolved:
 
     @property
     def robustness(self) -> Level:
-        """λ. A method that reads it says so in `Method.reads`, so that some method declares the dial."""
+        """λ. A method that uses it lists `robustness` in `Method.reads`, so that the stack must declare the dial."""
         return self.levels["robustness"]
 
     @property
     def width(self) -> float:
-        """The share of the channels that run; 1 where no method declares the dial."""
+        """The share of the channels that run; 1 if no method declares the dial."""
         return self.settings.get("width", 1.0)
 
     def get(self, kind: type[T]) -> T | None:
-        """The derived value of a type, or None."""
+        """The derived value of this class, or None."""
         for value in self.derived:
             if isinstance(value, kind):
                 return value
         return None
 
     def of(self, kind: type[T]) -> T:
-        """The derived value of a type; LookupError where no method of this pass derives one."""
+        """The derived value of this class; LookupError if no method of this pass derives one."""
         value = self.get(kind)
         if value is None:
             raise LookupError(f"no method of this pass derives a {kind.__name__}")
         return value
 
     def with_(self, value: object) -> Resolved:
-        """This view with a derived value, in place of the one of the same type."""
+        """This view with a derived value, which replaces any other of the same class."""
         return replace(self, derived=(*(v for v in self.derived if type(v) is not type(value)), value))
 
     def turned(self, **dials: float) -> Resolved:
-        """This view with some of its dials at one number for the whole batch.
+        """This view with some dials set to one number for the whole batch.
 
-        Derived values and `blend` stay: they are the caller's to exchange.
+        Derived values and `blend` do not change: the caller must replace them.
         """
         levels = {
             name: Level(torch.full_like(self.levels[name].table, number), number)
@@ -100,7 +99,7 @@ class Resolved:
         return replace(self, settings={**self.settings, **settings}, levels={**self.levels, **levels})
 
     def apart(self, number: int) -> Resolved:
-        """This view with a memo of its own: one of several passes that an attack makes of each image."""
+        """This view with a separate memo, for one of several passes that an attack makes of each image."""
         if self.memo is None:
             return self
         return replace(self, memo=self.memo.setdefault(-1 - number, {}))
@@ -110,7 +109,7 @@ class Resolved:
         return values if self.rows is None else values.index_select(0, self.rows)
 
     def once(self, seat: object, compute: Callable[[], T]) -> T:
-        """`compute()`, or what the memo of this attack already holds for `seat`."""
+        """The cached value for `seat` in this attack's memo, computed by `compute()` if it is missing."""
         if self.memo is None:
             return compute()
         key = id(seat)

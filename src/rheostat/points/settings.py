@@ -13,10 +13,10 @@ from rheostat.points.dial import Dial
 def distinct(
     values: Mapping[str, Tensor], dials: Mapping[str, Dial], x: Tensor
 ) -> tuple[dict[str, Tensor], Tensor | None]:
-    """((S,) table of each dial, (B,) index of each row's setting) of dials with one value per row of x.
+    """Return ((S,) table of each dial, (B,) index of each row's setting) for dials with one value per row of x.
 
-    The index is None where the tables broadcast as they are. Under export the table is the batch, so that
-    the graph is one for all settings. ValueError on a wrong number of values, or on values out of range.
+    The index is None if the tables broadcast unchanged. Under export the table is the whole batch, so that one graph
+    serves all settings. ValueError for a wrong number of values, or for values out of range.
     """
     for name, value in values.items():
         if value.shape[0] != x.shape[0]:
@@ -24,7 +24,7 @@ def distinct(
     if torch.compiler.is_exporting():
         return {k: v.to(x.device, torch.float32) for k, v in values.items()}, None
     stacked = torch.stack([dials[k].checked_rows(v.to(torch.float32)) for k, v in values.items()])
-    if len(stacked) == 1:  # the same, without sorting columns, which is much slower
+    if len(stacked) == 1:  # the same result without sorting columns, which is much slower
         only, rows = stacked[0].unique(return_inverse=True)
         table = only[None]
     else:

@@ -1,4 +1,4 @@
-"""A model card (Mitchell et al. 2019) written from a model's file and its rows; nothing is typed in."""
+"""A model card (Mitchell et al. 2019), generated entirely from a model's file and its rows."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ NUMBERS = {
     *("clean_accuracy", "clean_bound", "robust_accuracy", "robust_bound", "measured_under", "split"),
     *("ece_before", "ece_after"),
 }
-"""What a row of a named point shows."""
+"""The columns for a named point."""
 AGAIN = "## Measure and train it again"
 BRACKETS = "Brackets are exact 95 % intervals."
 
@@ -25,10 +25,10 @@ BRACKETS = "Brackets are exact 95 % intervals."
 def card(
     model: Tunable, about: About, rows: list[Row], *, name: str, digest: str, shipped: Shipped | None = None
 ) -> str:
-    """The card as Markdown. `rows` are those of this very model; with none it says that none is measured.
+    """The card as Markdown. `rows` are the rows of this model; without any, the card says that none was measured.
 
-    `shipped` is the model's entry in the index of those that ship, where it is one: the card then has the licence of
-    the data, the commands that measure and train it again and, without rows, the figures of the index.
+    `shipped` is the model's entry in the index of packaged models, if it has one. The card then also shows the licence
+    of the data, the commands that measure and train the model again and, without rows, the figures of the index.
     """
     recipe: dict[str, Any] = about.provenance.get("recipe", {})
     data, train, attack = (recipe.get(k, {}) for k in ("data", "train", "attack"))
@@ -45,7 +45,7 @@ def card(
         "## Training\n",
         f"Data `{data.get('name') or about.provenance.get('dataset', 'unknown')}`, "
         f"{data.get('train_images') or 'all'} images, "
-        f"{train.get('epochs', '?')} epochs; attacked in training with {attack.get('kind', '?')} of "
+        f"{train.get('epochs', '?')} epochs; training attack {attack.get('kind', '?')} with "
         f"{attack.get('steps', '?')} steps, {about.threat.get('norm', '?')} eps {about.threat.get('eps', '?')}.\n",
         *_training_flags(about),
         *([] if shipped is None else _data(shipped, about)),
@@ -66,7 +66,7 @@ def card(
     else:
         parts += [
             "SA, standard accuracy, is the share of images classified correctly; RA, robust accuracy, the share still "
-            "classified correctly after the attacks named, made at the point scored; a stronger attack can only lower "
+            "classified correctly after the named attacks at the same point; a stronger attack can only lower "
             "it. t is the position of the dial, from 0 (most accurate) to 1 (most robust), and λ its scale before "
             f"calibration. {BRACKETS}\n",
             "| point | SA % | RA % | attacks | tier | split | n | M MACs | raised |",
@@ -97,10 +97,10 @@ def card(
         parts += _again(shipped, recipe)
     parts += [
         "## Limits\n",
-        "- Nothing is guaranteed: no accuracy here is a certificate.",
+        "- These accuracies are measured, not certified.",
         f"- The threat is {about.threat.get('norm', '?')} of {about.threat.get('eps', '?')}; other norms, larger "
         "radii, patches, rotations and shifts of the data were not attacked.",
-        "- Who may turn the dial chooses the weakest point: keep it policy, not a field of a request.",
+        "- A client that can set the dial can choose the weakest point: set it by policy, never from a request.",
         "",
     ]
     return visible("\n".join(parts), keep="\n\t")
@@ -136,18 +136,18 @@ def _again(shipped: Shipped, recipe: dict[str, Any]) -> list[str]:
 
 
 def _corrupted(rows: list[Row]) -> list[str]:
-    """The table of common corruptions, where they were measured."""
+    """The table of common corruptions, if they were measured."""
     found = corruption_table(rows)
     if found is None:
         return []
     head, body = found
     lines = [head, ["---"] * len(head), *body]
-    # A card is of one model: the column of its name says nothing.
+    # A card describes one model, so the column with its name is left out.
     return ["## Common corruptions\n", f"{ABOUT}\n", *(f"| {' | '.join(line[1:])} |" for line in lines), ""]
 
 
 def _training_flags(about: About) -> list[str]:
-    """A line for every flag that was raised in training."""
+    """One line for each flag that training raised."""
     raised = about.provenance.get("flags", [])
     lines = [f"- Raised in training: `{f}`, {NAMES[f].raised_if}." for f in raised if f in NAMES]
     return [*lines, ""] if lines else []

@@ -1,4 +1,4 @@
-"""The two plots of a dial, from rows alone: SA against RA, and both along the dial."""
+"""Two plots of a dial from rows: SA against RA, and both along the dial."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ MARKS = ("o", "s", "^", "D", "v", "P", "X")
 
 
 def trade_off(rows: list[Row], *, title: str = "") -> Figure:
-    """SA against RA: one mark per point, 95 % intervals drawn; a curve joins rows that differ in their points alone."""
+    """SA against RA: one mark per point with 95 % intervals; a curve joins rows that differ only in their points."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(6.4, 4.6), layout="constrained")
@@ -95,7 +95,7 @@ def along_dial(rows: list[Row]) -> Figure:
 def as_bytes(figure: Figure, kind: str) -> bytes:
     """A figure as PNG or SVG."""
     buffer = io.BytesIO()
-    # An SVG is for pages, whose ground may be light or dark.
+    # Pages embed the SVG, and their background may be light or dark.
     options: dict[str, Any] = {"metadata": {"Date": None}, "transparent": True} if kind == "svg" else {}
     figure.savefig(buffer, format=kind, dpi=150, **options)
     return buffer.getvalue()

@@ -1,4 +1,4 @@
-"""Plots of what an evaluation found beside accuracies, from rows alone: what a reader would check first."""
+"""Plots of an evaluation's checks from rows: transfer, attacks, radius, loss, calibration, worst images."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 MOST = 6
-"""Curves in one plot, at most: ends and evenly spaced points between."""
+"""Maximum number of curves in one plot: the ends and evenly spaced points in between."""
 FEWEST = 10
-"""Images of a bin of a reliability curve, at least: the accuracy of fewer is noise."""
+"""Minimum images in a bin of a reliability curve, because the accuracy of fewer images is noise."""
 
 
 def some(rows: list[Row]) -> list[Row]:
@@ -28,13 +28,13 @@ def some(rows: list[Row]) -> list[Row]:
 
 
 def row_name(row: Row, rows: list[Row]) -> str:
-    """The point's label, with the run's name where there are several."""
+    """The point's label, with the run's name if there are several runs."""
     several = len({r.run for r in rows}) > 1
     return f"{row.run}: {point_label(row)}" if several else point_label(row)
 
 
 def colours(count: int) -> list[tuple[float, ...]]:
-    """Colours in an order of lightness, which colour-blind readers can distinguish."""
+    """Colours ordered by lightness, which colour-blind readers can distinguish."""
     from matplotlib import colormaps
 
     return [colormaps["viridis"](0.9 * i / max(count - 1, 1)) for i in range(count)]
@@ -48,7 +48,7 @@ def _axes(height: float = 3.6) -> tuple[Figure, Any]:
 
 
 def transfer_map(rows: list[Row]) -> Figure | None:
-    """RA at each point (columns) on images made at each (rows), in per cent; the diagonal is *known*."""
+    """RA in per cent at each point (columns) on images made at each point (rows); the diagonal is *known*."""
     crossed = [r for r in rows if r.knowledge == "transfer"]
     if not crossed:
         return None
@@ -92,7 +92,7 @@ def _source(row: Row) -> At:
 
 
 def ladder(rows: list[Row]) -> Figure | None:
-    """RA after each attack of a worst case, one line a point."""
+    """RA after each attack of a worst case, one line per point."""
     found = some([r for r in worst_rows(rows) if len(r.attack.names) > 1])
     if not found:
         return None
@@ -109,7 +109,7 @@ def ladder(rows: list[Row]) -> Figure | None:
 
 
 def eps_curves(rows: list[Row]) -> Figure | None:
-    """RA against the radius, on the probed sample; it must fall, and reach chance."""
+    """RA against the radius, on the probed sample; it must fall and reach chance level."""
     found = some([r for r in worst_rows(rows) if r.eps_curve])
     if not found:
         return None
@@ -125,7 +125,7 @@ def eps_curves(rows: list[Row]) -> Figure | None:
 
 
 def loss_curves(rows: list[Row]) -> Figure | None:
-    """The attack's mean loss at every step: it should have stopped rising."""
+    """The attack's mean loss at each step; it should stop rising before the last step."""
     found = some([r for r in worst_rows(rows) if r.loss_curve])
     if not found:
         return None
@@ -139,7 +139,7 @@ def loss_curves(rows: list[Row]) -> Figure | None:
 
 
 def reliability(rows: list[Row]) -> Figure | None:
-    """Accuracy against confidence on clean images, in bins; the diagonal is right."""
+    """Accuracy against confidence on clean images, in bins; the diagonal is perfect calibration."""
     found = some([r for r in worst_rows(rows) if r.calibration])
     if not found:
         return None
@@ -158,7 +158,7 @@ def reliability(rows: list[Row]) -> Figure | None:
 
 
 def examples(rows: list[Row]) -> Figure | None:
-    """The worst successful perturbations of a few points: clean, the change scaled to be seen, adversarial."""
+    """The worst successful perturbations at a few points: clean image, scaled perturbation, adversarial image."""
     from matplotlib.figure import Figure
 
     found = [r for r in some(worst_rows(rows)) if r.examples and r.per_class and Path(r.examples).is_file()][:4]

@@ -1,4 +1,4 @@
-"""Plots of multi-exit points, from rows alone: what early exit saves, and who leaves where."""
+"""Plots of multi-exit points from rows: the compute that early exit saves, and the exits that images take."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def live(rows: list[Row]) -> list[Row]:
 
 
 def accuracy_against_macs(rows: list[Row]) -> Figure:
-    """SA and RA against mean MACs an image, as the `exit` dial moves the thresholds; a colour a run."""
+    """SA and RA against mean MACs per image, as the dial `exit` moves the thresholds; one colour per run."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(6.4, 3.8), layout="constrained")
@@ -48,7 +48,7 @@ def accuracy_against_macs(rows: list[Row]) -> Figure:
         for row in found[-1:]:
             if row.macs_static is not None:
                 axes.axvline(row.macs_static / 1e6, color="#888888", linewidth=0.8)
-    axes.set_xlabel("mean MACs an image, millions (the line: the static network)")
+    axes.set_xlabel("mean MACs per image, millions (vertical line: the static network)")
     axes.set_ylabel("accuracy, %")
     axes.grid(alpha=0.25)
     axes.legend(fontsize=7)
@@ -56,7 +56,7 @@ def accuracy_against_macs(rows: list[Row]) -> Figure:
 
 
 def shares_per_exit(rows: list[Row]) -> Figure:
-    """The share of images that leave by each exit, clean and attacked; one pair of bars a row."""
+    """The share of images that leave by each exit, clean and attacked; one pair of bars per row."""
     from matplotlib.figure import Figure
 
     found = live(rows)

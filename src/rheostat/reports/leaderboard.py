@@ -1,4 +1,4 @@
-"""A row under RobustBench's JSON keys (Croce et al., NeurIPS 2021), the dial's fields beside."""
+"""A row with RobustBench's JSON keys (Croce et al., NeurIPS 2021) and additional fields for the dial."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from rheostat.results.row import Row
 
 
 def entry(row: Row) -> dict[str, Any]:
-    """A `worst` row as a RobustBench entry: accuracies are texts in per cent, eps a fraction of 255.
+    """Convert a `worst` row to a RobustBench entry: accuracies are texts in per cent, eps a fraction of 255.
 
-    `autoattack_acc` is None unless AutoAttack was among the attacks: a weaker worst case is under
-    `rheostat` alone, with the attacks it was taken over, n and interval.
+    `autoattack_acc` is None unless AutoAttack was among the attacks. The key `rheostat` always holds the worst case
+    with its attacks, n and interval.
     """
     attack = row.attack
     robust = f"{100 * row.robust_accuracy:.2f}"
@@ -51,7 +51,7 @@ def entry(row: Row) -> dict[str, Any]:
 
 
 def _eps(eps: float, norm: str) -> str:
-    """8/255 where eps is a whole number of 255ths, as RobustBench writes it; else the number."""
+    """eps as RobustBench writes it: 8/255 if it is a multiple of 1/255, else the plain number."""
     share = Fraction(eps * 255).limit_denominator(100)
     if norm == "linf" and share.denominator == 1 and abs(float(share) / 255 - eps) < 1e-9:
         return f"{share.numerator}/255"

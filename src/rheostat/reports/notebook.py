@@ -13,14 +13,14 @@ if TYPE_CHECKING:
 
 
 def plot(rows: Sequence[Row], *, title: str = "") -> Figure:
-    """Clean against robust accuracy, a mark per point with its 95 % interval, joined along the dial.
+    """Plot clean against robust accuracy: one mark per point with its 95 % interval, joined along the dial.
 
-    A Matplotlib figure, which a notebook shows by itself; `figure.savefig("curve.png")` writes it. ValueError where
-    there is no row.
+    Returns a Matplotlib figure, which a notebook shows; `figure.savefig("curve.png")` writes it. ValueError if there
+    is no row.
     """
     if not rows:
         raise ValueError("there is no row to plot")
     figure = trade_off(list(rows), title=title)
-    # Without pyplot nothing else tells a notebook how to show a figure.
+    # Without pyplot, a notebook needs this to show the figure.
     figure.__dict__["_repr_png_"] = lambda: as_bytes(figure, "png")
     return figure

@@ -1,4 +1,4 @@
-"""The self-contained HTML page of a report, from rows alone."""
+"""The self-contained HTML page of a report, made from rows."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 def page(
     rows: list[Row], *, title: str, recipe: dict[str, Any] | None = None, comparisons: Sequence[Comparison] = ()
 ) -> str:
-    """The whole report as one HTML text that needs nothing else."""
+    """The whole report as one HTML text that needs no other file."""
     worst = worst_rows(rows)
     if not worst:
         raise ValueError("there are no rows to report; run `rheostat evaluate` first")
@@ -58,12 +58,12 @@ def page(
 CHECKS = (
     (
         "What the attacker knows",
-        "Images made at one point, scored at another. Off the diagonal nothing should lie below it in its column.",
+        "RA on images made at one point and scored at another. In each column, no cell should be below the diagonal.",
         plots.transfer_map,
     ),
-    ("Attack by attack", "Each attack runs on the images that the attacks before it did not break.", plots.ladder),
-    ("Against the radius", "Must fall, and reach chance.", plots.eps_curves),
-    ("The attack's loss", "Should have stopped rising at the last step.", plots.loss_curves),
+    ("Attack by attack", "Each attack runs only on images that the earlier ones failed to fool.", plots.ladder),
+    ("Against the radius", "Robust accuracy must fall as the radius grows, and reach chance level.", plots.eps_curves),
+    ("The attack's loss", "The loss should stop rising before the last step.", plots.loss_curves),
     (
         "Calibration",
         "Accuracy against confidence on clean images; ECE is the mean distance from the diagonal. Bins with fewer "
@@ -72,18 +72,18 @@ CHECKS = (
     ),
     (
         "Worst images",
-        "Successful perturbations with the largest margins: the image and its label, the change δ, scaled to be seen "
-        "by the factor above it, and what the model said.",
+        "Successful perturbations with the largest margins: the image and its label, the perturbation δ, scaled by the "
+        "factor above it, and the adversarial image with the model's prediction.",
         plots.examples,
     ),
 )
-"""(title, what to look for, plot) of what a reader would check; a plot is None where the rows lack what it shows."""
+"""(title, what to look for, plot) of each check; a plot function returns None if the rows lack its data."""
 
 
 def _section(title: str, about: str, *figures: Figure, alts: Sequence[str] = (), photo: bool = False) -> dict[str, Any]:
-    """A heading, a sentence and figures, each with a text for those who cannot see it (default: the heading).
+    """A heading, a sentence and figures, each with an alternative text (by default the heading).
 
-    `photo`: the figures show images, whose colours a dark page must not change.
+    `photo` marks figures of images, whose colours a dark page must not change.
     """
     return {
         "title": title,
@@ -100,21 +100,19 @@ def _section(title: str, about: str, *figures: Figure, alts: Sequence[str] = (),
 
 
 def _curves(rows: list[Row]) -> list[dict[str, Any]]:
-    """The trade-off, accuracy along the dial, and exits where there are any."""
+    """The trade-off, accuracy along the dial, and exits if there are any."""
     out = [_section("The trade-off", "", trade_off(rows), alts=["clean against robust accuracy"])]
     if any("robustness" in r.at for r in worst_rows(rows)):
         out.append(_section("Along the dial", "", along_dial(rows), alts=["accuracy along the robustness dial"]))
     if live(rows):
-        about = (
-            "An exit that is passed has been paid for: the cost of a row counts every head before the one it leaves by."
-        )
+        about = "The cost of an image includes every exit head up to the one by which it leaves."
         alts = ["accuracy against mean MACs", "share of images per exit, clean and attacked"]
         out.append(_section("Exits", about, accuracy_against_macs(rows), shares_per_exit(rows), alts=alts))
     return out
 
 
 def _measured(worst: list[Row]) -> str:
-    """Attacks, tier, split and number of images of the rows, each named once."""
+    """The attacks, tier, split and number of images of the rows, without repetition."""
 
     def each(values: Iterable[str]) -> str:
         return ", ".join(dict.fromkeys(values))
@@ -127,7 +125,7 @@ def _measured(worst: list[Row]) -> str:
 
 
 def _flags(rows: list[Row]) -> list[dict[str, Any]]:
-    """Which flags the whole run raised, in training and evaluation, at which points, and what is known of each."""
+    """The flags raised in training and evaluation, with their points and their descriptions."""
     return [
         {
             "name": name,
@@ -177,7 +175,7 @@ def _points(worst: list[Row]) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
 
 
 def compared_html(found: Comparison) -> Markup:
-    """Paired differences of two runs, and what they come to, as HTML."""
+    """Paired differences of two runs, with their conclusions, as HTML."""
     return render(
         "comparison.html.j2",
         names=found.names,
@@ -191,7 +189,7 @@ def compared_html(found: Comparison) -> Markup:
 
 
 def _per_class(worst: list[Row]) -> tuple[list[str], list[list[str]]] | None:
-    """(head, body) of SA and RA of every class at a few points; None where the rows lack them."""
+    """(head, body) of SA and RA per class at a few points; None if the rows lack them."""
     shown = plots.some([r for r in worst if r.per_class])
     found = [(r, r.per_class) for r in shown if r.per_class]
     if not found:
@@ -217,7 +215,7 @@ def write_report(
     recipe: dict[str, Any] | None = None,
     comparisons: Sequence[Comparison] = (),
 ) -> list[Path]:
-    """Write report.html, robustbench.json, trade_off.png and trade_off.svg into a folder; their paths."""
+    """Write report.html, robustbench.json, trade_off.png and trade_off.svg into a folder; return their paths."""
     paths = [out / n for n in ("report.html", "robustbench.json", "trade_off.png", "trade_off.svg")]
     write_text(paths[0], page(rows, title=title, recipe=recipe, comparisons=comparisons))
     entries = [entry(r) for r in worst_rows(rows)]

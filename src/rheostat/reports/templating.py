@@ -1,4 +1,4 @@
-"""HTML from the templates of this room: everything that is put in is escaped."""
+"""Render the HTML templates of this package; every inserted value is escaped."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ if TYPE_CHECKING:
 
 
 def render(template: str, **values: Any) -> Markup:
-    """A template of `rheostat/reports/templates`, filled; a value that it lacks is an error.
+    """Render a template of `rheostat/reports/templates`; a missing value is an error.
 
-    The result may be put into another template as it is.
+    The result may be inserted into another template without escaping.
     """
     from markupsafe import Markup
 
@@ -40,14 +40,14 @@ def _environment() -> Environment:
 
 
 def _shown(value: Any) -> Any:
-    """A value as a page holds it: control characters of text are escapes, so that `cat page.html` obeys none."""
+    """Escape control characters in text, so that `cat page.html` cannot send them to a terminal."""
     from markupsafe import Markup
 
     return visible(value, keep="\n\t") if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
 def code(text: str) -> Markup:
-    """Escaped text in which `these` are <code>."""
+    """Escape a text and turn `backticks` into <code>."""
     from markupsafe import Markup, escape
 
     return Markup(re.sub(r"`([^`]*)`", r"<code>\1</code>", str(escape(text))))

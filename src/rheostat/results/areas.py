@@ -1,7 +1,7 @@
-"""One number for a whole dial: the area that its points dominate, against a reference.
+"""One number for a whole dial: the area that its points dominate, above a reference point.
 
-Hypervolume indicator (Zitzler & Thiele 1999) in two dimensions, SA and RA; normalised by that of the
-dedicated models, so that 1 is as good as a training for every point.
+This is the hypervolume indicator (Zitzler & Thiele 1999) in two dimensions, SA and RA. It is normalised by the
+hypervolume of the dedicated models, so that 1 is as good as one training per point.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ Points = list[tuple[float, float]]
 
 
 def hypervolume(points: Sequence[tuple[float, float]], reference: tuple[float, float]) -> float:
-    """Area dominated by (SA, RA) points above the reference (SA, RA); 0 where none lies above it."""
+    """Area dominated by (SA, RA) points above the reference (SA, RA); 0 if no point is above it."""
     total, best = 0.0, reference[1]
     for clean, robust in sorted(points, reverse=True):
         if clean > reference[0] and robust > best:
@@ -29,10 +29,10 @@ def hypervolume(points: Sequence[tuple[float, float]], reference: tuple[float, f
 def normalised(
     run: Bits, dedicated: Bits, *, margin: float = 0.02, draws: int = 1000, seed: int = 0
 ) -> tuple[float, float, float]:
-    """(value, low, high) of a run's hypervolume over the dedicated models', 95 % by bootstrap.
+    """(value, low, high): a run's hypervolume divided by that of the dedicated models, with a 95 % bootstrap interval.
 
-    The reference is the SA of the last dedicated model (the most robust one) less `margin`, and RA 0.
-    Images are drawn anew for each of the two, the same for all points of one.
+    The reference is the SA of the last dedicated model (the most robust one) less `margin`, and RA 0. The run and the
+    dedicated models are resampled independently; all points of one side share the resampled images.
     """
     sizes = len(run[0][0]), len(dedicated[0][0])
     own, others = _resampled((run, dedicated), sizes, draws, seed)
@@ -48,10 +48,10 @@ def normalised(
 def compared(
     run: Bits, other: Bits, reference: tuple[float, float], *, draws: int = 1000, seed: int = 0
 ) -> tuple[float, float, float]:
-    """(difference, low, high) of two runs' hypervolumes on the same images, 95 % by paired bootstrap.
+    """(difference, low, high) of two runs' hypervolumes on the same images, with a 95 % paired bootstrap interval.
 
-    In units of points of SA × RA in [0, 1]; each draw takes the same images for both runs. ValueError
-    where the runs were measured on different numbers of images.
+    Units are SA × RA, both in [0, 1]. Each resample takes the same images for both runs. ValueError if the runs were
+    measured on different numbers of images.
     """
     n = len(run[0][0])
     if n != len(other[0][0]):
@@ -63,9 +63,9 @@ def compared(
 
 
 def _resampled(runs: tuple[Bits, Bits], sizes: tuple[int, ...], draws: int, seed: int) -> list[list[Points]]:
-    """Each run's (SA, RA) points: on its images as they are, then on `draws` samples of them.
+    """Each run's (SA, RA) points: on its original images, then on `draws` resamples of them.
 
-    One size: the runs share each sample. Two: each has its own.
+    With one size the runs share each resample; with two sizes they are resampled independently.
     """
     generator = torch.Generator().manual_seed(seed)
     counts = [torch.ones(1 + draws, n, dtype=torch.float64) for n in sizes]
@@ -74,7 +74,7 @@ def _resampled(runs: tuple[Bits, Bits], sizes: tuple[int, ...], draws: int, seed
             count[draw] = torch.randint(n, (n,), generator=generator).bincount(minlength=n)
     out = []
     for bits, count in zip(runs, (counts[0], counts[-1]), strict=True):
-        # Both bits of all points, weighted by how often each image was drawn: one product.
+        # One product gives the means of all points, weighted by how often each image was drawn.
         table = torch.stack([bit for pair in bits for bit in pair]).double()
         means = (count @ table.T / count.shape[1]).unflatten(1, (-1, 2))
         out.append([[(a, b) for a, b in points] for points in means.tolist()])

@@ -1,8 +1,8 @@
-"""Per-example bits: one packed file beside each file of rows, by the rows' identities.
+"""Per-example bits: one packed file for each file of rows, indexed by the rows' identities.
 
-`rows.jsonl` has its bits in `rows.bits.safetensors`: per row a uint8 tensor (2, ceil(n / 8)), clean and
-robust, most significant bit first. Rows written before (version 1) named a loose .npy file each; those
-are still read where the packed file does not hold the row.
+The bits of `rows.jsonl` are in `rows.bits.safetensors`: for each row a uint8 tensor (2, ceil(n / 8)), clean and
+robust, most significant bit first. Rows of version 1 name a separate .npy file each, which is still read if the packed
+file does not hold the row.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ Pair = tuple[Tensor, Tensor]
 
 
 def bits_file(rows_file: str | Path) -> Path:
-    """The packed file beside a file of rows."""
+    """The packed file that belongs to a file of rows."""
     return Path(rows_file).with_suffix(".bits.safetensors")
 
 
 def pack(clean: Tensor, robust: Tensor) -> Tensor:
-    """Two rows of bits, (n,) bool each, as uint8 (2, ceil(n / 8))."""
+    """Pack clean and robust bits, (n,) bool each, as uint8 (2, ceil(n / 8))."""
     return torch.from_numpy(np.packbits(torch.stack([clean, robust]).cpu().numpy(), axis=1))
 
 
@@ -46,7 +46,7 @@ class PackedBits:
     packed: Mapping[str, Tensor]
 
     def of(self, row: Row) -> Pair:
-        """(clean, robust) bits of a row, (n,) bool each; ValueError where there are none."""
+        """(clean, robust) bits of a row, (n,) bool each; ValueError if there are none."""
         found = self.packed.get(row.identity)
         if found is None and row.bits is not None:
             found = _loose(self.rows_file.parent / row.bits)
@@ -58,18 +58,18 @@ class PackedBits:
 
 
 def _loose(path: Path) -> Tensor | None:
-    """A row's own file of version 1."""
+    """Read the separate file of a row of version 1."""
     return torch.from_numpy(np.load(path, allow_pickle=False)) if path.is_file() else None
 
 
 def read_bits(rows_file: str | Path) -> PackedBits:
-    """The bits of all rows of a file, in one call. Without a packed file: those that rows name themselves."""
+    """The bits of all rows of a file. Without a packed file it reads the files that the rows name."""
     path = bits_file(rows_file)
     return PackedBits(Path(rows_file), read_tensors(path)[0] if path.is_file() else {})
 
 
 def write_bits(rows_file: str | Path, rows: Iterable[Row], new: Mapping[str, Pair]) -> None:
-    """Add bits by identity to the packed file, and drop those of no row. The caller holds the rows' lock."""
+    """Add bits by identity to the packed file and drop bits without a row. The caller must hold the rows' lock."""
     kept = dict(read_bits(rows_file).packed) | {name: pack(*pair) for name, pair in new.items()}
     names = {row.identity for row in rows}
     kept = {name: kept[name] for name in sorted(kept) if name in names}

@@ -1,4 +1,4 @@
-"""Two runs on the same images: paired differences point by point, and of the areas under their dials."""
+"""Paired comparison of two runs on the same images: differences at each point and of the areas under their dials."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Key = frozenset[tuple[str, float]]
 
 @dataclass(frozen=True)
 class Difference:
-    """The first less the second, with its 95 % interval; as fractions."""
+    """The first run less the second, as a fraction, with its 95 % interval."""
 
     value: float
     low: float
@@ -29,30 +29,30 @@ class Difference:
 
     @property
     def verdict(self) -> str:
-        """What the interval says: "better", "worse", or "not significantly different"."""
+        """The conclusion from the interval: "better", "worse", or "not significantly different"."""
         return "better" if self.low > 0 else "worse" if self.high < 0 else "not significantly different"
 
     def text(self, scale: float = 100, digits: int = 1) -> str:
-        """+2.5 [+1.5, +3.4], in points."""
+        """The difference as text, in points: +2.5 [+1.5, +3.4]."""
         values = (scale * v for v in (self.value, self.low, self.high))
         return "{:+.{d}f} [{:+.{d}f}, {:+.{d}f}]".format(*values, d=digits)
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """What `compare` found."""
+    """The result of `compare`."""
 
     names: tuple[str, str]
     n: int
-    """Images, the same for both."""
+    """Number of images, the same for both runs."""
     under: str
     """Attacks, norm and radius, data and split."""
     points: tuple[tuple[str, Difference, Difference], ...]
-    """(label, SA, RA) of every point that both were measured at."""
+    """(label, difference in SA, difference in RA) at every point that both runs have."""
     area: Difference | None
-    """Of the areas dominated in (SA, RA); None with fewer than three points."""
+    """Difference of the areas dominated in (SA, RA); None with fewer than three points."""
     above: float
-    """The SA above which areas are taken."""
+    """Areas count only above this SA."""
 
 
 @dataclass(frozen=True)
@@ -65,14 +65,14 @@ class Side:
 
 
 def sides(rows: list[Row], file: Path) -> list[Side]:
-    """Every run that has rows in a file."""
+    """All runs that have rows in a file."""
     kept = [r for r in worst_rows(rows) if r.knowledge == "known"]
     bits = read_bits(file)
     return [Side(n, tuple(r for r in kept if r.run == n), bits) for n in dict.fromkeys(r.run for r in kept)]
 
 
 def side(given: str) -> Side:
-    """The run of a folder, of a rows file, or of FILE:NAME where a file holds several."""
+    """The run of a folder or of a rows file, or of FILE:NAME if the file holds several runs."""
     path, name = Path(given), ""
     if not path.exists() and ":" in given:
         text, _, name = given.rpartition(":")
@@ -98,12 +98,12 @@ def compare(
     at: At | None = None,
     above: float | None = None,
 ) -> Comparison:
-    """The first run less the second at every point that both were measured at on the same images.
+    """The first run less the second, at every point that both have on the same images.
 
-    Rows pair by tier, rule between norm sets, attacks, norm, radius, data, split and number of images
-    (the most that both have), and by the dials that both runs have; `at` fixes dials, where one run has
-    more of them than the other. Areas lie above `above` (SA), by default the lowest SA less 2 points.
-    ValueError where nothing pairs, or a point does so twice.
+    Rows are paired by tier, rule between norm sets, attacks, norm, radius, data, split and number of images (the
+    largest that both have), and by the dials that both runs have; `at` fixes additional dials of one run. Areas count
+    above the SA `above`, by default the lowest SA less 2 points. ValueError if no rows can be paired, or if a point
+    pairs twice.
     """
     a, b = _matched(first, second, tier, between, at or {})
     both = [key for key in a if key in b]
@@ -132,7 +132,7 @@ def compare(
 def _matched(
     first: Side, second: Side, tier: str, between: str | None, fixed: dict[str, float]
 ) -> list[dict[Key, Row]]:
-    """Each run's rows on the images and under the attacks that both have, by point."""
+    """Each run's rows by point, on the images and under the attacks that both runs have."""
     sides = first, second
     asked = [
         [
@@ -146,7 +146,7 @@ def _matched(
     if not shared:
         described = " and ".join(f"{s.name} has {_have(s.rows)}" for s in sides)
         rule = f", rule {between!r}" if between else ""
-        raise ValueError(f"nothing pairs by tier {tier!r}{rule}: {described}")
+        raise ValueError(f"no rows can be paired by tier {tier!r}{rule}: {described}")
     chosen = max(shared, key=lambda key: (json.loads(key)["n"], key))
     kept = [[r for r in rows if _images(r) == chosen] for rows in asked]
     hashes = [{r.dataset_hash for r in rows if r.dataset_hash is not None} for rows in kept]
@@ -157,7 +157,7 @@ def _matched(
 
 
 def _images(row: Row) -> str:
-    """What two rows must share to be paired: the images and the attacks."""
+    """The properties that two rows must share to be paired: images and attacks."""
     shared = {"dataset": row.dataset, "split": row.split, "n": row.n, "tier_version": row.tier_version}
     shared["attack_precision"] = row.attack_precision
     return json.dumps({**shared, "attack": row.attack.plain()}, sort_keys=True)
@@ -173,12 +173,12 @@ def _by_point(of: Side, rows: list[Row], dials: set[str]) -> dict[Key, Row]:
                 f"{of.name} was measured at several positions of {', '.join(more)}, a dial that the other "
                 f"run does not have; fix it: --at {more[0]}={row.at[more[0]]:g}"
             )
-        out[key] = row  # the last one written, where a model was trained again
+        out[key] = row  # the last row written counts, if a model was trained again
     return out
 
 
 def _have(rows: tuple[Row, ...]) -> str:
-    """A run's rows in a few words."""
+    """A short description of a run's rows."""
     found = dict.fromkeys(
         f"{r.tier}{'' if r.rule is None else ' by ' + r.rule} on {r.n} of {r.dataset} "
         f"{r.split} under {', '.join(r.attack.names)} at {r.attack.eps:g}"

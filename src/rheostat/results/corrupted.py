@@ -1,4 +1,4 @@
-"""Rows of common corruptions as one table: a line a point, the mean over kinds of each severity, the worst kind."""
+"""Common corruptions as one table: one line per point, the mean over kinds at each severity, and the worst kind."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from rheostat.results.labels import percent, point_label
 from rheostat.results.row import Row
 
 TIER = "corruptions"
-"""The tier that rows of corruptions name: nobody attacks there."""
+"""The tier of corruption rows, which involve no attack."""
 ABOUT = (
     "Standard accuracy on corrupted images: means over the kinds at each severity (1 to 5), and the kind that costs "
     "most at the highest. Made from the clean images by the definitions of Hendrycks & Dietterich (2019), from fixed "
@@ -19,7 +19,7 @@ ABOUT = (
 
 
 def corruption_table(rows: Iterable[Row]) -> tuple[list[str], list[list[str]]] | None:
-    """(head, body) of one line for each run and point; None where no row is of a corruption."""
+    """(head, body) with one line for each run and point; None if no row is of a corruption."""
     groups: dict[str, list[Row]] = {}
     for row in rows:
         if row.corruption is not None:

@@ -1,4 +1,4 @@
-"""Which rows make one curve: those that agree in everything but the point.
+"""Group rows into curves: rows of one curve agree in everything except the point.
 
 Rows that differ in attack, tier, split, number of images or anything else are never joined by a line.
 """
@@ -11,14 +11,14 @@ from collections.abc import Iterable, Sequence
 from rheostat.results.row import Row
 
 SHOWN = ("run", "rule", "tier", "split", "n", "dataset", "knowledge", "seed", "artifact", "dial", "attack")
-"""Fields that may distinguish two curves by name, the plainest first."""
+"""Fields that may distinguish two curves by name, in order of preference."""
 
 
 def key_of(row: Row, *, along: str | None = None) -> str:
-    """What the rows of a curve share: all that was measured but for the point, or for one dial of it.
+    """The key that the rows of a curve share: every field except the point, or except one dial of it (`along`).
 
-    Hashes of the data are left out: not every row of version 1 has one, and a file holds one data set of
-    a name, split and number of images.
+    It ignores data hashes: some rows of version 1 have none, and a file holds only one data set for each name, split
+    and number of images.
     """
     shared = {
         k: getattr(row, k)
@@ -35,9 +35,9 @@ def key_of(row: Row, *, along: str | None = None) -> str:
 
 
 def curves(rows: Iterable[Row], *, along: str | None = None) -> dict[str, list[Row]]:
-    """The curves that rows make, each sorted by its points, in the order that they are met.
+    """Group rows into curves, each sorted by its points, in order of first appearance.
 
-    With `along`, a dial, rows of one curve agree in all other dials too.
+    If `along` names a dial, the rows of one curve also agree in all other dials.
     """
     found: dict[str, list[Row]] = {}
     for row in rows:
@@ -46,7 +46,7 @@ def curves(rows: Iterable[Row], *, along: str | None = None) -> dict[str, list[R
 
 
 def curve_names(lines: Sequence[Sequence[Row]]) -> list[str]:
-    """A name for each curve: its run, its rule between norm sets, and whatever else distinguishes them."""
+    """A name for each curve: its run, its rule between norm sets, and the fields that distinguish it from others."""
     fields: list[str] = []
     names = [_name(line, fields) for line in lines]
     for field in ("at", *SHOWN[2:]):
@@ -65,7 +65,7 @@ def _name(line: Sequence[Row], fields: Iterable[str]) -> str:
 
 
 def _shown(line: Sequence[Row], field: str) -> str:
-    """A field of a curve as text; of the point, the dials that stand still along it."""
+    """A field of a curve as text; for the point, the dials that are constant along the curve."""
     row = line[0]
     if field == "at":
         still = {k: v for k, v in row.at.items() if all(r.at.get(k) == v for r in line) and len(line) > 1}
@@ -77,6 +77,6 @@ def _shown(line: Sequence[Row], field: str) -> str:
 
 
 def same_setting(a: Row, b: Row) -> bool:
-    """Whether two rows are of one run, model, data and seed: they may differ in point, attack and knowledge."""
+    """Whether two rows share run, model, data and seed; they may differ in point, attack and knowledge."""
     fields = ("run", "artifact", "dataset", "split", "rule", "tier", "tier_version", "n", "seed", "attack_precision")
     return all(getattr(a, field) == getattr(b, field) for field in fields)

@@ -1,4 +1,4 @@
-"""Intervals for shares of examples, and for paired differences on the same examples."""
+"""Confidence intervals for proportions, and for paired differences on the same examples."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ LEVEL = 0.95
 
 
 def exact(successes: int, n: int, *, level: float = 0.95) -> tuple[float, float]:
-    """Clopper–Pearson interval of a share (two-sided)."""
-    from scipy.stats import binomtest  # here: its import takes more than a second
+    """Two-sided exact (Clopper–Pearson) interval of the proportion successes / n."""
+    from scipy.stats import binomtest  # imported here, because it takes more than a second
 
     if not 0 <= successes <= n or n < 1:
         raise ValueError(f"{successes} successes of {n}")
@@ -41,12 +41,12 @@ def paired(a: Tensor, b: Tensor, *, level: float = 0.95) -> tuple[float, float, 
 
 
 def not_lower(a: Tensor, b: Tensor, *, margin: float = 0.015, level: float = 0.95) -> bool:
-    """Whether a is not lower than b: the lower bound of the paired difference is at least -margin."""
+    """Non-inferiority of a to b: whether the lower bound of the paired difference is at least -margin."""
     return paired(a, b, level=level)[1] >= -margin
 
 
 def reversals(bits: list[Tensor], *, level: float = 0.95) -> list[int]:
-    """Places i where bits[i + 1] lies below bits[i] with a paired interval that excludes 0."""
+    """Indices i at which bits[i + 1] is significantly lower than bits[i]: the paired interval excludes 0."""
     return [i for i, (a, b) in enumerate(itertools.pairwise(bits)) if paired(b, a, level=level)[2] < 0]
 
 
@@ -56,11 +56,11 @@ def share(bits: Tensor) -> float:
 
 
 def lower_bound(successes: int, n: int, *, confidence: float) -> float:
-    """One-sided exact (Clopper–Pearson) lower bound of a share."""
+    """One-sided exact (Clopper–Pearson) lower bound of the proportion successes / n."""
     from scipy.stats import binomtest
 
     if not 0 < confidence < 1:
-        raise ValueError(f"confidence lies between 0 and 1, given {confidence:g}")
+        raise ValueError(f"confidence must lie between 0 and 1, given {confidence:g}")
     found = binomtest(successes, n, alternative="greater").proportion_ci(confidence_level=confidence, method="exact")
     return float(found.low)
 

@@ -1,4 +1,4 @@
-"""Rows as text: what a table, a plot or a terminal calls them."""
+"""Rows as text for tables, plots and terminals."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from rheostat.results.row import At, Row
 
 
 def worst_rows(rows: Sequence[Row]) -> list[Row]:
-    """The rows of worst cases over attacks: what curves and tables are made of."""
+    """The rows of worst cases over attacks, which curves and tables show."""
     return [r for r in rows if r.attack.name == "worst"]
 
 
 def gap_lines(rows: list[Row]) -> list[str]:
-    """Per point of a tier above quick: what PGD-20 alone would have said."""
+    """For each point of a tier above quick: how PGD-20 alone compares with the whole tier."""
     lines = []
     for first in rows:
         if first.attack.name != "pgd20" or first.cumulative or first.tier == "quick":
@@ -31,7 +31,7 @@ def gap_lines(rows: list[Row]) -> list[str]:
 
 
 def attacker_lines(rows: list[Row]) -> list[str]:
-    """What attackers with other knowledge of the dial achieve: the strongest transfer, unknown, chosen."""
+    """Results for attackers with different knowledge of the dial: the strongest transfer, unknown, chosen."""
     lines = []
     for row in rows:
         if row.knowledge != "unknown":
@@ -56,7 +56,7 @@ def attacker_lines(rows: list[Row]) -> list[str]:
 
 
 def point_label(row: Row, at: At | None = None) -> str:
-    """A short text for a row's point, or for another of the same dials: λ or t first."""
+    """A short text for a row's point, or for the point `at` of the same dials; λ or t comes first."""
     left = dict(row.at if at is None else at)
     parts = []
     if "robustness" in left:
@@ -66,7 +66,7 @@ def point_label(row: Row, at: At | None = None) -> str:
 
 
 def attacks_label(row: Row) -> str:
-    """The attacks of a row, and that their gradients were of bf16 where they were."""
+    """The attacks of a row, and the precision of their gradients if it is not fp32."""
     return ", ".join(row.attack.names) + ("" if row.attack_precision == "fp32" else f" in {row.attack_precision}")
 
 

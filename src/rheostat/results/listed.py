@@ -1,4 +1,4 @@
-"""Rows as a list that a notebook shows as a table."""
+"""A list of rows that a notebook shows as a table."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ HEADS = ("run", "point", "SA % [95 %]", "RA % [95 %]", "attacks", "M MACs", "spl
 
 
 class Rows(list[Row]):
-    """The rows of an evaluation or a file: a list, and in a notebook a table of the worst cases, a line a point."""
+    """A list of the rows of an evaluation or a file; a notebook shows the worst cases as a table, a line per point."""
 
     def _repr_html_(self) -> str:
         lines = [

@@ -1,4 +1,4 @@
-"""What numbers are measured on."""
+"""The hardware that numbers are measured on."""
 
 from __future__ import annotations
 

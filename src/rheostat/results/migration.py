@@ -1,18 +1,18 @@
-"""Rows of versions 1 (files without a `version`) and 2 as rows of version 3."""
+"""Migrate rows of versions 1 (files without a `version`) and 2 to version 3."""
 
 from __future__ import annotations
 
 from typing import Any
 
 NEVER_SET = ("reported", "latency_ms")
-"""Fields of version 1 that no row has ever filled."""
+"""Fields of version 1 that no row ever used."""
 
 
 def migrated(row: dict[str, Any]) -> dict[str, Any]:
-    """A row of version 1 or 2 as version 3 has it; other rows as they are.
+    """Convert a row of version 1 or 2 to version 3; return other rows unchanged.
 
-    Version 3 only adds fields to version 2. All rows of version 1 were judged in fp32 under version 1 of
-    the tiers. Positions under a rule between norm sets are training λ, others were printed as t.
+    Version 3 only adds fields to version 2. All rows of version 1 were judged in fp32, under version 1 of the tiers.
+    Positions under a rule between norm sets are training λ; all other positions were printed as t.
     """
     if row.get("version") == 2:
         return {**row, "version": 3}

@@ -1,7 +1,7 @@
 """The schema of a result row: one measurement of one point under one attack, or under the worst of several.
 
-`Measurement` is what is measured, known before it is done; `Row` adds what was found. A file of rows holds
-one JSON object a line, without the fields that do not apply. Files of versions 1 and 2 are read through `migration`.
+`Measurement` describes what is measured and is known in advance; `Row` adds the results. A file of rows holds one
+JSON object per line, without fields that do not apply. `migration` converts rows of versions 1 and 2.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ At = dict[str, float]
 
 
 class Part(BaseModel):
-    """A value of the schema: immutable, and nothing in it that the schema does not name."""
+    """A value of the schema: immutable, without fields that the schema does not define."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
 
 
 class AttackEntry(Part):
-    """An attack and its budget in units of [0, 1]; of a worst case, the attacks that it is taken over."""
+    """An attack and its budget in units of [0, 1]; for a worst case, the attacks that it covers."""
 
     name: str = Field(
         description="The attack's name; `worst` (the worst case per example), `transfer`, `unknown` or `chosen`."
@@ -50,11 +50,11 @@ class AttackEntry(Part):
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The names of the attacks that were run: those of a worst case, else this one's."""
+        """The names of the attacks that ran: those of a worst case, else this attack's name."""
         return (self.name,) if self.of is None else tuple(n for n in self.of if isinstance(n, str))
 
     def plain(self) -> dict[str, Any]:
-        """The entry as JSON has it."""
+        """The entry as a JSON-compatible dict."""
         return self.model_dump(mode="json", by_alias=True, exclude_none=True)
 
 
@@ -179,7 +179,7 @@ class Measurement(Part):
 
     @property
     def identity(self) -> str:
-        """What makes two rows the same measurement: 16 hex digits, the same for a row of version 1."""
+        """16 hex digits that identify the measurement; they are the same for a row of version 1."""
         parts: list[object] = [
             self.run,
             self.artifact,
@@ -254,5 +254,5 @@ class Row(Measurement):
         return self.robust_accuracy, self.interval.robust
 
     def plain(self) -> dict[str, Any]:
-        """The row as JSON has it: a dict without the fields that do not apply."""
+        """The row as a JSON-compatible dict without fields that do not apply."""
         return self.model_dump(mode="json", by_alias=True, exclude_none=True)

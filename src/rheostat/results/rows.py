@@ -1,6 +1,6 @@
-"""Files of rows: one JSON object a line, with the per-example bits of all packed beside (`bits`).
+"""Files of rows: one JSON object per line, and a second file with the packed per-example bits (`bits`).
 
-Only rows of evaluations: timings and costs have files of their own (`timings`).
+They hold only rows of evaluations; timings and costs have separate files (`timings`).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from rheostat.runtime.files import locked, write_text
 
 
 def read_lines(path: str | Path) -> list[dict[str, Any]]:
-    """The JSON objects of a file; ValueError names the line that is none. No file: none."""
+    """The JSON objects of a file; ValueError names an invalid line. A missing file gives an empty list."""
     out: list[dict[str, Any]] = []
     file = Path(path)
     if not file.is_file():
@@ -28,7 +28,7 @@ def read_lines(path: str | Path) -> list[dict[str, Any]]:
     for number, line in enumerate(file.read_text().splitlines(), 1):
         try:
             found = json.loads(line)
-        except (ValueError, RecursionError) as error:  # ValueError also for a number of too many digits
+        except (ValueError, RecursionError) as error:  # a number with too many digits is also a ValueError
             raise ValueError(f"{file}, line {number}: not JSON ({error})") from None
         if not isinstance(found, dict):
             raise ValueError(f"{file}, line {number}: not a JSON object")
@@ -37,22 +37,22 @@ def read_lines(path: str | Path) -> list[dict[str, Any]]:
 
 
 def is_row(line: Mapping[str, Any]) -> bool:
-    """Whether an object of a results file is of an evaluation: every such row names its tier."""
+    """Whether an object of a results file is a row of an evaluation; every such row names its tier."""
     return "tier" in line
 
 
 def read_rows(path: str | Path) -> Rows:
-    """The rows of a file, of this version or before. No file: no rows.
+    """Read the rows of a file, of this schema version or an earlier one. A missing file gives no rows.
 
-    ValueError names the line that is not JSON, is not of an evaluation, or does not fit the schema.
+    ValueError names the line that is not JSON, is not a row of an evaluation, or does not match the schema.
     """
     return Rows(parse_row(line, f"{path}, line {number}") for number, line in enumerate(read_lines(path), 1))
 
 
 def parse_row(line: dict[str, Any], where: str = "row") -> Row:
-    """A row from its JSON object, of this version or before; ValueError says what does not fit."""
+    """Parse a row of this schema version or an earlier one from its JSON object; ValueError says what is wrong."""
     if not is_row(line):
-        raise ValueError(f"{where}: no row of an evaluation (it has no tier); timings are read by read_timings")
+        raise ValueError(f"{where}: not a row of an evaluation (it has no tier); read timings with read_timings")
     if line.get("version", VERSION) not in (2, VERSION):
         raise ValueError(f"{where}: row of version {line['version']}, this package reads versions 1 to {VERSION}")
     try:
@@ -64,7 +64,7 @@ def parse_row(line: dict[str, Any], where: str = "row") -> Row:
 
 
 def rows_file(run: Path) -> Path:
-    """The rows of a run's folder, or the file itself; ValueError where there is none."""
+    """The rows file of a run's folder, or the given file itself; ValueError if it does not exist."""
     file = run / "rows.jsonl" if run.is_dir() else run
     if not file.is_file():
         raise ValueError(f"no rows in {run}; run `rheostat evaluate {run}` first")
@@ -72,17 +72,17 @@ def rows_file(run: Path) -> Path:
 
 
 def write_rows(path: str | Path, rows: Iterable[Row]) -> None:
-    """Write all rows of a file, whole; to add some, and their bits, take `add_rows`."""
+    """Write all rows of a file atomically; use `add_rows` to add rows and their bits."""
     write_text(Path(path), "".join(json.dumps(row.plain()) + "\n" for row in rows))
 
 
 def add_rows(
     path: str | Path, new: Iterable[Row], bits: Mapping[str, Pair] | None = None, *, drop: Sequence[str] = ()
 ) -> None:
-    """Add rows and their bits (by identity); a row of the same measurement is replaced in place.
+    """Add rows and their bits (by identity); a new row replaces an old row of the same measurement in place.
 
-    `drop`: identities of rows to leave out. The file is locked meanwhile, so that several processes
-    and threads may add to it at once and lose nothing.
+    `drop` holds identities of rows to remove. The file is locked, so that several processes and threads can add rows
+    concurrently without losing any.
     """
     with locked(Path(path)):
         rows = {r.identity: r for r in read_rows(path)}

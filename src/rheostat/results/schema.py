@@ -1,4 +1,4 @@
-"""The schema of a row as a page of the documentation, made from the model: docs/row.md."""
+"""Generate docs/row.md, the documentation of the row schema, from the pydantic models."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Rows that differ in attack, tier, split, number of images or anything else but t
 
 
 def page() -> str:
-    """The page as Markdown: what is measured, what was found, and every nested value."""
+    """The page as Markdown: the measurement's fields, the results' fields, and every nested type."""
     own = [name for name in Row.model_fields if name not in Measurement.model_fields]
     parts = [
         HEAD,
@@ -73,7 +73,7 @@ def _text(annotation: Any) -> str:
 
 
 def _nested(model: type[BaseModel]) -> list[type[BaseModel]]:
-    """The models of a model's fields, in order, each once."""
+    """The models used in a model's fields, in order, each once."""
     found: dict[type[BaseModel], None] = {}
 
     def visit(annotation: Any) -> None:

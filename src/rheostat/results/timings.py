@@ -1,6 +1,6 @@
-"""Files of timings and costs: plain JSON objects, one a line, whose fields their own scripts choose.
+"""Files of timings and costs: one plain JSON object per line, with fields chosen by the script that writes them.
 
-They are no rows of an evaluation: nothing in them has a tier, and `read_rows` refuses them.
+They are not rows of an evaluation: they have no tier, and `read_rows` refuses them.
 """
 
 from __future__ import annotations
@@ -17,20 +17,20 @@ Timing = dict[str, Any]
 
 
 def read_timings(path: str | Path) -> list[Timing]:
-    """The timings of a file; ValueError where it holds rows of an evaluation. No file: none."""
+    """Read the timings of a file; ValueError if it holds rows of an evaluation. A missing file gives an empty list."""
     found = read_lines(path)
     for number, line in enumerate(found, 1):
         if is_row(line):
-            raise ValueError(f"{path}, line {number}: a row of an evaluation, no timing; read it by read_rows")
+            raise ValueError(f"{path}, line {number}: a row of an evaluation, not a timing; read it with read_rows")
     return found
 
 
 def holds_timings(path: str | Path) -> bool:
-    """Whether a results file is one of timings: it has lines, and none is of an evaluation."""
+    """Whether a results file holds timings: it has lines, and none of them is a row of an evaluation."""
     found = read_lines(path)
     return bool(found) and not any(map(is_row, found))
 
 
 def write_timings(path: str | Path, timings: Iterable[Mapping[str, Any]]) -> None:
-    """Write all timings of a file, whole."""
+    """Write all timings of a file atomically."""
     write_text(Path(path), "".join(json.dumps(t) + "\n" for t in timings))

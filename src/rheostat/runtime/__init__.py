@@ -1,1 +1,1 @@
-"""What every room stands on: whole files, random streams, ranks, interrupts, messages."""
+"""Foundations for all other packages: atomic files, random streams, ranks, interrupts, error messages."""

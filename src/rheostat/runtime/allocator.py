@@ -1,7 +1,7 @@
-"""glibc is set to keep what is freed: feature maps of one pass are the next one's memory.
+"""Set glibc to keep freed memory, so that the next pass reuses the memory of feature maps.
 
-By default every buffer of some megabytes goes back to the system when it is freed and comes back a page
-at a time, zeroed, in the next pass: a third of the time of a pass on a CPU.
+By default glibc returns every freed buffer of some megabytes to the system, and gets it back page by page, zeroed, in
+the next pass. On a CPU that takes a third of the time of a pass.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ GIBIBYTE = 2**30
 
 
 def keep_freed_memory() -> bool:
-    """For this process, from now on; whether it took effect. Resident memory stays at its peak.
+    """Keep freed memory in this process from now on; return whether it took effect. Resident memory stays at its peak.
 
-    For programs, not for libraries: the command line calls it. Does nothing where the C library is
-    not glibc, or where its settings are in the environment already.
+    This is for programs, not for libraries: the command line calls it. It does nothing if the C library is not glibc,
+    or if the environment already sets these options.
     """
     if os.environ.get("GLIBC_TUNABLES") or any(k.startswith("MALLOC_") for k in os.environ):
         return False

@@ -1,4 +1,4 @@
-"""Errors about names (what was given, what is allowed and the nearest match) and settings without effect."""
+"""Error messages about names, with the given, the allowed and the nearest name; warnings of unused settings."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from collections.abc import Iterable
 
 
 class NoEffectWarning(UserWarning):
-    """A setting that was given and changes nothing."""
+    """A setting was given that has no effect."""
 
 
 def nearest(given: str, allowed: Iterable[str]) -> str:
-    """The clause that ends an error message: the nearest allowed name, and all of them."""
+    """The end of an error message: the nearest allowed name, then all allowed names."""
     names = sorted(allowed)
     close = difflib.get_close_matches(given, names, n=1, cutoff=0.5)
     hint = f"did you mean {close[0]!r}? " if close else ""
@@ -19,7 +19,7 @@ def nearest(given: str, allowed: Iterable[str]) -> str:
 
 
 def check_choice(owner: str, what: str, given: str, allowed: Iterable[str]) -> None:
-    """ValueError that names owner, option, what was given and the nearest, unless it is allowed."""
+    """ValueError unless `given` is allowed; it names the owner, the option, the given and the nearest value."""
     names = tuple(allowed)
     if given not in names:
         raise ValueError(f"{owner}: no {what} {given!r}; {nearest(given, names)}")

@@ -1,7 +1,7 @@
-"""Ranks of one data-parallel run under torchrun: torch.distributed does the work.
+"""Ranks of one data-parallel run under torchrun, on top of torch.distributed.
 
-DistributedDataParallel is not used: a step has several forward passes, norm sets that it does not
-touch and attacks inside; one flat all-reduce of the gradients after them is exact and simple.
+DistributedDataParallel is not used, because a step has several forward passes, unused norm sets, and attacks. A
+single flat all-reduce of the gradients after them is exact and simple.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from torch import nn
 
 @dataclass(frozen=True)
 class Ranks:
-    """This process among its peers; `Ranks(0, 1)` alone."""
+    """This process's rank and the number of ranks; `Ranks(0, 1)` is a single process."""
 
     rank: int = 0
     world: int = 1
@@ -28,7 +28,7 @@ class Ranks:
         return self.rank == 0
 
     def share(self, batch: int) -> tuple[int, int]:
-        """Rows [first, last) of a global batch that this rank takes."""
+        """This rank's rows [first, last) of a global batch."""
         return batch * self.rank // self.world, batch * (self.rank + 1) // self.world
 
     def sum_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
@@ -49,39 +49,39 @@ class Ranks:
 
     @torch.no_grad()
     def copy_first(self, tensors: Iterable[torch.Tensor]) -> None:
-        """Give every rank the values that the first one has, in place."""
+        """Copy the first rank's values to all ranks, in place."""
         if self.world > 1:
             for tensor in tensors:
                 dist.broadcast(tensor, 0)
 
     def any(self, asked: bool) -> bool:
-        """Whether any rank says so: all get one answer. Goes through the CPU, so no device is waited for."""
+        """Whether `asked` is true on any rank; all ranks get the same answer. It uses the CPU, so no device syncs."""
         return bool(self.sum(torch.tensor([int(asked)])))
 
     def wait(self) -> None:
-        """Until every rank is here."""
+        """Wait until every rank arrives here."""
         if self.world > 1:
             dist.barrier()
 
 
 def join(device: torch.device) -> Ranks:
-    """The ranks of this process's environment: those of torchrun, or one alone."""
+    """Join the ranks that torchrun set up, or return a single rank if there are none."""
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         return Ranks()
     if not dist.is_initialized():
-        # Tensors of the CPU (counts, requests to stop) go by gloo, also where gradients go by NCCL.
+        # CPU tensors (counts, requests to stop) use gloo, even if gradients use NCCL.
         dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
     return Ranks(dist.get_rank(), dist.get_world_size())
 
 
 def leave() -> None:
-    """Close the process group, if there is one."""
+    """Close the process group if one exists."""
     if dist.is_initialized():
         dist.destroy_process_group()
 
 
 def device_named(name: str) -> torch.device:
-    """A device by its name; "auto" takes CUDA where there is one (by local rank), else the CPU."""
+    """A device by its name; "auto" takes CUDA if available (by local rank), else the CPU."""
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
@@ -90,7 +90,7 @@ def device_named(name: str) -> torch.device:
         raise ValueError(f"no device {name!r}; allowed: auto, cpu, cuda, cuda:N") from None
     if device.type == "cuda":
         if not torch.cuda.is_available():
-            raise ValueError("device 'cuda' asked for, but this machine has none; use cpu or auto")
+            raise ValueError("device 'cuda' was requested, but this machine has none; use cpu or auto")
         if device.index is None:
             device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
         torch.cuda.set_device(device)

@@ -1,4 +1,4 @@
-"""Files written whole or not at all, by one process a folder; safetensors with JSON metadata."""
+"""Atomic file writes, locks, and safetensors files with JSON metadata."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from safetensors.torch import save
 from torch import Tensor
 
 HEADER_BYTES = 2**24
-"""The longest header of a file that is read: names and sizes of its tensors, and its metadata."""
+"""Maximum bytes of a safetensors header, which holds the names and sizes of the tensors and the metadata."""
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Write through a temporary file beside it, then rename. Several threads and processes may write at once."""
+    """Write a file atomically: into a temporary file, then rename it. Threads and processes may write concurrently."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
     try:
@@ -32,16 +32,16 @@ def write_bytes(path: Path, content: bytes) -> None:
     except OSError as error:
         if error.errno is None or error.filename is not None:
             raise
-        raise OSError(error.errno, error.strerror, str(path)) from None  # a full disk names no file by itself
+        raise OSError(error.errno, error.strerror, str(path)) from None  # the error of a full disk names no file
     finally:
         temporary.unlink(missing_ok=True)
 
 
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Hold one file while it is read, changed and rewritten: among processes, and among threads.
+    """Lock a file while it is read, changed and rewritten, against other processes and threads.
 
-    The lock is a file `.NAME.lock` beside it; whoever comes second waits. Death releases it.
+    The lock is a file `.NAME.lock` in the same folder. A second caller waits. The lock ends with its process.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(path.with_name(f".{path.name}.lock"), thread_local=False, is_singleton=False):
@@ -50,49 +50,49 @@ def locked(path: Path) -> Iterator[None]:
 
 @contextmanager
 def alone(folder: Path) -> Iterator[None]:
-    """Hold a folder for this process; ValueError at once where another holds it. Death releases it."""
+    """Lock a folder; ValueError at once if another process holds it. The lock ends with its process."""
     folder.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(folder / ".lock", timeout=0):
             yield
     except Timeout:
         raise ValueError(
-            f"another process is training in {folder}: wait for it, or name another folder by --out"
+            f"another process is training in {folder}: wait for it, or choose another folder with --out"
         ) from None
 
 
 def write_text(path: Path, content: str) -> None:
-    """Write a text file whole."""
+    """Write a text file atomically."""
     write_bytes(path, content.encode())
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> None:
-    """One safetensors file with a JSON object as its metadata."""
+    """Write one safetensors file with a JSON object as its metadata, atomically."""
     kept = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
     write_bytes(path, save(kept, {"rheostat": json.dumps(about)}))
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """(tensors, metadata) of a file of `write_tensors`; ValueError on anything else."""
+    """Read (tensors, metadata) from a file of `write_tensors`; ValueError for any other file."""
     try:
         with path.open("rb") as raw:
             header = int.from_bytes(raw.read(8), "little")
         if header > HEADER_BYTES:
-            raise ValueError(f"{path}: not a whole Rheostat file (a header of {header} bytes)")
+            raise ValueError(f"{path}: not a complete Rheostat file (a header of {header} bytes)")
         with safe_open(path, framework="pt") as file:
             about = (file.metadata() or {}).get("rheostat")
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
     except FileNotFoundError:
         raise ValueError(f"no file {path}") from None
     except (SafetensorError, OSError, AttributeError) as error:  # an AttributeError for a type that torch lacks
-        raise ValueError(f"{path}: not a whole Rheostat file ({error})") from None
+        raise ValueError(f"{path}: not a complete Rheostat file ({error})") from None
     if about is None:
         raise ValueError(f"{path}: a safetensors file, but not one of Rheostat's")
     return tensors, _object(about, str(path))
 
 
 def _object(text: str, where: str) -> dict[str, Any]:
-    """A JSON object in which no key is given twice; ValueError in one line for anything else."""
+    """Parse a JSON object without duplicate keys; one-line ValueError for anything else."""
 
     def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         found = dict(pairs)
@@ -103,7 +103,7 @@ def _object(text: str, where: str) -> dict[str, Any]:
     try:
         found = json.loads(text, object_pairs_hook=once)
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{where}: not a whole Rheostat file (its metadata: {error})") from None
+        raise ValueError(f"{where}: not a complete Rheostat file (its metadata: {error})") from None
     if not isinstance(found, dict):
-        raise ValueError(f"{where}: not a whole Rheostat file (its metadata is no JSON object)")
+        raise ValueError(f"{where}: not a complete Rheostat file (its metadata is not a JSON object)")
     return found

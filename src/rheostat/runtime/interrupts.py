@@ -1,4 +1,4 @@
-"""Stopping between steps: Ctrl-C and SIGTERM ask for a stop instead of breaking what is under way."""
+"""Stopping between steps: Ctrl-C and SIGTERM request a stop instead of interrupting the current step."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from types import FrameType
 
 
 class Interrupted(Exception):
-    """Work was asked to stop and did so at a safe moment. The message says what is kept and how to go on."""
+    """Work stopped on request at a safe moment. The message says what is kept and how to continue."""
 
 
 @contextmanager
 def stoppable() -> Iterator[list[int]]:
-    """A list that receives the number of the first SIGINT or SIGTERM; a second signal breaks at once.
+    """Yield a list that receives the number of the first SIGINT or SIGTERM; a second signal interrupts at once.
 
-    Outside the main thread no signal arrives, and the list stays empty. Handlers are restored.
+    Outside the main thread no signal arrives, and the list stays empty. The previous handlers are restored at the end.
     """
     received: list[int] = []
 
@@ -38,7 +38,7 @@ def stoppable() -> Iterator[list[int]]:
 
 @contextmanager
 def breakable() -> Iterator[None]:
-    """SIGTERM breaks off what is under way as Ctrl-C does, by KeyboardInterrupt."""
+    """Let SIGTERM raise KeyboardInterrupt, as Ctrl-C does."""
     try:
         before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     except ValueError:  # not the main thread: signals are its owner's business

@@ -7,7 +7,7 @@ from html import escape
 
 
 def table(heads: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
-    """A table with a line of heads."""
+    """A table with a header line."""
 
     def cells(tag: str, values: Iterable[str]) -> str:
         return "".join(f"<{tag}>{escape(v)}</{tag}>" for v in values)

@@ -1,6 +1,6 @@
-"""Judged in full fp32: what is measured, selected or calibrated does not depend on fast modes of a device.
+"""Numerical precision: full fp32 for measurement, selection and calibration, whatever fast modes the device has.
 
-Made in bf16 where that pays: training and the gradients of attacks take the precision that the chip multiplies.
+Training steps and attack gradients may run in bf16 on a chip that multiplies it natively.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ import torch
 SETTINGS = ("cuda.matmul", "cudnn.conv", "cudnn.rnn", "mkldnn.matmul", "mkldnn.conv")
 """Parts of `torch.backends` whose `fp32_precision` may round the factors of a product."""
 Asked = Literal["auto", "fp32", "bf16"]
-"""Precisions that may be asked for."""
+"""Precisions that a setting may name."""
 Precision = Literal["fp32", "bf16"]
-"""Precisions that work is done in."""
+"""Precisions that computations use."""
 _lock = threading.Lock()
 _inside = 0
 _restore: list[tuple[Any, str]] = []
@@ -26,9 +26,9 @@ _older: list[Callable[[], None]] = []
 
 
 def native_bf16(device: torch.device) -> bool:
-    """Whether a chip multiplies bf16 itself: a CPU with AMX or AVX-512 for bf16, CUDA of compute capability 8 or more.
+    """Whether a chip multiplies bf16 natively: a CPU with AMX or AVX-512 BF16, CUDA of compute capability 8 or more.
 
-    Elsewhere torch imitates bf16, which is slower than fp32. A torch that cannot say what the CPU has counts as no.
+    Elsewhere torch emulates bf16, which is slower than fp32. False if torch cannot report the CPU's capabilities.
     """
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device)[0] >= 8
@@ -39,27 +39,27 @@ def native_bf16(device: torch.device) -> bool:
 
 
 def resolved(asked: Asked, device: torch.device) -> Precision:
-    """The precision that is meant: "auto" is bf16 where the chip multiplies it itself, else fp32."""
+    """The precision to use: "auto" becomes bf16 if the chip multiplies it natively, else fp32."""
     if asked == "auto":
         return "bf16" if native_bf16(device) else "fp32"
     return asked
 
 
 def low_precision(device: torch.device) -> AbstractContextManager[object]:
-    """A scope in which products are of bf16.
+    """A scope that computes products in bf16.
 
-    Without autocast's cache: that one keeps the cast weights until the scope ends, past steps of an optimiser, and
-    passes would go on with the weights of the first.
+    It disables autocast's cache, which keeps the cast weights until the scope ends: after an optimiser step, passes
+    would still use the old weights.
     """
     return torch.autocast(device.type, dtype=torch.bfloat16, cache_enabled=False)
 
 
 @contextmanager
 def full_precision() -> Iterator[None]:
-    """A scope in which products of fp32 tensors are of fp32: no autocast, no TF32, no bf16 inside kernels.
+    """A scope that computes products of fp32 tensors in fp32: no autocast, no TF32, no bf16 inside kernels.
 
-    Autocast is this thread's own. The other settings are the whole process's: several threads may be
-    inside at once, and the last one to leave restores them. Also a decorator: `@full_precision()`.
+    Autocast is a setting of the thread. The other settings belong to the whole process: several threads may be inside
+    at once, and the last one to leave restores them. Also a decorator: `@full_precision()`.
     """
     with ExitStack() as stack:
         for device in ("cpu", "cuda"):
@@ -81,7 +81,7 @@ def _enter() -> None:
             return
         _restore[:] = [(setting, setting.fp32_precision) for setting in _settings()]
         _older[:] = [_older_matmul(), _older_cudnn()]
-        # Both interfaces are set, so that they agree: a disagreement is an error inside torch.
+        # Set both interfaces, because torch raises an error if they disagree.
         torch.set_float32_matmul_precision("highest")
         torch.backends.cudnn.allow_tf32 = False
         for setting in _settings():
@@ -94,7 +94,7 @@ def _leave() -> None:
         _inside -= 1
         if _inside:
             return
-        # The older interface first: it writes what belongs to the newer one too.
+        # Restore the older interface first, because it also changes settings of the newer one.
         for restore in _older:
             restore()
         for setting, before in _restore:
@@ -102,7 +102,7 @@ def _leave() -> None:
 
 
 def _older_matmul() -> Callable[[], None]:
-    """What restores the older setting of products: it cannot be read, and is its default, beside a newer one."""
+    """A function that restores the older setting of products, or its default if a newer setting makes it unreadable."""
     try:
         before = torch.get_float32_matmul_precision()
     except RuntimeError:

@@ -12,11 +12,11 @@ SCALES = {"k": 1e3, "M": 1e6, "G": 1e9, "us": 1e-3, "ms": 1.0, "s": 1e3}
 
 
 def quantity(text: str, unit: str, what: str) -> float:
-    """20M, 1.5G, 5ms or 0.2s as a number: milliseconds for times (`unit` "ms"), else ones."""
+    """Convert 20M, 1.5G, 5ms or 0.2s to a number: milliseconds for times (`unit` "ms"), else units of one."""
     match = re.fullmatch(r"([0-9.]+(?:e[0-9]+)?)\s*([a-zA-Z]*)", text.strip())
     allowed = ("us", "ms", "s") if unit else ("k", "M", "G")
     if match is None or match[2] not in ("", *allowed):
-        raise ValueError(f"cannot read {what} {text!r}; write a number, with {', '.join(allowed)} behind it")
+        raise ValueError(f"cannot read {what} {text!r}; write a number, followed by {', '.join(allowed)}")
     try:
         found = float(match[1]) * (SCALES[match[2]] if match[2] else 1.0)
     except ValueError:
@@ -27,7 +27,7 @@ def quantity(text: str, unit: str, what: str) -> float:
 
 
 def number(text: object) -> object:
-    """A float from a number or a fraction such as "8/255"."""
+    """Convert a number or a fraction such as "8/255" to a float."""
     if isinstance(text, str) and "/" in text:
         top, _, bottom = text.partition("/")
         try:

@@ -1,8 +1,8 @@
-"""Registries: what a room knows by name, its own files and those that other packages add.
+"""Registries: named methods, networks, data sets and attacks, from this package and from others.
 
-A room has one `Registry`. Each of its files registers what it defines, and the room's `__init__` calls
-`import_files`, so that a new file is found without being listed. Another package adds its own by an entry
-point of the registry's group that names the module which registers them:
+A subpackage has one `Registry`. Each of its files registers what it defines, and the subpackage's `__init__` calls
+`import_files`, so a new file need not be listed anywhere. Another package adds entries by an entry point in the
+registry's group, which names the module that registers them:
 
     [project.entry-points."rheostat.attacks"]
     theirs = "their_package.attack"
@@ -28,8 +28,8 @@ _LOADING = threading.RLock()
 class Registry(Generic[T]):
     """Values of one kind by name, in the order in which they were registered.
 
-    `what` is the word for one of them in messages; `group` the group of entry points, which are loaded
-    once, at the first lookup.
+    `what` is the noun for a value in error messages. `group` is the group of entry points, which are loaded once, at
+    the first lookup.
     """
 
     def __init__(self, what: str, *, group: str) -> None:
@@ -38,18 +38,18 @@ class Registry(Generic[T]):
         self._origins: dict[str, str] = {}
 
     def register(self, name: str, value: T, *, origin: str) -> T:
-        """Enter a value; returns it. ValueError if the name is taken by one of another origin.
+        """Register a value and return it. ValueError if a value of another origin has the name.
 
-        `origin` says where it is defined (`origin_of`): a cell of a notebook that runs again replaces its own.
+        `origin` says where the value is defined (`origin_of`), so that rerunning a notebook cell replaces its value.
         """
         taken = self._origins.setdefault(name, origin)
         if taken != origin:
-            raise ValueError(f"the {self.what} {name!r} of {taken} is registered already; choose another name")
+            raise ValueError(f"the {self.what} {name!r} is already registered by {taken}; choose another name")
         self._values[name] = value
         return value
 
     def get(self, name: str) -> T:
-        """The value of a name; ValueError names what was given, what is allowed and the nearest."""
+        """The value of a name; ValueError names the given, the allowed and the nearest name."""
         if name not in self:
             raise ValueError(f"no {self.what} {name!r}; {nearest(name, self.names())}")
         return self._values[name]
@@ -87,20 +87,20 @@ class Registry(Generic[T]):
 
 
 def load_entry_points(group: str) -> None:
-    """Import the modules that other packages name for a group, once; one that fails is a warning, never an error."""
+    """Import the modules that other packages name for a group, once. A module that fails causes a warning, no error."""
     with _LOADING:
         if group in _LOADED:
             return
-        # Before the imports: what is imported here may itself look something up.
+        # Set before the imports, because an imported module may itself look up a name.
         _LOADED.add(group)
         for point in metadata.entry_points(group=group):
             try:
                 point.load()
-            except Exception as error:  # whatever another package's module raises
+            except Exception as error:  # another package's module may raise anything
                 package = point.dist.name if point.dist is not None else point.value
                 warnings.warn(
                     f"the package {package!r} adds {point.name!r} to {group}, which cannot be loaded "
-                    f"({type(error).__name__}: {error}); it is left out",
+                    f"({type(error).__name__}: {error}); it is ignored",
                     stacklevel=3,
                 )
 

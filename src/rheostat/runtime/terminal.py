@@ -1,18 +1,18 @@
-"""Text from files and requests, made safe to show: what a terminal would obey becomes visible."""
+"""Make text from files and requests safe to show in a terminal, by escaping control characters."""
 
 from __future__ import annotations
 
 import unicodedata
 
 HIDDEN = ("Cc", "Cf", "Cs", "Zl", "Zp")
-"""Unicode categories that are escaped: controls, invisible formats (among them those that reverse text), lone
-surrogates, and separators of lines and paragraphs."""
+"""Unicode categories that are escaped: controls, invisible formatting (such as text-direction overrides), lone
+surrogates, and line and paragraph separators."""
 
 
 def visible(text: str, *, keep: str = "") -> str:
-    r"""The text with every control character as its escape: ESC becomes `\x1b`. Those in `keep` stay.
+    r"""Replace every control character by its escape: ESC becomes `\x1b`. Characters in `keep` stay.
 
-    A title, a colour or a cursor movement from a file would otherwise rewrite what a terminal shows.
+    Otherwise escape sequences in a file could change the terminal's title, colours or cursor position.
     """
     if text.isascii() and text.isprintable():
         return text

@@ -1,4 +1,4 @@
-"""TOML files from elsewhere: bounded in size and depth, and so in the time that reading takes."""
+"""Read untrusted TOML files, with bounds on size and depth and therefore on the time of reading."""
 
 from __future__ import annotations
 
@@ -7,22 +7,22 @@ from pathlib import Path
 from typing import Any
 
 LARGEST = 2**18
-"""Characters of the largest file; ours have six thousand."""
+"""Maximum characters of a file; the packaged recipes have at most six thousand."""
 DOTS = 200
-"""Dots in one line: the time of a dotted key grows with the square of its parts."""
+"""Maximum dots in one line, because the time to parse a dotted key grows with the square of its parts."""
 DEEPEST = 20
-"""Tables and lists inside each other."""
+"""Maximum depth of nested tables and lists."""
 
 
 def parse_toml(text: str, where: str) -> dict[str, Any]:
-    """The values of a file; ValueError in one line for what is not TOML, or is too long or nested too deeply."""
+    """Parse TOML text; one-line ValueError if it is not TOML, too long, or nested too deeply."""
     if len(text) > LARGEST:
-        raise ValueError(f"{where}: {len(text)} characters; at most {LARGEST} are read")
+        raise ValueError(f"{where}: {len(text)} characters; at most {LARGEST} are allowed")
     if any(line.count(".") > DOTS for line in text.splitlines()):
         raise ValueError(f"{where}: more than {DOTS} dots in a line")
     try:
         found = tomllib.loads(text)
-    except (ValueError, RecursionError) as error:  # ValueError also for a number of too many digits
+    except (ValueError, RecursionError) as error:  # a number with too many digits is also a ValueError
         raise ValueError(f"{where}: not TOML ({error})") from None
     layer: list[Any] = [found]
     for _ in range(DEEPEST):
@@ -34,8 +34,8 @@ def parse_toml(text: str, where: str) -> dict[str, Any]:
 
 
 def read_toml(path: Path) -> dict[str, Any]:
-    """The values of a regular file; ValueError in one line where it is none, too long, or not TOML."""
-    if not path.is_file():  # a pipe would be waited for
+    """Read a regular TOML file; one-line ValueError if it is not a regular file, too long, or not TOML."""
+    if not path.is_file():  # reading a pipe would block
         raise ValueError(f"no file {path}")
     with path.open("rb") as file:
         raw = file.read(4 * LARGEST + 1)

@@ -1,4 +1,4 @@
-"""Options from files and command lines compared with the annotations of what takes them."""
+"""Check options from files and command lines against type annotations."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ STRICT = ConfigDict(strict=True, allow_inf_nan=False, arbitrary_types_allowed=Tr
 
 @functools.cache
 def _annotations(owner: Callable[..., object]) -> Mapping[str, Any]:
-    """The annotations of a function's arguments or a dataclass's fields; none where a name in them is unknown."""
+    """The annotations of a function's arguments or a dataclass's fields; empty if one of them cannot be resolved."""
     try:
         return get_type_hints(owner)
-    except NameError:  # imported for type checkers alone, by another package
+    except NameError:  # a name that another package imports only for type checkers
         return {}
 
 
@@ -24,14 +24,14 @@ def _annotations(owner: Callable[..., object]) -> Mapping[str, Any]:
 def _adapter(annotation: Any) -> TypeAdapter[Any]:
     try:
         return TypeAdapter(annotation, config=STRICT)
-    except PydanticUserError:  # an annotation with a configuration of its own: a model or a dataclass
+    except PydanticUserError:  # an annotation with its own configuration: a model or a dataclass
         return TypeAdapter(annotation)
 
 
 def check_types(what: str, owner: Callable[..., object], given: Mapping[str, object]) -> None:
-    """ValueError that names the first option whose value is not of its annotation, or is infinite or NaN.
+    """ValueError that names the first option whose value does not match its annotation, or is infinite or NaN.
 
-    A whole number is a float; nothing else is converted. An option without an annotation is not checked.
+    An integer counts as a float; nothing else is converted. An option without an annotation is not checked.
     """
     known = _annotations(owner)
     for option, value in given.items():

@@ -1,1 +1,1 @@
-"""A prediction server whose dial is policy: FastAPI in front, micro-batches behind."""
+"""A prediction server that sets the dial by policy: a FastAPI application over a micro-batching engine."""

@@ -1,4 +1,4 @@
-"""From a request to an answer at the point that policy decides, within every limit; whatever the protocol."""
+"""Answer a request, under every limit, at the point that the policy chooses; shared by both protocols."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from rheostat.serve.scheduling import Full
 from rheostat.serve.state import State
 
 Read = Callable[[bytes], Awaitable[tuple[Array, str | None]]]
-"""A body → (images (n, C, H, W) in [0, 1], the point that it names or None)."""
+"""Maps a request body to (images (n, C, H, W) in [0, 1], the point that the body names, or None)."""
 
 
 async def answered(state: State, request: Request, read: Read, *, asked: str | None = None) -> tuple[str, Array]:
-    """(point used, probabilities (n, K)); Refusal where a limit, a token or the queue says no.
+    """Return (point used, probabilities (n, K)); raise Refusal if a limit, a token check or the queue rejects it.
 
-    `asked`: the point that the request's address names; only labs may name one.
+    `asked` is the point named in the request's URL; the server accepts one only with `client_dial`.
     """
     options = state.options
     client = client_of(request.client.host if request.client else None)
@@ -46,7 +46,7 @@ def _may_ask(state: State, request: Request, asked: str | None) -> None:
     if asked is None:
         return
     if not state.options.client_dial:
-        raise Refusal(403, "the dial is policy, not a field of a request: who may choose it chooses the weakest")
+        raise Refusal(403, "the policy sets the dial, not the request: an attacker would choose the weakest point")
     state.gate.at_home(request)
     if asked not in state.served.runs:
         raise Refusal(422, f"no point {asked[:100]!r}")

@@ -1,4 +1,4 @@
-"""The HTTP service: predictions at the point that policy and load decide, never at one the client names."""
+"""The HTTP service: your policy and the current load choose the operating point; a client cannot."""
 
 from __future__ import annotations
 
@@ -33,25 +33,25 @@ __all__ = ["LOOPBACK", "Options", "Service", "check_host", "make_app"]
 ERRORS: dict[int | str, dict[str, Any]] = {
     code: problem(text)
     for code, text in {
-        400: "Not understood",
+        400: "Malformed request",
         401: "No valid token",
-        403: "This dial is not for clients",
-        408: "The body came too slowly",
+        403: "Clients may not set the dial",
+        408: "The body arrived too slowly",
         413: "Too large",
-        415: "Not a content type that is taken",
-        422: "Not images of this model",
-        429: "Too many requests of one client; see Retry-After",
-        503: "Full; see Retry-After",
+        415: "Unsupported content type",
+        422: "Not images that this model accepts",
+        429: "Too many requests from one client; see Retry-After",
+        503: "The server is full; see Retry-After",
         504: "The request took too long",
     }.items()
 }
 
 
 def make_app(served: Service, policy: Policy, options: Options | None = None) -> FastAPI:
-    """The application.
+    """Build the application.
 
-    A policy that `options.store` holds comes before the one given, under the stricter floor of the two;
-    `app.state.notes` says what was decided. A `min_robust` that is given holds for every later policy.
+    A policy stored in `options.store` overrides `policy`, but the stricter of their two floors applies;
+    `app.state.notes` explains the decision. If `policy.min_robust` is set, every later policy must respect it.
     """
     state = State(served, policy, options or Options())
 
@@ -69,7 +69,7 @@ def make_app(served: Service, policy: Policy, options: Options | None = None) ->
 
     app = FastAPI(
         title="Rheostat",
-        description="Predictions at the operating point that policy decides.",
+        description="Predictions at the operating point that the policy chooses.",
         version="1",
         lifespan=life,
         docs_url=None,

@@ -1,4 +1,4 @@
-"""A model's file made a service: one pass per named point, by OpenVINO, ONNX Runtime or torch."""
+"""Turn a model file into a service: one forward pass per named point, by OpenVINO, ONNX Runtime or torch."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ FORMS = {
     **{("onnx", "fp32"): ("ONNX Runtime",), ("torch", "fp32"): ("folded", "eager")},
     **{("openvino", p): (f"OpenVINO {p}",) for p in ("fp32", "bf16")},
 }
-"""The forms of `rheostat bench` whose times are those of a backend in a precision."""
+"""(backend, precision) → the forms of `rheostat bench` whose times apply to it."""
 
 
 def service(
@@ -42,16 +42,16 @@ def service(
     costs: Path | None = None,
     net: str | None = None,
 ) -> Service:
-    """The service of a model file, folder or packaged name.
+    """Build the service of a model file, a run's folder or a packaged model's name.
 
-    What a batch of up to `most` images costs at each point is measured here, which takes a moment, or
-    read from `costs`, a file that `rheostat bench --out` wrote.
+    The service offers the named points stored in the file (`rheostat choose … --name safe`). `every` adds the ends
+    and the middle of the robustness dial, so that you can try a model without named points; those points have no
+    measured numbers, so no robustness floor admits them. `net` names the factory of an adopted model's network.
 
-    Serves the points stored in the file by name (`rheostat choose … --name safe`). `every` adds the ends
-    and the middle of the robustness dial, for a look at a model that has none; they have no measured
-    numbers, so no floor of robustness admits them. `net` names what makes the network of an adopted model.
-    `backend` "auto" takes the fastest of the runtimes that are installed, measured on the first point. `precision`
-    is OpenVINO's: bf16, or auto where the chip has it, is faster; the numbers of named points were measured in fp32.
+    The time of a batch of up to `most` images at each point is measured here, which takes a moment, or read from
+    `costs`, a file written by `rheostat bench --out`.
+    `backend` "auto" takes the fastest installed runtime, measured at the first point. `precision` applies to OpenVINO
+    only: bf16 (or auto on a CPU that has it) is faster, but the named points' numbers were measured in fp32.
     """
     if backend not in BACKENDS:
         raise ValueError(f"no backend {backend!r}; {nearest(backend, BACKENDS)}")
@@ -62,7 +62,7 @@ def service(
     if not points:
         raise ValueError(
             f"{which} has no named points to serve; store some: rheostat choose RUN --min-robust … --name "
-            "safe (or --unmeasured-points to look around)"
+            "safe (or try it with --unmeasured-points)"
         )
     runs: dict[str, Run] = {}
     computed = "fp32"
@@ -104,7 +104,7 @@ def _softmax(logits: Array, temperature: float) -> Array:
 def _session(
     model: Tunable, about: artifact.About, point: Point, backend: str, precision: Precision, threads: int | None
 ) -> tuple[Session, str]:
-    """A point's session, and the runtime it is of: the fastest where `backend` is auto."""
+    """A session for a point, and the name of its runtime: the fastest one if `backend` is "auto"."""
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "point.onnx"
         export(model, about, file, at=point)

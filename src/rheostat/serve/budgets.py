@@ -1,4 +1,4 @@
-"""What there is only so much of: bytes in flight, images in the queue, requests a second; in all and for one client."""
+"""Limited resources, in total and per client: bytes in flight, images in the queue, requests per second."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from contextlib import contextmanager
 from rheostat.serve.decoding import Refusal
 
 EACH = 4
-"""One client beyond loopback has at most the total divided by this."""
+"""A client that is not on loopback may hold at most the total divided by this."""
 CLIENTS = 10_000
-"""Clients whose rate is remembered."""
+"""Number of clients whose rate is remembered."""
 
 
 def client_of(host: str | None) -> str:
-    """Whom a request is counted under: its address; of IPv6 its /64, for one holder has all of it."""
+    """The client that a request counts against: its IPv4 address, or its IPv6 /64, which one holder owns whole."""
     try:
         found = ipaddress.ip_address(host or "")
     except ValueError:
@@ -31,13 +31,13 @@ def client_of(host: str | None) -> str:
 
 
 class Held:
-    """What one request holds of a budget."""
+    """One request's part of a budget."""
 
     def __init__(self, budget: Budget, client: str) -> None:
         self.budget, self.client, self.amount = budget, client, 0
 
     def add(self, amount: int) -> None:
-        """Hold more; Refusal (503) where the total or the client's share is spent."""
+        """Hold `amount` more; Refusal (503) if the total or the client's share is used up."""
         budget = self.budget
         used_here = budget.clients.get(self.client, 0) + amount
         if budget.used + amount > budget.total or (self.client != "local" and used_here > budget.total // EACH):
@@ -48,7 +48,7 @@ class Held:
 
 
 class Budget:
-    """A total that requests hold parts of. Clients on loopback have no share: one of them may be a proxy."""
+    """A total that requests hold parts of. A client on loopback has no per-client limit, because it may be a proxy."""
 
     def __init__(self, what: str, total: int) -> None:
         self.what, self.total, self.used = what, total, 0
@@ -56,7 +56,7 @@ class Budget:
 
     @contextmanager
     def hold(self, client: str, amount: int = 0) -> Iterator[Held]:
-        """Hold an amount, and what is added to it, until the end of the block."""
+        """Hold `amount`, and whatever is added to it, until the block ends."""
         held = Held(self, client)
         try:
             held.add(amount)
@@ -71,7 +71,7 @@ class Budget:
 
 
 class Rate:
-    """Requests a second for each client, with two seconds' worth at once; Refusal (429) beyond."""
+    """A token bucket for each client: `each` requests per second, bursts of two seconds' worth; else Refusal (429)."""
 
     def __init__(self, each: float | None) -> None:
         self.each = each
@@ -90,4 +90,4 @@ class Rate:
         if len(self.clients) > CLIENTS:
             self.clients.popitem(last=False)
         if not allowed:
-            raise Refusal(429, f"more than {self.each:g} requests a second", retry=math.ceil((1 - left) / self.each))
+            raise Refusal(429, f"more than {self.each:g} requests per second", retry=math.ceil((1 - left) / self.each))

@@ -1,4 +1,4 @@
-"""The same service on Ray Serve: replicas behind one address, one policy for all of them."""
+"""The same service on Ray Serve: several replicas behind one address share one policy."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from rheostat.serve.policy import Policy
 
 STORE = "rheostat-policy"
 POLL = 0.2
-"""Seconds after which every replica has a change of policy, at most."""
+"""Seconds until every replica has picked up a change of policy, at most."""
 
 
 class _Holder:
-    """An actor that holds the policy; Ray restarts it empty, and the first replica fills it again."""
+    """An actor that holds the policy. If Ray restarts it, it is empty until the first replica fills it again."""
 
     def __init__(self) -> None:
         self.policy: Policy | None = None
@@ -33,7 +33,7 @@ class _Holder:
 
 
 class ActorStore:
-    """The store of `_Holder`, which every replica finds by name."""
+    """A policy store kept by `_Holder`, which every replica finds by name."""
 
     def __init__(self) -> None:
         self.holder: Any = (
@@ -41,12 +41,12 @@ class ActorStore:
         )
 
     def read(self) -> Policy | None:
-        """The policy of the cluster, or None before there is one."""
+        """The policy of the cluster, or None if none has been set."""
         found: Policy | None = ray.get(self.holder.read.remote())
         return found
 
     def write(self, policy: Policy) -> None:
-        """One policy for every replica, within POLL seconds."""
+        """Set the policy; every replica uses it within POLL seconds."""
         ray.get(self.holder.write.remote(policy))
 
 
@@ -59,10 +59,9 @@ def application(
     backend: str = "onnx",
     threads: int = 1,
 ) -> serve.Application:
-    """What `serve.run` takes: `replicas` processes of the same application.
+    """The Ray Serve application: pass it to `serve.run`, which starts `replicas` processes of the same service.
 
-    Each loads the model and measures its times for itself, and chooses points for its own queue; the policy
-    is shared.
+    Each replica loads the model, measures its own times and chooses points for its own queue; all share the policy.
     """
     given = options or Options()
 

@@ -1,4 +1,4 @@
-"""uvicorn with limits on connections: how many, how long their headers, how slow, how long idle."""
+"""uvicorn with limits on connections: their number, the time and size of headers, slow reading, idling."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from rheostat.serve.budgets import EACH, client_of
 
 @dataclass(frozen=True)
 class Connections:
-    """How many there may be, and how long they may take. Seconds and bytes."""
+    """Limits on connections, in seconds and bytes."""
 
     most: int = 1024
-    """All connections; a client beyond loopback has at most a quarter of them. One more is answered 503."""
+    """Connections in total; a client that is not on loopback may hold a quarter of them. Any further one gets a 503."""
     header_seconds: float = 10.0
     header_bytes: int = 16384
     idle_seconds: float = 15.0
     write_seconds: float = 30.0
-    """How long a client may take to read what it is sent."""
+    """How long a client may take to read an answer."""
     grace_seconds: int = 30
-    """How long accepted requests may take after the server was asked to stop."""
+    """How long accepted requests may still take after the server is asked to stop."""
 
 
 REFUSED = (
@@ -40,7 +40,7 @@ def _answer(status: bytes, detail: bytes) -> bytes:
 
 
 class BoundedProtocol(H11Protocol):
-    """One connection: uvicorn's own, with a time limit on headers and a cap on connections."""
+    """uvicorn's connection, with a time limit on headers and a limit on the number of connections."""
 
     limits = Connections()
     clients: Counter[str]
@@ -49,7 +49,7 @@ class BoundedProtocol(H11Protocol):
     stuck: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Count it; one too many gets an answer that says so and is closed before a byte of it is read."""
+        """Count the connection. Beyond the limit, answer 503 and close it before reading a byte."""
         super().connection_made(cast(asyncio.Transport, transport))
         self.counted = client_of(self.client[0] if self.client else None)
         self.clients[self.counted] += 1
@@ -62,7 +62,7 @@ class BoundedProtocol(H11Protocol):
         self._wait_for_headers()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Forget it."""
+        """Stop counting the connection."""
         self._stop("late")
         self._stop("stuck")
         self.clients[self.counted] -= 1
@@ -71,7 +71,7 @@ class BoundedProtocol(H11Protocol):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        """While no request is being answered, the time for its headers runs; bytes do not renew it."""
+        """Run the time limit on headers while no request is being answered; further bytes do not extend it."""
         if self.transport.is_closing():
             return
         super().data_received(data)
@@ -81,18 +81,18 @@ class BoundedProtocol(H11Protocol):
             self._wait_for_headers()
 
     def pause_writing(self) -> None:
-        """The client does not read: it has a while."""
+        """The client has stopped reading: start the time limit on writes."""
         super().pause_writing()
         if self.stuck is None:
             self.stuck = self.loop.call_later(self.limits.write_seconds, self.transport.abort)
 
     def resume_writing(self) -> None:
-        """The client reads again."""
+        """The client reads again: stop the time limit on writes."""
         super().resume_writing()
         self._stop("stuck")
 
     def timeout_keep_alive_handler(self) -> None:
-        """An idle connection ends, read to its end or not."""
+        """End an idle connection, whether or not the client has read everything."""
         super().timeout_keep_alive_handler()
         self.loop.call_later(self.limits.write_seconds, self.transport.abort)
 
@@ -119,9 +119,9 @@ class BoundedProtocol(H11Protocol):
 def config(
     web: Any, host: str, port: int, limits: Connections | None = None, *, behind_proxy: bool = False
 ) -> uvicorn.Config:
-    """uvicorn's configuration of an application under these limits.
+    """uvicorn's configuration for an application under these limits.
 
-    `behind_proxy`: a proxy on this machine names the client (X-Forwarded-For); else nobody is believed.
+    With `behind_proxy`, a proxy on this machine names the client (X-Forwarded-For); otherwise that header is ignored.
     """
     limits = limits or Connections()
     kind = type("Protocol", (BoundedProtocol,), {"limits": limits, "clients": Counter()})

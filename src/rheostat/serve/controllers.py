@@ -1,4 +1,4 @@
-"""The controllers of a service by name, made from its policy."""
+"""Make the controller that a service's policy names."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from rheostat.serve.slack import SlackFit
 
 
 def useless(allowed: tuple[str, ...], measured: Measured, costs: Costs) -> dict[str, str]:
-    """Points of a ladder that another beats in time and in both measured accuracies: name → the better one.
+    """Dominated points: name → another point of the ladder that is as good or better in time and both accuracies.
 
-    The first point, which is preferred, is never one; nor is a point of which an accuracy was not measured.
+    The first point, which is preferred, never counts as dominated; nor does a point without both measured accuracies.
     """
 
     def numbers(name: str) -> tuple[float, float, float]:
@@ -32,10 +32,10 @@ def useless(allowed: tuple[str, ...], measured: Measured, costs: Costs) -> dict[
 
 
 def controller(policy: Policy, measured: Measured, costs: Costs) -> Controller:
-    """The policy's controller over the points that its floor admits, ordered by their times where there are some.
+    """The policy's controller over the points that its floor admits, ordered by measured time if `costs` has any.
 
-    With `slack`, a floor that is written down says which points the choice is free among; without one
-    only points as robust as the first are free, and the others are opened seldom.
+    With `slack`, an explicit `min_robust` lets the controller choose freely among all points above it. Without one,
+    it chooses freely only among points as robust as the first, and opens the others rarely.
     """
     check_choice("a policy", "controller", policy.controller, CONTROLLERS)
     allowed = floor(policy, measured)

@@ -1,4 +1,4 @@
-"""What a batch costs at each point: measured when the server starts, or taken from rows of `rheostat bench`."""
+"""The time of a batch at each point: measured when the server starts, or read from rows of `rheostat bench`."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from rheostat.results.timings import read_timings
 from rheostat.serve.decoding import Array
 
 GAIN = 0.1
-"""A step of a ladder that saves less than this share of the time is warned about."""
+"""The server warns about a step of the ladder that saves less than this share of the time."""
 PASSES = 5
-"""Passes of each point and batch size that are timed, after one that is not."""
+"""Timed passes for each point and batch size, after one untimed warm-up pass."""
 
 
 @dataclass(frozen=True)
 class Times:
-    """Seconds of one pass by the images in it: linear between the measured sizes and beyond them."""
+    """Seconds of one pass as a function of its images: linear between the measured sizes and beyond them."""
 
     measured: tuple[tuple[int, float], ...]
     """(images, seconds), smallest batch first."""
@@ -31,12 +31,12 @@ class Times:
     def __post_init__(self) -> None:
         sizes = [n for n, _ in self.measured]
         if not sizes or sizes != sorted(set(sizes)) or sizes[0] < 1:
-            raise ValueError(f"times are of different batch sizes from 1 on, smallest first; given {sizes}")
+            raise ValueError(f"batch sizes of measured times must rise from at least 1; given {sizes}")
         if any(not (s > 0 and math.isfinite(s)) for _, s in self.measured):
-            raise ValueError(f"the time of a pass lies above 0; given {[s for _, s in self.measured]}")
+            raise ValueError(f"the time of a pass must be above 0; given {[s for _, s in self.measured]}")
 
     def __call__(self, images: int) -> float:
-        """Seconds of a pass of so many images."""
+        """Seconds of a pass of `images` images."""
         first, last = self.measured[0], self.measured[-1]
         if images <= first[0]:
             return first[1]
@@ -47,7 +47,7 @@ class Times:
 
     @property
     def typical(self) -> float:
-        """Seconds an image: the geometric mean over the measured sizes."""
+        """Seconds per image: the geometric mean over the measured sizes."""
         return math.exp(sum(math.log(s / n) for n, s in self.measured) / len(self.measured))
 
 
@@ -56,7 +56,7 @@ Costs = Mapping[str, Times]
 
 
 def sizes_up_to(most: int) -> tuple[int, ...]:
-    """The batch sizes that are measured: 1, then four times the one before, and the largest batch."""
+    """The batch sizes to measure: powers of four from 1, and the largest batch, `most`."""
     found = [1]
     while 4 * found[-1] < most:
         found.append(4 * found[-1])
@@ -71,7 +71,7 @@ def measure(
     passes: int = PASSES,
     clock: Callable[[], float] = time.perf_counter,
 ) -> dict[str, Times]:
-    """The median time of every point at each size, the points in turn, so that a noisy moment meets all of them."""
+    """The median time of every point at each size. Points take turns, so that a noisy moment affects all of them."""
     found: dict[str, list[tuple[int, float]]] = {name: [] for name in runs}
     for size in sizes_up_to(most):
         x = np.random.default_rng(0).random((size, *image)).astype(np.float32)
@@ -90,15 +90,15 @@ def measure(
 def from_rows(
     path: Path, points: Mapping[str, Mapping[str, float]], *, artifact: str, forms: Sequence[str]
 ) -> dict[str, Times]:
-    """The times that `rheostat bench --out` wrote, of the first of these forms that each point has.
+    """Read the times that `rheostat bench --out` wrote; each point uses the first of `forms` that was measured.
 
-    ValueError for rows of another model, and where a point that is served has no row.
+    ValueError if the rows are of another model, or if a served point has no row.
     """
     if not path.is_file():
-        raise ValueError(f"no file {path}; write it by `rheostat bench FILE --out {path}`")
+        raise ValueError(f"no file {path}; write it with `rheostat bench FILE --out {path}`")
     rows = [r for r in read_timings(path) if r.get("artifact") == artifact]
     if not rows:
-        raise ValueError(f"{path} has no rows of this model (hash {artifact}); measure them by `rheostat bench`")
+        raise ValueError(f"{path} has no rows of this model (hash {artifact}); measure them with `rheostat bench`")
     found = {}
     for name, point in points.items():
         own = {r["form"]: r for r in rows if r.get("at") == dict(point)}
@@ -117,9 +117,9 @@ def _times(path: Path, row: Mapping[str, Any]) -> Times:
 
 
 def ordered(ladder: tuple[str, ...], costs: Costs) -> tuple[str, ...]:
-    """The ladder by measured time: its first point, which is the preferred one, then the slowest first.
+    """The ladder ordered by measured time: the preferred point stays first, the others run from slowest to fastest.
 
-    Two points whose times differ by less than `GAIN` keep the order that they were given in.
+    Two points whose times differ by less than `GAIN` keep their given order.
     """
     rest = list(ladder[1:])
     for end in range(len(rest), 1, -1):
@@ -134,11 +134,11 @@ def _saves(slow: Times, fast: Times) -> bool:
 
 
 def idle_steps(ladder: tuple[str, ...], costs: Costs) -> list[str]:
-    """A sentence for each step of an ordered ladder that buys no time."""
+    """A warning for each step of an ordered ladder that saves too little time."""
     return [
         f"the step from {slow} to {fast} saves no time: {1e3 * costs[slow].typical:.3g} ms an image and "
-        f"{1e3 * costs[fast].typical:.3g} ms, less than {100 * GAIN:.0f} % apart; a ladder steps where time is saved "
-        "(rheostat choose --ladder)"
+        f"{1e3 * costs[fast].typical:.3g} ms, less than {100 * GAIN:.0f} % apart; each step of a ladder should save "
+        "time (rheostat choose --ladder)"
         for slow, fast in itertools.pairwise(ladder)
         if not _saves(costs[slow], costs[fast])
     ]

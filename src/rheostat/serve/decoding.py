@@ -1,4 +1,4 @@
-"""Hostile input to a batch of images, or a clear refusal: no size that a request states is trusted."""
+"""Decode untrusted input into a batch of images, or refuse it with a reason; no size that it states is trusted."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ HEADER = re.compile(
     rb"\{\s*'descr':\s*'([<>|=]?[A-Za-z?]\d{0,3})'\s*,\s*'fortran_order':\s*(True|False)\s*,"
     rb"\s*'shape':\s*\(\s*(\d{1,9}(?:\s*,\s*\d{1,9}){0,3})\s*,?\s*\)\s*,?\s*\}\s*"
 )
-"""The header of a .npy file: a pattern, so that no text of a stranger is parsed as Python."""
+"""The header of a .npy file, as a pattern, so that untrusted text is never parsed as Python."""
 LONGEST = 512
-"""Bytes of the longest header that is read."""
+"""Bytes of the longest header that is accepted."""
 
 
 class Refusal(Exception):
-    """What is wrong with a request, as a status and a sentence; `retry`: seconds after which to try again."""
+    """Why a request is refused: an HTTP status and a sentence; `retry` is the number of seconds to wait."""
 
     def __init__(self, status: int, detail: str, retry: int | None = None) -> None:
         super().__init__(detail)
@@ -34,10 +34,7 @@ class Refusal(Exception):
 
 @dataclass(frozen=True)
 class Limits:
-    """How much a request may ask for.
-
-    Bytes, pixels of an encoded image, images, seconds for a body, seconds to unpack an image.
-    """
+    """Limits of one request: bytes, pixels of an encoded image, images, seconds to send the body and to decode it."""
 
     max_bytes: int = 8 * 2**20
     max_pixels: int = 4 * 2**20
@@ -47,7 +44,7 @@ class Limits:
 
 
 def check_kind(body: bytes, kind: str) -> str:
-    """The content type, plain; Refusal for one that is not taken, and for an empty body."""
+    """The content type without parameters; Refusal for an unsupported one, and for an empty body."""
     kind = kind.partition(";")[0].strip().lower()
     if kind not in (*IMAGES, TENSOR):
         raise Refusal(415, f"content type {kind[:60] or 'missing'!r}; send {', '.join([*IMAGES, TENSOR])}")
@@ -57,10 +54,11 @@ def check_kind(body: bytes, kind: str) -> str:
 
 
 def decode(body: bytes, kind: str, image: tuple[int, int, int], limits: Limits, resize: str = "stretch") -> Array:
-    """A request's body → (n, C, H, W) float32 in [0, 1]; Refusal (4xx) for anything else.
+    """Decode a request's body to (n, C, H, W) float32 in [0, 1]; Refusal (4xx) for anything else.
 
-    `kind` is the content type: an encoded image (made to fit the model's by `resize`, the rule of its file), or .npy of
-    float32 in [0, 1] or uint8, shape (n, C, H, W) or (C, H, W). The service unpacks images in `workers.Decoders`.
+    `kind` is the content type: an encoded image, resized to the model's size by the rule `resize` of the model file,
+    or a .npy array of float32 in [0, 1] or uint8, shape (n, C, H, W) or (C, H, W). The service itself decodes images
+    in the processes of `workers.Decoders`.
     """
     kind = check_kind(body, kind)
     if kind == TENSOR:
@@ -74,14 +72,14 @@ def decode(body: bytes, kind: str, image: tuple[int, int, int], limits: Limits, 
 
 
 def as_batch(pixels: bytes, image: tuple[int, int, int]) -> Array:
-    """Bytes of one grey or RGB image → (1, C, H, W) float32 in [0, 1]."""
+    """Convert the pixel bytes of one grey or RGB image to (1, C, H, W) float32 in [0, 1]."""
     _, height, width = image
     plain = np.frombuffer(pixels, np.uint8).reshape(height, width, -1).astype(np.float32) / np.float32(255)
     return np.ascontiguousarray(plain.transpose(2, 0, 1)[None])
 
 
 def tensor(body: bytes, image: tuple[int, int, int], limits: Limits) -> Array:
-    """A .npy file of version 1.0 → (n, C, H, W) float32 in [0, 1]; Refusal for anything else."""
+    """Decode a .npy file of version 1.0 to (n, C, H, W) float32 in [0, 1]; Refusal for anything else."""
     if not body.startswith(MAGIC):
         raise Refusal(422, "not a .npy array of version 1.0")
     start = 10 + int.from_bytes(body[8:10], "little")
@@ -99,7 +97,7 @@ def tensor(body: bytes, image: tuple[int, int, int], limits: Limits) -> Array:
     if len(shape) != 4 or shape[1:] != image:
         raise Refusal(422, f"shape {shape}; this model takes (n, {', '.join(map(str, image))})")
     if not 1 <= shape[0] <= limits.max_images:
-        raise Refusal(413, f"{shape[0]} images in one request; from 1 to {limits.max_images} are taken")
+        raise Refusal(413, f"{shape[0]} images in one request; from 1 to {limits.max_images} are allowed")
     rest = memoryview(body)[start:]
     expected = math.prod(shape) * (1 if kind == "|u1" else 4)
     if len(rest) != expected:
@@ -115,5 +113,5 @@ def in_range(values: Array) -> Array:
     if not np.isfinite(values).all():
         raise Refusal(422, "the array holds NaN or infinite values")
     if values.min() < 0 or values.max() > 1:
-        raise Refusal(422, "pixels lie in [0, 1]; the array goes beyond")
+        raise Refusal(422, "pixels must lie in [0, 1]; the array has values outside")
     return np.ascontiguousarray(values)

@@ -1,4 +1,4 @@
-"""The page /docs: the OpenAPI as plain HTML. It loads nothing and runs no script."""
+"""The page /docs: the OpenAPI document as plain HTML. It loads nothing and runs no script."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ STYLE = (
 
 
 def page(schema: dict[str, Any]) -> str:
-    """HTML of an OpenAPI document: each operation, what it takes, what it answers; then the schemas."""
+    """Render an OpenAPI document as HTML: each operation with its input and its answers, then the schemas."""
     about = schema["info"]
     parts = [f"<h1>{_text(about['title'])}</h1><p>{_text(about.get('description', ''))}</p>"]
-    parts.append('<p>The same for programs: <a href="openapi.json">openapi.json</a></p>')
+    parts.append('<p>Machine-readable version: <a href="openapi.json">openapi.json</a></p>')
     for path, methods in schema["paths"].items():
         for method, operation in methods.items():
             parts.append(f"<h2>{_text(method.upper())} {_text(path)}</h2><p>{_text(operation.get('summary', ''))}</p>")

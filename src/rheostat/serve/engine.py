@@ -1,4 +1,4 @@
-"""Micro-batches: requests wait a moment so that a batch can fill; one worker runs it at one point."""
+"""Micro-batching: requests wait briefly so that a batch can fill; one worker runs each batch at one point."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from rheostat.serve.scheduling import Controller, Decision, Full, Line
 Run = Callable[[Array], Array]
 """(B, C, H, W) → (B, K) probabilities."""
 STALLED = 10.0
-"""Seconds of one batch in the model after which the server is not ready."""
+"""Seconds that one batch may spend in the model before the server reports that it is not ready."""
 
 
 @dataclass
@@ -34,7 +34,7 @@ class _Job:
 
 @dataclass(frozen=True)
 class Served:
-    """What the engine tells of a batch: its point, images, seconds in the model, longest wait, a ladder step."""
+    """What the engine reports about a batch: its point, images, seconds in the model, longest wait and ladder step."""
 
     point: str
     images: int
@@ -46,9 +46,9 @@ class Served:
 class Engine:
     """A bounded queue and one worker thread.
 
-    `runs`: point name → pass. A batch takes up to `most` images and starts when it is full or when its
-    oldest request has waited `deadline` seconds, less where the controller says so. The controller is asked
-    once per batch, so a change of policy is atomic: no batch stands at two points.
+    `runs` maps a point's name to its forward pass. A batch holds up to `most` images. It starts when it is full or
+    when its oldest request has waited `deadline` seconds, or earlier if the controller says so. The engine asks the
+    controller once per batch, so a change of policy is atomic: a batch never runs at two points.
     """
 
     def __init__(
@@ -68,17 +68,17 @@ class Engine:
         self.worker = ThreadPoolExecutor(1, "rheostat")
         self.task: asyncio.Task[None] | None = None
         self.started: float | None = None
-        """When the batch that now is in the model began."""
+        """When the batch in the model began; None while there is none."""
         self.rate = 0.0
-        """Images a second of late, for Retry-After."""
+        """Recent throughput in images per second, for Retry-After."""
 
     def start(self) -> None:
-        """Begin to serve, in the running loop."""
+        """Start serving, in the running event loop."""
         self.task = asyncio.get_running_loop().create_task(self._serve())
 
     @property
     def controller(self) -> Controller:
-        """What chooses the point of a batch."""
+        """The controller that chooses the point of each batch."""
         return self.line.controller
 
     @controller.setter
@@ -92,16 +92,16 @@ class Engine:
 
     @property
     def ready(self) -> bool:
-        """Whether batches are being served, and the one in the model has not been there for long."""
+        """Whether the engine serves batches and the current one has not stalled."""
         if self.started is not None and time.perf_counter() - self.started > STALLED:
             return False
         return self.task is not None and not self.task.done() and not self.closing
 
     async def submit(self, images: Array, point: str | None = None) -> tuple[str, Array]:
-        """(point used, probabilities (n, K)); Full if there is no room for these images, Late if no time."""
+        """Return (point used, probabilities (n, K)); raise Full if the queue has no room, Late if it is too slow."""
         if self.closing:
             raise Full
-        # The clock starts here and not at the headers: a body that is sent slowly uses up its sender's time alone.
+        # The clock starts here and not at the headers, so that a body sent slowly delays only its sender.
         now = time.perf_counter()
         job = _Job(images, now, asyncio.get_running_loop().create_future(), point)
         self.line.offer(job, now)
@@ -109,11 +109,11 @@ class Engine:
         return await job.done
 
     def retry_after(self) -> int:
-        """Seconds after which a refused request has a chance."""
+        """Seconds after which a refused client should try again."""
         return max(1, min(60, round(self.waiting / self.rate))) if self.rate else 1
 
     async def close(self) -> None:
-        """Finish what was accepted, then stop."""
+        """Finish accepted requests, then stop."""
         self.closing = True
         self.arrived.set()
         if self.task is not None:
@@ -123,7 +123,7 @@ class Engine:
     async def _serve(self) -> None:
         while True:
             await self._fill()
-            self.line.drop(lambda job: job.done.done())  # whoever asked has left, or their time was up
+            self.line.drop(lambda job: job.done.done())  # the client has left, or the request timed out
             if self.line.jobs:
                 begun = time.perf_counter()
                 decision, batch = self.line.take(begun)
@@ -159,7 +159,7 @@ class Engine:
         self.note(Served(name, len(images), took, waited, decision.step))
 
     async def _fill(self) -> None:
-        """Wait for a first request, then until the next batch should begin."""
+        """Wait for a first request, then until the next batch should start."""
         while not self.closing:
             self.arrived.clear()
             now = time.perf_counter()

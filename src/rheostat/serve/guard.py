@@ -1,4 +1,4 @@
-"""Around every request: an error that nobody meant is counted and answered, a client that left is no traceback."""
+"""Middleware around every request: it counts and answers unexpected errors, and logs no traceback for disconnects."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SAFE_HEADERS = {"X-Content-Type-Options": "nosniff", "Cache-Control": "no-store"
 
 
 class Guard:
-    """An ASGI middleware."""
+    """ASGI middleware: safe headers, unexpected errors, disconnects, and the access log."""
 
     def __init__(self, app: ASGIApp, metrics: Metrics, *, access_log: bool = False) -> None:
         self.app, self.metrics, self.access_log = app, metrics, access_log
@@ -46,16 +46,16 @@ class Guard:
             self.metrics.left.inc()
         except Exception:
             self.metrics.errors.inc()
-            log.exception("an error that nobody meant, at %s", ascii(scope["path"])[:200])
+            log.exception("unexpected error at %s", ascii(scope["path"])[:200])
             if status:
                 raise
-            await JSONResponse({"detail": "an error of the server"}, 500)(scope, receive, watched)
+            await JSONResponse({"detail": "internal server error"}, 500)(scope, receive, watched)
         finally:
             if self.access_log:
                 self.note(scope, status, time.perf_counter() - started)
 
     def note(self, scope: Scope, status: int, seconds: float) -> None:
-        """One line of JSON, plain ASCII: a path cannot write lines of its own."""
+        """Log one line of ASCII JSON, so that a request's path cannot forge further lines."""
         client = scope.get("client")
         access.info(
             json.dumps(

@@ -1,10 +1,10 @@
-"""A small process that unpacks images. It is run by its path and imports neither rheostat nor torch.
+"""A small process that decodes images. It is run by its path and imports neither rheostat nor torch.
 
     python image_worker.py IMAGES_PY
 
-A question is a line of JSON (bytes, formats, mode, most_pixels, width, height, resize) and the image's bytes; an answer
-is a line of JSON and the resized pixels. It ends with its input. Its memory is limited, it can write no file,
-and whoever asks kills it when an answer takes too long.
+A request is a line of JSON (bytes, formats, mode, most_pixels, width, height, resize) and the image's bytes; an answer
+is a line of JSON and the resized pixels. The process ends when its input ends. Its memory is limited, it cannot write
+files, and the server kills it when an answer takes too long.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ MEMORY = 2**30
 
 
 def limited() -> None:
-    """Limit this process, where the system can."""
+    """Limit this process's memory and files, on systems that support it."""
     try:
         import resource
     except ImportError:
@@ -29,7 +29,7 @@ def limited() -> None:
 
 
 def serve(images: str) -> None:
-    """Answer questions until the input ends."""
+    """Answer requests until the input ends."""
     from PIL import Image
 
     found = runpy.run_path(images, run_name="images")
@@ -51,7 +51,7 @@ def serve(images: str) -> None:
         except problem_kind as problem:
             answer = {"problem": str(problem)[:300], "large": problem.large}
         except MemoryError:
-            answer = {"problem": "an image that needs too much memory", "large": True}
+            answer = {"problem": "the image needs too much memory", "large": True}
         sink.write(json.dumps(answer).encode() + b"\n" + pixels)
         sink.flush()
 

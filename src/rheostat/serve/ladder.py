@@ -1,4 +1,4 @@
-"""The ladder that a server walks with its load: down after sustained waits, and seldom; up when it is calm."""
+"""The load ladder: a server steps down, at a bounded rate, after sustained waits, and up again when load is low."""
 
 from __future__ import annotations
 
@@ -7,23 +7,23 @@ from collections import deque
 from rheostat.serve.scheduling import Decision, Load
 
 DOWN_AFTER = 3
-"""Batches in a row that waited too long before the server steps down,"""
+"""The server steps down only after this many consecutive late batches,"""
 LATE_FOR = 0.5
-"""and the seconds from the first of them to the last."""
+"""and only if this many seconds lie between the first of them and the last."""
 DWELL = 2.0
-"""Least seconds at a point before the next step down."""
+"""Seconds that the server stays at a point, at least, before it steps down again."""
 DOWN_A_MINUTE = 6
-"""Steps down in a minute, at most."""
+"""Maximum number of steps down per minute."""
 UP_AFTER = 2.0
-"""Seconds of short waits before it steps up again."""
+"""The server steps up after this many seconds of short waits."""
 CALM = 0.3
-"""A wait below this share of the target is short."""
+"""A wait is short if it is below this share of the target."""
 
 
 class Ladder:
-    """Where on the ladder the server stands; moved by how long batches waited.
+    """The server's current position on the ladder, updated from the waiting times of batches.
 
-    Whoever can make load moves it: it bounds how often, and `allowed` how far.
+    An attacker who creates load can make it step down: the constants above bound how often, and `allowed` how far.
     """
 
     def __init__(self, allowed: tuple[str, ...], target_ms: float) -> None:
@@ -36,11 +36,14 @@ class Ladder:
 
     @property
     def name(self) -> str:
-        """The point that is used now."""
+        """The current point."""
         return self.allowed[self.place]
 
     def observe(self, waited_ms: float, now: float) -> int:
-        """Note a batch's longest wait; -1 stepped up, 1 stepped down, 0 stayed. `now`: seconds, monotonic."""
+        """Record a batch's longest wait; return 1 after a step down, -1 after a step up, else 0.
+
+        `now` is in seconds of a monotonic clock.
+        """
         if waited_ms > self.target_ms:
             self.calm_since = None
             self.late += 1
@@ -72,9 +75,9 @@ class Ladder:
 
 
 class Steps:
-    """A controller (`scheduling.Controller`) that walks the ladder and runs every batch where it stands.
+    """A controller (`scheduling.Controller`) that runs every batch at the ladder's current point.
 
-    It looks at what has been, at the longest wait of each batch, and refuses nothing before the queue is full.
+    It reacts to the longest wait of each past batch, and refuses no request until the queue is full.
     """
 
     def __init__(self, allowed: tuple[str, ...], target_ms: float) -> None:
@@ -83,11 +86,11 @@ class Steps:
 
     @property
     def name(self) -> str:
-        """The point that is used now."""
+        """The current point."""
         return self.ladder.name
 
     def admits(self, load: Load, images: int) -> bool:
-        """Always."""
+        """Always true."""
         return True
 
     def hold(self, load: Load, window: float) -> float:
@@ -95,13 +98,13 @@ class Steps:
         return window
 
     def decide(self, load: Load) -> Decision:
-        """The largest batch at the point where the ladder stands after the wait of the oldest request."""
+        """The largest batch, at the ladder's point once the wait of the oldest request is recorded."""
         step = self.ladder.observe(1e3 * (load.now - load.waiting[0].arrived), load.now)
         return Decision(self.ladder.name, load.most, step)
 
     def expected(self, point: str, images: int) -> float:
-        """0: this controller knows no times."""
+        """Always 0: this controller has no measured times."""
         return 0.0
 
     def observe(self, point: str, images: int, seconds: float) -> None:
-        """Nothing: only waits move it."""
+        """Do nothing: only waits move the ladder."""

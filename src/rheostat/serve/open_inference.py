@@ -1,6 +1,6 @@
-"""Messages of the Open Inference Protocol, version 2: what KServe and Triton speak, so that their clients work.
+"""Messages of the Open Inference Protocol, version 2, so that clients of KServe and Triton can use this server.
 
-The protocol: https://github.com/kserve/open-inference-protocol, REST; binary data after Triton's extension
+The REST protocol: https://github.com/kserve/open-inference-protocol. Binary data follows Triton's extension
 (https://github.com/triton-inference-server/server/blob/main/docs/protocol/extension_binary_data.md).
 """
 
@@ -20,13 +20,13 @@ from rheostat.serve.decoding import Array, Limits, Refusal, in_range
 MODEL, VERSION, INPUT = "rheostat", "1", "images"
 OUTPUTS = {"probabilities": "FP32", "labels": "INT64"}
 HEADER = "Inference-Header-Content-Length"
-"""The bytes of JSON at the start of a body, where binary tensors follow."""
+"""The header that states how many bytes of JSON precede the binary tensors of a body."""
 KINDS: dict[str, np.dtype[Any]] = {"FP32": np.dtype("<f4"), "UINT8": np.dtype("|u1")}
 
 
 @dataclass(frozen=True)
 class Asked:
-    """A request: its images, its name for itself, the outputs wanted (name → in binary), a point for labs."""
+    """A request: its images, its id, the requested outputs (name → whether binary), and a point, or None."""
 
     images: Array
     id: str
@@ -52,11 +52,11 @@ def model_metadata(image: tuple[int, int, int], classes: int) -> dict[str, Any]:
 
 
 def parse(body: bytes, header: str | None, image: tuple[int, int, int], limits: Limits) -> Asked:
-    """A body of `infer`; Refusal (4xx) for anything else. `header`: what the request has as `HEADER`."""
+    """Parse the body of an `infer` request; Refusal (4xx) if it is invalid. `header` is the value of `HEADER`."""
     length = len(body)
     if header is not None:
         if not (header.isascii() and header.isdigit() and len(header) < 15 and int(header) <= length):
-            raise Refusal(400, f"{HEADER} {header[:20]!r} is no length of a part of the body")
+            raise Refusal(400, f"{HEADER} {header[:20]!r} is not the length of a part of the body")
         length = int(header)
     try:
         found = json.loads(body[:length], parse_constant=_no_number)
@@ -66,11 +66,11 @@ def parse(body: bytes, header: str | None, image: tuple[int, int, int], limits: 
         raise Refusal(400, "a request is a JSON object")
     given = found.get("inputs")
     if not isinstance(given, list) or len(given) != 1 or not isinstance(given[0], dict):
-        raise Refusal(422, f"inputs is a list of one tensor, {INPUT!r}")
+        raise Refusal(422, f"inputs must be a list of one tensor, {INPUT!r}")
     parameters = found.get("parameters", {})
     point = parameters.get("point") if isinstance(parameters, dict) else None
     if point is not None and not isinstance(point, str):
-        raise Refusal(422, "point is the name of one")
+        raise Refusal(422, "point must be the name of a point")
     name = found.get("id", "")
     return Asked(
         _images(given[0], body[length:], image, limits),
@@ -86,14 +86,14 @@ def _no_number(text: str) -> None:
 
 def _images(given: dict[str, Any], binary: bytes, image: tuple[int, int, int], limits: Limits) -> Array:
     if given.get("name") != INPUT:
-        raise Refusal(422, f"the input is named {INPUT!r}, given {str(given.get('name'))[:60]!r}")
+        raise Refusal(422, f"the input must be named {INPUT!r}, given {str(given.get('name'))[:60]!r}")
     kind, shape = given.get("datatype"), given.get("shape")
     if not isinstance(kind, str) or kind not in KINDS:
         raise Refusal(422, f"datatype {str(kind)[:20]!r}; {nearest(str(kind)[:20], KINDS)}")
     if not isinstance(shape, list) or any(type(n) is not int for n in shape) or tuple(shape[1:]) != image:
         raise Refusal(422, f"shape {str(shape)[:60]}; this model takes (n, {', '.join(map(str, image))})")
     if not 1 <= shape[0] <= limits.max_images:
-        raise Refusal(413, f"{str(shape[0])[:20]} images in one request; from 1 to {limits.max_images} are taken")
+        raise Refusal(413, f"{str(shape[0])[:20]} images in one request; from 1 to {limits.max_images} are allowed")
     values = _values(given, binary, kind, math.prod(shape)).reshape(shape)
     if kind == "UINT8":
         return values.astype(np.float32) / np.float32(255)
@@ -108,7 +108,7 @@ def _values(given: dict[str, Any], binary: bytes, kind: str, expected: int) -> n
             raise Refusal(422, f"{len(binary)} bytes of data, expected {expected * KINDS[kind].itemsize}")
         return np.frombuffer(binary, KINDS[kind])
     if binary:
-        raise Refusal(422, f"{len(binary)} bytes after the JSON that no input has")
+        raise Refusal(422, f"{len(binary)} bytes after the JSON that belong to no input")
     try:
         listed = np.asarray(given.get("data"))
         if listed.dtype.kind not in "iuf" or listed.size != expected:
@@ -116,7 +116,7 @@ def _values(given: dict[str, Any], binary: bytes, kind: str, expected: int) -> n
         if kind == "UINT8" and (listed.dtype.kind == "f" or listed.min() < 0 or listed.max() > 255):
             raise ValueError
     except (ValueError, TypeError, OverflowError, RecursionError):
-        raise Refusal(422, f"data is a list of {expected} numbers of {kind}") from None
+        raise Refusal(422, f"data must be a list of {expected} numbers of type {kind}") from None
     return listed.reshape(-1).astype(KINDS[kind])
 
 
@@ -125,7 +125,7 @@ def _outputs(given: Any, parameters: Any) -> dict[str, bool]:
     if given is None or given == []:
         return dict.fromkeys(OUTPUTS, every)
     if not isinstance(given, list) or any(not isinstance(o, dict) for o in given):
-        raise Refusal(422, "outputs is a list of objects, each with a name")
+        raise Refusal(422, "outputs must be a list of objects, each with a name")
     found = {}
     for output in given:
         name, own = output.get("name"), output.get("parameters", {})
@@ -138,7 +138,7 @@ def _outputs(given: Any, parameters: Any) -> dict[str, bool]:
 
 
 def answer(asked: Asked, point: str, found: Array) -> tuple[bytes, int | None]:
-    """(body, bytes of JSON at its start, or None where it is all JSON); the point is in `parameters`."""
+    """Return (body, number of leading JSON bytes, or None if the body is all JSON); `parameters` names the point."""
     values: dict[str, npt.NDArray[Any]] = {
         "probabilities": np.ascontiguousarray(found, "<f4"),
         "labels": found.argmax(1).astype("<i8"),

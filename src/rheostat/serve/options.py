@@ -1,4 +1,4 @@
-"""What is served and how: the values that an application is made of."""
+"""The values that define an application: what it serves, and how."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 @dataclass(frozen=True)
 class Service:
-    """What is served: passes by point name, the points, their measured numbers, classes and image shape.
+    """What is served: forward passes by point name, the points, their measured numbers, classes and image shape.
 
-    `costs`: the time of a pass at each point, which the controller `slack` needs. `resize`: how an encoded image of
-    another size is made to fit (`data.Preprocessing`).
+    `costs` holds the time of a pass at each point, which the controller `slack` needs. `resize` is the rule that fits
+    an encoded image of another size (`data.Preprocessing`).
     """
 
     runs: dict[str, Run]
@@ -34,39 +34,39 @@ class Service:
 
 @dataclass(frozen=True)
 class Options:
-    """How it is served. Without a token policy cannot be changed, unless `open_policy` (loopback alone)."""
+    """How it is served. Without a token nobody can change the policy, unless `open_policy` is set (loopback only)."""
 
     token: str | None = None
     open_policy: bool = False
     client_dial: bool = False
     store: Store | None = None
     poll: float | None = None
-    """Seconds between looks at the store, where other servers may write it; None: never."""
+    """Seconds between reads of the store, for stores that other servers write to; None never reads it again."""
     limits: Limits = field(default_factory=Limits)
     most: int = 64
     queue: int = 512
     deadline: float = 0.005
     token_file: Path | None = None
-    """Tokens that may change the policy, one a line; the file is read again when it changes."""
+    """A file of tokens that may change the policy, one per line; the server reads it again when it changes."""
     predict_token_file: Path | None = None
-    """Tokens that may ask for predictions; None: anybody may. A policy token may too."""
+    """A file of tokens that may request predictions, as any policy token may; None admits everybody."""
     private: bool = False
-    """Whether /metrics and /v1/points need one of these tokens."""
+    """Whether /metrics and /v1/points require one of these tokens."""
     rate: float | None = None
-    """Predictions a second that one client may ask for; None: no limit."""
+    """Requests per second that one client may send; None sets no limit."""
     request_seconds: float = 30.0
-    """From a request's headers to its answer, all waits included; then 504."""
+    """Seconds from a request's headers to its answer, all waits included; then the server answers 504."""
     bytes_in_flight: int = 128 * 2**20
-    """Bytes of all bodies held at once; then 503."""
+    """Bytes of all request bodies in memory at once; beyond that the server answers 503."""
     decoders: int = 2
-    """Processes that unpack images."""
+    """Number of processes that decode images."""
     access_log: bool = False
-    """Whether each request is one line of JSON in the log `rheostat.access`."""
+    """Whether to write each request as one line of JSON to the log `rheostat.access`."""
 
 
 def check_host(host: str, options: Options) -> None:
-    """ValueError if anybody on the network could turn the dial."""
+    """ValueError if these options on this host let anybody on the network set the dial."""
     if host not in LOOPBACK and options.open_policy:
         raise ValueError(f"an open policy on {host} lets anybody on the network choose the weakest point; set a token")
     if host not in LOOPBACK and options.client_dial:
-        raise ValueError(f"--allow-client-dial on {host} lets an attacker choose the weakest point; it is for loopback")
+        raise ValueError(f"--allow-client-dial on {host} lets an attacker choose the weakest point; use loopback")

@@ -1,6 +1,6 @@
-"""A page to turn the dials by hand: an image, its prediction, and an adversarial version made while you look.
+"""The playground: a page to turn the dials by hand and see an image, an adversarial version, and both predictions.
 
-For loopback: it turns the dial freely, which the service itself never lets a client do.
+For loopback only: it sets the dial freely, which the service never lets a client do.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ PATH = "/playground"
 SHOWN = 224
 """Pixels of an image on the page."""
 SEARCHED = 64
-"""Test images among which the page looks for one to open on."""
+"""Number of test images that the page searches for its first example."""
 
 
 def mount(web: FastAPI, file: str, *, data_dir: Path | None = None, net: str | None = None) -> FastAPI:
-    """The application with the playground on it."""
+    """The application with the playground mounted."""
     model, about = artifact.load_with(file, net=net)
     rows = own_rows(rows_path(file), artifact.digest(file))
     page = build(model, about, rows, _test(about, data_dir))
@@ -53,14 +53,14 @@ def _test(about: artifact.About, data_dir: Path | None) -> Dataset | None:
 
 
 def build(model: Tunable, about: artifact.About, rows: list[Row], test: Dataset | None) -> gr.Blocks:
-    """The page: a control per dial, an image, and what the point makes of it."""
+    """The page: one control per dial, an image, and the model's predictions at that point."""
     classes = about.classes or tuple(str(i) for i in range(model.net.classes))
     eps = float(about.threat.get("eps", 0.1))
     dials = list(model.dials.values())
     look = viewer(model, classes, about, rows, test)
     first = opening(model, about, test)
     with gr.Blocks(title="Rheostat playground") as page:
-        gr.Markdown("# Rheostat\nOne network. Turn a dial and see what it costs and what it withstands.")
+        gr.Markdown("# Rheostat\nOne network. Turn a dial and see how accuracy, robustness and cost change.")
         with gr.Row():
             with gr.Column():
                 controls = [_control(d) for d in dials]
@@ -94,8 +94,8 @@ def build(model: Tunable, about: artifact.About, rows: list[Row], test: Dataset 
 
 
 def upload_field() -> Any:
-    """Where an image is dropped: it gives the file's path, unchanged, which is then read as the service reads it."""
-    return gr.Image(type="filepath", image_mode=None, label="or an image of your own", height=160)
+    """The upload field. It returns the path of the unchanged file, which is then read as the service reads images."""
+    return gr.Image(type="filepath", image_mode=None, label="or your own image", height=160)
 
 
 def _control(dial: Dial) -> Any:
@@ -107,7 +107,7 @@ def _control(dial: Dial) -> Any:
 def viewer(
     model: Tunable, classes: tuple[str, ...], about: artifact.About, rows: list[Row], test: Dataset | None
 ) -> Callable[..., tuple[Any, ...]]:
-    """What is computed at every move: images, predictions clean and attacked, cost, curve."""
+    """The function that recomputes the page after every change: images, both predictions, cost, curve."""
     norm = about.threat.get("norm", "linf")
     rule = about.preprocessing or stretched(model.net.image)
     line = _line(rows)
@@ -145,14 +145,14 @@ def viewer(
 
 
 def stretched(image: tuple[int, int, int]) -> Preprocessing:
-    """What is done with an image of another size where a model's file states no rule: as the service does."""
+    """The default rule for an image of another size if the model file states none; the service uses the same."""
     return Preprocessing(image[1:], "stretch", "L" if image[0] == 1 else "RGB")
 
 
 def picked(
     upload: str | None, number: int, test: Dataset | None, rule: Preprocessing
 ) -> tuple[torch.Tensor, int | None]:
-    """(x (1, C, H, W) in [0, 1], its label where it is known): the file given, else a test image, else grey."""
+    """(x (1, C, H, W) in [0, 1], its label or None): the uploaded file, else a test image, else a grey image."""
     if upload is not None:
         return data.to_pixels(rule.read(Path(upload)))[None], None
     if test is None:
@@ -172,21 +172,21 @@ def _scores(probabilities: torch.Tensor, classes: tuple[str, ...]) -> dict[str, 
 
 
 def _line(rows: list[Row]) -> list[Row]:
-    """The measured curve of most points and images; empty where nothing was measured."""
+    """The measured curve with the most points and images; empty if nothing was measured."""
     lines = curves(r for r in worst_rows(rows) if r.rule is None).values()
     return max(lines, key=lambda line: (len(line), line[0].n), default=[])
 
 
 def _nearest(line: list[Row], point: Point) -> Row:
-    """The row whose point lies nearest."""
+    """The row whose point is nearest."""
     numbers = point.numbers()
     return min(line, key=lambda r: sum(abs(v - numbers.get(k, v)) for k, v in r.at.items()))
 
 
 def _nearest_text(line: list[Row], point: Point) -> str:
-    """What was measured at the nearest point, on many images: one image proves nothing."""
+    """The numbers measured on many images at the nearest point, because a single image proves nothing."""
     if not line:
-        return "Nothing has been measured beside this model: `rheostat evaluate` does."
+        return "No measurements of this model were found; `rheostat evaluate` makes them."
     row = _nearest(line, point)
     return (
         f"Nearest measured point, {point_label(row)}: SA {percent(row.clean_accuracy, row.interval.clean)} %, RA "
@@ -215,15 +215,15 @@ def _curve(line: list[Row], point: Point) -> Any:
 
 
 def _change(clean: torch.Tensor, moved: torch.Tensor) -> torch.Tensor:
-    """δ around mid-grey, its largest value at black or white; (1, C, H, W) in [0, 1]."""
+    """δ around mid-grey, scaled so that its largest value is black or white; (1, C, H, W) in [0, 1]."""
     delta = moved - clean
     return 0.5 + 0.5 * delta / delta.abs().max().clamp_min(1e-6)
 
 
 def opening(model: Tunable, about: artifact.About, test: Dataset | None) -> int:
-    """The number of a test image that is classified right and that the attack turns, at the dials' rest.
+    """The index of a test image that the model classifies correctly at the rest point and that the attack changes.
 
-    Where no attack succeeds, the first that is right; else 0.
+    If no attack succeeds, the first correctly classified image; otherwise 0.
     """
     if test is None:
         return 0

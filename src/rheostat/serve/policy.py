@@ -1,4 +1,4 @@
-"""Policy: which points a server may use, and the least robustness that load can bring it down to."""
+"""Policy: which points a server may use, and the robustness floor that it keeps under any load."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ from rheostat.serve.costs import Costs
 from rheostat.serve.schema import PolicyBody
 
 SHARE = 0.5
-"""Without `min_robust`, the share of its first point's robust accuracy below which a ladder never falls."""
+"""Without `min_robust`, the floor is this share of the robust accuracy of the ladder's first point."""
 
 DEFAULT_PASSES = 5
-"""Passes of one image at the preferred point that fit into the time to answer where none is given."""
+"""The default target time is that of this many single-image passes at the preferred point."""
 CONTROLLERS = ("slack", "steps")
-"""How the point of a batch is chosen: by the time its requests have left, or by steps after late batches."""
+"""How the server chooses a batch's point: by the time left to its requests, or by steps after late batches."""
 
 Measured = Mapping[str, Mapping[str, Any]]
 
 
 @dataclass(frozen=True)
 class Policy:
-    """What whoever holds the token decides.
+    """The rules by which the server chooses points. Only holders of a policy token may change them.
 
-    `ladder`: names of points, the one preferred first; later ones are cheaper. `target_ms`: the time from
-    the arrival in the queue in which a request should be answered (`slack`), or the wait above which the
-    server steps down the ladder (`steps`). `min_robust`: no point whose measured robust accuracy (its lower
-    bound where there is one) lies below is ever used; None: `SHARE` of the first point's. Zero allows every
-    point, and has to be written down. `controller`: one of `CONTROLLERS`.
+    `ladder` names the points, the preferred one first and cheaper ones after it. `target_ms` is the time from arrival
+    in the queue to the answer (`slack`), or the wait above which the server steps down the ladder (`steps`).
+    `min_robust` is the floor: the server never uses a point whose measured robust accuracy (its lower bound, if there
+    is one) is below it. None means `SHARE` of the first point's; an explicit 0 allows every point. `controller` is one
+    of `CONTROLLERS`.
     """
 
     ladder: tuple[str, ...]
@@ -41,16 +41,16 @@ class Policy:
 
 
 def default_target(preferred: str, costs: Costs) -> float:
-    """Milliseconds in which to answer: five passes of one image at the preferred point, and at least 50."""
+    """The default target in milliseconds: five single-image passes at the preferred point, and at least 50 ms."""
     return 50.0 if preferred not in costs else max(50.0, round(DEFAULT_PASSES * 1e3 * costs[preferred](1)))
 
 
 class NotJSON(ValueError):
-    """Text that is not JSON at all."""
+    """The text is not JSON."""
 
 
 def parse_policy(found: object) -> Policy:
-    """A policy from JSON, as text (str or bytes) or as values; ValueError names what is wrong."""
+    """Parse a policy from JSON text (str or bytes) or from parsed values; ValueError names the mistake."""
     try:
         if isinstance(found, str | bytes):
             body = PolicyBody.model_validate_json(found)
@@ -76,15 +76,15 @@ def _sentence(kind: str, where: tuple[int | str, ...], message: str) -> str:
 
 
 def validated(policy: Policy, measured: Measured) -> Policy:
-    """The policy, if these named points can keep it; ValueError otherwise."""
+    """Return the policy if it is valid for these named points; ValueError otherwise."""
     if not policy.ladder:
-        raise ValueError("a policy names at least one point in its ladder")
+        raise ValueError("a policy must name at least one point in its ladder")
     if len(set(policy.ladder)) != len(policy.ladder):
-        raise ValueError("a point stands once in a ladder")
+        raise ValueError("a ladder must name each point once")
     if not 0 < policy.target_ms <= 60000:
-        raise ValueError(f"target_ms lies above 0 and up to 60000, given {policy.target_ms:g}")
+        raise ValueError(f"target_ms must be above 0 and at most 60000, given {policy.target_ms:g}")
     if policy.min_robust is not None and not 0 <= policy.min_robust <= 1:
-        raise ValueError(f"min_robust is a share from 0 to 1, given {policy.min_robust:g}")
+        raise ValueError(f"min_robust must be from 0 to 1, given {policy.min_robust:g}")
     check_choice("a policy", "controller", policy.controller, CONTROLLERS)
     for name in policy.ladder:
         if name not in measured:
@@ -95,40 +95,40 @@ def validated(policy: Policy, measured: Measured) -> Policy:
 
 
 def robustness_of(numbers: Mapping[str, Any]) -> float:
-    """A point's measured robust accuracy for a floor: its lower bound; 0 where none was measured."""
+    """The robust accuracy that counts against a floor: the lower bound if there is one; 0 if none was measured."""
     return float(numbers.get("robust_bound", numbers.get("robust_accuracy", 0.0)))
 
 
 def least_robust(policy: Policy, measured: Measured) -> float:
-    """The robust accuracy below which no point is used: `min_robust`, or `SHARE` of the first point's."""
+    """The floor as a robust accuracy: `min_robust`, or `SHARE` of the first point's."""
     if policy.min_robust is not None:
         return policy.min_robust
     return SHARE * robustness_of(measured[policy.ladder[0]])
 
 
 def floor(policy: Policy, measured: Measured) -> tuple[str, ...]:
-    """The points of the ladder that its floor admits, in its order."""
+    """The points of the ladder that the floor admits, in the ladder's order."""
     least = least_robust(policy, measured)
     return tuple(n for n in policy.ladder if robustness_of(measured[n]) >= least)
 
 
 def strict(policy: Policy, least: float | None) -> Policy:
-    """The policy under the floor that the server was started with: ValueError if it asks for a lower one."""
+    """The policy under the floor that the server was started with; ValueError if the policy sets a lower one."""
     if least is None:
         return policy
     if policy.min_robust is not None and policy.min_robust < least:
         raise ValueError(
-            f"min_robust {policy.min_robust:g} is below {least:g}, with which this server was started; "
+            f"min_robust {policy.min_robust:g} is below {least:g}, the floor that this server was started with; "
             "a policy may be stricter, not weaker"
         )
     return policy if policy.min_robust is not None else replace(policy, min_robust=least)
 
 
 def settled(given: Policy, stored: Policy | None, measured: Measured) -> tuple[Policy, str]:
-    """(the policy a server starts with, a sentence that says why where two were at hand).
+    """Return (the policy that the server starts with, a sentence that explains a choice between two).
 
-    The stored one was set by a token while the server ran, so it holds; but the stricter floor of the two
-    always wins, and where no stored point keeps that floor the given policy holds.
+    The stored policy was set with a token while the server ran, so it overrides the given one. The stricter floor of
+    the two always applies; if no point of the stored ladder meets it, the given policy applies.
     """
     given = validated(given, measured)
     if stored is None or stored == given:
@@ -139,11 +139,11 @@ def settled(given: Policy, stored: Policy | None, measured: Measured) -> tuple[P
     try:
         held = validated(wanted, measured)
     except ValueError as error:
-        return given, f"the stored policy is not used ({error}); the command line's holds"
+        return given, f"the stored policy is not used ({error}); the command line's policy applies"
     text = (
-        f"the stored policy holds, it was set while the server ran: ladder {', '.join(held.ladder)}, "
+        f"the stored policy applies, because it was set while the server ran: ladder {', '.join(held.ladder)}, "
         f"no point below {least_robust(held, measured):g}"
     )
     if raised:
-        text += f"; --min-robust {least:g} of the command line is stricter than its floor and holds too"
+        text += f"; --min-robust {least:g} of the command line is stricter than its floor and applies too"
     return held, text

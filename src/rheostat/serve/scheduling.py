@@ -1,6 +1,6 @@
-"""The queue of a service without its clock: what is admitted, when a batch begins, which requests it takes.
+"""The queue of a service, independent of the clock: it admits requests, and decides when and from what a batch starts.
 
-The engine runs it in real time and the simulation in simulated time, so both decide alike.
+The engine runs it in real time and the simulation in simulated time, so both make the same decisions.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ from typing import Generic, Protocol, TypeVar
 
 
 class Full(Exception):
-    """The queue holds as many images as it may."""
+    """The queue is full."""
 
     def __init__(self, text: str = "the queue is full") -> None:
         super().__init__(text)
 
 
 class Late(Full):
-    """No allowed point could answer this request in time, so it is refused before it waits."""
+    """No allowed point could answer this request in time, so the server refuses it at once."""
 
     def __init__(self) -> None:
         super().__init__("no allowed point could answer in time; the queue is too long")
@@ -30,15 +30,15 @@ class Waiting(Protocol):
 
     @property
     def count(self) -> int:
-        """Its images."""
+        """Number of its images."""
 
     @property
     def arrived(self) -> float:
-        """When it came, in seconds of the clock of the queue."""
+        """Arrival time, in seconds of the queue's clock."""
 
     @property
     def point(self) -> str | None:
-        """The point that it asked for, where clients may (labs); None: the controller decides."""
+        """The point that it asks for, if the server allows that; None lets the controller choose."""
 
 
 Job = TypeVar("Job", bound=Waiting)
@@ -46,7 +46,7 @@ Job = TypeVar("Job", bound=Waiting)
 
 @dataclass(frozen=True)
 class Load:
-    """What a controller sees: the time, the requests in the queue, the largest batch, when the worker is free."""
+    """What a controller sees: the time, the waiting requests, the largest batch, and when the worker becomes free."""
 
     now: float
     waiting: Sequence[Waiting]
@@ -56,7 +56,7 @@ class Load:
 
 @dataclass(frozen=True)
 class Decision:
-    """One batch: its point, at most so many images, and whether the ladder stepped (1 down, -1 up)."""
+    """One batch: its point, its largest number of images, and the ladder's step (1 down, -1 up, 0 none)."""
 
     point: str
     images: int
@@ -64,28 +64,28 @@ class Decision:
 
 
 class Controller(Protocol):
-    """Chooses a point for each batch among the allowed ones, and refuses what would come too late."""
+    """Chooses an allowed point for each batch, and refuses requests that it could not answer in time."""
 
     allowed: tuple[str, ...]
 
     @property
     def name(self) -> str:
-        """The point that was used last, the preferred one at first."""
+        """The last point used; at the start the preferred one."""
 
     def admits(self, load: Load, images: int) -> bool:
-        """Whether a request of so many images may enter the queue now. Called once for each request."""
+        """Whether a request of `images` images may enter the queue now. Called once for each request."""
 
     def hold(self, load: Load, window: float) -> float:
-        """Seconds from its arrival that the oldest request may wait for a batch to fill; at most `window`."""
+        """Seconds, from its arrival, that the oldest request may wait for the batch to fill; at most `window`."""
 
     def decide(self, load: Load) -> Decision:
         """The next batch. Called once for each batch."""
 
     def expected(self, point: str, images: int) -> float:
-        """Seconds that a batch is expected to take; 0 where that is not known."""
+        """Seconds that a batch is expected to take; 0 if unknown."""
 
     def observe(self, point: str, images: int, seconds: float) -> None:
-        """Note what a batch took."""
+        """Record how long a batch took."""
 
 
 class Line(Generic[Job]):
@@ -96,31 +96,31 @@ class Line(Generic[Job]):
         self.jobs: deque[Job] = deque()
         self.images = 0
         self.free_at: float | None = None
-        """When the batch in the model is expected to end; None: there is none."""
+        """When the batch in the model is expected to end; None if there is none."""
 
     def load(self, now: float) -> Load:
         """What a controller sees now."""
         return Load(now, self.jobs, self.most, now if self.free_at is None else max(now, self.free_at))
 
     def offer(self, job: Job, now: float) -> None:
-        """Put a request at the end; Full where there is no room, Late where it would be answered too late."""
+        """Append a request; Full if there is no room, Late if it could not be answered in time."""
         if self.images + job.count > self.room:
             raise Full
         idle = not self.jobs and self.free_at is None
-        # Asked in any case: a controller counts what is offered. An idle server refuses nobody.
+        # Always ask the controller, because it counts offered requests. An idle server refuses nobody.
         if not self.controller.admits(self.load(now), job.count) and not idle:
             raise Late
         self.jobs.append(job)
         self.images += job.count
 
     def starts(self, now: float) -> float:
-        """When the next batch begins unless more requests arrive; there is at least one."""
+        """When the next batch starts if no more requests arrive; the queue must not be empty."""
         if self.images >= self.most:
             return now
         return max(now, self.jobs[0].arrived + self.controller.hold(self.load(now), self.window))
 
     def take(self, now: float) -> tuple[Decision, list[Job]]:
-        """The next batch: whole requests for one point, in order of arrival; the first is always in it."""
+        """The next batch: whole requests for one point in order of arrival, always including the first."""
         decision = self.controller.decide(self.load(now))
         batch = [self.jobs.popleft()]
         asked, count = batch[0].point, batch[0].count
@@ -134,12 +134,12 @@ class Line(Generic[Job]):
         return Decision(point, count, decision.step), batch
 
     def finish(self, point: str, images: int, seconds: float) -> None:
-        """The batch in the model has ended."""
+        """Record that the batch in the model has ended."""
         self.free_at = None
         self.controller.observe(point, images, seconds)
 
     def drop(self, gone: Callable[[Job], bool]) -> None:
-        """Take out requests that nobody waits for any more."""
+        """Remove requests that nobody is waiting for any more."""
         if any(gone(job) for job in self.jobs):
             self.jobs = deque(job for job in self.jobs if not gone(job))
             self.images = sum(job.count for job in self.jobs)

@@ -1,4 +1,4 @@
-"""The service's messages as pydantic models; its OpenAPI is made from them."""
+"""The service's messages as pydantic models, from which its OpenAPI document is made."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class Problem(BaseModel):
 
 
 class PolicyBody(BaseModel):
-    """What whoever holds the token decides."""
+    """The rules by which the server chooses points. Changing them requires a policy token."""
 
     model_config = ConfigDict(extra="forbid", strict=True, title="Policy")
 
@@ -34,15 +34,15 @@ class PolicyBody(BaseModel):
         None,
         ge=0,
         le=1,
-        description="No point measured below is ever used. Absent: half of what the ladder's first point has.",
+        description="The server uses no point with a lower measured robust accuracy. Default: half the first point's.",
     )
     controller: Literal["slack", "steps"] = Field(
-        "slack", description="How the point of a batch is chosen: by the time its requests have left, or by steps."
+        "slack", description="How the server chooses a batch's point: by the time left to its requests, or by steps."
     )
 
 
 class Prediction(BaseModel):
-    """Labels and probabilities, and the point they were made at."""
+    """Labels and probabilities, and the point that produced them."""
 
     point: str
     at: dict[str, float]
@@ -63,5 +63,5 @@ class Listing(BaseModel):
 
 
 def problem(text: str) -> dict[str, Any]:
-    """An answer of OpenAPI that holds a `Problem`."""
+    """An OpenAPI response whose body is a `Problem`."""
     return {"description": text, "model": Problem}

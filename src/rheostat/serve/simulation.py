@@ -1,7 +1,7 @@
-"""The queue in simulated time: the controllers and the queue of the server, with measured times for passes.
+"""Simulation: the server's own queue and controllers in simulated time, with measured times for passes.
 
-Deterministic and fast: an hour of arrivals takes a second or so. What it leaves out is everything beside the
-queue and the model (HTTP, decoding, the noise of a machine), which a replay against a running server has.
+It is deterministic and fast: an hour of arrivals takes about a second. It leaves out everything except the queue and
+the model (HTTP, decoding, timing noise); a replay against a running server includes them.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from rheostat.serve.scheduling import Controller, Full, Line
 
 @dataclass(frozen=True)
 class Outcome:
-    """One request: when it came and ended (seconds), its point, or None for a 503, and how long it was in the queue."""
+    """One request: its arrival and end (seconds), its point, or None for a 503, and its time in the queue."""
 
     arrived: float
     ended: float
@@ -24,7 +24,7 @@ class Outcome:
 
     @property
     def took(self) -> float:
-        """Seconds from its arrival to its answer."""
+        """Seconds from arrival to answer."""
         return self.ended - self.arrived
 
 
@@ -46,10 +46,10 @@ def simulate(
     room: int = 512,
     window: float = 0.0,
 ) -> list[Outcome]:
-    """What becomes of requests of `images` images each that arrive at these times (seconds, ascending).
+    """Simulate requests of `images` images each that arrive at these times (seconds, ascending).
 
-    `seconds(point, n)`: how long a pass of n images takes. `most`, `room` and `window` are those of the engine: the
-    largest batch, the images that may wait, and the seconds that a batch may fill.
+    `seconds(point, n)` is the time of a pass of n images. `most`, `room` and `window` are the engine's: the largest
+    batch, the number of images that may wait, and the seconds for which a batch may fill.
     """
     line: Line[_Request] = Line(controller, most=most, room=room, window=window)
     outcomes: list[Outcome | None] = [None] * len(arrivals)

@@ -1,11 +1,11 @@
-"""The best point that still answers everybody in time, chosen for each batch from the queue and its deadlines.
+"""Slack-based scheduling: for each batch, the most preferred point that still answers every request in time.
 
-Also called slack-fit scheduling. The head of the queue has the least time left (its *slack*); with little load the
-slack is large and the preferred point fits into it, in a burst it shrinks and a faster point has to be taken. After
-SuperServe's SlackFit (Khare et al., NSDI 2025), which chooses point and batch size by the slack of the most urgent
-request; Model-Switching (Zhang et al., HotCloud 2020) and Proteus (Ahmad et al., ASPLOS 2024) scale accuracy with load
-for the same reason. Unlike SlackFit it also looks at the requests behind the head and at those expected to arrive
-while the batch runs, and it knows a floor: a point of less measured robustness is reached seldom and slowly.
+Also called slack-fit scheduling. The head of the queue has the least time left (its *slack*). Under low load the slack
+is large and the preferred point fits; in a burst the slack shrinks and the controller takes a faster point. This
+follows SuperServe's SlackFit (Khare et al., NSDI 2025), which chooses point and batch size by the slack of the most
+urgent request; Model-Switching (Zhang et al., HotCloud 2020) and Proteus (Ahmad et al., ASPLOS 2024) scale accuracy
+with load for the same reason. Unlike SlackFit, this controller also considers the requests behind the head and those
+expected to arrive while the batch runs, and it has a floor: it moves to points of lower robustness rarely and slowly.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from rheostat.serve.ladder import LATE_FOR, Ladder
 from rheostat.serve.scheduling import Decision, Load, Waiting
 
 MEMORY = 10.0
-"""Deadlines over which arrivals are averaged."""
+"""The average arrival rate forgets over this many deadlines."""
 CALM, BETWEEN, LATE = 0.0, 0.5, 2.0
-"""What the guard's ladder, whose target is 1, is told: nothing waits, neither, somebody waits too long."""
+"""Waits reported to the guard's ladder, whose target is 1: no request waits, neither case, a request is late."""
 
 
 @dataclass(frozen=True)
 class _Offer:
-    """A request that asks to be admitted."""
+    """A request that is not yet admitted."""
 
     count: int
     arrived: float
@@ -34,11 +34,11 @@ class _Offer:
 
 
 class SlackFit:
-    """A controller (`scheduling.Controller`). Seconds; `allowed` is in order of preference.
+    """A controller (`scheduling.Controller`). Times are in seconds; `allowed` is in order of preference.
 
-    Points whose robustness is at least `free` are chosen freely, batch by batch. Points below it are
-    opened one level of robustness at a time by the same rule as the steps of `Ladder` (load must last, a
-    least dwell, few a minute) and closed when it is calm, so whoever makes load cannot drive them at will.
+    The controller chooses freely, batch by batch, among points whose robustness is at least `free`. It opens points
+    below that one level of robustness at a time, by the rules of `Ladder` (sustained load, a minimum dwell time, few
+    steps per minute), and closes them when load is low, so that an attacker who creates load cannot move it at will.
     """
 
     def __init__(
@@ -46,7 +46,7 @@ class SlackFit:
     ) -> None:
         missing = [n for n in allowed if n not in costs]
         if missing:
-            raise ValueError(f"no measured times of {', '.join(missing)}: choosing by slack needs them")
+            raise ValueError(f"no measured times of {', '.join(missing)}; the controller 'slack' needs them")
         self.allowed, self.costs, self.deadline = allowed, costs, deadline
         lower = sorted({robustness[n] for n in allowed if robustness[n] < free}, reverse=True)
         self.levels = [tuple(n for n in allowed if robustness[n] >= least) for least in (free, *lower)]
@@ -65,21 +65,21 @@ class SlackFit:
 
     @property
     def fastest(self) -> str:
-        """The cheapest of them."""
+        """The fastest usable point."""
         return min(self.usable, key=lambda n: self.costs[n].typical)
 
     def expected(self, point: str, images: int) -> float:
-        """Seconds of a batch, by the measured times and by how much slower batches have been of late."""
+        """Expected seconds of a batch: the measured time, scaled by how much slower recent batches were."""
         return self.slowdown * self.costs[point](images)
 
     def observe(self, point: str, images: int, seconds: float) -> None:
-        """Note what a batch took: a smoothed ratio to what was measured, and its mean deviation (RFC 6298)."""
+        """Update the smoothed ratio of observed to measured time, and its mean deviation (as in RFC 6298)."""
         ratio = min(4.0, max(0.25, seconds / self.costs[point](images)))
         self.spread += 0.25 * (abs(ratio - self.slowdown) - self.spread)
         self.slowdown += 0.125 * (ratio - self.slowdown)
 
     def admits(self, load: Load, images: int) -> bool:
-        """Whether the fastest usable point could answer these images, behind all others, before their deadline."""
+        """Whether the fastest usable point could answer these images before their deadline, after all waiting ones."""
         self._count(load.now, images)
         jobs = [*load.waiting, _Offer(images, load.now)]
         *_, (last, ends) = self._plan(jobs, self.fastest, load.free_at, load.most, 1.0)
@@ -89,20 +89,20 @@ class SlackFit:
         return good
 
     def hold(self, load: Load, window: float) -> float:
-        """A batch may fill until the preferred point would answer its head after half of its time."""
+        """A batch may fill as long as the preferred point could answer its head within half the deadline."""
         count = min(load.most, sum(job.count for job in load.waiting))
         return max(0.0, min(window, self.deadline / 2 - self._cautious(self.usable[0], count)))
 
     def decide(self, load: Load) -> Decision:
-        """The most preferred point, and its largest batch, with which nobody is expected to be late.
+        """The most preferred point, with its largest batch, at which no request is expected to be late.
 
-        Those who wait behind the batch are thought of at the most preferred point that can answer them in time, at
-        the batch's own if possible. Where no point can: the fastest, with the batch that leaves the fewest late.
+        Requests behind the batch are assumed to run at the most preferred point that answers them in time. If no
+        point works: the fastest one, with the batch that makes the fewest images late.
         """
         self._count(load.now, 0)
         sizes = {point: self._sizes(load, point) for point in self.usable}
-        # What follows runs at `rest`, tried in order of preference too: a better answer now is not paid for by much
-        # worse ones later.
+        # Later requests run at `rest`, also tried in order of preference, so that a better answer now does not cause
+        # much worse ones later.
         for place, rest in enumerate(self.usable):
             for point in self.usable[: place + 1]:
                 for size in sizes[point]:
@@ -118,7 +118,7 @@ class SlackFit:
     def _plan(
         self, jobs: Iterable[Waiting], point: str, begins: float, most: int, caution: float
     ) -> Iterator[tuple[Waiting, float]]:
-        """(request, when it ends) in batches at one point, each as large as makes nobody late who would be in time."""
+        """(request, its end) in batches at one point, each as large as possible without making a request late."""
         pace, times = self.slowdown * caution, self.costs[point]
         batch: list[Waiting] = []
         count, tightest = 0, math.inf
@@ -131,14 +131,14 @@ class SlackFit:
                 ends = begins + pace * times(job.count)
             batch.append(job)
             count += job.count
-            # In order of arrival the first that is still in time has the earliest deadline.
+            # Requests are in order of arrival, so the first that is still in time has the earliest deadline.
             if tightest == math.inf and job.arrived + self.deadline >= ends:
                 tightest = job.arrived + self.deadline
         begins += pace * times(count)
         yield from ((done, begins) for done in batch)
 
     def _sizes(self, load: Load, point: str) -> list[int]:
-        """Batches that are tried at a point, in images: the largest that makes nobody late, and about halves of it."""
+        """Batch sizes to try at a point: the largest that makes no request late, then about half of each."""
         totals: list[int] = []
         first = None
         for job, ends in self._plan(load.waiting, point, load.now, load.most, self._caution):
@@ -160,18 +160,18 @@ class SlackFit:
         return self._caution * self.expected(point, images)
 
     def _drain(self, point: str, images: int, most: int) -> float:
-        """Seconds in which a point answers so many images, in full batches."""
+        """Seconds in which a point answers `images` images in full batches."""
         full, left = divmod(images, most)
         return full * self.expected(point, most) + (self.expected(point, left) if left else 0.0)
 
     def _leaves_time(self, load: Load, point: str, size: int, rest: str) -> bool:
-        """Whether those who arrive just after such a batch has begun can be answered in time, at `rest`."""
+        """Whether requests that arrive just after such a batch starts can be answered in time at `rest`."""
         seconds = self._cautious(point, size)
         ahead = sum(job.count for job in load.waiting) - size + self.rate * seconds
         return seconds + self._drain(rest, math.ceil(ahead), load.most) <= self.deadline
 
     def _late(self, load: Load, point: str, size: int, rest: str) -> int:
-        """Images that miss their deadline if this batch runs now and `rest` answers those behind it."""
+        """Number of images that miss their deadline if this batch runs now and the others run at `rest`."""
         begins, taken, late = load.now + self._cautious(point, size), 0, 0
         behind = []
         for job in load.waiting:
@@ -184,7 +184,7 @@ class SlackFit:
         return late + sum(job.count for job, ends in plan if ends > job.arrived + self.deadline)
 
     def _count(self, now: float, images: int) -> None:
-        """The rate of arrival, images a second: an average that forgets exponentially."""
+        """Update the arrival rate in images per second, an exponentially forgetting average."""
         memory = MEMORY * self.deadline
         if self.counted > -math.inf:
             self.rate *= math.exp(-max(0.0, now - self.counted) / memory)
@@ -192,12 +192,12 @@ class SlackFit:
         self.counted = max(self.counted, now)
 
     def _press(self, now: float) -> None:
-        """Somebody will be late, or was refused: after a while of that the guard opens a lower level."""
+        """A request will be late or was refused: if that lasts, the guard opens a lower level."""
         self.pressed = now
         self.pending += self.guard.observe(LATE, now)
 
     def _calm(self, now: float, point: str) -> int:
-        """Nobody is late: whether the level above would do decides if it may close again."""
+        """No request is late: if the level above would suffice for a while, the guard closes the lowest level."""
         if now - self.pressed >= LATE_FOR:
             place = self.guard.place
             stricter = place == 0 or point in self.levels[place - 1]

@@ -1,4 +1,4 @@
-"""The routes of the Open Inference Protocol, beside the service's own and under the same limits, tokens and floor."""
+"""The routes of the Open Inference Protocol, under the same limits, tokens and floor as the service's own routes."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ _PLACES = (_MODEL, f"{_MODEL}/versions/{{version}}")
 
 
 def add_routes(app: FastAPI, state: State) -> None:
-    """Answer `/v2`; the protocol publishes its own schema, so ours does not repeat it."""
+    """Add the routes under `/v2`. The protocol publishes its own schema, so ours does not repeat it."""
     served, options = state.served, state.options
 
     def known(model: str, version: str) -> None:
         if model != protocol.MODEL or version != protocol.VERSION:
             raise Refusal(
                 404,
-                f"no model {model[:60]!r} of version {version[:20]!r}; the one here is "
+                f"no model {model[:60]!r} of version {version[:20]!r}; this server has "
                 f"{protocol.MODEL!r}, version {protocol.VERSION!r}",
             )
 
@@ -53,7 +53,7 @@ def add_routes(app: FastAPI, state: State) -> None:
     async def infer(request: Request, model: str, version: str = protocol.VERSION) -> Response:
         known(model, version)
         if request.headers.get("content-encoding", "identity") != "identity":
-            raise Refusal(415, "a body that is not compressed is taken")
+            raise Refusal(415, "compressed bodies are not accepted")
         asked: list[protocol.Asked] = []
 
         async def read(body: bytes) -> tuple[Array, str | None]:

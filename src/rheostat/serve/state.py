@@ -1,4 +1,4 @@
-"""What an application holds while it runs: engine, policy, budgets, image processes, counters."""
+"""The state of a running application: engine, policy, budgets, decoder processes, metrics."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ log = logging.getLogger("rheostat.serve")
 
 
 class State:
-    """One application's. ValueError for a policy or options that cannot be kept."""
+    """The state of one application. ValueError for an invalid policy or invalid options."""
 
     def __init__(self, served: Service, policy: Policy, options: Options) -> None:
         self.served, self.options = served, options
         self.gate = Gate(options)
         self.metrics = Metrics()
         self.least = policy.min_robust
-        """The floor that the server was started with; no later policy goes below it."""
+        """The floor that the server was started with; no later policy may set a lower one."""
         stored = options.store.read() if options.store is not None else None
         self.policy, note = settled(policy, stored, served.measured)
         self.notes = [note] if note else []
@@ -58,15 +58,15 @@ class State:
 
     @property
     def ready(self) -> bool:
-        """Whether batches are served and images unpacked, now."""
+        """Whether the server can decode images and serve batches now."""
         return self.engine.ready and self.decoders.ready
 
     def allowed(self, new: Policy) -> Policy:
-        """A policy under the floor of the start, if the named points can keep it; ValueError otherwise."""
+        """The policy under the server's initial floor if the named points can meet it; ValueError otherwise."""
         return validated(strict(new, self.least), self.served.measured)
 
     async def keep(self, new: Policy) -> None:
-        """Store a policy, then use it; Refusal (503), and no change, where it cannot be stored."""
+        """Store a policy, then use it. If it cannot be stored: Refusal (503), and nothing changes."""
         if self.options.store is not None:
             try:
                 await asyncio.to_thread(self.options.store.write, new)
@@ -78,21 +78,21 @@ class State:
 
     def take(self, new: Policy) -> None:
         """Use a policy from the next batch on."""
-        # One assignment: a batch asks the controller once, so it stands at the old or at the new policy.
+        # One assignment: a batch asks the controller once, so it runs under the old policy or the new one.
         self.engine.controller = self._controller(new)
         self.policy = new
         self.metrics.policies.inc()
         log.info("policy: %s", asdict(new))
 
     async def follow(self) -> None:
-        """Take what other servers store, as long as the application lives."""
+        """Follow the policy that other servers store, until the application ends."""
         store, poll = self.options.store, self.options.poll
         refused: Policy | None = None
         while store is not None and poll is not None:
             await asyncio.sleep(poll)
             try:
                 new = await asyncio.to_thread(store.read)
-            except Exception as error:  # a file, or a cluster's actor: neither may end this task
+            except Exception as error:  # neither a file nor a cluster's actor may end this task
                 log.warning("the stored policy could not be read: %s", error)
                 continue
             if new is None or new in (self.policy, refused):

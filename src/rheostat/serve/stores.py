@@ -1,4 +1,4 @@
-"""Where a policy outlives its server, and servers of one folder meet."""
+"""Stores: they keep a policy across restarts, and share it among servers of one folder."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from rheostat.runtime.files import write_text
 from rheostat.serve.policy import Policy, parse_policy
 
 LARGEST = 2**16
-"""Bytes of the largest file of a policy that is read."""
+"""Bytes of the largest policy file that is read."""
 
 
 class Store(Protocol):
-    """Where a policy outlives its server, and replicas of it meet."""
+    """Keeps a policy across restarts, and shares it among replicas."""
 
     def read(self) -> Policy | None:
         """The stored policy, or None."""
 
     def write(self, policy: Policy) -> None:
-        """Store a policy, whole."""
+        """Store a policy atomically."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class FileStore:
     path: Path
 
     def read(self) -> Policy | None:
-        """The stored policy, or None; ValueError for a file that is not one."""
+        """The stored policy, or None; ValueError if the file does not hold a policy."""
         if not self.path.exists():
             return None
         raw = read_regular(self.path, LARGEST)
@@ -42,5 +42,5 @@ class FileStore:
             raise ValueError(f"{self.path}: {error}") from None
 
     def write(self, policy: Policy) -> None:
-        """Store a policy through a temporary file; OSError where the disk is full or read-only."""
+        """Store a policy atomically, by a temporary file; OSError if the disk is full or read-only."""
         write_text(self.path, json.dumps(asdict(policy), indent=1) + "\n")

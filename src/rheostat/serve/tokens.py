@@ -1,4 +1,4 @@
-"""Bearer tokens: several at once, from a file that may change while the server runs."""
+"""Bearer tokens: several may be valid at once, and their file may change while the server runs."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ def _strong(texts: Iterable[str], where: str) -> tuple[bytes, ...]:
     for text in found:
         if len(text) < SHORTEST or not text.isascii() or not text.isprintable() or " " in text:
             raise ValueError(
-                f"{where}: a token has at least {SHORTEST} ASCII characters and no blanks, given one of {len(text)}; "
-                "make one: python -c 'import secrets; print(secrets.token_urlsafe())'"
+                f"{where}: a token has at least {SHORTEST} ASCII characters and no blanks, given {len(text)} "
+                "characters; make one: python -c 'import secrets; print(secrets.token_urlsafe())'"
             )
     return tuple(_digest(text) for text in found)
 
 
 class Tokens:
-    """The tokens that open something: of texts, and of a file with one a line (# begins a comment).
+    """A set of valid tokens: fixed texts, and a file with one token per line (# starts a comment).
 
-    The file is read again when it changes, so tokens are rotated by adding the new one, moving the
-    clients, and removing the old one. A change that leaves no valid file keeps the tokens there were.
+    The file is read again when it changes. To rotate a token, add the new one, switch the clients, then remove the
+    old one. If a change makes the file invalid, the previous tokens stay valid.
     """
 
     def __init__(self, texts: Iterable[str] = (), path: Path | None = None) -> None:
@@ -46,10 +46,10 @@ class Tokens:
         return bool(self.fixed or self.listed or self.path)
 
     def holds(self, given: str) -> bool:
-        """Whether this is one of the tokens. All are compared, each in constant time."""
+        """Whether this is one of the tokens. It is compared with all of them, each in constant time."""
         self._follow()
         digest = _digest(given)
-        # A sum, so that no comparison is skipped.
+        # The sum makes sure that no comparison is skipped.
         return sum(secrets.compare_digest(digest, known) for known in (*self.fixed, *self.listed)) > 0
 
     def _read(self, path: Path) -> None:
@@ -58,7 +58,7 @@ class Tokens:
         lines = (line.partition("#")[0].strip() for line in text.splitlines())
         listed = _strong((line for line in lines if line), str(path))
         if not listed:
-            raise ValueError(f"{path}: no token in it")
+            raise ValueError(f"{path}: the file holds no token")
         self.listed, self.version = listed, version
 
     def _follow(self) -> None:

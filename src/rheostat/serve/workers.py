@@ -1,4 +1,4 @@
-"""The processes that unpack images for the service: each answer in time, or its process is killed and replaced."""
+"""The processes that decode images for the service. A process that does not answer in time is killed and replaced."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ from rheostat.serve.decoding import IMAGES, TENSOR, Array, Limits, Refusal, as_b
 START = 60.0
 """Seconds that a process may take to start."""
 STALLED = 1.0
-"""Seconds after which a process that has not answered counts as stalled."""
+"""Seconds without an answer after which a process counts as stalled."""
 LINE = 4096
-"""Bytes of the first line of an answer, at most."""
+"""Maximum bytes of the first line of an answer."""
 
 
 class _Worker:
-    """One process, started when it is first asked."""
+    """One process, started by the first request to it."""
 
     def __init__(self) -> None:
         self.process: subprocess.Popen[bytes] | None = None
         self.since: float | None = None
 
     def ask(self, question: dict[str, object], body: bytes, expected: int, seconds: float) -> bytes:
-        """The answer's pixels; Refusal with the process's own sentence, or when it took too long."""
+        """Return the answer's pixels; Refusal with the process's own message, or if it took too long."""
         process = self.started()
         assert process.stdin is not None
         assert process.stdout is not None
@@ -50,19 +50,19 @@ class _Worker:
         try:
             process.stdin.write(json.dumps(question).encode() + b"\n" + body)
             process.stdin.flush()
-            # The process reads bytes from outside, so its own answer is not trusted either.
+            # The process reads untrusted bytes, so its answer is not trusted either.
             answer = json.loads(process.stdout.readline(LINE))
             if "problem" in answer:
                 raise Refusal(413 if answer.get("large") is True else 422, str(answer["problem"])[:300])
             pixels = process.stdout.read(expected) if answer.get("bytes") == expected else b""
             if len(pixels) != expected:
-                raise ValueError("no whole answer")
+                raise ValueError("incomplete answer")
             return pixels
         except (OSError, ValueError, TypeError, AttributeError):
             self.end()
             if late.is_set():
-                raise Refusal(422, f"an image that takes more than {seconds:g} s to unpack") from None
-            raise Refusal(422, "an image that its decoder does not survive") from None
+                raise Refusal(422, f"the image takes more than {seconds:g} s to decode") from None
+            raise Refusal(422, "the image crashes its decoder") from None
         finally:
             timer.cancel()
             self.since = None
@@ -70,7 +70,7 @@ class _Worker:
                 self.end()
 
     def started(self) -> subprocess.Popen[bytes]:
-        """The process, alive."""
+        """The running process, started if necessary."""
         if self.process is None or self.process.poll() is not None:
             self.end()
             kept = {k: v for k, v in os.environ.items() if not k.startswith("RHEOSTAT")}
@@ -80,7 +80,7 @@ class _Worker:
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,
                 env=kept,
-                # Ctrl-C is for the server, which first finishes what it accepted.
+                # Ctrl-C should reach the server only, which first finishes accepted requests.
                 start_new_session=True,
             )
             assert process.stdout is not None
@@ -89,13 +89,13 @@ class _Worker:
             try:
                 if process.stdout.readline(LINE) != image_worker.READY:
                     self.end()
-                    raise RuntimeError("the process that unpacks images does not start")
+                    raise RuntimeError("the process that decodes images does not start")
             finally:
                 timer.cancel()
         return self.process
 
     def end(self) -> None:
-        """Kill the process, if there is one."""
+        """Kill the process if it exists."""
         if self.process is None:
             return
         self.process.kill()
@@ -110,13 +110,13 @@ class _Worker:
 
 
 class Decoders:
-    """A few such processes. `waiting` requests may wait for one; `killed` is called when one had to be killed."""
+    """A pool of decoder processes. At most `waiting` requests use or await one; `killed` is called after a kill."""
 
     def __init__(
         self, count: int = 2, *, seconds: float = 2.0, waiting: int = 64, killed: Callable[[], None] = lambda: None
     ) -> None:
         if count < 1:
-            raise ValueError(f"decoders: at least 1 process, given {count}")
+            raise ValueError(f"decoders must be at least 1, given {count}")
         self.seconds, self.waiting, self.killed = seconds, waiting, killed
         self.workers = [_Worker() for _ in range(count)]
         self.idle: queue.SimpleQueue[_Worker] = queue.SimpleQueue()
@@ -126,31 +126,31 @@ class Decoders:
         self.asked = 0
 
     def start(self) -> None:
-        """Start the processes now, not at the first image."""
+        """Start the processes now instead of at the first image."""
         for worker in self.workers:
             worker.started()
 
     def close(self) -> None:
-        """End them all."""
+        """End all processes."""
         self.threads.shutdown(wait=False, cancel_futures=True)
         for worker in self.workers:
             worker.end()
 
     @property
     def ready(self) -> bool:
-        """Whether a process is free, or has been at work for a moment only."""
+        """Whether at least one process is idle or has not stalled."""
         now = time.monotonic()
         return any(since is None or now - since < STALLED for since in [w.since for w in self.workers])
 
     async def decode(
         self, body: bytes, kind: str, image: tuple[int, int, int], limits: Limits, resize: str = "stretch"
     ) -> Array:
-        """A request's body → (n, C, H, W) float32 in [0, 1], as `decoding.decode`; images in a process."""
+        """Decode a request's body as `decoding.decode` does, but images in a separate process."""
         kind = check_kind(body, kind)
         if kind == TENSOR:
             return await asyncio.to_thread(tensor, body, image, limits)
         if self.asked >= self.waiting:
-            raise Refusal(503, "too many images wait to be unpacked")
+            raise Refusal(503, "too many images are waiting to be decoded")
         channels, height, width = image
         question: dict[str, object] = {
             "bytes": len(body),

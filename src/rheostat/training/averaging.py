@@ -1,7 +1,7 @@
-"""A running average of the weights (`train.ema`), which is what is scored and kept.
+"""An exponential moving average of the weights (`train.ema`), which is scored and kept instead of them.
 
-Izmailov et al. (UAI 2018), as a running mean. Only parameters and the statistics of norms are averaged:
-a mask, a code table or a threshold is taken as it is, for the mean of two masks is no mask.
+Based on Izmailov et al. (UAI 2018). Only parameters and the statistics of norms are averaged. Masks, code tables and
+thresholds are copied, because the mean of two masks is not a mask.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ STATISTICS = ("running_mean", "running_var")
 
 
 def averaged_names(model: nn.Module) -> set[str]:
-    """The entries of the state that are averaged: floating-point parameters, and statistics of norms."""
+    """The state entries that are averaged: floating-point parameters, and statistics of norms."""
     names = {name for name, p in model.named_parameters() if p.is_floating_point()}
     return names | {name for name, _ in model.named_buffers() if name.rpartition(".")[2] in STATISTICS}
 
 
 def updated(average: dict[str, Tensor] | None, model: nn.Module, decay: float) -> dict[str, Tensor]:
-    """The average after a step, changed in place; a first one is a copy of the model's state."""
+    """Update the average in place after a step; the first one is a copy of the model's state."""
     current = model.state_dict()
     if average is None:
         return {k: v.detach().clone() for k, v in current.items()}
@@ -34,7 +34,7 @@ def updated(average: dict[str, Tensor] | None, model: nn.Module, decay: float) -
 
 @torch.no_grad()
 def follow(average: dict[str, Tensor], model: nn.Module) -> None:
-    """Give the average what is not averaged (masks above all), and no weight where its masks have none."""
+    """Copy entries that are not averaged (mainly masks) into the average, and apply its masks to its weights."""
     kept = averaged_names(model)
     for key, value in model.state_dict().items():
         if key not in kept:

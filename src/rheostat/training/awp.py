@@ -1,8 +1,7 @@
-"""Adversarial weight perturbation (Wu et al., NeurIPS 2020): the gradient is taken at worse weights.
+"""Adversarial weight perturbation (Wu et al., NeurIPS 2020): the gradient is taken at adversarial weights.
 
-Before the pass of a step the weights move against it: layer by layer along the gradient of the loss on
-attacked images, by `gamma` times the layer's own norm. They are put back, to the bit, before the
-optimiser steps.
+Before the pass of a step, each layer's weights move along the gradient of the loss on attacked images, by `gamma`
+times the layer's norm. They are restored bit for bit before the optimiser step.
 """
 
 from __future__ import annotations
@@ -13,14 +12,14 @@ import torch
 from torch import Tensor, nn
 
 Moved = list[tuple[nn.Parameter, Tensor]]
-"""What was moved, and what it was before."""
+"""Moved parameters with their previous values."""
 
 
 @torch.no_grad()
 def perturb(parameters: Iterable[nn.Parameter], gamma: float) -> Moved:
-    """Move every weight of two or more dimensions along its gradient; returns what to restore.
+    """Move every weight of two or more dimensions along its gradient; return the previous values.
 
-    Biases, norms and scalars stay, as in the paper. A layer whose gradient is zero stays.
+    Biases, norms and scalars do not move, as in the paper, nor does a layer whose gradient is zero.
     """
     moved: Moved = []
     for parameter in parameters:
@@ -35,6 +34,6 @@ def perturb(parameters: Iterable[nn.Parameter], gamma: float) -> Moved:
 
 @torch.no_grad()
 def restore(moved: Moved) -> None:
-    """Put the weights back where they were."""
+    """Restore the previous weights."""
     for parameter, before in moved:
         parameter.copy_(before)

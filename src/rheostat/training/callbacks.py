@@ -1,6 +1,6 @@
-"""Callbacks of a run: what is called after a step, an epoch, an evaluation. Early stop and TensorBoard are two.
+"""Callbacks of a run, called after a step, an epoch or an evaluation; among them EarlyStop and TensorBoard.
 
-A callback is any object with one or more of the methods of `Callback`. Under torchrun the first rank calls them.
+A callback is any object with at least one of the methods of `Callback`. Under torchrun only the first rank calls them.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ HOOKS = ("on_step", "on_epoch", "on_evaluate")
 
 
 class Callback:
-    """Base with methods that do nothing; override those you need.
+    """Base class whose methods do nothing; override those that you need.
 
-    The numbers of a step: step, total, seconds, loss (of this step), lr. Those of an epoch: the line of
-    `metrics.jsonl`, with `score` and the accuracies on the validation images under `calibrate`. `run` has `model`,
-    `folder` and `history`; `run.stop("why")` ends the training after this step, and the model is kept.
+    A step's values are step, total, seconds, loss (of this step) and lr. An epoch's values are its line of
+    `metrics.jsonl`, with `score`, and with the accuracies on the validation images under `calibrate`. `run` has
+    `model`, `folder` and `history`; `run.stop("why")` ends the training after this step and keeps the model.
     """
 
     def on_step(self, run: TrainingRun, values: Mapping[str, float]) -> None:
@@ -40,13 +40,13 @@ class Callback:
 
 
 def check_callbacks(given: Sequence[object]) -> None:
-    """ValueError for an object that has none of the methods of a callback."""
+    """ValueError for an object that has no method of a callback."""
     for one in given:
         if isinstance(one, type):
             raise ValueError(f"callbacks holds the class {one.__name__}; give an object: {one.__name__}()")
         if not any(callable(getattr(one, hook, None)) for hook in HOOKS):
             own = next((n for n in dir(one) if n.startswith("on_")), type(one).__name__)
-            raise ValueError(f"a {type(one).__name__} is no callback: it has no method {nearest(own, HOOKS)}")
+            raise ValueError(f"a {type(one).__name__} is not a callback: it has no method {nearest(own, HOOKS)}")
 
 
 def call(callbacks: Sequence[object], hook: str, run: object, values: object) -> None:
@@ -59,10 +59,11 @@ def call(callbacks: Sequence[object], hook: str, run: object, values: object) ->
 
 @dataclass(frozen=True)
 class EarlyStop(Callback):
-    """Stop where the validation score has not risen by `least` over `patience` scored epochs.
+    """Stop when the validation score has not risen by `least` over `patience` scored epochs.
 
-    It looks at the history alone, so that a continued run stops where an undisturbed one does. The weights that are
-    kept are those of the best epoch in the last `select.tail` of training; `select={"tail": 1}` takes the best of all.
+    The decision depends only on the history, so a resumed run stops at the same epoch as an uninterrupted one. The
+    kept weights are those of the best epoch in the last `select.tail` of training; `select={"tail": 1}` considers all
+    epochs.
     """
 
     patience: int = 3
@@ -70,7 +71,7 @@ class EarlyStop(Callback):
 
     def __post_init__(self) -> None:
         if self.patience < 1:
-            raise ValueError(f"patience is a number of epochs, at least 1, given {self.patience}")
+            raise ValueError(f"patience must be at least 1 epoch, given {self.patience}")
 
     def on_epoch(self, run: TrainingRun, line: Mapping[str, Any]) -> None:
         scores = [e["score"] for e in run.history if e["score"] >= 0]

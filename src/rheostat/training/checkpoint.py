@@ -20,7 +20,7 @@ MOMENTUM = "momentum_buffer/"
 
 @dataclass
 class Progress:
-    """Where a run stands; plain values only."""
+    """The progress of a run, as plain values."""
 
     step: int = 0
     seconds: float = 0.0
@@ -30,12 +30,12 @@ class Progress:
     epochs: list[dict[str, Any]] = field(default_factory=list)
     flags: list[str] = field(default_factory=list)
     stopped: str = ""
-    """Why the run ended before its last step, where a callback asked for it."""
+    """Why a callback ended the run before its last step; else empty."""
 
 
 @dataclass
 class State:
-    """A run's live objects: the model, its optimiser, and kept copies of its weights."""
+    """A run's live objects: the model, its optimiser, and the stored copies of its weights."""
 
     model: nn.Module
     optimiser: torch.optim.Optimizer
@@ -48,7 +48,7 @@ class State:
         return {k.removeprefix(MOMENTUM): v for k, v in self.kept()[0].items() if k.startswith(MOMENTUM)}
 
     def kept(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """What the optimiser keeps: tensors and numbers by "key/NAME of the parameter".
+        """The optimiser's state: tensors and numbers by "key/PARAMETER_NAME".
 
         ValueError for an optimiser that keeps anything else.
         """
@@ -64,13 +64,13 @@ class State:
                 elif value is not None:
                     raise ValueError(
                         f"{type(self.optimiser).__name__} keeps {key!r} as a {type(value).__name__}, which a "
-                        "checkpoint does not hold; use an optimiser that keeps tensors and numbers"
+                        "checkpoint cannot hold; use an optimiser that keeps tensors and numbers"
                     )
         return tensors, numbers
 
 
 def save(path: Path, state: State, fingerprint: str) -> None:
-    """Write the whole state; a reader sees the old file or the new one."""
+    """Write the whole state atomically: a reader sees either the old file or the new one."""
     kept, numbers = state.kept()
     groups = {
         "model": state.model.state_dict(),
@@ -95,7 +95,7 @@ def _channels_last(tensor: Tensor) -> bool:
 
 
 def restore(path: Path, state: State, fingerprint: str) -> None:
-    """Continue from a checkpoint; ValueError when it belongs to another run or format."""
+    """Restore the state of a checkpoint; ValueError if it has another format or belongs to another run."""
     tensors, about = read_tensors(path)
     if about.get("checkpoint") != FORMAT:
         raise ValueError(f"{path}: checkpoint format {about.get('checkpoint')}, expected {FORMAT}")

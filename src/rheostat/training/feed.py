@@ -1,7 +1,7 @@
-"""Where the batches of a run come from: a data set on the device, or one that is read as the run goes.
+"""The batches of a run, from a data set on the device or one that is read during the run.
 
-The order of images and what augmentation draws are functions of the seed and the step, so that a run continued at a
-step takes what an undisturbed one takes there.
+The order of images and the random draws of augmentation depend only on the seed and the step, so that a resumed run
+sees the same batches as an uninterrupted one.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ from rheostat.training.settings import Settings
 class Feed:
     """The training images of a run and how they are read.
 
-    `per_epoch` is the number of steps of an epoch; what is left of the images after whole batches is not used in it.
-    With `parts` a batch comes in as many pieces, one after the other. Several ranks take their rows of each piece.
+    `per_epoch` is the number of steps of an epoch; images that do not fill a whole batch are not used in that epoch.
+    With `parts` each batch comes in that many pieces, one after the other. Each rank takes its rows of every piece.
     """
 
     given: Given
@@ -47,12 +47,12 @@ class Feed:
         return self.settings.train.batch // self.parts
 
     def rows(self, part: int) -> slice:
-        """This rank's rows of a piece, as rows of the whole batch."""
+        """This rank's rows of a piece, as a slice of the whole batch."""
         first, last = self.ranks.share(self.piece)
         return slice(part * self.piece + first, part * self.piece + last)
 
     def order(self, epoch: int) -> Tensor:
-        """The indexes of an epoch's images: the sampler's under the run's own stream, or a permutation."""
+        """The indices of an epoch's images: the sampler's, seeded by the run's stream, or a permutation."""
         assert not isinstance(self.given, Flow)
         seed, needed = self.settings.train.seed, self.per_epoch * self.settings.train.batch
         if self.sampler is None:
@@ -65,16 +65,16 @@ class Feed:
             found = torch.tensor(list(itertools.islice(self.sampler, needed)))
         if len(found) < needed:
             raise ValueError(
-                f"the sampler gave {len(found)} indexes, an epoch takes {needed} ({self.per_epoch} batches)"
+                f"the sampler gave {len(found)} indices, but an epoch needs {needed} ({self.per_epoch} batches)"
             )
         if not 0 <= int(found.min()) <= int(found.max()) < len(self.given):
             raise ValueError(
-                f"the sampler gave indexes from {int(found.min())} to {int(found.max())} for {len(self.given)} images"
+                f"the sampler gave indices from {int(found.min())} to {int(found.max())} for {len(self.given)} images"
             )
         return found
 
     def pieces(self, first: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """(pixels in [0, 1], labels) of this rank, from step `first` on without end, each batch in `parts` pieces."""
+        """Yield (pixels in [0, 1], labels) of this rank, endlessly from step `first` on; `parts` pieces per batch."""
         for place, (images, labels) in zip(
             ((step, part) for step in itertools.count(first) for part in range(self.parts)),
             self._read(first),
@@ -109,7 +109,7 @@ class Feed:
         return self._held(self.given, first)
 
     def _chosen(self, first: int) -> Iterator[tuple[int, Tensor]]:
-        """(step, the indexes of this rank's rows of one piece), from step `first` on."""
+        """Yield (step, the indices of this rank's rows of one piece), from step `first` on."""
         size = self.settings.train.batch
         epoch, place = divmod(first, self.per_epoch)
         while True:
@@ -126,14 +126,14 @@ class Feed:
             yield dataset.images[rows], dataset.labels[rows]
 
     def _draws(self, first: int) -> Iterator[list[Draw]]:
-        """Lists of (number of the reading in the run, index), one list a piece."""
+        """Yield one list of (number of the read in the run, index) per piece."""
         size = self.settings.train.batch
         for count, (step, chosen) in enumerate(self._chosen(first)):
             rows = range(*self.rows(count % self.parts).indices(size))
             yield [(step * size + row, index) for row, index in zip(rows, chosen.tolist(), strict=True)]
 
     def _flow(self, given: Flow, first: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """An iterable's batches: each epoch from its start, those before `first` read and dropped."""
+        """The batches of an iterable: each epoch restarts it; batches before step `first` are read and dropped."""
         size, seed = self.settings.train.batch, self.settings.train.seed
         epoch, skipped = divmod(first, self.per_epoch)
         while True:
@@ -157,6 +157,6 @@ class Feed:
 def batches(
     train_set: data.Dataset, settings: Settings, step: int, per_epoch: int, ranks: Ranks
 ) -> tuple[Tensor, Tensor]:
-    """This rank's rows of the global batch of one step of a data set in memory: pixels and labels."""
+    """Pixels and labels of this rank's rows of one step's global batch, from a data set in memory."""
     form = Form(train_set.image, train_set.classes)
     return next(Feed(train_set, form, settings, ranks, per_epoch, train_set.images.device).pieces(step))

@@ -1,4 +1,4 @@
-"""After the last step: the model is saved, then calibrated and saved again, so that nothing is lost."""
+"""After the last step: save the model, then calibrate it and save it again, so that no training is lost."""
 
 from __future__ import annotations
 
@@ -29,15 +29,15 @@ from rheostat.training.settings import Settings
 PENDING = "pending"
 FAILED = "calibration-failed"
 FITTED_ON = 500
-"""Images of calibrate-fit that the dial, and what comes before it, are fitted on."""
+"""Number of images of calibrate-fit on which the dial and the steps before it are fitted."""
 
 
 @dataclass(frozen=True)
 class Ending:
-    """What is done with the model of a run after its last step.
+    """The inputs for finishing a run after its last step.
 
-    `fit` are the validation images, on the device; `about` is what the model's file says but for what the training
-    itself adds; `writes` is whether this rank writes files.
+    `fit` holds the validation images, on the device; `about` is the description in the model's file without what the
+    training adds; `writes` says whether this rank writes files.
     """
 
     model: Tunable
@@ -54,7 +54,7 @@ class Ending:
         return self.folder / "model.safetensors"
 
     def described(self, progress: Progress, calibration: str) -> artifact.About:
-        """What the file says beside the weights; `calibration` is "done", "pending" or why it failed."""
+        """The description for the model's file; `calibration` is "done", "pending" or why it failed."""
         added = {
             "seconds": round(progress.seconds, 1),
             "best_epoch": progress.best_epoch,
@@ -65,7 +65,7 @@ class Ending:
         return replace(self.about, provenance={**self.about.provenance, **added})
 
     def tell(self, event: str, why: str, message: str, kind: type[Warning] = UserWarning) -> None:
-        """Report an event, or warn where nobody listens."""
+        """Report an event; without a `report` function, warn instead."""
         if not self.writes:
             return
         if self.report is not None:
@@ -77,9 +77,9 @@ class Ending:
 def finish(ending: Ending, progress: Progress) -> artifact.About:
     """Save the model, calibrate its dial and its exit policy as the settings ask, and save it again.
 
-    A calibration that cannot be done is the flag `calibration-failed` in the file, and an event; the
-    model stays as it was before. Raises Interrupted after Ctrl-C in a calibration: the model is saved, and the same
-    command goes on. A network that no file can rebuild is kept by the checkpoint alone, which is said.
+    If a calibration fails, the file gets the flag `calibration-failed`, an event is reported, and the model stays
+    unchanged. Raises Interrupted after Ctrl-C during a calibration: the model is saved, and the same command
+    continues. A network that no file can rebuild stays only in the checkpoint, and an event says so.
     """
     unsaved = _saved(ending, ending.described(progress, PENDING))
     try:
@@ -105,7 +105,7 @@ def finish(ending: Ending, progress: Progress) -> artifact.About:
 
 
 def _saved(ending: Ending, about: artifact.About) -> str:
-    """Write the model's file; why it cannot be written, where the network says so."""
+    """Write the model's file; return why that is impossible, or an empty text."""
     try:
         if ending.writes:
             artifact.save(ending.path, ending.model, about)
@@ -116,7 +116,7 @@ def _saved(ending: Ending, about: artifact.About) -> str:
 
 @full_precision()
 def _calibrated(ending: Ending) -> list[str]:
-    """Calibrate what the settings ask for; what could not be done, in words."""
+    """Run the calibrations that the settings ask for; return the failures in words."""
     model, settings, fit = ending.model, ending.settings, ending.fit
     attack = Attack("pgd", settings.attack.eps, 10, norm=settings.attack.norm)
     held_out = subset(fit, FITTED_ON)
@@ -137,9 +137,10 @@ def _calibrated(ending: Ending) -> list[str]:
 
 
 def refilled(model: Tunable, path: Path, same: Callable[[Mapping[str, Any]], bool]) -> artifact.About | None:
-    """Give a model all that its file of a finished run holds; None, and the model as it was, where there is none.
+    """Restore a model from the file of a finished run; if there is none, return None and leave the model unchanged.
 
-    The file counts if `same(provenance)` and if it is past its calibration. Named points and temperatures come along.
+    The file is used if `same(provenance)` holds and its calibration is over. Named points and temperatures are
+    restored too.
     """
     if not path.is_file():
         return None
@@ -151,7 +152,7 @@ def refilled(model: Tunable, path: Path, same: Callable[[Mapping[str, Any]], boo
         stored = model.stored()
         model.load_state_dict({k: v for k, v in model.state_dict().items() if k not in stored} | tensors)
         model.points = {k: model.complete(Point(**v)) for k, v in found["points"].items()}
-    except (ValueError, KeyError, RuntimeError):  # of another version, or not whole: it is written anew
+    except (ValueError, KeyError, RuntimeError):  # from another version, or incomplete: it is written again
         return None
     dial_map = found["dial_map"]
     model.dial_map = None if dial_map is None else DialMap(**{k: tuple(v) for k, v in dial_map.items()})

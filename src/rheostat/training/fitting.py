@@ -1,4 +1,4 @@
-"""`fit`: any tunable model trained on any images, by the loop that recipes use."""
+"""`fit`: train any tunable model on any images, with the same loop as recipes."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from rheostat.training.starting import start_from
 from rheostat.training.validation import check_settings
 
 VALIDATION = 2000
-"""Images that are kept of a validation set which is not in memory, at most."""
+"""Maximum number of images kept from a validation set that is not in memory."""
 
 
 def fit(
@@ -46,25 +46,25 @@ def fit(
     report: Report | None = None,
     **options: Any,
 ) -> Fitted:
-    """Train a model in place, or continue the run in `out`; the returned run has it with its best weights.
+    """Train a model in place, or continue the run in `out`; the returned run holds it with its best weights.
 
     `train_set`, `val_set`: a torch Dataset or DataLoader, a pair of tensors (images (N, C, H, W), labels (N,)), one of
     `rheostat.data`, a Hugging Face data set, or an iterable of (image, label). Pixels are uint8 or floats in [0, 1],
-    and are kept as 8 bits. Tensors lie on the device as a whole; other data sets are read as the run goes, by `workers`
-    processes. Weights are selected, and the dial is calibrated, on `val_set` alone.
+    and are stored as 8 bits. Tensors are moved to the device whole; other data sets are read during the run, by
+    `workers` processes. Weights are selected and the dial is calibrated on `val_set` only.
 
     `options` are the keys of a recipe's section `train` (epochs, batch, lr, weight_decay, schedule, ema, trades, seed,
     ...), `eps` and `norm`, `augment` and `padding`, a section as a dict (`attack={"steps": 10}`, `select={"images":
     500}`), `device`, `calibrate_dial`, and the objects and functions that `FitOptions` lists (optimiser, scheduler,
     loss, attack, callbacks, accumulate, init, freeze, sampler, class_weights, ...). `eps` and `epochs` are needed.
 
-    A run killed at any moment continues by the same call, on the CPU to the same bits; a finished one is not trained
+    The same call continues a run that was killed at any moment, on the CPU bit for bit. A finished run is not trained
     again (`fresh=True` starts over), and `model` gets its weights. Under torchrun the ranks share every batch. Raises
-    ValueError for anything that cannot be trained, before work; Interrupted after Ctrl-C, with the checkpoint saved.
+    ValueError before any work for anything that cannot be trained; Interrupted after Ctrl-C, with the checkpoint saved.
     """
     if not isinstance(model, Tunable):
         raise ValueError(
-            f"fit trains a Tunable, given a {type(model).__name__}; make one of your network: "
+            f"fit trains a Tunable, given a {type(model).__name__}; make one from your network: "
             'rheostat.adopt(network, "dual", image=(3, 32, 32))'
         )
     folder = Path(out)
@@ -91,7 +91,7 @@ def fit(
     with alone(folder) if ranks.first else nullcontext(), _kept_frozen(frozen(model, chosen.freeze)):
         if chosen.init is not None:
             start_from(model, chosen.init)
-        model.dial_map, model.points, model.temperatures = None, {}, {}  # of the weights before
+        model.dial_map, model.points, model.temperatures = None, {}, {}  # they belong to the previous weights
         model.to(device)
         ranks.copy_first([*model.parameters(), *model.buffers()])
         job = _job(model, settings, chosen, feed, validation, folder)
@@ -100,7 +100,7 @@ def fit(
 
 
 def _base(name: str, model: Tunable) -> dict[str, Any]:
-    """What differs from a recipe's defaults: a dial is calibrated, a foreign forward keeps its memory layout."""
+    """Settings that differ from a recipe's defaults: the dial is calibrated; adopted networks keep their layout."""
     return {
         "name": name,
         "calibrate_dial": "robustness" in model.dials,
@@ -109,7 +109,7 @@ def _base(name: str, model: Tunable) -> dict[str, Any]:
 
 
 def _classes(model: Tunable, train_set: Any, options: FitOptions) -> tuple[str, ...]:
-    """The names of the model's classes: as given, as the data set has them, or numbers."""
+    """The names of the model's classes: the given ones, those of the data set, or numbers."""
     count = model.net.classes
     found = tuple(options.classes) if options.classes is not None else class_names(train_set)
     if found is None:
@@ -121,7 +121,7 @@ def _classes(model: Tunable, train_set: Any, options: FitOptions) -> tuple[str, 
 
 
 def _preprocessing(model: Tunable, train_set: Any, val_set: Any, options: FitOptions) -> Preprocessing | None:
-    """How images are made to fit: as given, or as the images were read; ValueError where two rules differ."""
+    """The preprocessing: the given one, or the one that the images were read with; ValueError if two differ."""
     found = {
         what: rule
         for what, rule in (
@@ -140,14 +140,14 @@ def _preprocessing(model: Tunable, train_set: Any, val_set: Any, options: FitOpt
 
 
 def _validation(given: Any, form: Form) -> Dataset:
-    """The validation images in memory; ValueError for a test split, on which nothing is chosen."""
+    """The validation images in memory; ValueError for a test split, because nothing may be selected on test."""
     found, _ = opened(given, form, "val_set")
     return held(found, form, most=VALIDATION).to_choose_on()
 
 
 @contextmanager
 def _kept_frozen(parameters: list[nn.Parameter]) -> Iterator[None]:
-    """These parameters take no gradient inside."""
+    """Disable the gradients of these parameters inside the block."""
     before = [p.requires_grad for p in parameters]
     try:
         for parameter in parameters:
@@ -168,13 +168,13 @@ def _feed(
     ranks: Ranks,
     device: torch.device,
 ) -> Feed:
-    """How the training images are read, with the number of steps of an epoch."""
+    """The feed of training images, with the number of steps per epoch."""
     sampler = options.sampler if options.sampler is not None else loader.sampler
     workers = options.workers if options.workers is not None else loader.workers or 0
     batch = settings.train.batch
     if isinstance(images, Flow):
         if sampler is not None:
-            raise ValueError(f"{images.name} is an iterable, which has an order of its own; leave the sampler out")
+            raise ValueError(f"{images.name} is an iterable with its own order; leave the sampler out")
         if options.steps_per_epoch is None:
             raise ValueError(f"{images.name} is an iterable without a known length: give steps_per_epoch")
         per_epoch = options.steps_per_epoch
@@ -184,7 +184,7 @@ def _feed(
         if images.split == "test":
             raise ValueError(f"{images.name}: this is the test split, and nothing is trained on test")
         if isinstance(sampler, DistributedSampler):
-            raise ValueError("ranks share every batch of one order; leave the DistributedSampler out")
+            raise ValueError("ranks already share every batch; leave the DistributedSampler out")
         count = len(sampler) if sampler is not None and hasattr(sampler, "__len__") else len(images)
         per_epoch = count // batch
         if per_epoch == 0:

@@ -1,4 +1,4 @@
-"""The one loop: a job trained in a folder, or continued there from where it was killed; and `train` for recipes."""
+"""The training loop: train a job in a folder or resume it there; and `train` for recipes."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ __all__ = ["Interrupted", "Job", "Trained", "build", "fingerprint", "perform", "
 
 @dataclass(frozen=True)
 class Job:
-    """A whole run: what is trained, on what, how and where. `same` says whether a finished model is of this run."""
+    """A whole run: model, data, settings and folder. `same` says whether a finished model belongs to this run."""
 
     model: Tunable
     settings: Settings
@@ -64,10 +64,10 @@ class Job:
 
 
 def perform(job: Job, *, fresh: bool, report: Report | None) -> tuple[Progress, artifact.About]:
-    """Train the job's model in place, or continue it, and finish it; a finished one is filled from its file.
+    """Train the job's model in place, or continue it, and finish it; a finished model is restored from its file.
 
     Writes `checkpoint.safetensors`, `metrics.jsonl`, `recipe.json` and at the end the artifact
-    `model.safetensors`, each whole or not at all. The caller holds the folder.
+    `model.safetensors`, each atomically. The caller must hold the lock of the folder.
     """
     model, settings, options, ranks = job.model, job.settings, job.options, job.feed.ranks
     if settings.device.channels_last:
@@ -91,7 +91,7 @@ def perform(job: Job, *, fresh: bool, report: Report | None) -> tuple[Progress, 
     running = _running(job, state, report)
     with stoppable() as received, preserved(job.feed.device):
         running.loop(received)
-    model.__dict__.pop("read", None)  # compiled for training alone
+    model.__dict__.pop("read", None)  # it was compiled only for training
     if state.best is not None:
         model.load_state_dict(state.best)
     model.method.finish(model.net)
@@ -102,7 +102,7 @@ def perform(job: Job, *, fresh: bool, report: Report | None) -> tuple[Progress, 
 
 
 def _running(job: Job, state: State, report: Report | None) -> TrainingRun:
-    """The run in progress of a job, at the step where its state is."""
+    """The run in progress of a job, at the step of its state."""
     settings, options, train = job.settings, job.options, job.settings.train
     radius = settings.attack
     given = options.attack if options.attack is not None else training_attack(settings)
@@ -145,7 +145,7 @@ def _running(job: Job, state: State, report: Report | None) -> TrainingRun:
 
 
 def build(recipe: Recipe, train_set: data.Dataset) -> Tunable:
-    """The untrained model of a recipe, on the CPU; weights from the recipe's seed alone."""
+    """The untrained model of a recipe, on the CPU; its weights depend only on the recipe's seed."""
     mean, std = train_set.statistics()
     cpu = torch.device("cpu")
     with preserved(cpu):
@@ -157,7 +157,7 @@ def build(recipe: Recipe, train_set: data.Dataset) -> Tunable:
 
 
 def fingerprint(settings: Settings, world: int, *more: object) -> str:
-    """What a checkpoint must agree with to be continued: the settings less what changes no weight, and `more`."""
+    """A hash that a checkpoint must match to be continued: of `more` and of all settings that affect the weights."""
     values = settings.model_dump(mode="json")
     values["train"].pop("checkpoint_seconds")
     values["device"].pop("threads")
@@ -185,13 +185,13 @@ def train(
     net: NetGiven | None = None,
     callbacks: Sequence[object] = (),
 ) -> Trained:
-    """Train a recipe, or continue the run in `out` (runs/NAME); returns the selected model.
+    """Train a recipe, or continue the run in `out` (default runs/NAME); return the run with its selected model.
 
-    `net` is a function without arguments that makes a network of your own, in place of the recipe's: a module, which
-    is adopted with the data set's mean and standard deviation, or a `Tunable`. `callbacks` as in `fit`.
-    A run killed at any moment continues to the same weights, bit for bit (CPU); one that is finished
-    is not touched. The number of threads is the caller's (`torch.set_num_threads`). Raises
-    Interrupted after Ctrl-C, with the checkpoint saved; ValueError while another process trains there.
+    `net` is a function without arguments that makes your network, in place of the recipe's: a module, which is adopted
+    with the data set's mean and standard deviation, or a `Tunable`. `callbacks` is as in `fit`.
+    A run killed at any moment continues to the same weights, bit for bit (CPU). A finished run does not change. The
+    caller sets the number of threads (`torch.set_num_threads`). Raises Interrupted after Ctrl-C, with the checkpoint
+    saved; ValueError while another process trains in the folder.
     """
     run = Path(out) if out is not None else Path("runs") / recipe.name
     device = device_named(recipe.device.name)
@@ -227,7 +227,7 @@ def _job(
     ranks: Ranks,
     net: NetGiven | None,
 ) -> Job:
-    """What a recipe asks for, with its images on the device."""
+    """The job of a recipe, with its images on the device."""
     train_set = splits.train.to(device)
     per_epoch = len(train_set) // recipe.train.batch
     if per_epoch == 0:

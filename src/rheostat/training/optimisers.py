@@ -1,4 +1,4 @@
-"""The optimiser and the scheduler of a run: the settings' own, or any of torch's, and how a continued run has them."""
+"""The optimiser and scheduler of a run, from the settings or any of torch's, and how a resumed run restores them."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from rheostat.training.settings import Settings
 from rheostat.training.step import parameter_groups, sgd
 
 OptimiserGiven = Optimizer | Callable[[list[dict[str, Any]]], Optimizer]
-"""An optimiser, or what makes one from parameter groups: `lambda groups: torch.optim.AdamW(groups, lr=1e-3)`."""
+"""An optimiser, or a function that makes one: `lambda groups: torch.optim.AdamW(groups, lr=1e-3)`."""
 Scheduler = LRScheduler | ReduceLROnPlateau
 SchedulerGiven = Scheduler | Callable[[Optimizer, int], Scheduler]
-"""A scheduler, or what makes one from the optimiser and the number of steps of the run."""
+"""A scheduler, or a function that makes one from the optimiser and the run's number of steps."""
 
 
 def made_optimiser(given: OptimiserGiven | None, model: Tunable, settings: Settings) -> Optimizer:
-    """The run's optimiser over the parameters that are trained; gradients are allocated.
+    """The run's optimiser over the trained parameters, with allocated gradients.
 
-    ValueError where one was made for other parameters than the model's, or a factory made something else.
+    ValueError if it holds parameters that are not the model's, or if the function returns something else.
     """
     if given is None:
         return sgd(model, settings)
@@ -35,15 +35,15 @@ def made_optimiser(given: OptimiserGiven | None, model: Tunable, settings: Setti
     found = given(groups) if not isinstance(given, Optimizer) and callable(given) else given
     if not isinstance(found, Optimizer):
         raise ValueError(
-            f"optimiser is a torch optimiser or a function of parameter groups that makes one, given {found!r}"
+            f"optimiser must be a torch optimiser or a function of parameter groups that makes one, given {found!r}"
         )
     if isinstance(found, LBFGS):
-        raise ValueError("LBFGS evaluates its own loss several times a step; use an optimiser that takes gradients")
+        raise ValueError("LBFGS evaluates the loss several times per step; use an optimiser that needs only gradients")
     names = {id(p) for p in model.parameters()}
     held = [p for group in found.param_groups for p in group["params"]]
     if any(id(p) not in names for p in held) or not held:
         raise ValueError(
-            "the optimiser holds parameters that are not the model's; make it from the model that is trained, or give "
+            "the optimiser holds parameters that are not the model's; make it from the trained model, or give "
             "a function: optimiser=lambda groups: torch.optim.AdamW(groups, lr=1e-3)"
         )
     return found
@@ -59,9 +59,9 @@ def made_scheduler(
     done: int,
     epochs: Sequence[Mapping[str, Any]],
 ) -> Scheduler:
-    """The run's scheduler with `done` steps of `total` behind it; a foreign one is brought there by stepping it.
+    """The run's scheduler after `done` of `total` steps; a user's scheduler is stepped until it gets there.
 
-    A torch scheduler is stepped after every step of training; `ReduceLROnPlateau` after every scored epoch, by the
+    A torch scheduler steps after every training step; `ReduceLROnPlateau` steps after every scored epoch, with the
     validation score (mode "max") or the training loss (mode "min").
     """
     if given is None:
@@ -69,39 +69,37 @@ def made_scheduler(
     found = given(optimiser, total) if not isinstance(given, LRScheduler) and callable(given) else given
     if not isinstance(found, LRScheduler):
         raise ValueError(
-            f"scheduler is a torch scheduler or a function (optimiser, steps) that makes one, given {found!r}"
+            f"scheduler must be a torch scheduler or a function (optimiser, steps) that makes one, given {found!r}"
         )
     if found.optimizer is not optimiser:
-        raise ValueError("the scheduler is of another optimiser than the run's; give both, or a function")
+        raise ValueError("the scheduler belongs to another optimiser than the run's; give both, or a function")
     if isinstance(found, ReduceLROnPlateau):
         for line in epochs:
             after_epoch(found, line)
         return found
     with warnings.catch_warnings():
-        warnings.simplefilter(
-            "ignore"
-        )  # torch expects a step of the optimiser before each: it was made in another process
+        warnings.simplefilter("ignore")  # torch warns because the optimiser's steps ran in another process
         for _ in range(done):
             found.step()
     return found
 
 
 def after_step(scheduler: Scheduler) -> None:
-    """Tell the scheduler of a step."""
+    """Step the scheduler after a training step."""
     if not isinstance(scheduler, ReduceLROnPlateau):
         scheduler.step()
 
 
 def after_epoch(scheduler: Scheduler, line: Mapping[str, Any]) -> None:
-    """Tell the scheduler of an epoch."""
+    """Step the scheduler after an epoch, if it works per epoch."""
     if isinstance(scheduler, ReduceLROnPlateau) and line["score"] >= 0:
         scheduler.step(line["score"] if scheduler.mode == "max" else line["loss"])
 
 
 def frozen(model: nn.Module, patterns: Iterable[str]) -> list[nn.Parameter]:
-    """The parameters that names or patterns (`net.blocks.0.*`) mean; a prefix means all below it.
+    """The parameters that match names or patterns (`net.blocks.0.*`); a prefix matches everything below it.
 
-    ValueError for a pattern that matches nothing, or where all would be frozen.
+    ValueError for a pattern that matches nothing, or if all parameters would be frozen.
     """
     names = dict(model.named_parameters())
     found: dict[str, nn.Parameter] = {}

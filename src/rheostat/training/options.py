@@ -1,4 +1,4 @@
-"""What a run takes beside plain values: objects and functions of the caller's."""
+"""Options of a run that are not plain values: the caller's objects and functions."""
 
 from __future__ import annotations
 
@@ -31,16 +31,15 @@ class FitOptions:
     """Options of `fit` that are objects or functions; all others are those of a recipe's sections.
 
     `optimiser`, `scheduler`: torch's, or functions that make them (see `training.optimisers`). `loss`: logits (n, K),
-    labels (n,) → (n,), in place of cross-entropy. `attack`: an `Attack`, or a function (objective, images, generator) →
-    images. `callbacks`: see `training.callbacks`. `accumulate`: parts that each batch is cut into, one after the
-    other, before one update. `init`: a model file, run, packaged name or state dict to start from. `freeze`: names or
-    patterns of parameters that are not trained (running statistics go on). `sampler`: a torch sampler of the training
-    images. `class_weights`: (K,) factors of the loss by label, or "balanced" (N / (K · images of the class)).
-    `classes`: names of the classes. `columns`: the names of image and label where items are dicts. `preprocessing`: a
-    `data.Preprocessing` for Pillow images of any size; our own readers of folders bring theirs along, and the model's
-    file keeps it. `workers`: processes that read images which are not held in memory. `in_memory`: True reads a data
-    set once and holds it, False streams what would be held; None decides by its kind. `steps_per_epoch`: needed for an
-    iterable.
+    labels (n,) → (n,), replaces cross-entropy. `attack`: an `Attack`, or a function (objective, images, generator) →
+    images. `callbacks`: see `training.callbacks`. `accumulate`: number of parts into which each batch is cut before
+    one update. `init`: a model file, run, packaged name or state dict to start from. `freeze`: names or patterns of
+    parameters that are not trained (their norms still update running statistics). `sampler`: a torch sampler of the
+    training images. `class_weights`: (K,) factors of the loss by label, or "balanced" (N / (K · images of the class)).
+    `classes`: names of the classes. `columns`: the keys of image and label if items are dicts. `preprocessing`: a
+    `data.Preprocessing` for Pillow images of any size; our folder readers supply theirs, and the model's file keeps
+    it. `workers`: number of processes that read images from outside memory. `in_memory`: True reads a data set once
+    and holds it, False streams it, None decides by its kind. `steps_per_epoch`: required for an iterable.
     """
 
     optimiser: OptimiserGiven | None = None
@@ -64,16 +63,16 @@ class FitOptions:
         check_callbacks(self.callbacks)
         for name, value in (("accumulate", self.accumulate), ("steps_per_epoch", self.steps_per_epoch)):
             if value is not None and value < 1:
-                raise ValueError(f"{name} is at least 1, given {value}")
+                raise ValueError(f"{name} must be at least 1, given {value}")
         if isinstance(self.freeze, str):
-            raise ValueError(f"freeze is a sequence of names; write freeze=[{self.freeze!r}]")
+            raise ValueError(f"freeze must be a sequence of names; write freeze=[{self.freeze!r}]")
         for name in ("loss", "attack"):
             value = getattr(self, name)
             if value is not None and not isinstance(value, Attack) and not callable(value):
-                raise ValueError(f"{name} is a function, given {value!r}")
+                raise ValueError(f"{name} must be a function, given {value!r}")
 
     def described(self) -> dict[str, str]:
-        """What of these changes the weights, as text: a checkpoint is continued by the same alone."""
+        """The options that affect the weights, as text; a checkpoint continues only if they are equal."""
         quiet = {"callbacks", "workers", "in_memory", "classes", "columns"}
         return {
             f.name: _text(getattr(self, f.name))
@@ -83,7 +82,7 @@ class FitOptions:
 
 
 def _text(value: Any) -> str:
-    """An option's value as text that is the same in another process."""
+    """An option's value as text that does not change between processes."""
     if isinstance(value, torch.optim.Optimizer | torch.optim.lr_scheduler.LRScheduler):
         return f"{type(value).__name__} {sorted(getattr(value, 'defaults', {}).items())}"
     if isinstance(value, Tensor):
@@ -96,9 +95,9 @@ def _text(value: Any) -> str:
 
 
 def sorted_out(base: Mapping[str, Any], given: Mapping[str, Any]) -> tuple[Settings, FitOptions]:
-    """Keyword arguments of `fit`, over settings to start from, as plain settings and as options.
+    """Split the keyword arguments of `fit` into plain settings, which override `base`, and options.
 
-    ValueError names the nearest for an unknown one.
+    ValueError names the nearest key for an unknown one.
     A key is a field of `FitOptions`, of the section `train` (epochs, batch, lr, ...), `eps`, `norm`, `augment`,
     `padding`, `calibrate_dial`, or a section as a dict: `select={"images": 500}`, `attack={"steps": 10}`.
     """
@@ -124,7 +123,7 @@ def sorted_out(base: Mapping[str, Any], given: Mapping[str, Any]) -> tuple[Setti
     if isinstance(attack, Attack):
         for key, value in (("eps", attack.eps), ("norm", attack.norm)):
             if number(values["attack"].setdefault(key, value)) != value:
-                raise ValueError(f"{key} is {values['attack'][key]!r}, but the attack given has {value!r}; give one")
+                raise ValueError(f"{key} is {values['attack'][key]!r}, but the given attack has {value!r}; give one")
         used = {k: getattr(attack, k) for k in ATTACKS.get(attack.kind).uses}
         values["attack"] |= {"kind": attack.kind, **used}
     elif "eps" not in values["attack"]:
@@ -139,15 +138,15 @@ def check_together(settings: Settings, options: FitOptions) -> None:
     train = settings.train
     if train.batch % options.accumulate or train.batch // options.accumulate < 2:
         raise ValueError(
-            f"accumulate is {options.accumulate}: batch {train.batch} is not so many parts of 2 rows or more"
+            f"accumulate is {options.accumulate}: batch {train.batch} does not divide into parts of at least 2 rows"
         )
     if options.accumulate > 1 and train.awp:
-        raise ValueError("awp takes one gradient a step; leave accumulate at 1")
+        raise ValueError("awp needs one gradient per step; leave accumulate at 1")
     if options.loss is not None and (train.label_smoothing or train.attacked_smoothing):
-        raise ValueError("label smoothing belongs to cross-entropy; smooth in your own loss")
+        raise ValueError("label smoothing applies to cross-entropy only; smooth the labels in your loss")
     own = options.attack is not None and not isinstance(options.attack, Attack)
     if own and settings.attack.warmup:
-        raise ValueError("attack.warmup changes an Attack's eps; a function as the attack warms up by itself")
+        raise ValueError("attack.warmup changes an Attack's eps; an attack function must do its own warm-up")
     if options.optimiser is not None:
         changed = [k for k in ("lr", "momentum", "weight_decay") if k in train.model_fields_set]
         if changed:
@@ -159,19 +158,19 @@ def check_together(settings: Settings, options: FitOptions) -> None:
 
 
 def weights_of_classes(given: Tensor | Sequence[float] | str | None, classes: int, images: Given) -> Tensor | None:
-    """(K,) factors of the loss by label; ValueError where they are not one finite number >= 0 a class."""
+    """(K,) factors of the loss by label; ValueError unless there is one finite number >= 0 per class."""
     if given is None:
         return None
     if isinstance(given, str):
         if given != "balanced":
-            raise ValueError(f'class_weights is "balanced" or one number a class, given {given!r}')
+            raise ValueError(f'class_weights must be "balanced" or one number per class, given {given!r}')
         if not isinstance(images, Dataset):
-            raise ValueError('class_weights="balanced" counts labels in memory; give one number a class')
+            raise ValueError('class_weights="balanced" needs labels in memory; give one number per class')
         counts = torch.bincount(images.labels.cpu(), minlength=classes).double()
         if not bool((counts > 0).all()):
             raise ValueError(f"class {int(counts.argmin())} has no training image; give class_weights as numbers")
         return (len(images) / (classes * counts)).float()
     found = torch.as_tensor(given, dtype=torch.float32)
     if found.shape != (classes,) or not bool((found.isfinite() & (found >= 0)).all()):
-        raise ValueError(f"class_weights are {classes} finite numbers, 0 or more, given {given!r}")
+        raise ValueError(f"class_weights must be {classes} finite numbers of at least 0, given {given!r}")
     return found

@@ -1,4 +1,4 @@
-"""`training_step`: the loss of one step, for whoever has a loop of their own (plain PyTorch, Lightning, Accelerate)."""
+"""`training_step`: the loss of one step, for use in your own loop (plain PyTorch, Lightning, Accelerate)."""
 
 from __future__ import annotations
 
@@ -29,15 +29,15 @@ def training_step(
 ) -> Tensor:
     """The loss of one step of a model's method, a scalar with its graph: call `backward()` on it.
 
-    `batch` are images (B, C, H, W), floats in [0, 1] on the model's device, and labels (B,). `attack` makes the
-    adversarial images, from streams of (`seed`, `step`), as `fit` does: the same seeds give the same weights. Norms are
-    trained here, by the statistics of each term's rows; a call `model(x)` is always an evaluation. `loss` (logits,
-    labels) → (B,) replaces cross-entropy.
+    `batch` holds images (B, C, H, W), floats in [0, 1] on the model's device, and labels (B,). `attack` makes the
+    adversarial images from random streams of (`seed`, `step`), as `fit` does, so the same seeds give the same weights.
+    This call trains norms by the statistics of each term's rows; a call `model(x)` is always an evaluation. `loss`
+    (logits, labels) → (B,) replaces cross-entropy.
 
-    The optimiser, the gradients' zero and the schedule are the caller's. A method with masks needs
-    `model.method.after_step(model.net, share)` after each update and `after_epoch` after each epoch (`share` of the
-    training that is done, 0 to 1); for others both do nothing. ValueError for images or labels that the model does not
-    take, and for a model wrapped in DistributedDataParallel, which sees no single forward to synchronise.
+    The caller owns the optimiser, zeroes the gradients and sets the schedule. A method with masks also needs
+    `model.method.after_step(model.net, share)` after each update and `after_epoch` after each epoch (`share` is the
+    completed share of training, 0 to 1); for other methods both do nothing. ValueError for images or labels that the
+    model does not accept, and for a model wrapped in DistributedDataParallel, which can only synchronise one forward.
     """
     if not isinstance(model, Tunable):
         raise ValueError(_no_tunable(model))
@@ -66,11 +66,11 @@ def _no_tunable(model: Any) -> str:
 def _checked(batch: tuple[Tensor, Tensor], model: Tunable) -> tuple[Tensor, Tensor]:
     """Images and labels; ValueError unless they are the model's."""
     if not isinstance(batch, tuple | list) or len(batch) != 2:
-        raise ValueError(f"batch is (images, labels), given a {type(batch).__name__}")
+        raise ValueError(f"batch must be (images, labels), given a {type(batch).__name__}")
     images, labels = batch
     check_images(images, model.net.image)
     if labels.shape != (len(images),) or labels.is_floating_point():
-        raise ValueError(f"labels are {len(images)} whole numbers, given {labels.dtype} {tuple(labels.shape)}")
+        raise ValueError(f"labels must be {len(images)} whole numbers, given {labels.dtype} {tuple(labels.shape)}")
     if not 0 <= int(labels.min()) <= int(labels.max()) < model.net.classes:
         raise ValueError(f"labels from {int(labels.min())} to {int(labels.max())}; the model has {model.net.classes}")
     return images, labels

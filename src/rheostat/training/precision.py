@@ -1,4 +1,4 @@
-"""In which precision a run trains: asked for, chosen by the chip, or the one that it began with."""
+"""The precision of a run: the requested one, the best one for the chip, or the one that the run began with."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ S = TypeVar("S", bound=Settings)
 
 
 def settled(settings: S, folder: Path, device: torch.device, ranks: Ranks, *, fresh: bool, report: Report | None) -> S:
-    """The settings with a precision in place of "auto", which is said once; others as they are.
+    """The settings with "auto" replaced by a precision, which is reported once; other values do not change.
 
-    A run that has a checkpoint in `folder` goes on in the precision that it began with, whatever this machine would
-    choose. Several ranks take bf16 only if the chip of each multiplies it.
+    A run with a checkpoint in `folder` continues in the precision that it began with, whatever this machine would
+    choose. Several ranks use bf16 only if every rank's chip multiplies it natively.
     """
     if settings.device.precision != "auto":
         return settings
@@ -35,7 +35,7 @@ def settled(settings: S, folder: Path, device: torch.device, ranks: Ranks, *, fr
 
 
 def _began(folder: Path) -> Precision | None:
-    """The precision of the run whose checkpoint lies in a folder, as its recipe.json says."""
+    """The precision of the run with a checkpoint in this folder, from its recipe.json."""
     recipe = folder / "recipe.json"
     if not (folder / "checkpoint.safetensors").is_file() or not recipe.is_file():
         return None
@@ -44,13 +44,13 @@ def _began(folder: Path) -> Precision | None:
 
 
 def _say(chosen: Precision, here: Precision, folder: Path, report: Report | None) -> None:
-    """Report the choice; where nobody listens, warn if it is not what this machine would take."""
+    """Report the choice; without a `report` function, warn if it differs from this machine's choice."""
     if chosen != here:
-        why = f"the run in {folder} began in it; by itself this machine would take {here}"
+        why = f"the run in {folder} began in it; this machine would choose {here}"
     elif chosen == "bf16":
-        why = "this chip multiplies bf16 itself; device.precision=fp32 computes in full"
+        why = "this chip multiplies bf16 natively; set device.precision=fp32 for full precision"
     else:
-        why = "this chip does not multiply bf16 itself"
+        why = "this chip does not multiply bf16 natively"
     if report is not None:
         report({"event": "precision", "precision": chosen, "why": why})
     elif chosen != here:

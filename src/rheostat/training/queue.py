@@ -1,10 +1,9 @@
-"""A queue: a TOML file that names recipes with changes, and what to measure of each; which of it has run.
+"""A queue: a TOML file of recipes with changes and measurements, and functions that say which of them have run.
 
-`rows` is the file that the measurements go to, relative to the queue file. `set` holds changes for every run of
-the file. `precision` is that of the training of every run of the file which does not `set` its own: without it, that
-of the recipe. `include` names queue files whose runs come first and fill rows files of their own. `[evaluate]` holds
-named lists of measurements, each a table of options of `rheostat evaluate`; a `[[run]]` takes the list that its
-key `evaluate` names, or `default`.
+`rows` is the file for the measurements, relative to the queue file. `set` holds changes for every run of the file.
+`precision` is the training precision of every run that does not `set` one; without it the recipe's applies. `include`
+names queue files whose runs come first and keep their own rows files. `[evaluate]` holds named lists of measurements,
+each a table of options of `rheostat evaluate`; a `[[run]]` uses the list that its key `evaluate` names, or `default`.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ from rheostat.runtime.toml import read_toml
 
 @dataclass(frozen=True)
 class Run:
-    """One entry of a queue file: a recipe with changes, what to measure of it, and the file of its rows."""
+    """One entry of a queue file: a recipe with changes, its measurements, and the file of its rows."""
 
     name: str
     recipe: str
@@ -42,14 +41,14 @@ class Run:
 
     @property
     def source(self) -> str:
-        """The recipe as `rheostat train` takes it: a packaged name, or a file, relative to the queue file."""
+        """The recipe argument of `rheostat train`: a packaged name, or a file relative to the queue file."""
         return str(self.folder / self.recipe) if self.recipe.endswith(".toml") else self.recipe
 
     @property
     def mark(self) -> str:
-        """12 hex digits that change when the entry does: an edited entry is another run."""
+        """12 hex digits that change with the entry, so that an edited entry counts as another run."""
         parts: list[Any] = [self.recipe, self.changes, self.evaluate]
-        if self.precision not in (None, "fp32"):  # runs were of fp32 before their files said so
+        if self.precision not in (None, "fp32"):  # older runs used fp32 without naming it
             parts.append(self.precision)
         text = json.dumps(parts, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:12]
@@ -76,10 +75,10 @@ class _File(BaseModel):
 
 
 def read_queue(path: str | Path) -> list[Run]:
-    """The runs of a file in order, those of included files first.
+    """The runs of a file in order, after those of included files.
 
-    ValueError in one line on a file that is not TOML, an unknown key, two runs of one name, a file that includes
-    itself, and an included run of the same name that is another run.
+    One-line ValueError if the file is not TOML, has an unknown key or two runs of one name, includes itself, or
+    includes a different run under the name of one of its own.
     """
     return _read(Path(path), ())
 
@@ -117,7 +116,7 @@ def _run(entry: _Entry, file: _File, path: Path) -> Run:
     check_choice(f"{path}: run {entry.name!r}", "list under [evaluate] named", entry.evaluate, file.evaluate)
     measured = tuple(file.evaluate[entry.evaluate])
     changes = (*file.changes, *entry.changes)
-    # One path for one file, so that files read once for many runs are found again.
+    # Use one canonical path per file, so that a cache of read files works.
     rows = (path.parent / file.rows).resolve()
     return Run(entry.name, entry.recipe, changes, measured, rows, path.parent, file.precision)
 
@@ -136,7 +135,7 @@ def _message(error: ValidationError) -> str:
 
 
 def select(runs: Iterable[Run], word: str) -> list[Run]:
-    """The run of this name, or all whose names contain the word; ValueError where there is none."""
+    """The run with this name, or all runs whose names contain the word; ValueError if there is none."""
     every = list(runs)
     exact = [r for r in every if r.name == word]
     found = exact or [r for r in every if word in r.name]
@@ -146,25 +145,25 @@ def select(runs: Iterable[Run], word: str) -> list[Run]:
 
 
 def marks(run: Run, folder: Path) -> list[str]:
-    """The marks of the entries that have run to their end in this run's folder: several files may measure one run."""
+    """The marks of the entries that are finished in this run's folder; several queue files may measure one run."""
     done = folder / run.name / "done.json"
     return list(json.loads(done.read_text())["marks"]) if done.is_file() else []
 
 
 def finished(run: Run, folder: Path) -> bool:
-    """Whether this very entry has run to its end, with the runs' folders in `folder`."""
+    """Whether exactly this entry has finished, with the runs' folders in `folder`."""
     return run.mark in marks(run, folder)
 
 
 def recorded(run: Run, read: Callable[[Path], list[Row]] = read_rows) -> bool:
     """Whether every point of every measurement of this run has a row in its rows file.
 
-    Whoever asks for many runs passes a `read` that keeps what it has read, such as `functools.cache(read_rows)`.
+    For many runs, pass a `read` that caches files, such as `functools.cache(read_rows)`.
     """
     rows = [r for r in read(run.rows) if r.run == run.name]
     for entry in run.evaluate:
         found = [r for r in rows if matches(r, entry)]
-        # A row also names the dials that the entry left at rest.
+        # A row also names the dials that the entry leaves at rest.
         asked = [p.numbers().items() for p in parse_grid(entry.get("at", ""))]
         for point in asked:
             here = {r.corruption and (r.corruption.name, r.corruption.severity) for r in found if point <= r.at.items()}
@@ -174,7 +173,7 @@ def recorded(run: Run, read: Callable[[Path], list[Row]] = read_rows) -> bool:
 
 
 def _wanted(entry: dict[str, Any]) -> set[tuple[str, int] | None]:
-    """The corruptions of which a point needs rows; of a measurement under attacks the one of none."""
+    """The corruptions for which a point needs rows; for a measurement under attacks only None."""
     if not entry.get("corruptions"):
         return {None}
     severities = map(int, str(entry.get("severities", "1,3,5")).split(","))
@@ -182,7 +181,7 @@ def _wanted(entry: dict[str, Any]) -> set[tuple[str, int] | None]:
 
 
 def matches(row: Row, entry: dict[str, Any]) -> bool:
-    """Whether a row is of this measurement: its split, tier, rule between norm sets, number of images and attacks."""
+    """Whether a row belongs to this measurement: its split, tier, rule between norm sets, images and attacks."""
     tier = TIER if entry.get("corruptions") else entry.get("tier", "quick")
     asked = entry.get("split", "test"), tier, entry.get("between"), entry.get("examples", row.n)
     if (row.split, row.tier, row.rule, row.n) != asked:
@@ -192,6 +191,6 @@ def matches(row: Row, entry: dict[str, Any]) -> bool:
     if "attack" not in entry or row.attack.of is None:
         return True
     made = list(row.attack.names)
-    # Every form of attack on a multi-exit net goes by one name: pgd20@all.
+    # The name pgd20@all stands for all forms of attack on a multi-exit network.
     whole = [name.partition("@")[0] for name in entry["attack"] if name.endswith("@all")]
     return made == entry["attack"] or (len(made) > 1 and [made[0].partition("@")[0]] == whole)

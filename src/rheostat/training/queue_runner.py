@@ -1,6 +1,6 @@
-"""Works through a queue: each run is trained and measured by command lines that anyone can type.
+"""Work through a queue: ordinary command lines train and measure each run.
 
-A finished run is never repeated; a killed one continues, in training from its checkpoint, in evaluation from its
+A finished run is never repeated. A killed run continues: its training from the checkpoint, its evaluation from the
 last finished point.
 """
 
@@ -23,7 +23,7 @@ from rheostat.training.queue import Run, finished, marks, recorded
 
 @dataclass(frozen=True)
 class Event:
-    """What became of a run: "done", "now", "open" or "failed", and why."""
+    """The state of a run: "done", "now", "open" or "failed", and why."""
 
     state: str
     run: Run
@@ -31,18 +31,18 @@ class Event:
 
 
 def states(runs: Iterable[Run], folder: Path) -> Iterator[tuple[str, Run]]:
-    """How far each run is: "done" in this folder, "rows" where all its rows are there but its folder is not, "open"."""
+    """The state of each run: "done" in this folder, "rows" if only its rows exist and not its folder, or "open"."""
     read = functools.cache(read_rows)
     for run in runs:
         yield "done" if finished(run, folder) else "rows" if recorded(run, read) else "open", run
 
 
 def commands(run: Run, folder: Path, threads: int, *, verify: bool = True) -> list[list[str]]:
-    """What a run is, as command lines: train, then each of its measurements."""
+    """The command lines of a run: train, then each of its measurements."""
     base = [sys.executable, "-m", "rheostat"]
     target = str(folder / run.name)
     common = ["--threads", str(threads), *([] if verify else ["--no-verify"])]
-    # The file's precision first: what an entry sets comes after it, and counts.
+    # The file's precision comes first, so that the entry's own settings override it.
     pinned = [] if run.precision is None else [f"device.precision={run.precision}"]
     changes = [part for change in (*pinned, *run.changes) for part in ("--set", change)]
     out = [[*base, "train", run.source, "--out", target, *common, *changes]]
@@ -59,9 +59,9 @@ def commands(run: Run, folder: Path, threads: int, *, verify: bool = True) -> li
 
 
 def call(line: list[str], until: float | None = None) -> int | None:
-    """Run a command and return its exit code; None where it was interrupted at the time `until` (monotonic seconds).
+    """Run a command and return its exit code, or None if it was interrupted at time `until` (monotonic seconds).
 
-    An interrupted command keeps what it has, and is waited for.
+    An interrupted command keeps its results, and this function waits until it ends.
     """
     process = subprocess.Popen(line)
     try:
@@ -81,10 +81,10 @@ def work(
     stretch: float | None = None,
     verify: bool = True,
 ) -> Iterator[Event]:
-    """Train and measure what is not finished, one run after the other, and say what became of each.
+    """Train and measure unfinished runs one after the other, and yield the state of each.
 
-    After `minutes` no further run is begun; after `stretch` minutes the run under way is interrupted, and the same
-    call continues it. A run that fails does not stop the others.
+    After `minutes` no further run starts. After `stretch` minutes the current run is interrupted, and the same call
+    continues it. A run that fails does not stop the others.
     """
     started = time.monotonic()
     until = None if stretch is None else started + 60 * stretch

@@ -1,4 +1,4 @@
-"""A recipe: one complete run as a value. TOML or Python, validated; nothing hidden in flags."""
+"""A recipe: one complete run as a validated value, written in TOML or Python."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from rheostat.training.validation import check_recipe
 
 
 class DataSection(Augmentation):
-    """Which images: `train_images` None takes all that is not held out for calibration.
+    """The images: `train_images` None takes all images that are not held out for calibration.
 
-    `size` [H, W] makes images of any size fit, by the rule `resize` and in `mode` (see `data.Preprocessing`).
+    `size` [H, W] resizes images of any size by the rule `resize`, in the colour mode `mode` (see `data.Preprocessing`).
     """
 
     name: str
@@ -36,7 +36,7 @@ class DataSection(Augmentation):
     mode: Literal["RGB", "L"] = "RGB"
 
     def preprocessing(self) -> data.Preprocessing | None:
-        """How images are made to fit, if they are."""
+        """The preprocessing that resizes images, or None."""
         return None if self.size is None else data.Preprocessing(self.size, self.resize, self.mode)
 
     @field_validator("name")
@@ -63,7 +63,7 @@ class Recipe(Settings):
 
     @model_validator(mode="after")
     def _possible(self) -> Recipe:
-        self.data.preprocessing()  # its size is checked before anything is read
+        self.data.preprocessing()  # check its size before reading any data
         check_recipe(self)
         return self
 
@@ -72,7 +72,7 @@ class Recipe(Settings):
         return compose(self.paper, **self.method)
 
     def changed(self, **sections: Any) -> Recipe:
-        """This recipe with some fields set otherwise: `recipe.changed(train={"epochs": 5})`."""
+        """This recipe with some fields changed: `recipe.changed(train={"epochs": 5})`."""
         merged = self.model_dump()
         for key, value in sections.items():
             merged[key] = {**merged[key], **value} if isinstance(value, dict) else value
@@ -82,18 +82,18 @@ class Recipe(Settings):
 
 
 def parse_recipe(values: dict[str, Any]) -> Recipe:
-    """A recipe from plain values; ValueError in one line, with the nearest valid name."""
+    """Make a recipe from plain values; one-line ValueError with the nearest valid name."""
     return validated(Recipe, values)
 
 
 def names() -> list[str]:
-    """The recipes that come with the package."""
+    """The names of the packaged recipes."""
     folder = resources.files("rheostat.training") / "recipes"
     return sorted(p.name.removesuffix(".toml") for p in folder.iterdir() if p.name.endswith(".toml"))
 
 
 def load_recipe(which: str | Path, *, changes: list[str] | None = None) -> Recipe:
-    """A recipe by its name or file, with changes such as `train.epochs=5` applied before validation."""
+    """Load a recipe by name or file, and apply changes such as `train.epochs=5` before validation."""
     path = Path(which)
     if path.suffix == ".toml" or path.is_file():
         if not path.is_file():
@@ -114,11 +114,11 @@ def load_recipe(which: str | Path, *, changes: list[str] | None = None) -> Recip
 
 
 def _warn_of_step_size(eps: object, step_size: object, after: AttackSection) -> None:
-    """A step size that was chosen for another eps is most likely forgotten."""
+    """Warn if eps changes but the step size does not, because that is most likely a mistake."""
     if after.step_size is not None and after.step_size == step_size and after.eps != eps:
         warnings.warn(
             f"attack.eps is {after.eps:g} instead of {eps}, but attack.step_size is still "
-            f"{after.step_size:g}, which was chosen for the other; set attack.step_size too (null: the papers' rule)",
+            f"{after.step_size:g}, which was chosen for the old eps; set attack.step_size too (null: the papers' rule)",
             stacklevel=3,
         )
 
@@ -129,7 +129,7 @@ def _apply(values: dict[str, Any], change: str) -> None:
         raise ValueError(f"cannot read --set {change!r}; write section.key=value")
     *sections, last = key.strip().split(".")
     if len(sections) > DEEPEST:
-        raise ValueError(f"--set: a key of {len(sections) + 1} parts; at most {DEEPEST + 1}")
+        raise ValueError(f"--set: a key has at most {DEEPEST + 1} parts, given {len(sections) + 1}")
     place = values
     for section in sections:
         inner = place.setdefault(section, {})
@@ -140,5 +140,5 @@ def _apply(values: dict[str, Any], change: str) -> None:
         place[last] = json.loads(given)
     except json.JSONDecodeError:
         place[last] = given
-    except (ValueError, RecursionError) as error:  # a number of too many digits; lists inside lists
+    except (ValueError, RecursionError) as error:  # a number with too many digits, or lists nested too deeply
         raise ValueError(f"cannot read --set {key}: {error}") from None

@@ -1,4 +1,4 @@
-"""A finished run: its model, what was recorded of it, and its evaluation on images that it has not seen."""
+"""A finished run: its model, its recorded history, and its evaluation on new images."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from rheostat.training.settings import Settings
 
 @dataclass(frozen=True)
 class Fitted:
-    """A finished run: the selected model in eval, its settings and folder, and what was recorded per epoch."""
+    """A finished run: the selected model, its settings and folder, and the records of each epoch."""
 
     model: Tunable
     settings: Settings
@@ -46,7 +46,7 @@ class Fitted:
         return f"{type(self).__name__}({self.folder}: {len(self.history)} epochs{best}{flags}{ended})"
 
     def _repr_html_(self) -> str:
-        """The run, the accuracies of its last scored epoch on the validation images, and the model."""
+        """HTML with the run, the validation accuracies of its last scored epoch, and the model."""
         scored = [line for line in self.history if line.get("calibrate")]
         found = scored[-1]["calibrate"] if scored else []
         lines = [
@@ -63,12 +63,12 @@ class Fitted:
 
     @property
     def history(self) -> list[dict[str, Any]]:
-        """One dict an epoch: loss, accuracies in training and on the validation images, score, flags."""
+        """One dict per epoch: loss, accuracies on training and validation images, score, flags."""
         return self.progress.epochs
 
     @property
     def flags(self) -> list[str]:
-        """The flags that were raised (`rheostat.results.flags` says what each means)."""
+        """The raised flags (`rheostat.results.flags` explains each)."""
         return self.progress.flags
 
     def evaluate(
@@ -80,10 +80,10 @@ class Fitted:
         examples: int | None = None,
         options: EvaluationOptions | None = None,
     ) -> Rows:
-        """Rows of the model at points under attacks, as `rheostat.evaluate` makes them.
+        """Evaluate the model at points under attacks, and return the rows, as `rheostat.evaluate` does.
 
-        `test_set` is anything that `fit` takes, all of it or a stratified subset of `examples` images. By default:
-        every position of the dials, the attacks of the tier "quick" at the radius of the training.
+        `test_set` is anything that `fit` accepts; `examples` takes a stratified subset of that many images. By
+        default: every position of the dials, and the attacks of the tier "quick" at the training radius.
         """
         rule = rule_of(test_set)
         if rule is not None and rule != self.form.preprocessing:

@@ -34,13 +34,13 @@ Report = Callable[[dict[str, Any]], None]
 
 
 def step_precision(settings: Settings, device: torch.device) -> AbstractContextManager[object]:
-    """The scope of one training step: bf16 autocast where the settings say so."""
+    """The scope of one training step: bf16 autocast if the settings ask for it."""
     return nullcontext() if resolved(settings.device.precision, device) == "fp32" else low_precision(device)
 
 
 @dataclass
 class TrainingRun:
-    """A run in progress: what the loop needs, so that each of its parts is a short function."""
+    """A run in progress, with everything that the loop needs."""
 
     settings: Settings
     folder: Path
@@ -57,7 +57,7 @@ class TrainingRun:
 
     @property
     def model(self) -> Tunable:
-        """The model that is trained."""
+        """The model in training."""
         return self.step.model
 
     @property
@@ -67,15 +67,15 @@ class TrainingRun:
 
     @property
     def history(self) -> list[dict[str, Any]]:
-        """What was recorded of every epoch."""
+        """The records of all epochs so far."""
         return self.state.progress.epochs
 
     def stop(self, why: str) -> None:
-        """End the training after this step; the model is kept, calibrated and saved."""
+        """End the training after this step; the model is then calibrated and saved as usual."""
         self.state.progress.stopped = why or "a callback stopped it"
 
     def save(self) -> None:
-        """Write the checkpoint; ValueError, and the last one kept, where a weight is infinite or NaN."""
+        """Write the checkpoint. If a weight is infinite or NaN: ValueError, and the previous checkpoint stays."""
         for name, parameter in self.state.model.named_parameters():
             if not bool(parameter.isfinite().all()):
                 raise self._stopped(f"{name} holds a weight that is infinite or NaN", self.state.progress.step)
@@ -83,7 +83,7 @@ class TrainingRun:
             checkpoint.save(self.folder / "checkpoint.safetensors", self.state, self.mark)
 
     def _stopped(self, problem: str, step: int) -> NonFinite:
-        """The error that ends a run which diverged: where, and what to do."""
+        """The error that ends a diverged run; it says where it diverged and what to do."""
         rate = self.state.optimiser.param_groups[0]["lr"]
         return NonFinite(
             f"training diverged at step {step + 1} of {self.total}, learning rate {rate:g}: {problem}. The last good "
@@ -91,7 +91,7 @@ class TrainingRun:
         )
 
     def one_step(self, incoming: Iterator[tuple[Tensor, Tensor]]) -> float:
-        """Draw, attack, pass, update; then the method's own bookkeeping and the weight average. The step's loss."""
+        """Run one step and return its loss: batch, attacks, passes, update, the method's hook, the weight average."""
         state, t, rank = self.state, self.settings.train, self.step.ranks.rank
         progress, model = state.progress, self.model
         number = progress.step
@@ -104,7 +104,7 @@ class TrainingRun:
             images, labels = next(incoming)
             terms = model.method.plan(self.feed.piece, stream(t.seed, "plan", number, *of_part))
             seed_global(seed_of(t.seed, "dropout", number, rank, *of_part), images.device)
-            # Low precision makes, full precision judges: only the step runs under autocast.
+            # Only the step runs under autocast; evaluations use full precision.
             try:
                 with step_precision(self.settings, images.device):
                     sums = self.step.backward(
@@ -127,7 +127,7 @@ class TrainingRun:
         return loss
 
     def end_epoch(self) -> None:
-        """Score on calibrate-fit, keep the best weights, write the metrics line."""
+        """Score on calibrate-fit, keep the best weights, and write the line of metrics."""
         state, ranks = self.state, self.step.ranks
         progress, model = state.progress, self.model
         epoch = -(-progress.step // self.per_epoch)
@@ -150,7 +150,7 @@ class TrainingRun:
             model.load_state_dict(state.average)
         scored = self.watch.score(model, epoch)
         line |= scored
-        # A flag stays raised: the run's are those of all its epochs.
+        # A flag stays raised: the run has the flags of all its epochs.
         progress.flags = sorted({*progress.flags, *self.watch.flags(progress.epochs, line)})
         line["flags"] = progress.flags
         progress.epochs.append(line)
@@ -173,7 +173,7 @@ class TrainingRun:
         return dict(zip(keys, total.tolist(), strict=True))
 
     def loop(self, received: list[int]) -> None:
-        """To the last step, or to the checkpoint after the step in which any rank was asked to stop."""
+        """Train to the last step, or until a rank is asked to stop; then write the checkpoint."""
         progress = self.state.progress
         started, saved = time.monotonic() - progress.seconds, time.monotonic()
         incoming = self.feed.pieces(progress.step)
@@ -193,12 +193,12 @@ class TrainingRun:
                 saved = time.monotonic()
             if stop and progress.step < self.total:
                 raise Interrupted(
-                    f"stopped after step {progress.step} of {self.total}; the checkpoint in {self.folder} keeps them "
-                    "all, and the same command continues"
+                    f"stopped after step {progress.step} of {self.total}; the checkpoint in {self.folder} is saved, "
+                    "and the same command continues"
                 )
 
     def _agreed_to_stop(self) -> bool:
-        """Whether a callback of any rank asked for the end."""
+        """Whether a callback of any rank asked to stop."""
         progress = self.state.progress
         if self.callbacks and self.step.ranks.any(bool(progress.stopped)):
             progress.stopped = progress.stopped or "the first rank stopped it"

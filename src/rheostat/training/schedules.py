@@ -1,4 +1,4 @@
-"""Learning rates: what share of the optimiser's rate each step takes, on torch's own scheduler."""
+"""Learning-rate schedules as factors on the optimiser's rate, for torch's LambdaLR."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from rheostat.training.settings import Settings
 
 RISE = 0.3
-"""The share of training over which one-cycle rises."""
+"""The share of training over which the one-cycle rate rises."""
 
 
 def milestones(settings: Settings, total: int) -> list[int]:
@@ -21,11 +21,11 @@ def milestones(settings: Settings, total: int) -> list[int]:
 
 
 def share_of_rate(settings: Settings, total: int, *, per_epoch: int = 1) -> Callable[[int], float]:
-    """Step of `total` (from 0) → the factor on `train.lr`: the schedule's, times that of the warm-up.
+    """A function from the step (from 0) of `total` to the factor on `train.lr`: schedule times warm-up.
 
-    cosine: (1 + cos πs)/2 at the share s of training, to 0. one-cycle: up from 0.04 by a cosine over
-    30 %, then down to 0 by another. multi-step: `gamma` to the number of milestones passed. constant: 1.
-    With `train.rate_by` "epoch" all steps of an epoch (`per_epoch`) take the factor of its first.
+    cosine: (1 + cos πs)/2 at the share s of training. one-cycle: a cosine rise from 0.04 over 30 %, then a cosine
+    fall to 0. multi-step: `gamma` to the power of the number of milestones passed. constant: 1. With `train.rate_by`
+    "epoch" all `per_epoch` steps of an epoch use the factor of its first step.
     """
     train = settings.train
     falls, rise = milestones(settings, total), RISE * total
@@ -51,9 +51,9 @@ def share_of_rate(settings: Settings, total: int, *, per_epoch: int = 1) -> Call
 def scheduler(
     optimiser: torch.optim.Optimizer, settings: Settings, total: int, *, per_epoch: int = 1, done: int = 0
 ) -> LambdaLR:
-    """The scheduler of a run of `total` steps, `done` of which are behind it; it sets the rate at once.
+    """The scheduler of a run of `total` steps after `done` of them; it sets the rate at once.
 
-    The rate depends on the step alone, so a run that is continued takes the rates of one that was not.
+    The rate depends only on the step, so a resumed run uses the same rates as an uninterrupted one.
     """
     for group in optimiser.param_groups:
         group.setdefault("initial_lr", group["lr"])

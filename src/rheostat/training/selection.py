@@ -1,4 +1,4 @@
-"""Selection of one checkpoint for all λ, and the guards that watch training go wrong."""
+"""Selection of one checkpoint for all λ, and checks that detect failing training."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from rheostat.training.settings import Settings
 
 
 def settings(model: Tunable, levels: tuple[float, ...]) -> tuple[Tunable, list[Point]]:
-    """The model as training uses it (λ with "at-0", no dial map), and the points it is scored at."""
+    """The model as training uses it (λ with "at-0", no dial map), and the points at which it is scored."""
     widths = model.dials["width"].values if "width" in model.dials else None
     spent = [Point(width=w) for w in widths or ()] or [Point()]
     if "robustness" not in model.dials:
@@ -24,7 +24,7 @@ def settings(model: Tunable, levels: tuple[float, ...]) -> tuple[Tunable, list[P
 
 
 class Watch:
-    """Scores a model after an epoch on calibrate-fit; never sees test."""
+    """Scores a model on calibrate-fit after an epoch; it never sees test images."""
 
     def __init__(self, settings: Settings, fit: Dataset, *, epochs: int) -> None:
         select, attack = settings.select, settings.attack
@@ -34,15 +34,15 @@ class Watch:
         self.single = Attack("fgsm", attack.eps, norm=attack.norm)
 
     def may_select(self, epoch: int) -> bool:
-        """Whether the weights after this epoch may be the ones kept."""
+        """Whether the weights after this epoch are candidates for selection."""
         return epoch > self.epochs * (1 - self.settings.select.tail) or epoch == self.epochs
 
     def score(self, model: Tunable, epoch: int) -> dict[str, Any]:
         """SA and RA at each setting, their mean as `score`, and RA under one step at the last setting.
 
-        A setting λ counts (1-λ)·SA + λ·RA, as its loss does; a model without a dial (SA + RA) / 2.
-        Counted alike, RA at λ = 0, which is not an objective and falls as training succeeds, picks weights of
-        a too early epoch (on Fashion-MNIST the fourth of six, 4 points below the last in RA at λ = 1).
+        A setting λ scores (1-λ)·SA + λ·RA, as in its loss; a model without a dial scores (SA + RA) / 2. With equal
+        weights, RA at λ = 0, which is no objective and falls as training succeeds, would select weights from too
+        early an epoch (on Fashion-MNIST the fourth of six, 4 points below the last in RA at λ = 1).
         """
         if epoch % self.settings.select.every and epoch != self.epochs:
             return {"score": -1.0}

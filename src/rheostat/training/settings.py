@@ -1,4 +1,4 @@
-"""Settings: what the loop reads, as plain values. A recipe is these and where model and data come from."""
+"""Settings: the plain values that the loop reads. A recipe adds the network, the composition and the data."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ MOST_THREADS = 1024
 
 
 class Section(BaseModel):
-    """A part of a recipe: frozen, and an unknown key is an error."""
+    """A section of a recipe: immutable; an unknown key is an error."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
@@ -38,7 +38,7 @@ class AttackSection(Section):
     steps: int = Field(default=7, ge=1)
     step_size: Fraction | None = Field(default=None, gt=0)
     restarts: int = Field(default=1, ge=1)
-    """Starts of each attack, of which the one of the highest loss trains, row by row."""
+    """Random starts of each attack; each row trains on the start with the highest loss."""
     loss: Literal["ce", "margin", "dlr"] = "ce"
     warmup: float = Field(default=0.0, ge=0, lt=1)
     """The share of training over which eps and step rise linearly from 0."""
@@ -57,7 +57,7 @@ class AttackSection(Section):
         return self
 
     def for_training(self) -> Attack:
-        """The attack inside training; no dropping, fixed cost."""
+        """The training attack. It never drops rows, so its cost is fixed."""
         return ATTACKS.get(self.kind).training(
             eps=self.eps,
             norm=self.norm,
@@ -71,8 +71,8 @@ class AttackSection(Section):
 class TrainSection(Section):
     """The optimiser and the loop.
 
-    `schedule` cosine falls to 0; one-cycle rises for 30 %, then falls; multi-step is multiplied by
-    `gamma` at each of `milestones`; constant stays.
+    `schedule` is the learning rate's course: cosine falls to 0; one-cycle rises for 30 % of training, then falls;
+    multi-step multiplies the rate by `gamma` at each of `milestones`; constant keeps it.
     """
 
     epochs: int = Field(ge=1)
@@ -85,20 +85,20 @@ class TrainSection(Section):
     """Where a multi-step rate falls: shares of training (below 1), or whole steps (from 1 on)."""
     gamma: float = Field(default=0.1, gt=0, lt=1)
     rate_by: Literal["step", "epoch"] = "step"
-    """Whether the rate moves at each step, or stays that of an epoch's first one, as in FLOAT's public code."""
+    """Whether the rate changes at each step or only at each epoch, as in FLOAT's public code."""
     warmup: float = Field(default=0.0, ge=0, lt=1)
-    """The share of training over which the rate rises linearly to that of the schedule; 0 is none."""
+    """The share of training over which the rate rises linearly to the schedule's; 0 means no warm-up."""
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)
     attacked_smoothing: float | None = Field(default=None, ge=0, lt=1)
-    """Label smoothing of attacked rows; None: as of all rows."""
+    """Label smoothing of attacked rows; None uses `label_smoothing` for these rows too."""
     ema: float | None = Field(default=None, gt=0, lt=1)
-    """Decay of a running average of the weights, which is what is scored and kept."""
+    """Decay of a moving average of the weights, which is scored and kept instead of them; None is off."""
     trades: float | None = Field(default=None, gt=0)
     """β of TRADES on adversarial rows, 6 in its paper; None trains them by cross-entropy."""
     awp: float = Field(default=0.0, ge=0, lt=1)
     """γ of adversarial weight perturbation, 0.005 in its paper; 0 is off."""
     awp_from: float = Field(default=0.1, ge=0, lt=1)
-    """The share of training after which weights are perturbed."""
+    """The share of training after which weight perturbation starts."""
     clip: float | None = Field(default=None, gt=0)
     seed: int = 0
     max_steps: int | None = Field(default=None, ge=1)
@@ -110,13 +110,13 @@ class TrainSection(Section):
         if (self.schedule == "multi-step") != bool(found):
             raise ValueError(
                 f"schedule {self.schedule!r} with {len(found)} milestones; milestones belong to 'multi-step', "
-                "which needs one at least"
+                "which needs at least one"
             )
         shares = all(0 < m < 1 for m in found)
         steps = all(m >= 1 and m == int(m) for m in found)
         if not (shares or steps) or any(b <= a for a, b in itertools.pairwise(found)):
             raise ValueError(
-                f"milestones are rising, all shares of training between 0 and 1 or all whole steps, given {list(found)}"
+                f"milestones must rise, as shares of training between 0 and 1 or as whole steps, given {list(found)}"
             )
         return self
 
@@ -130,7 +130,7 @@ class PolicySection(Section):
 
 
 class DeviceSection(Section):
-    """Where and how: `bf16` autocasts all but normalisation and the first convolution; auto takes it where it pays."""
+    """Device and precision: `bf16` autocasts all but normalisation and the first convolution; auto picks one."""
 
     name: str = "auto"
     precision: Asked = "auto"
@@ -142,7 +142,7 @@ class DeviceSection(Section):
 class SelectSection(Section):
     """Selection by one score on calibrate-fit: the mean over dial settings λ of (1-λ)·SA + λ·RA.
 
-    Scored every `every` epochs in the last `tail` share of training; the best weights are kept, one
+    The model is scored every `every` epochs in the last share `tail` of training; the best weights are kept, one
     checkpoint for all λ.
     """
 
@@ -154,7 +154,7 @@ class SelectSection(Section):
 
 
 class Settings(Section):
-    """Everything about a run that is a plain value, but for its model and its images."""
+    """All plain values of a run except those of its model and its images."""
 
     name: str
     data: Augmentation = Field(default_factory=Augmentation)
@@ -170,7 +170,7 @@ S = TypeVar("S", bound=Settings)
 
 
 def validated(kind: type[S], values: dict[str, Any]) -> S:
-    """Settings of a kind from plain values; ValueError in one line, with the nearest valid name."""
+    """Validate plain values as settings of class `kind`; one-line ValueError with the nearest valid name."""
     try:
         return kind.model_validate(values)
     except ValidationError as error:
@@ -178,7 +178,7 @@ def validated(kind: type[S], values: dict[str, Any]) -> S:
 
 
 def _message(error: ValidationError, kind: type[BaseModel]) -> str:
-    """What is missing and the first three mistakes in one line, made from pydantic's error types and contexts."""
+    """One line with what is missing and the first three mistakes, made from pydantic's error types and contexts."""
     parts = []
     problems = error.errors()
     missing = [p for p in problems if p["type"] == "missing"]
@@ -201,7 +201,7 @@ def _message(error: ValidationError, kind: type[BaseModel]) -> str:
 
 
 def _nearest_key(place: str, kind: type[BaseModel], section: type[BaseModel]) -> str:
-    """The key that was meant: of this name in another section, or else the nearest in this one."""
+    """A hint at the intended key: the same name in another section, else the nearest name in this one."""
     name = place.rpartition(".")[2]
     fields = {k: getattr(f.annotation, "model_fields", {}) for k, f in kind.model_fields.items()}
     elsewhere = [repr(f"{k}.{name}") for k, known in fields.items() if name in known]
@@ -209,7 +209,7 @@ def _nearest_key(place: str, kind: type[BaseModel], section: type[BaseModel]) ->
 
 
 def _section(model: type[BaseModel], location: tuple[int | str, ...]) -> type[BaseModel]:
-    """The part of a recipe in which a key lies."""
+    """The section of a recipe that holds a key."""
     for part in location[:-1]:
         kind = model.model_fields[str(part)].annotation if str(part) in model.model_fields else None
         if isinstance(kind, type) and issubclass(kind, BaseModel):

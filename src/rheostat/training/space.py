@@ -1,4 +1,4 @@
-"""A search space: which keys of a recipe a search may change, and to what. One TOML file, checked whole when read."""
+"""A search space: the keys of a recipe that a search may change, and their values, in one validated TOML file."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class Range(BaseModel):
-    """One key: `choices`, or numbers from `low` to `high`; whole numbers where both are, `log` by equal ratios."""
+    """The values of one key: `choices`, or numbers from `low` to `high` (integers if both are), `log` for log scale."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -35,7 +35,7 @@ class Range(BaseModel):
         bounds = [b for b in (self.low, self.high) if b is not None]
         if self.choices is not None:
             if bounds or self.log or not self.choices:
-                raise ValueError("`choices` needs one value at least, and goes without low, high and log")
+                raise ValueError("`choices` needs at least one value, and excludes low, high and log")
             return self
         if len(bounds) < 2:
             raise ValueError("write { choices = [...] } or { low = ..., high = ... }")
@@ -45,9 +45,9 @@ class Range(BaseModel):
         return self
 
     def suggest(self, key: str, trial: optuna.Trial) -> Any:
-        """The value that a trial takes for this key."""
+        """A trial's value for this key."""
         if self.choices is not None:
-            # A choice may be a table or a list, which a study can only keep as text.
+            # A choice may be a table or a list, which a study can store only as text.
             return json.loads(trial.suggest_categorical(key, [json.dumps(c) for c in self.choices]))
         assert self.low is not None
         assert self.high is not None
@@ -56,13 +56,13 @@ class Range(BaseModel):
         return trial.suggest_float(key, self.low, self.high, log=self.log)
 
     def edges(self) -> tuple[Any, ...]:
-        """Values that stand for the range when a recipe is checked."""
+        """Representative values of the range, with which recipes are checked."""
         return self.choices if self.choices is not None else (self.low, self.high)
 
 
 @dataclass(frozen=True)
 class Space:
-    """A recipe, and the ranges of the keys that may change, by `section.key`.
+    """A recipe, and the ranges of the keys that may change, indexed by `section.key`.
 
     A choice that is a table changes several keys of its section at once:
     `"attack" = { choices = [{ kind = "n-fgsm", steps = 1 }, { kind = "pgd", steps = 2 }] }`.
@@ -72,7 +72,7 @@ class Space:
     ranges: Mapping[str, Range]
 
     def changed(self, values: Mapping[str, Any]) -> Recipe:
-        """The recipe with these values, by key; ValueError where no such recipe can be."""
+        """The recipe with these values by key; ValueError if that recipe is invalid."""
         merged = self.recipe.model_dump(exclude_unset=True)
         for key, value in values.items():
             *sections, last = key.split(".")
@@ -81,7 +81,7 @@ class Space:
                 inner = inner.setdefault(section, {})
             inner[last] = {**inner.get(last, {}), **value} if isinstance(value, dict) else value
         with warnings.catch_warnings():
-            # One choice may leave a key of the recipe without effect that another choice needs.
+            # Ignore unused settings: a key without effect under one choice may be needed by another.
             warnings.simplefilter("ignore", NoEffectWarning)
             return parse_recipe(merged)
 
@@ -91,9 +91,9 @@ class Space:
 
 
 def read_space(path: str | Path, recipe: Recipe) -> Space:
-    """The space of a file whose table `[space]` holds a range a key; every edge must make a valid recipe.
+    """Read a space from a file whose table `[space]` holds one range per key; every edge must make a valid recipe.
 
-    ValueError in one line on what is not TOML, an unknown key, and a value that the recipe refuses.
+    One-line ValueError if the file is not TOML, has an unknown key, or has a value that the recipe refuses.
     """
     path = Path(path)
     values = read_toml(path)
@@ -121,7 +121,7 @@ def read_space(path: str | Path, recipe: Recipe) -> Space:
 
 
 def as_toml(recipe: Recipe) -> str:
-    """A recipe as a file that `rheostat train` takes; values that are the defaults are left out."""
+    """A recipe as the text of a file for `rheostat train`, without default values."""
     values = recipe.model_dump(mode="json", exclude_unset=True, exclude_none=True)
     tables = {k: v for k, v in values.items() if isinstance(v, dict)}
     lines = [f"{k} = {json.dumps(v)}" for k, v in values.items() if k not in tables]

@@ -1,4 +1,4 @@
-"""What a run starts from: a network of the user's own, weights of another model; and where its images were."""
+"""The start of a run: a user's network, weights of another model, and a note of where the images are."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ from rheostat.training.recipe import Recipe
 
 NetGiven = Callable[[], nn.Module]
 SETS = (".clean.", ".adversarial.")
-"""The norm sets of a bank: where a model that starts from one without a bank takes the one set there is."""
+"""The norm sets of a bank; both start from the single set of a model without a bank."""
 
 
 def network_named(text: str) -> NetGiven:
-    """The function that `package.module:function` or `timm:NAME(...)` means; it is called when the run starts."""
+    """The factory named by `package.module:function` or `timm:NAME(...)`; it is called when the run starts."""
     if ":" not in text:
-        raise ValueError(f"--net is package.module:function or timm:NAME, given {text!r}")
+        raise ValueError(f"--net must be package.module:function or timm:NAME, given {text!r}")
     return NamedNet(text)
 
 
 @dataclass(frozen=True)
 class NamedNet:
-    """A function by its name on Python's search path."""
+    """A factory given by its name on Python's search path."""
 
     text: str
 
@@ -44,16 +44,16 @@ class NamedNet:
 
 
 def name_of(net: NetGiven) -> str:
-    """A factory as package.module:function."""
+    """The name of a factory as package.module:function."""
     if isinstance(net, NamedNet):
         return net.text
     return f"{getattr(net, '__module__', '')}:{getattr(net, '__qualname__', type(net).__qualname__)}"
 
 
 def own_network(recipe: Recipe, train_set: data.Dataset, net: NetGiven) -> Tunable:
-    """The model of a recipe on a network of the user's own; weights that it draws are of the recipe's seed.
+    """The model of a recipe on a user's network; its random initial weights depend on the recipe's seed.
 
-    ValueError where it has another number of classes than the data set, or takes other images.
+    ValueError if its number of classes or its image shape differs from the data set's.
     """
     cpu = torch.device("cpu")
     with preserved(cpu):
@@ -68,7 +68,7 @@ def own_network(recipe: Recipe, train_set: data.Dataset, net: NetGiven) -> Tunab
             else adopt(made, recipe.stack(), image=train_set.image, mean=mean, std=std)
         )
         if isinstance(net, NamedNet) and isinstance(model.net, Adopted):
-            model.net.factory = net.text  # the model's file says what made its network
+            model.net.factory = net.text  # the model's file names the factory of its network
     if model.net.classes != len(train_set.classes) or tuple(model.net.image) != train_set.image:
         raise ValueError(
             f"{name_of(net)} takes images of {_shape(model.net.image)} and has {model.net.classes} classes; "
@@ -82,11 +82,11 @@ def _shape(image: tuple[int, ...]) -> str:
 
 
 def start_from(model: Tunable, given: str | Path | Mapping[str, Tensor]) -> None:
-    """Give a model the weights of a file, run, packaged model or state dict; what is new in it stays as it is.
+    """Load the weights of a file, run, packaged model or state dict into a model; other tensors do not change.
 
-    Names are those of `model.state_dict()`, or of its network (without `net.`). A bank of norms takes a single set
-    into both of its own. A tensor of another shape (a head for other classes) is left as it was made, with a warning
-    that names it. ValueError where nothing fits.
+    Names are those of `model.state_dict()`, or of its network (without `net.`). A single norm set is loaded into both
+    sets of a bank. A tensor of another shape (such as a head for other classes) keeps its initial values, and a
+    warning names it. ValueError if nothing fits.
     """
     if isinstance(given, Mapping):
         source, what = dict(given), "the state dict"
@@ -111,13 +111,11 @@ def start_from(model: Tunable, given: str | Path | Mapping[str, Tensor]) -> None
     model.load_state_dict(state | taken)
     if shapes:
         more = f" and {len(shapes) - 3} more" if len(shapes) > 3 else ""
-        warnings.warn(
-            f"init: left as they were, for {what} has other shapes: {', '.join(shapes[:3])}{more}", stacklevel=4
-        )
+        warnings.warn(f"init: not loaded, because {what} has other shapes: {', '.join(shapes[:3])}{more}", stacklevel=4)
 
 
 def _of(source: Mapping[str, Tensor], name: str) -> Tensor | None:
-    """A tensor by its name in the model: as it is called there, or from the one norm set of a model without a bank."""
+    """The tensor for a name in the model: the same name, or the single norm set of a model without a bank."""
     for one in ("", *SETS):
         found = source.get(name.replace(one, ".") if one else name)
         if found is not None:
@@ -126,9 +124,9 @@ def _of(source: Mapping[str, Tensor], name: str) -> Tensor | None:
 
 
 def remember(run: Path, name: str, folder: str | Path | None) -> None:
-    """Note in a run's folder where its images are, so that it is evaluated without being told again."""
+    """Record in a run's folder where its images are, so that an evaluation finds them."""
     prefix, colon, inside = name.partition(":")
-    if colon and Path(inside).is_dir():  # a tree of images, or a folder of Hugging Face's
+    if colon and Path(inside).is_dir():  # a tree of images, or a Hugging Face folder
         name = f"{prefix}:{Path(inside).resolve()}"
     text = json.dumps({"name": name, "folder": str(data.data_dir(folder).resolve())}, indent=1)
     path = run / WHERE

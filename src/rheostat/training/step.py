@@ -1,4 +1,4 @@
-"""One training step: a method's terms → attacks → passes → gradients. It knows terms, not papers."""
+"""One training step: a method's terms → attacks → passes → gradients. It depends on terms, not on papers."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ from rheostat.training.settings import Settings
 from rheostat.training.trades import away_from, divergence
 
 RowLoss = Callable[[Tensor, Tensor], Tensor]
-"""Logits (n, K), labels (n,) → the loss of each row (n,)."""
+"""(logits (n, K), labels (n,)) → the loss of each row (n,)."""
 
 
 def training_attack(settings: Settings) -> Attack:
-    """The attack inside training; no dropping, fixed cost."""
+    """The training attack. It never drops rows, so its cost is fixed."""
     return settings.attack.for_training()
 
 
@@ -41,10 +41,10 @@ def warmed(attack: Attack | OwnAttack, settings: Settings, step: int, total: int
 
 
 def parameter_groups(model: Tunable) -> list[dict[str, Any]]:
-    """The parameters that are trained, for an optimiser: those that a method exempts take no decay.
+    """The trained parameters in groups for an optimiser; parameters that a method exempts have no weight decay.
 
-    Gradients are allocated: always a tensor, never None. A parameter that a step does not use decays all the same, so
-    that one rank and two take equal steps.
+    Gradients are allocated, never None: a parameter that a step does not use still decays, so that one rank and two
+    take equal steps.
     """
     exempt = {id(p) for p in model.method.undecayed(model.net)}
     trained = [p for p in model.parameters() if p.requires_grad]
@@ -57,7 +57,7 @@ def parameter_groups(model: Tunable) -> list[dict[str, Any]]:
 
 
 def sgd(model: Tunable, settings: Settings) -> torch.optim.SGD:
-    """SGD over the parameters that are trained, as the settings say."""
+    """SGD over the trained parameters, with the options of the settings."""
     train = settings.train
     return torch.optim.SGD(
         parameter_groups(model), lr=train.lr, momentum=train.momentum, weight_decay=train.weight_decay
@@ -65,7 +65,7 @@ def sgd(model: Tunable, settings: Settings) -> torch.optim.SGD:
 
 
 Group = tuple[Term, Tensor, Tensor | Callable[[], Tensor], Tensor]
-"""A term of a step with its rows: their images, what the attack made of them (or a call that makes it), labels."""
+"""A term of a step, its rows' images, the adversarial images (or a function that makes them), and the labels."""
 
 
 __all__ = ["NonFinite", "Step", "batches", "parameter_groups", "sgd", "training_attack", "warmed"]
@@ -77,7 +77,7 @@ class NonFinite(ValueError):
 
 @dataclass
 class Step:
-    """What a training step needs beside the batch."""
+    """The inputs of a training step other than the batch."""
 
     model: Tunable
     attack: Attack | OwnAttack
@@ -86,23 +86,23 @@ class Step:
     trades: float | None = None
     """The β of TRADES on adversarial rows, or None for cross-entropy."""
     attacked_smoothing: float | None = None
-    """Label smoothing of attacked rows, or None for that of all rows."""
+    """Label smoothing of attacked rows; None uses `smoothing` for these rows too."""
     awp: float = 0.0
-    """How far weights move before the gradient is taken, as a share of their norm."""
+    """The size of the weight perturbation before the gradient, as a share of each layer's norm."""
     loss: RowLoss | None = None
-    """The loss of a row at each head, or None for cross-entropy."""
+    """The loss of each row at each head, or None for cross-entropy."""
     class_weights: Tensor | None = None
-    """(K,) what a row's loss is multiplied by, by its label."""
+    """(K,) factors of a row's loss by its label."""
     parts: int = 1
-    """How many parts of a batch, each a step of its own, share one update of the weights."""
+    """Number of parts of a batch that share one update of the weights."""
 
     def perturbed(
         self, term: Term, images: Tensor, labels: Tensor, seed: tuple[object, ...], share: tuple[Tensor, int]
     ) -> Tensor:
-        """The images of a term: as they are, or attacked at the term's own point."""
+        """The images of a term: unchanged, or attacked at the term's point."""
         if term.images == "clean":
             return images
-        # Noise on the weights is drawn from a stream of its own: the same on every rank.
+        # Weight noise has a separate stream, which is the same on every rank.
         objective = self.model.objective(
             labels,
             term.at,
@@ -119,19 +119,19 @@ class Step:
     def backward(
         self, terms: list[Term], images: Tensor, labels: Tensor, *, batch: int, seed: tuple[object, ...]
     ) -> dict[str, float]:
-        """Accumulate the gradient of Σ weight·loss / B_global over the terms; sums for the metrics.
+        """Accumulate the gradient of Σ weight·loss / B_global over the terms; return sums for the metrics.
 
-        `images` and `labels` are this rank's rows of the global batch. All attacks are made before
-        any pass of training, so they see the running statistics of the step's start; but for terms that
-        are `late`, whose attacks see what the terms before them have left.
+        `images` and `labels` are this rank's rows of the global batch. All attacks run before any training pass, so
+        they use the running statistics of the step's start; only the attacks of `late` terms run after the preceding
+        terms and use the updated statistics.
         """
         groups = self.attacked(terms, images, labels, batch=batch, seed=seed)
         if not self.awp:
             return self._pass(groups, batch, seed, phase=Phase.TRAIN)
         if any(term.late for term in terms):
-            raise ValueError("AWP moves weights once all attacks are made; this method attacks between its passes")
+            raise ValueError("AWP perturbs the weights after all attacks; this method attacks between its passes")
         parameters = [p for p in self.model.parameters() if p.requires_grad]
-        # Not a pass of training: it moves no running statistic and no learned mask.
+        # This is not a training pass: it updates no running statistics and no learned masks.
         attacked = [g if g[0].images != "clean" else None for g in groups]
         self._pass(attacked, batch, seed, phase=Phase.ATTACK)
         self.ranks.sum_gradients(parameters)
@@ -146,7 +146,7 @@ class Step:
     def attacked(
         self, terms: list[Term], images: Tensor, labels: Tensor, *, batch: int, seed: tuple[object, ...]
     ) -> list[Group]:
-        """Each term's rows of this rank: (term, images, what the attack made of them or will make, labels)."""
+        """This rank's rows of each term: (term, images, adversarial images or a function that makes them, labels)."""
         first, last = self.ranks.share(batch)
         local = [t.local(first, last) for t in terms]
         groups: list[Group] = []
@@ -161,7 +161,7 @@ class Step:
     def _pass(
         self, groups: Sequence[Group | None], batch: int, seed: tuple[object, ...], *, phase: Phase
     ) -> dict[str, float]:
-        """Forward and backward of every term, one after the other, so that memory is that of one."""
+        """Forward and backward of one term after the other, so that only one term's graph is in memory."""
         sums = {"loss": 0.0, "clean": 0.0, "clean_n": 0, "robust": 0.0, "robust_n": 0}
         for kind, total, value, right, count in self.losses(groups, batch, seed, phase=phase):
             total.backward()
@@ -173,7 +173,7 @@ class Step:
     def losses(
         self, groups: Sequence[Group | None], batch: int, seed: tuple[object, ...], *, phase: Phase
     ) -> Iterator[tuple[str, Tensor, float, Tensor, int]]:
-        """Each term's (kind, part of the step's loss with its graph, its value, rows that are right, rows)."""
+        """For each term: (kind, its part of the step's loss with the graph, its value, correct rows, rows)."""
         across = self.ranks.world > 1
         for i, group in enumerate(groups):
             if group is None:
@@ -207,7 +207,7 @@ class Step:
             yield kind, total, value, (logits.detach().argmax(1) == y).sum(), len(y)
 
     def _row_loss(self, output: Output, labels: Tensor, kind: str) -> Tensor:
-        """(n,) the loss of each row, summed over the exits where there are any."""
+        """(n,) the loss of each row, summed over the exits if there are any."""
         if self.loss is None:
             smoothing = self.smoothing
             if kind == "robust" and self.attacked_smoothing is not None:
@@ -217,7 +217,7 @@ class Step:
         for one in found:
             if one.shape != labels.shape:
                 raise ValueError(
-                    f"the loss gave shape {tuple(one.shape)} for {len(labels)} rows; it gives one number a row "
-                    "(reduction='none')"
+                    f"the loss returned shape {tuple(one.shape)} for {len(labels)} rows; it must return one number per "
+                    "row (reduction='none')"
                 )
         return torch.stack(found).sum(0)

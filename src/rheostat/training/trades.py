@@ -1,8 +1,7 @@
 """TRADES (Zhang et al., ICML 2019): robust training by the divergence between two predictions.
 
-An adversarial row costs CE(f(x), y) + β·KL(p(x) ‖ p(x')), and its attack maximises the divergence
-instead of the cross-entropy. At an operating point both images stand at that point, in one pass, so
-that batch statistics are of both.
+An adversarial row has the loss CE(f(x), y) + β·KL(p(x) ‖ p(x')), and its attack maximises the divergence instead of
+the cross-entropy. Both images go through one pass at the same operating point, so the batch statistics cover both.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""A search over recipes: trials by Optuna, stopped early by successive halving, judged on calibrate-fit alone.
+"""A search over recipes: Optuna trials with successive halving, scored on calibrate-fit only.
 
-A trial is a run in a folder of its own, so a search that was killed continues its unfinished trials at the step where
-they were. The study lives in a database; several workers that name the same one share it.
+Each trial is a run in its own folder, so a killed search continues its unfinished trials at their last step. The study
+is in a database; workers that name the same database share it.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ if TYPE_CHECKING:
 
 Report = Callable[[dict[str, Any]], None]
 HEARTBEAT = 60
-"""Seconds between signs of life of a worker; one that gave none for three times as long is taken for dead."""
+"""Seconds between heartbeats of a worker; a worker without a heartbeat for three times as long counts as dead."""
 ENDED = ("COMPLETE", "PRUNED")
 
 
 @dataclass(frozen=True)
 class Found:
-    """What a search has so far: the best trial's recipe and score on calibrate-fit, and a row a trial."""
+    """The results of a search so far: the best trial's recipe and score on calibrate-fit, and one row per trial."""
 
     recipe: Recipe
     score: float
@@ -51,25 +51,25 @@ def _optuna() -> Any:
 
 
 def study_name(space: Space) -> str:
-    """A name that changes with the recipe and the space, so that no study mixes two searches."""
+    """A name that depends on the recipe and the space, so that a study never mixes two searches."""
     ranges = {k: r.model_dump() for k, r in space.ranges.items()}
     text = json.dumps([space.recipe.model_dump(mode="json"), ranges], sort_keys=True)
     return f"{space.recipe.name}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
 
 
 def _again(study: optuna.Study, trial: optuna.trial.FrozenTrial) -> None:
-    """Queue the trial of a dead worker: the same values, in the folder where its run began."""
+    """Queue a dead worker's trial again, with the same values and the same run folder."""
     study.enqueue_trial(trial.params, user_attrs={**trial.user_attrs})
 
 
 def open_study(space: Space, storage: str) -> optuna.Study:
-    """The study of a search in a database (`sqlite:///FILE`, or a server's URL), made where it is new."""
+    """Open the study of a search in a database (`sqlite:///FILE`, or a server's URL), or create it."""
     optuna = _optuna()
     try:
         kept = optuna.storages.RDBStorage(
             storage, heartbeat_interval=HEARTBEAT, grace_period=3 * HEARTBEAT, heartbeat_stale_trial_callback=_again
         )
-    except Exception as error:  # SQLAlchemy and each driver raise errors of their own
+    except Exception as error:  # SQLAlchemy and each driver raise their own errors
         raise ValueError(f"cannot open the study's database {storage.split('@')[-1]}: {error}") from None
     return optuna.create_study(
         storage=kept,
@@ -82,7 +82,7 @@ def open_study(space: Space, storage: str) -> optuna.Study:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Optuna warns that heartbeats may change; what is used of it is tested here."""
+    """Silence Optuna's warning that heartbeats are experimental; our tests cover their use."""
     import warnings
 
     optuna = _optuna()
@@ -92,7 +92,7 @@ def _quiet() -> Iterator[None]:
 
 
 class Search:
-    """One worker of a search: trains trials in `out`, until the study holds as many ended ones as asked."""
+    """One worker of a search: it trains trials in `out` until the study has enough finished ones."""
 
     def __init__(
         self, space: Space, out: Path, *, seed: int = 0, data_dir: Path | None = None, report: Report | None = None
@@ -100,7 +100,7 @@ class Search:
         self.space, self.out, self.seed, self.data_dir, self.report = space, out, seed, data_dir, report
 
     def one(self, trial: optuna.Trial) -> float:
-        """Train one trial; its score is that of the weights that are kept."""
+        """Train one trial and return the score of its kept weights."""
         optuna = _optuna()
         number = trial.user_attrs.get("run", trial.number)
         trial.set_user_attr("run", number)
@@ -108,7 +108,7 @@ class Search:
         folder = self.out / f"trial-{number}"
         try:
             recipe = self.space.changed({**self.space.suggest(trial), "calibrate_dial": False})
-        except ValueError as problem:  # a combination that no recipe can have
+        except ValueError as problem:  # an invalid combination of values
             trial.set_user_attr("note", str(problem))
             raise optuna.TrialPruned from None
         for line in _metrics(folder):
@@ -133,17 +133,17 @@ class Search:
         return trained.progress.best_score
 
     def run(self, study: optuna.Study, trials: int) -> None:
-        """Work until `trials` have ended, by all workers together. Interrupted after Ctrl-C; nothing is lost."""
+        """Work until all workers together have finished `trials` trials. Interrupted after Ctrl-C; nothing is lost."""
         optuna = _optuna()
         states = [optuna.trial.TrialState[name] for name in ENDED]
         with alone(self.out):
             for trial in study.get_trials(deepcopy=False, states=[optuna.trial.TrialState.RUNNING]):
                 if trial.user_attrs.get("worker") == str(self.out.resolve()):
-                    # This folder is held by no other process, so whoever ran the trial here is gone.
+                    # No other process holds this folder, so the worker that ran this trial has died.
                     study.tell(trial.number, state=optuna.trial.TrialState.FAIL)
                     _again(study, trial)
             while (ended := len(study.get_trials(deepcopy=False, states=states))) < trials:
-                # Each trial's sampler has a seed of its own, so a search that was stopped draws what it would have.
+                # Each trial's sampler has its own seed, so a resumed search draws the same values.
                 study.sampler = optuna.samplers.TPESampler(
                     seed=seed_of(self.seed, "trial", ended) % 2**32, n_startup_trials=4
                 )
@@ -156,7 +156,7 @@ class Search:
 
     def _ended(self, study: optuna.Study, trial: optuna.trial.FrozenTrial) -> None:
         folder = self.out / f"trial-{trial.user_attrs.get('run', trial.number)}"
-        if trial.state.name == "PRUNED":  # its rows stay, the weights are of no use
+        if trial.state.name == "PRUNED":  # its metrics stay; its weights are no longer needed
             for name in ("checkpoint.safetensors", "model.safetensors"):
                 (folder / name).unlink(missing_ok=True)
         if self.report is not None:
@@ -169,7 +169,7 @@ def _metrics(folder: Path) -> list[dict[str, Any]]:
 
 
 def trial_row(trial: optuna.trial.FrozenTrial) -> dict[str, Any]:
-    """A trial as plain values: number, state, score, seconds, a note, and its value of every key."""
+    """A trial as plain values: number, state, score, seconds, a note, and its value for every key."""
     scores = [v for _, v in sorted(trial.intermediate_values.items())]
     return {
         "trial": trial.user_attrs.get("run", trial.number),
@@ -183,7 +183,7 @@ def trial_row(trial: optuna.trial.FrozenTrial) -> dict[str, Any]:
 
 
 def values_of(trial: optuna.trial.FrozenTrial) -> dict[str, Any]:
-    """A trial's value of every key; choices are kept as JSON in the study."""
+    """A trial's value for every key; the study stores choices as JSON."""
     return {k: json.loads(v) if isinstance(v, str) else v for k, v in trial.params.items()}
 
 
@@ -197,10 +197,11 @@ def tune(
     data_dir: Path | None = None,
     report: Report | None = None,
 ) -> Found:
-    """Search the space; returns the best recipe by its score on calibrate-fit (`select` of the recipe).
+    """Search the space; return the best recipe by its score on calibrate-fit (`select` of the recipe).
 
-    `out` holds a folder a trial, `trials.jsonl` and `best.toml`, a recipe to train. `storage` is a database's URL,
-    by default SQLite in `out`. A killed search continues; one that has its trials does nothing. Never sees test.
+    `out` holds one folder per trial, `trials.jsonl`, and `best.toml`, a recipe to train. `storage` is a database URL,
+    by default SQLite in `out`. The same call continues a killed search and does nothing for a finished one. The search
+    never sees test images.
     """
     folder = Path(out)
     folder.mkdir(parents=True, exist_ok=True)
@@ -211,7 +212,7 @@ def tune(
     rows = tuple(sorted((trial_row(t) for t in ended), key=lambda r: -(r["score"] or 0.0)))
     whole = [t for t in ended if t.state.name == "COMPLETE"]
     if not whole:
-        raise ValueError(f"none of {len(ended)} trials ran to its end; {ended[0].user_attrs.get('note', '')}")
+        raise ValueError(f"none of {len(ended)} trials finished; {ended[0].user_attrs.get('note', '')}")
     best = max(whole, key=lambda t: float(t.value or 0.0))
     recipe = space.changed(values_of(best))
     write_text(folder / "trials.jsonl", "".join(json.dumps(row) + "\n" for row in rows))

@@ -1,4 +1,4 @@
-"""What a recipe must satisfy as a whole, found when it is loaded and not after hours of training."""
+"""Check a recipe as a whole when it is loaded, instead of failing after hours of training."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ if TYPE_CHECKING:
 
 FROM_DATA = ("classes", "image", "mean", "std")
 ANY_IMAGE = (3, 64, 64)
-"""What a network is tried with where the data set does not say what its images are."""
+"""The image shape for trying a network if the data set does not state one."""
 
 
 def check_recipe(recipe: Recipe) -> None:
-    """ValueError for what cannot be trained, NoEffectWarning for settings that change nothing.
+    """ValueError for a recipe that cannot be trained, NoEffectWarning for settings that have no effect.
 
-    Looks at the composition and the network together; no image is read and no weight is made.
+    It checks the composition and the network together, without reading images or allocating weights.
     """
     stack = recipe.stack()
     _try_network(recipe, stack)
@@ -34,23 +34,23 @@ def check_recipe(recipe: Recipe) -> None:
 
 
 def check_settings(settings: Settings, stack: Stack, composition: str) -> None:
-    """ValueError for settings that a composition cannot be trained with, NoEffectWarning for those it does not use."""
+    """ValueError for settings that do not work with a composition, NoEffectWarning for settings that it ignores."""
     _check_dial(settings, stack, composition)
     _check_policy(settings)
     if settings.train.awp and any(t.late for t in stack.plan(settings.train.batch, torch.Generator())):
         raise ValueError(
-            "train.awp moves weights once all attacks are made; method.late_attack makes them between the passes"
+            "train.awp perturbs the weights after all attacks; method.late_attack attacks between the passes"
         )
     if settings.train.trades is not None:
         if stack.part(Exits) is not None:
-            raise ValueError("train.trades is for one head; this composition has exits")
+            raise ValueError("train.trades works with one head only; this composition has exits")
         if settings.attack.loss != "ce":
-            raise ValueError("train.trades attacks by its own divergence; leave attack.loss at 'ce'")
+            raise ValueError("train.trades attacks its own divergence; leave attack.loss at 'ce'")
     _warn_without_effect(settings, stack, composition)
 
 
 def _try_network(recipe: Recipe, stack: Stack) -> None:
-    """Build the network and install the methods without weights (on the meta device); nothing is drawn."""
+    """Build the network and install the methods without weights (on the meta device) or random draws."""
     for key in FROM_DATA:
         if key in recipe.net:
             raise ValueError(f"net.{key} comes from the data set; leave it out")
@@ -68,7 +68,7 @@ def _try_network(recipe: Recipe, stack: Stack) -> None:
         try:
             stack.bound(net).install(net)
         except (NotImplementedError, RuntimeError):
-            return  # a method that looks at weights (masks): training installs it on real ones
+            return  # the method reads weights (masks), so only training can install it
 
 
 def _check_dial(settings: Settings, stack: Stack, composition: str) -> None:
@@ -79,7 +79,7 @@ def _check_dial(settings: Settings, stack: Stack, composition: str) -> None:
         return
     levels = settings.select.robustness
     if not levels or not all(0 <= level <= 1 for level in levels):
-        raise ValueError(f"select.robustness: settings of the dial lie in [0, 1], at least one; given {levels}")
+        raise ValueError(f"select.robustness needs at least one setting of the dial, all in [0, 1]; given {levels}")
 
 
 def _check_policy(settings: Settings) -> None:
@@ -104,14 +104,14 @@ def _warn_without_effect(settings: Settings, stack: Stack, composition: str) -> 
         why["select.robustness"] = f"{composition} has no dial 'robustness'"
     if settings.data.augment == "none":
         why["data.padding"] = "data.augment is 'none'"
-    if getattr(settings.data, "size", ()) is None:  # a recipe's; the images of `fit` come as they are
+    if getattr(settings.data, "size", ()) is None:  # only a recipe has `size`; `fit` does not resize images
         why |= dict.fromkeys(("data.resize", "data.mode"), "data.size is not given")
     if not settings.train.awp:
         why["train.awp_from"] = "train.awp is 0"
     for key in sorted(why):
         section, _, name = key.partition(".")
         if _differs(getattr(settings, section), name):
-            warnings.warn(f"{settings.name}: {key} has no effect, for {why[key]}", NoEffectWarning, stacklevel=2)
+            warnings.warn(f"{settings.name}: {key} has no effect, because {why[key]}", NoEffectWarning, stacklevel=2)
 
 
 def _keys(section: BaseModel, name: str) -> list[str]:
@@ -119,6 +119,6 @@ def _keys(section: BaseModel, name: str) -> list[str]:
 
 
 def _differs(section: BaseModel, key: str) -> bool:
-    """Whether a key was set to something else than its default."""
+    """Whether a key differs from its default."""
     value: Any = getattr(section, key)
     return bool(value != type(section).model_fields[key].default)
