@@ -19,13 +19,20 @@ LEAST_CLASSES = 4
 
 
 class Predict:
-    """What pyautoattack calls: images → logits, for any subset of the batch."""
+    """What pyautoattack calls: images → logits, for any subset of the batch.
+
+    Where logits tie, Square asks for none of the images: then no pass is made, for many modules cannot take none.
+    """
 
     def __init__(self, objective: Objective) -> None:
         self.objective = objective
+        self.classes = 0
 
     def __call__(self, images: Tensor) -> Tensor:
+        if not len(images) and self.classes:
+            return images.new_zeros(0, self.classes)
         logits = self.objective.forward(images, None)
+        self.classes = logits.shape[1]
         if images.requires_grad and not logits.requires_grad:  # a module that cuts its graph: a gradient of 0
             logits = logits + 0 * images.flatten(1).sum(1, keepdim=True)
         return logits

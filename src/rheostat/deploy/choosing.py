@@ -111,14 +111,16 @@ def candidates(
     """Every measured point with bounds that hold together: Bonferroni over points and both accuracies.
 
     Where a point was measured in several tiers the row of most attacks counts. ValueError on rows of
-    any other split, on rows of several models, and where there are none.
+    any other split, of several models, of several radii or data sets, and where there are none.
     """
     found: dict[Point, Row] = {}
+    against: set[str] = set()
     for row in rows:
         if row.attack.name != "worst" or row.knowledge != "known" or row.rule is not None:
             continue
         if row.split != SPLIT:
             continue
+        against.add(f"{row.attack.norm} {row.attack.eps:g} on {row.dataset}")
         point = Point(**row.at)
         if point not in found or len(row.attack.names) > len(found[point].attack.names):
             found[point] = row
@@ -130,6 +132,11 @@ def candidates(
         )
     if len({r.artifact for r in found.values()}) > 1:
         raise ValueError("the rows are of several models; choose from the rows of one")
+    if len(against) > 1:
+        raise ValueError(
+            f"the rows are under {' and '.join(sorted(against))}, which do not compare: measure under one, into a file "
+            "of its own (--out), and choose from that (--rows)"
+        )
     each = 1 - (1 - confidence) / (2 * len(found))
     return [
         Candidate(

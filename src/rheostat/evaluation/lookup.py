@@ -26,7 +26,7 @@ from rheostat.runtime.quantities import number
 WHERE = "data.json"
 """The file of a run's folder that says where its images were."""
 FORMED = "pgd20"
-"""What attacks the forms of a multi-exit model where no attack of the tier can."""
+"""What attacks the forms of a model where no attack of the tier can."""
 
 
 def find_target(which: str, *, name: str | None, between: str | None, net: str | None = None) -> Target:
@@ -178,16 +178,19 @@ def measure(request: Request, options: EvaluationOptions | None = None, *, repor
 def _by_attacks(
     target: Target, points: list[Point | None], attacks: tuple[str, ...], tier: str, classes: int
 ) -> list[tuple[list[Point | None], tuple[str, ...]]]:
-    """Points and the names of their attacks: own attacks, or the tier's, under every form where exits are live."""
+    """Points and the names of their attacks: own attacks, or the tier's, under every form where that is needed.
+
+    It is where exits are live, and wherever else a method says that the gradient of its logits may mislead.
+    """
     if attacks:
         return [(points, attacks)]
     plain = tuple(attacks_of(tier, classes))
     # Forms are for attacks whose rows are by themselves; a tier of another package may have none of those.
     formed = next((n for n in plain if named(n, eps=0.0).rowwise), FORMED)
     model = target.model
-    live = [isinstance(model, Tunable) and p is not None and model.method.live(p) for p in points]
+    every = [isinstance(model, Tunable) and p is not None and model.method.misleads(p) for p in points]
     groups = [
-        ([p for p, is_live in zip(points, live, strict=True) if not is_live], plain),
-        ([p for p, is_live in zip(points, live, strict=True) if is_live], (*plain, f"{formed}@all")),
+        ([p for p, needed in zip(points, every, strict=True) if not needed], plain),
+        ([p for p, needed in zip(points, every, strict=True) if needed], (*plain, f"{formed}@all")),
     ]
     return [group for group in groups if group[0]]
