@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from rheostat.attacks.multi_exit import MEASURES
 from rheostat.deploy.runtimes import Array, Precision, open_graph
+from rheostat.models.inputs import check_range
 
 STAGES = 64
 """The most stages that a file may name."""
@@ -84,8 +85,13 @@ class Session:
         for number in range(1, self.about.get("stages", 1)):
             self.stages.append(open_one(path.with_name(f"{path.stem}.stage-{number}{path.suffix}")))
 
-    def __call__(self, images: Array, robustness: float | Array | None = None) -> Array:
-        """Logits of a batch."""
+    def __call__(self, images: Array, robustness: float | Array | None = None, *, validate: bool = True) -> Array:
+        """Logits of a batch (B, C, H, W) of pixels in [0, 1].
+
+        ValueError for pixels of another range, as the model has it; `validate=False` leaves that out.
+        """
+        if validate and images.size and np.issubdtype(images.dtype, np.floating):
+            check_range(float(images.min()), float(images.max()))
         if "live" in self.about:
             if robustness is None:
                 raise ValueError("this file's dial is live: give robustness")
@@ -125,4 +131,4 @@ class SessionModule(nn.Module):
         self.session = session
 
     def forward(self, x: Tensor) -> Tensor:
-        return torch.from_numpy(self.session(x.detach().float().numpy()))
+        return torch.from_numpy(self.session(x.detach().float().numpy(), validate=False))

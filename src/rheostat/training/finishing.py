@@ -78,8 +78,8 @@ def finish(ending: Ending, progress: Progress) -> artifact.About:
     """Save the model, calibrate its dial and its exit policy as the settings ask, and save it again.
 
     A calibration that cannot be done is the flag `calibration-failed` in the file, and an event; the
-    model stays as it was before. Raises Interrupted after Ctrl-C or SIGTERM in a calibration: the model is saved, and the same
-    command goes on. A network that no file can rebuild is kept by the checkpoint alone, which is said.
+    model stays as it was before. Raises Interrupted after Ctrl-C or SIGTERM in a calibration: the model is saved, and
+    the same command goes on. A network that no file can rebuild is kept by the checkpoint alone, which is said.
     """
     unsaved = _saved(ending, ending.described(progress, PENDING))
     try:
