@@ -54,6 +54,8 @@ def test_a_folded_file_gives_what_the_model_gives(paper: str, net: str, tmp_path
         x = images_for(model, count)
         expected = model(x, point).detach()
         assert torch.allclose(torch.from_numpy(session(x.numpy())), expected, atol=1e-4, rtol=1e-4)
+    with pytest.raises(ValueError, match="write x / 255"):
+        session(255 * x.numpy())
     assert session.about["composition"] == repr(model.method)
     assert session.about["preprocessing"]["image"] == list(model.net.image)
 

@@ -18,6 +18,7 @@ import rheostat
 from rheostat.attacks import Attack, named
 from rheostat.calibration.dial import Knot, calibrate_dial, fitted
 from rheostat.data import Dataset, subset, to_pixels
+from rheostat.evaluation.arguments import as_points
 from rheostat.evaluation.attacked import attack_chunk, outcome, victim_at
 from rheostat.evaluation.evaluator import evaluate
 from rheostat.evaluation.options import EvaluationOptions
@@ -235,6 +236,11 @@ def test_plain_models_names_and_dicts_do(model, sample) -> None:
         evaluate(net, "robustness=1", "fgsm", sample, options=options)
     with pytest.raises(ValueError, match="at least one attack"):
         evaluate(model, None, [], sample)
+    with pytest.raises(ValueError, match="at least one point"):
+        evaluate(model, [], "fgsm", sample, options=EvaluationOptions(eps=0.1))
+    every = as_points(Target(model, "x"), None)
+    assert len(every) == 11
+    assert as_points(Target(model, "x"), " ; ") == every  # not the rest point alone
     with pytest.raises(ValueError, match="no split 'tset'"):
         EvaluationOptions(split="tset")
 

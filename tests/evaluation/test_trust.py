@@ -33,10 +33,10 @@ class Detached(nn.Module):
 
 
 class Tied(nn.Module):
-    """Every logit is the same: a constant predictor, and a margin of exactly 0."""
+    """Every logit is the same: a constant predictor, and a margin of exactly 0. It cannot take a batch of no images."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return torch.zeros(len(x), 10) + 0 * x.flatten(1).sum(1, keepdim=True)
+        return torch.zeros(len(x), 10) + 0 * x.view(len(x), -1).sum(1, keepdim=True)
 
 
 @pytest.fixture(scope="module")
@@ -90,6 +90,8 @@ def test_an_attack_on_cost_is_made_on_every_image() -> None:
     assert not standing.all()
     assert (record["exits"][0, 1, 1] >= 0).all()  # the second attack skipped those that the first had fooled
     assert not (record["standing"][0, 1] & ~standing).any()
+    before, after = record["exits"][0, 1][:, ~record["clean"][0]]
+    assert (after > before).any()  # images that are wrong before any attack are made to cost more too
     rows = rheostat.evaluate(model, [Point(exit=1.0)], attacks, data)
     costs = torch.tensor(exit_costs(model, Point(exit=1.0)).macs, dtype=torch.float64)
     by_attack = [float(costs[record["exits"][0, a, 1]].mean()) for a in (0, 1)]
@@ -121,6 +123,17 @@ def test_no_tier_leaves_a_form_out(tier: str, monkeypatch) -> None:
     names = [a.name for a in as_attacks(target, attacked, EvaluationOptions(eps=EPS))]
     assert set(names) >= {*plain, *(f"pgd20@{form}" for form in model.method.forms(model.net))}
     assert not [n for n in plain if "@" in n]
+
+
+def test_tiers_attack_mixednuts_in_every_form() -> None:
+    """Its sharp parts give little gradient: attacked by its logits alone, it looks more robust than it is."""
+    for paper, forms in (("mixednuts", {"standard", "robust", "bypassed"}), ("mixing", set())):
+        model = make(paper, "small_cnn")
+        points = [model.complete(Point(robustness=t)) for t in (0.0, 0.5, 1.0)]
+        ((measured_at, names),) = _by_attacks(Target(model, "x"), points, (), "quick", 10)
+        assert measured_at == points
+        made = [a.name for a in as_attacks(Target(model, "x"), names, EvaluationOptions(eps=EPS))]
+        assert set(made) == {"pgd20", *(f"pgd20@{form}" for form in forms)}
 
 
 def test_an_evaluation_is_in_full_precision_whatever_its_caller_set(sample) -> None:

@@ -190,11 +190,13 @@ def test_two_processes_that_add_rows_lose_none(tmp_path: Path) -> None:
 
 
 NAMER = """
-import sys
-from rheostat.models.artifact import name_point
+import sys, time
+from rheostat.models import artifact
 from rheostat.points.point import Point
+write = artifact.write_tensors
+artifact.write_tensors = lambda *given: (time.sleep(0.1), write(*given))  # long enough for the other to read
 for i in range(6):
-    name_point(sys.argv[1], f"{sys.argv[2]}{i}", Point(robustness=i / 6), {})
+    artifact.name_point(sys.argv[1], f"{sys.argv[2]}{i}", Point(robustness=i / 6), {})
 """
 
 

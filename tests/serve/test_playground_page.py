@@ -12,6 +12,7 @@ from rheostat.attacks import named
 from rheostat.evaluation.attacked import attack_chunk, victim_at
 from rheostat.models import artifact
 from rheostat.serve import playground
+from support import made_row
 
 
 @pytest.fixture(scope="module")
@@ -52,3 +53,17 @@ def test_the_nearest_measured_numbers_are_named(shipped) -> None:
     assert "fgsm" in shown[6]
     assert "n 20" in shown[6]
     assert "rheostat evaluate" in playground._nearest_text([], Point())
+
+
+def test_the_measured_curve_is_of_one_attack_split_and_number_of_images() -> None:
+    bits = torch.arange(8) < 4
+    curve = [made_row(bits, at={"robustness": t}) for t in (0.0, 0.5, 1.0)]
+    standard = {"name": "worst", "of": ["pgd20", "square"], "norm": "linf", "eps": 0.1}
+    others = [
+        made_row(bits, at={"robustness": 0.7}, split="calibrate-choose"),
+        made_row(bits, at={"robustness": 0.7}, tier="standard", attack=standard),
+        made_row(torch.arange(9) < 4, at={"robustness": 0.7}),
+        made_row(bits, at={"robustness": 0.7}, rule="at-0"),
+    ]
+    assert playground._line([*others, *curve]) == curve
+    assert "t = 0.5" in playground._nearest_text(playground._line([*others, *curve]), Point(robustness=0.7))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -75,6 +77,18 @@ def test_whatever_stops_a_calibration_the_model_is_there_and_the_same_call_calib
     model, about = load_with(tmp_path)
     assert about.provenance["calibration"] == "done"
     assert bool(model.net.get_buffer("thresholds").isfinite().all())
+
+
+def test_sigterm_in_a_calibration_says_what_is_kept(tmp_path: Path, monkeypatch) -> None:
+    def terminated(*arguments: object, **options: object) -> None:
+        assert signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL  # else the signal would end the tests too
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    chosen = recipe("paper=rdi", "method={}", "calibrate_dial=false")
+    monkeypatch.setattr(finishing, "fit_policy", terminated)
+    with pytest.raises(Interrupted, match="keeps the trained model, and the same command continues"):
+        train(chosen, out=tmp_path)
+    assert load_with(tmp_path)[1].provenance["calibration"] == "pending"
 
 
 def test_a_finished_run_is_not_touched(tmp_path: Path) -> None:

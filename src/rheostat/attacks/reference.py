@@ -19,13 +19,20 @@ LEAST_CLASSES = 4
 
 
 class Predict:
-    """The model as pyautoattack calls it: images → logits, for any subset of the batch."""
+    """The model as pyautoattack calls it: images → logits, for any subset of the batch.
+
+    If logits tie, Square requests an empty batch. No pass is made then, because many modules cannot take one.
+    """
 
     def __init__(self, objective: Objective) -> None:
         self.objective = objective
+        self.classes = 0
 
     def __call__(self, images: Tensor) -> Tensor:
+        if not len(images) and self.classes:
+            return images.new_zeros(0, self.classes)
         logits = self.objective.forward(images, None)
+        self.classes = logits.shape[1]
         if images.requires_grad and not logits.requires_grad:  # the module detaches its graph: a gradient of 0
             logits = logits + 0 * images.flatten(1).sum(1, keepdim=True)
         return logits

@@ -115,14 +115,16 @@ def candidates(
     """Every measured point with simultaneous bounds: Bonferroni over the points and both accuracies.
 
     Rows of other splits are ignored. If a point was measured in several tiers, the row with the most attacks
-    counts. Raises ValueError if there are no rows of the split, or if they belong to several models.
+    counts. Raises ValueError if there are no rows of the split, or if they belong to several models, radii or data sets.
     """
     found: dict[Point, Row] = {}
+    against: set[str] = set()
     for row in rows:
         if row.attack.name != "worst" or row.knowledge != "known" or row.rule is not None:
             continue
         if row.split != SPLIT:
             continue
+        against.add(f"{row.attack.norm} {row.attack.eps:g} on {row.dataset}")
         point = Point(**row.at)
         if point not in found or len(row.attack.names) > len(found[point].attack.names):
             found[point] = row
@@ -134,6 +136,11 @@ def candidates(
         )
     if len({r.artifact for r in found.values()}) > 1:
         raise ValueError("the rows belong to several models; pass the rows of one model")
+    if len(against) > 1:
+        raise ValueError(
+            f"the rows are under {' and '.join(sorted(against))}, which cannot be compared: measure under one of them, "
+            "into a separate file (--out), and choose from that file (--rows)"
+        )
     each = 1 - (1 - confidence) / (2 * len(found))
     return [
         Candidate(

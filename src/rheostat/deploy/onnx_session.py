@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from rheostat.attacks.multi_exit import MEASURES
 from rheostat.deploy.runtimes import Array, Precision, open_graph
+from rheostat.models.inputs import check_range
 
 STAGES = 64
 """The most stages that a file may declare."""
@@ -85,8 +86,13 @@ class Session:
         for number in range(1, self.about.get("stages", 1)):
             self.stages.append(open_one(path.with_name(f"{path.stem}.stage-{number}{path.suffix}")))
 
-    def __call__(self, images: Array, robustness: float | Array | None = None) -> Array:
-        """Logits (B, K) of a batch."""
+    def __call__(self, images: Array, robustness: float | Array | None = None, *, validate: bool = True) -> Array:
+        """Logits (B, K) of a batch (B, C, H, W) of pixels in [0, 1].
+
+        Raises ValueError for pixels outside this range, as the model does; `validate=False` omits the check.
+        """
+        if validate and images.size and np.issubdtype(images.dtype, np.floating):
+            check_range(float(images.min()), float(images.max()))
         if "live" in self.about:
             if robustness is None:
                 raise ValueError("this file has a live dial; pass robustness")
@@ -126,4 +132,4 @@ class SessionModule(nn.Module):
         self.session = session
 
     def forward(self, x: Tensor) -> Tensor:
-        return torch.from_numpy(self.session(x.detach().float().numpy()))
+        return torch.from_numpy(self.session(x.detach().float().numpy(), validate=False))

@@ -26,10 +26,12 @@ def as_points(target: Target, given: Points) -> list[Point | None]:
         if (isinstance(given, str) and given) or (not isinstance(given, str) and any(given or ())):
             raise ValueError(f"{target.run} has no dials; omit --at")
         return [None]
-    if given is None or given == "":
+    if given is None or (isinstance(given, str) and not given.strip(" ;")):
         every = [Point(**{d.name: v}) for d in model.dials.values() for v in d.positions()]
         return [model.complete(p) for p in every or [Point()]]
     points = parse_grid(given) if isinstance(given, str) else [Point(**(p or {})) for p in given]
+    if not points:
+        raise ValueError("an evaluation needs at least one point; leave points out (None) for all positions")
     return [model.complete(p) for p in points]
 
 

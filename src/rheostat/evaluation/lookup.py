@@ -26,7 +26,7 @@ from rheostat.runtime.quantities import number
 WHERE = "data.json"
 """The file in a run's folder that records where its images are."""
 FORMED = "pgd20"
-"""The attack for the forms of a multi-exit model if no attack of the tier takes a form."""
+"""The attack for all forms of a model if no attack of the tier takes a form."""
 
 
 def find_target(which: str, *, name: str | None, between: str | None, net: str | None = None) -> Target:
@@ -179,16 +179,19 @@ def measure(request: Request, options: EvaluationOptions | None = None, *, repor
 def _by_attacks(
     target: Target, points: list[Point | None], attacks: tuple[str, ...], tier: str, classes: int
 ) -> list[tuple[list[Point | None], tuple[str, ...]]]:
-    """Points and the names of their attacks: `attacks` or those of the tier, with every form where exits are live."""
+    """Points and the names of their attacks: `attacks` or those of the tier, in every form where that is needed.
+
+    Every form is needed for live exits, and for each method whose logits have a misleading gradient (`misleads`).
+    """
     if attacks:
         return [(points, attacks)]
     plain = tuple(attacks_of(tier, classes))
     # Only attacks that treat rows independently take a form; a tier of another package may have none.
     formed = next((n for n in plain if named(n, eps=0.0).rowwise), FORMED)
     model = target.model
-    live = [isinstance(model, Tunable) and p is not None and model.method.live(p) for p in points]
+    every = [isinstance(model, Tunable) and p is not None and model.method.misleads(p) for p in points]
     groups = [
-        ([p for p, is_live in zip(points, live, strict=True) if not is_live], plain),
-        ([p for p, is_live in zip(points, live, strict=True) if is_live], (*plain, f"{formed}@all")),
+        ([p for p, needed in zip(points, every, strict=True) if not needed], plain),
+        ([p for p, needed in zip(points, every, strict=True) if needed], (*plain, f"{formed}@all")),
     ]
     return [group for group in groups if group[0]]

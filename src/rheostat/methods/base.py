@@ -109,6 +109,10 @@ class Method:
         """Whether the image decides which operators run at this point (early exit)."""
         return False
 
+    def misleads(self, point: Point) -> bool:
+        """Whether the gradient of the logits may mislead an attack here, so that tiers attack every form (`forms`)."""
+        return self.live(point)
+
     def undivided(self) -> str:
         """If several ranks cannot share a training step of this method, the reason; otherwise empty."""
         return ""
@@ -232,6 +236,9 @@ class Stack(Method):
 
     def live(self, point: Point) -> bool:
         return any(method.live(point) for method in self.methods)
+
+    def misleads(self, point: Point) -> bool:
+        return any(method.misleads(point) for method in self.methods)
 
     def undivided(self) -> str:
         return next((why for method in self.methods if (why := method.undivided())), "")

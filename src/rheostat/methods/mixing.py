@@ -101,6 +101,10 @@ class Mixing(Method):
     def passes(self, point: Point) -> int:
         return mixture_passes(point)
 
+    def misleads(self, point: Point) -> bool:
+        """MixedNUTS does: of its sharp parts, a saturated softmax and a nonlinearity, little gradient comes back."""
+        return self.mix == "mixednuts"
+
 
 compose_as(
     "mixednuts",

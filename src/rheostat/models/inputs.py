@@ -22,7 +22,11 @@ def check_images(x: Tensor, image: tuple[int, int, int]) -> None:
         raise ValueError(f"pixels are floats in [0, 1], given {x.dtype}; write x.float() / 255")
     if not x.numel():
         return
-    low, high = (float(v) for v in torch.aminmax(x.detach()))
+    check_range(*(float(v) for v in torch.aminmax(x.detach())))
+
+
+def check_range(low: float, high: float) -> None:
+    """Raise ValueError that says what to do, unless the lowest and the highest pixel are finite and lie in [0, 1]."""
     if not (low >= -ROUNDING and high <= 1 + ROUNDING):  # true for NaN too
         hint = "; the model normalises its input itself, and `.unchecked()` disables this check"
         if low >= 0 and 2 < high <= 255:

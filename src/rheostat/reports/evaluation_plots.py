@@ -6,7 +6,7 @@ import itertools
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rheostat.results.curves import same_setting
+from rheostat.results.curves import same_ball, same_setting
 from rheostat.results.labels import point_label, worst_rows
 from rheostat.results.row import At, Row
 from rheostat.runtime.files import read_tensors
@@ -52,7 +52,7 @@ def transfer_map(rows: list[Row]) -> Figure | None:
     crossed = [r for r in rows if r.knowledge == "transfer"]
     if not crossed:
         return None
-    crossed = [r for r in crossed if same_setting(r, crossed[0])]
+    crossed = [r for r in crossed if same_setting(r, crossed[0]) and same_ball(r, crossed[0])]
     made: list[At] = []
     at: list[At] = []
     for r in crossed:
@@ -98,7 +98,9 @@ def ladder(rows: list[Row]) -> Figure | None:
         return None
     figure, axes = _axes()
     for row, colour in zip(found, colours(len(found)), strict=True):
-        steps = {r.attack.name: r for r in rows if r.at == row.at and same_setting(r, row)}
+        alike = [r for r in rows if r.at == row.at and same_setting(r, row) and same_ball(r, row)]
+        # The first attack ran on all images, the others on those that it and others before them left.
+        steps = {r.attack.name: r for r in alike if r.cumulative == (r.attack.name != row.attack.names[0])}
         names = [n for n in row.attack.names if n in steps]
         values = [100 * steps[n].robust_accuracy for n in names]
         axes.plot(names, values, "o-", color=colour, markersize=4, label=row_name(row, found))

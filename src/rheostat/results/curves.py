@@ -76,6 +76,11 @@ def _shown(line: Sequence[Row], field: str) -> str:
     return f"{field} = {value}" if field in ("n", "seed", "dial") else str(value)
 
 
+def same_ball(a: Row, b: Row) -> bool:
+    """Whether two rows are under attacks of one norm and radius."""
+    return (a.attack.norm, a.attack.eps) == (b.attack.norm, b.attack.eps)
+
+
 def same_setting(a: Row, b: Row) -> bool:
     """Whether two rows share run, model, data and seed; they may differ in point, attack and knowledge."""
     fields = ("run", "artifact", "dataset", "split", "rule", "tier", "tier_version", "n", "seed", "attack_precision")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from rheostat.results.curves import same_setting
+from rheostat.results.curves import same_ball, same_setting
 from rheostat.results.row import At, Row
 
 
@@ -19,7 +19,8 @@ def gap_lines(rows: list[Row]) -> list[str]:
     for first in rows:
         if first.attack.name != "pgd20" or first.cumulative or first.tier == "quick":
             continue
-        last = next((r for r in worst_rows(rows) if r.at == first.at and same_setting(r, first)), None)
+        worst = (r for r in worst_rows(rows) if r.at == first.at and same_setting(r, first) and same_ball(r, first))
+        last = next((r for r in worst if first.attack.name in r.attack.names), None)
         if last is None:
             continue
         gap = 100 * (first.robust_accuracy - last.robust_accuracy)
@@ -39,7 +40,11 @@ def attacker_lines(rows: list[Row]) -> list[str]:
         crossed = [
             r
             for r in rows
-            if r.knowledge == "transfer" and same_setting(r, row) and r.at == row.at and r.attack.made_at != row.at
+            if r.knowledge == "transfer"
+            and same_setting(r, row)
+            and same_ball(r, row)
+            and r.at == row.at
+            and r.attack.made_at != row.at
         ]
         best = min(crossed, key=lambda r: r.robust_accuracy, default=None)
         text = f"{point_label(row)}: attacker who does not know the point {percent(row.robust_accuracy)}"

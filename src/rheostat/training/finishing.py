@@ -20,7 +20,7 @@ from rheostat.models.tunable import Tunable
 from rheostat.points.dial_map import DialMap
 from rheostat.points.point import Point
 from rheostat.runtime.files import read_tensors
-from rheostat.runtime.interrupts import Interrupted
+from rheostat.runtime.interrupts import Interrupted, breakable
 from rheostat.runtime.precision import full_precision
 from rheostat.training.checkpoint import Progress
 from rheostat.training.run import Report
@@ -78,12 +78,13 @@ def finish(ending: Ending, progress: Progress) -> artifact.About:
     """Save the model, calibrate its dial and its exit policy as the settings ask, and save it again.
 
     If a calibration fails, the file gets the flag `calibration-failed`, an event is reported, and the model stays
-    unchanged. Raises Interrupted after Ctrl-C during a calibration: the model is saved, and the same command
+    unchanged. Raises Interrupted after Ctrl-C or SIGTERM during a calibration: the model is saved, and the same command
     continues. A network that no file can rebuild stays only in the checkpoint, and an event says so.
     """
     unsaved = _saved(ending, ending.described(progress, PENDING))
     try:
-        problems = _calibrated(ending)
+        with breakable():
+            problems = _calibrated(ending)
     except KeyboardInterrupt:
         raise Interrupted(
             f"stopped while calibrating; {ending.path} keeps the trained model, and the same command continues"
