@@ -74,5 +74,5 @@ def test_nothing_is_chosen_from_rows_of_several_radii() -> None:
     )
     assert len(candidates(rows)) == 2
     for more in (weaker, weaker.model_copy(update={"at": rows[0].at})):
-        with pytest.raises(ValueError, match=r"linf 0\.01 on digits and linf 0\.1 on digits, which do not compare"):
+        with pytest.raises(ValueError, match=r"linf 0\.01 on digits and linf 0\.1 on digits, which cannot be compared"):
             candidates([*rows, more])

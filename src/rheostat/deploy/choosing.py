@@ -115,7 +115,8 @@ def candidates(
     """Every measured point with simultaneous bounds: Bonferroni over the points and both accuracies.
 
     Rows of other splits are ignored. If a point was measured in several tiers, the row with the most attacks
-    counts. Raises ValueError if there are no rows of the split, or if they belong to several models, radii or data sets.
+    counts. Raises ValueError if there are no rows of the split, or if they belong to several models, radii or data
+    sets.
     """
     found: dict[Point, Row] = {}
     against: set[str] = set()
