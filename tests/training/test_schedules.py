@@ -106,7 +106,7 @@ def test_recipes_of_rdi_nets_have_the_papers_schedule(name: str, total: int, lr:
         (("train.schedule=multi-step",), "needs at least one"),
         (("train.milestones=[0.5]",), "milestones belong to 'multi-step'"),
         (("train.schedule=multi-step", "train.milestones=[0.5, 100]"), "as shares of training"),
-        (("train.schedule=multi-step", "train.milestones=[200, 100]"), "rising"),
+        (("train.schedule=multi-step", "train.milestones=[200, 100]"), "must rise"),
         (("train.schedule=multi-step", "train.milestones=[10.5, 100]"), "whole steps"),
     ],
 )
