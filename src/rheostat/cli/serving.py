@@ -26,8 +26,12 @@ def serve(
         typer.Option(help="Time in which to answer; default 50, or five times the first point's time if that is more."),
     ] = None,
     controller: Annotated[
-        str, typer.Option(help="slack: the best point that answers in time, for each batch; steps: after late batches.")
-    ] = "slack",
+        str,
+        typer.Option(
+            help="goodput: for each batch, most correct answers in time; slack: the best point that makes nobody late; "
+            "steps: after late batches."
+        ),
+    ] = "goodput",
     costs: Annotated[
         Path | None, typer.Option(help="Times that `rheostat bench --out` wrote; default they are measured now.")
     ] = None,

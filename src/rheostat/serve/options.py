@@ -18,7 +18,7 @@ LOOPBACK = ("127.0.0.1", "::1", "localhost")
 class Service:
     """What is served: passes by point name, the points, their measured numbers, classes and image shape.
 
-    `costs`: the time of a pass at each point, which the controller `slack` needs. `resize`: how an encoded image of
+    `costs`: the time of a pass at each point, which all controllers but `steps` need. `resize`: how an encoded image of
     another size is made to fit (`data.Preprocessing`).
     """
 

@@ -17,8 +17,9 @@ SHARE = 0.5
 
 DEFAULT_PASSES = 5
 """Passes of one image at the preferred point that fit into the time to answer where none is given."""
-CONTROLLERS = ("slack", "steps")
-"""How the point of a batch is chosen: by the time its requests have left, or by steps after late batches."""
+CONTROLLERS = ("goodput", "slack", "steps")
+"""How the point of a batch is chosen: by the correct answers in time to expect, by the time its requests have left, or
+by steps after late batches."""
 
 Measured = Mapping[str, Mapping[str, Any]]
 
@@ -28,7 +29,7 @@ class Policy:
     """What whoever holds the token decides.
 
     `ladder`: names of points, the one preferred first; later ones are cheaper. `target_ms`: the time from
-    the arrival in the queue in which a request should be answered (`slack`), or the wait above which the
+    the arrival in the queue in which a request should be answered (`goodput`, `slack`), or the wait above which the
     server steps down the ladder (`steps`). `min_robust`: no point whose measured robust accuracy (its lower
     bound where there is one) lies below is ever used; None: `SHARE` of the first point's. Zero allows every
     point, and has to be written down. `controller`: one of `CONTROLLERS`.
@@ -37,7 +38,7 @@ class Policy:
     ladder: tuple[str, ...]
     target_ms: float = 50.0
     min_robust: float | None = None
-    controller: str = "slack"
+    controller: str = "goodput"
 
 
 def default_target(preferred: str, costs: Costs) -> float:

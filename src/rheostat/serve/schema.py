@@ -27,8 +27,8 @@ class PolicyBody(BaseModel):
         50.0,
         gt=0,
         le=60000,
-        description="The time in which a request should be answered (slack), or the wait above which the server steps "
-        "down the ladder (steps).",
+        description="The time in which a request should be answered (goodput, slack), or the wait above which the "
+        "server steps down the ladder (steps).",
     )
     min_robust: float | None = Field(
         None,
@@ -36,8 +36,10 @@ class PolicyBody(BaseModel):
         le=1,
         description="No point measured below is ever used. Absent: half of what the ladder's first point has.",
     )
-    controller: Literal["slack", "steps"] = Field(
-        "slack", description="How the point of a batch is chosen: by the time its requests have left, or by steps."
+    controller: Literal["goodput", "slack", "steps"] = Field(
+        "goodput",
+        description="How the point of a batch is chosen: by the correct answers in time to expect, by the time its "
+        "requests have left, or by steps.",
     )
 
 

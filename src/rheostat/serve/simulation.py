@@ -45,11 +45,13 @@ def simulate(
     most: int = 64,
     room: int = 512,
     window: float = 0.0,
+    lapsed: Callable[[float, float], bool] | None = None,
 ) -> list[Outcome]:
     """What becomes of requests of `images` images each that arrive at these times (seconds, ascending).
 
     `seconds(point, n)`: how long a pass of n images takes. `most`, `room` and `window` are those of the engine: the
-    largest batch, the images that may wait, and the seconds that a batch may fill.
+    largest batch, the images that may wait, and the seconds that a batch may fill. `lapsed(arrived, now)`: who is
+    refused after all when a batch has ended, which the engine never does.
     """
     line: Line[_Request] = Line(controller, most=most, room=room, window=window)
     outcomes: list[Outcome | None] = [None] * len(arrivals)
@@ -61,6 +63,11 @@ def simulate(
         if running is not None and free == now:
             line.finish(*running)
             running = None
+            if lapsed is not None:
+                for job in line.jobs:
+                    if lapsed(job.arrived, now):
+                        outcomes[job.number] = Outcome(job.arrived, now, None)
+                line.drop(lambda job: outcomes[job.number] is not None)
         elif comes == now:
             request = _Request(number, now, images)
             try:
