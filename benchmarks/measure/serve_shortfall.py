@@ -18,7 +18,7 @@ from rheostat.serve.goodput import Goodput
 from rheostat.serve.punctual import Punctual
 from rheostat.serve.scheduling import Decision, Load
 
-WAITING = (0, 1, 2, 3, 4, 6, 8, 12, 16, 24, 10**6)
+WAITING = (0, 1, 2, 4, 8, 16, 10**6)
 """Requests that wait, above which the next point is taken."""
 FILL = (0.05, 0.1, 0.2)
 """Shares of the deadline that a batch may wait to fill."""

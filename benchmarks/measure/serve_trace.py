@@ -1,13 +1,16 @@
 """Production arrivals replayed: controllers against every fixed point and an oracle → results/serve-trace.jsonl.
 
 `python benchmarks/measure/serve_trace.py RUN --ladder safe,balanced,fast` measures a ladder on this machine and
-simulates the queue with it; without RUN the ladder of the rows is simulated again, which needs no model, no quiet
-machine and no seed (some minutes). `--live` replays some traces over HTTP against real servers instead. Each renews its
-own rows and keeps the other's. The mean load is a share of what the ladder's first point carries: requests in the
-largest batch of which two passes fit into the deadline, over the time of that batch. The deadline is five times the
-first point's time for one request. Images are of the test split; a share of the requests is attacked by PGD-20 at the
-point that answers them (live: at the point that the last answer named; simulated: both accuracies in expectation).
-Latency counts from the arrival in the trace.
+simulates the queue with it; without RUN the ladder of the rows is simulated again, which needs no model and no quiet
+machine (some minutes). Its parts: `simulated` (every policy, on the window on which controllers were made), `confirmed`
+(other windows and seeds), `shortfall` (one thing changed at a time). `--live` replays some traces over HTTP against
+real servers instead. Each renews its own rows and keeps the others.
+
+The mean load is a share of what the ladder's first point carries: requests in the largest batch of which two passes
+fit into the deadline, over the time of that batch. The deadline is five times the first point's time for one request.
+Images are of the test split; a share of the requests is attacked by PGD-20 at the point that answers them (live: at
+the point that the last answer named; simulated: both accuracies in expectation). Latency counts from the arrival in
+the trace.
 """
 
 from __future__ import annotations
@@ -45,6 +48,8 @@ LIVE_EACH, LIVE_MOST = 128, 4
 """Images of a request over HTTP, so that the model takes longer than the protocol, and requests in a batch."""
 ABOUT = ("ladder", "test_images", "attacked_share", "attack", "artifact", "hardware", "versions", "seed")
 KNOWN = ("clean_accuracy", "robust_accuracy", "robust_bound")
+PARTS = {"simulated": simulated, "confirmed": confirmed, "shortfall": shortfall}
+"""What is simulated; each renews its own rows."""
 
 
 @dataclass(frozen=True)
@@ -140,6 +145,7 @@ def main() -> None:
     parser.add_argument("run", nargs="?", help="a run's folder or a model file; default the ladder of the rows")
     parser.add_argument("--ladder", default="", help="points of the run, the preferred one first")
     parser.add_argument("--live", action="store_true", help="replay over HTTP; else in simulated time")
+    parser.add_argument("--part", choices=PARTS, help="of the simulation; default all")
     parser.add_argument("--images", type=int, default=400, help="test images")
     parser.add_argument("--requests", type=int, default=1200, help="of each simulated replay")
     parser.add_argument("--each", type=int, help=f"images of a request; default 1, and {LIVE_EACH} over HTTP")
@@ -148,11 +154,12 @@ def main() -> None:
     given = parser.parse_args()
     torch.set_num_threads(1)
     old = read_timings(given.out) if given.out.is_file() else []
+    parts = tuple(PARTS) if given.part is None else (given.part,)
     if given.run is None:
         if given.live or given.ladder or given.each:
             parser.error("--live, --ladder and --each need a run")
         about, each = _measured(old), 1
-        rows = _renewed(Bench(about["ladder"], each), given.requests)
+        rows = _renewed(Bench(about["ladder"], each), given.requests, parts)
     else:
         if not given.ladder:
             parser.error("name the run's points: --ladder safe,balanced,fast")
@@ -171,11 +178,12 @@ def main() -> None:
             "seed": 0,
         }
         bench = Bench(about["ladder"], each)
-        rows = live(given.run, found, bench, given.seconds) if given.live else _renewed(bench, given.requests)
-    kept = [r for r in old if (r["how"] == "live") != given.live]
-    # What is told of the ladder stands in full in the rows of the table; the others name the model alone.
+        rows = live(given.run, found, bench, given.seconds) if given.live else _renewed(bench, given.requests, parts)
+    renewed = ("live",) if given.live else parts
+    # What is known of the ladder stands in full in the rows of the table; the others name the model alone.
     new = [{**r, **(about if "policy" in r else {"artifact": about["artifact"]})} for r in rows]
-    write_timings(given.out, kept + new if given.live else new + kept)
+    both = [r for r in old if r["how"] not in renewed] + new
+    write_timings(given.out, sorted(both, key=lambda r: (*PARTS, "live").index(r["how"])))
 
 
 def _measured(rows: list[dict[str, Any]]) -> dict[str, Any]:
@@ -186,11 +194,12 @@ def _measured(rows: list[dict[str, Any]]) -> dict[str, Any]:
     return {k: first[k] for k in ABOUT}
 
 
-def _renewed(bench: Bench, count: int) -> list[dict[str, Any]]:
-    rows = simulated(bench, count)
+def _renewed(bench: Bench, count: int, parts: tuple[str, ...]) -> list[dict[str, Any]]:
+    rows = [row for part in parts for row in PARTS[part](bench, count)]
     for row in rows:
-        shown(row)
-    return rows + confirmed(bench, count) + shortfall(bench, count)
+        if "policy" in row:
+            shown(row)
+    return rows
 
 
 if __name__ == "__main__":
