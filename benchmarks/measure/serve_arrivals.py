@@ -21,12 +21,17 @@ def folder() -> Path:
     return found
 
 
-def arrivals(name: str, rate: float, count: int, *, seed: int = 0) -> list[float]:
-    """The first `count` arrivals of a trace in seconds, stretched so that their mean rate is `rate` a second."""
+def arrivals(name: str, rate: float, count: int, *, window: int = 0) -> list[float]:
+    """`count` arrivals in seconds, stretched so that their mean rate is `rate` a second.
+
+    `window`: which `count` arrivals of a trace, the first at 0; of Poisson arrivals the seed.
+    """
     if name == "poisson":
-        gaps = np.random.default_rng(seed).exponential(1.0, count)
+        gaps = np.random.default_rng(window).exponential(1.0, count)
     else:
-        times = np.loadtxt(folder() / TRACES[name])
-        gaps = np.diff(times[: count + 1])
+        times = np.loadtxt(folder() / TRACES[name])[window * count :][: count + 1]
+        if len(times) < count + 1:
+            raise SystemExit(f"the trace {name} has no window {window} of {count} arrivals")
+        gaps = np.diff(times)
     found = np.concatenate([[0.0], np.cumsum(gaps)[:-1]])
     return [float(t) for t in found * len(found) / (rate * float(np.sum(gaps)))]

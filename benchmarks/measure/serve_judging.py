@@ -43,22 +43,55 @@ def judged(
     outcomes: Sequence[Outcome], right: npt.NDArray[np.float64], attacked: npt.NDArray[np.bool_], deadline: float
 ) -> dict[str, Any]:
     """The numbers of one replay. `right`: the share of each request's images that was answered correctly."""
-    answered = np.array([o.point is not None for o in outcomes])
-    took = np.array([o.took for o in outcomes])
-    timely = answered & (took <= deadline)
-    lasted = max(o.ended for o in outcomes) - outcomes[0].arrived
-    times = took[answered] if answered.any() else np.array([float("nan")])
+    timely = in_time(outcomes, deadline)
     return {
         "requests": len(outcomes),
         "effective_clean": _mean(right * timely, ~attacked),
         "effective_attacked": _mean(right * timely, attacked),
+        **_times(outcomes, timely),
+        "goodput": float((right * timely).sum()) / _lasted(outcomes),
+        "time_at": time_at(outcomes),
+    }
+
+
+def expected(
+    outcomes: Sequence[Outcome], clean: Mapping[str, float], robust: Mapping[str, float], share: float, deadline: float
+) -> dict[str, Any]:
+    """The same numbers in expectation over images: SA and RA of the points that answered, `share` of them attacked."""
+    timely = in_time(outcomes, deadline)
+    found = [
+        np.array([0.0 if o.point is None else accuracy[o.point] for o in outcomes]) * timely
+        for accuracy in (clean, robust)
+    ]
+    return {
+        "requests": len(outcomes),
+        "effective_clean": float(found[0].mean()),
+        "effective_attacked": float(found[1].mean()),
+        **_times(outcomes, timely),
+        "goodput": float(((1 - share) * found[0] + share * found[1]).sum()) / _lasted(outcomes),
+        "time_at": time_at(outcomes),
+    }
+
+
+def in_time(outcomes: Sequence[Outcome], deadline: float) -> npt.NDArray[np.bool_]:
+    """(requests,): which were answered within the deadline; a rounding error late is in time."""
+    return np.array([o.point is not None and o.took <= deadline * (1 + 1e-9) for o in outcomes])
+
+
+def _lasted(outcomes: Sequence[Outcome]) -> float:
+    return max(o.ended for o in outcomes) - outcomes[0].arrived
+
+
+def _times(outcomes: Sequence[Outcome], timely: npt.NDArray[np.bool_]) -> dict[str, float]:
+    answered = np.array([o.point is not None for o in outcomes])
+    took = np.array([o.took for o in outcomes])
+    times = took[answered] if answered.any() else np.array([float("nan")])
+    return {
         "slo": float(timely.mean()),
         "refused": float((~answered).mean()),
         "late": float((answered & ~timely).mean()),
         "p50_ms": 1e3 * float(np.quantile(times, 0.5)),
         "p99_ms": 1e3 * float(np.quantile(times, 0.99)),
-        "goodput": float((right * timely).sum()) / lasted,
-        "time_at": time_at(outcomes),
     }
 
 

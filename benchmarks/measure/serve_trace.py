@@ -1,29 +1,33 @@
 """Production arrivals replayed: controllers against every fixed point and an oracle → results/serve-trace.jsonl.
 
-`python benchmarks/measure/serve_trace.py RUN --ladder safe,balanced,fast` simulates the queue with service times that
-are measured here (deterministic, some minutes); `--live` replays some traces over HTTP against real servers instead.
-Each renews its own rows and keeps the other's. The mean load is a share of what the ladder's first point carries:
-requests in the largest batch of which two passes fit into the deadline, over the time of that batch. The deadline is
-five times the first point's time for one request. Images are of the test split; a share of the requests is attacked
-by PGD-20 at the point that answers them (live: at the point that the last answer named). Latency counts from the
-arrival in the trace.
+`python benchmarks/measure/serve_trace.py RUN --ladder safe,balanced,fast` measures a ladder on this machine and
+simulates the queue with it; without RUN the ladder of the rows is simulated again, which needs no model and no quiet
+machine (some minutes). Its parts: `simulated` (every policy, on the window on which controllers were made), `confirmed`
+(other windows and seeds), `shortfall` (one thing changed at a time). `--live` replays some traces over HTTP against
+real servers instead. Each renews its own rows and keeps the others.
+
+The mean load is a share of what the ladder's first point carries: requests in the largest batch of which two passes
+fit into the deadline, over the time of that batch. The deadline is five times the first point's time for one request.
+Images are of the test split; a share of the requests is attacked by PGD-20 at the point that answers them (live: at
+the point that the last answer named; simulated: both accuracies in expectation). Latency counts from the arrival in
+the trace.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from serve_arrivals import LOADS, NAMES, arrivals
-from serve_judging import Bits, Requests, correct, judged
-from serve_oracle import oracle
+from serve_arrivals import arrivals
+from serve_judging import Bits, Requests, judged
 from serve_replay import Pixels, replay, server
+from serve_shortfall import shortfall
+from serve_simulated import MOST, SHARE, Bench, confirmed, line, simulated, ways
 
 from rheostat.attacks import named
 from rheostat.data import to_pixels
@@ -35,24 +39,17 @@ from rheostat.models.tunable import Tunable
 from rheostat.results.machine import hardware
 from rheostat.results.timings import read_timings, write_timings
 from rheostat.serve.backends import service
-from rheostat.serve.controllers import controller
 from rheostat.serve.costs import Costs, measure, ordered
 from rheostat.serve.options import Service
-from rheostat.serve.policy import Policy
-from rheostat.serve.simulation import Outcome, simulate
 
 RESULTS = Path(__file__).parents[1] / "results" / "serve-trace.jsonl"
-PASSES = 5
-"""The deadline is so many times the time of one request at the first point."""
-MOST = 32
-"""Requests in a batch."""
-ROOM = 4 * MOST
-SHARE = 0.25
-"""The share of requests that is attacked."""
-DRAWN, LINE = ("code", 1.5), 1500
 LIVE = (("code", 0.8), ("code", 1.5))
 LIVE_EACH, LIVE_MOST = 128, 4
 """Images of a request over HTTP, so that the model takes longer than the protocol, and requests in a batch."""
+ABOUT = ("ladder", "test_images", "attacked_share", "attack", "artifact", "hardware", "versions", "seed")
+KNOWN = ("clean_accuracy", "robust_accuracy", "robust_bound")
+PARTS = {"simulated": simulated, "confirmed": confirmed, "shortfall": shortfall}
+"""What is simulated; each renews its own rows."""
 
 
 @dataclass(frozen=True)
@@ -67,10 +64,6 @@ class Subject:
     clean_bits: Bits
     attacked_bits: Bits
     labels: list[str]
-
-    def seconds(self, each: int) -> Callable[[str, int], float]:
-        """Seconds of a batch of so many images, which are always whole requests of `each`."""
-        return lambda point, count: self.costs[point](count)
 
 
 def subject(run: str, names: tuple[str, ...], count: int, most: int) -> Subject:
@@ -98,60 +91,13 @@ def subject(run: str, names: tuple[str, ...], count: int, most: int) -> Subject:
     return Subject(served, ordered(names, costs), costs, x.numpy(), moved, bits[0], bits[1], labels)
 
 
-def capacity(found: Subject, each: int, deadline: float) -> float:
-    """Requests a second that the first point carries."""
-    times = found.costs[found.ladder[0]]
-    size = max([n for n in range(1, MOST + 1) if 2 * times(n * each) <= deadline], default=1)
-    return size / times(size * each)
-
-
-def ways(found: Subject, deadline: float) -> dict[str, Policy]:
-    """The policies that are compared."""
-    target = 1e3 * deadline
-    known = {
-        "slack": Policy(found.ladder, target, 0.0),
-        "slack, no floor written": Policy(found.ladder, target),
-        "steps": Policy(found.ladder, target, 0.0, "steps"),
-    }
-    return known | {f"only {name}": Policy((name,), target, 0.0) for name in found.ladder}
-
-
-def simulated(found: Subject, each: int, count: int) -> list[dict[str, Any]]:
-    """Every trace × load × policy, in simulated time."""
-    deadline = PASSES * found.costs[found.ladder[0]](each)
-    rate = capacity(found, each, deadline)
-    requests = Requests.drawn(count, each, len(found.images), SHARE)
-    value = {
-        n: (1 - SHARE) * float(found.clean_bits[n].mean()) + SHARE * float(found.attacked_bits[n].mean())
-        for n in found.ladder
-    }
-    rows = []
-    for name in NAMES:
-        for load in LOADS:
-            times = arrivals(name, load * rate, count)
-            done: dict[str, list[Outcome]] = {}
-            for label, policy in ways(found, deadline).items():
-                used = controller(policy, found.served.measured, found.costs)
-                limits = {"images": each, "most": MOST * each, "room": ROOM * each}
-                done[label] = simulate(times, used, found.seconds(each), **limits)
-            done["oracle"] = oracle(times, value, lambda p, n: found.costs[p](n * each), deadline, most=MOST)
-            for label, outcomes in done.items():
-                right = correct(outcomes, requests, found.clean_bits, found.attacked_bits)
-                numbers = judged(outcomes, right, requests.attacked, deadline)
-                row = {"how": "simulated", "trace": name, "load": load, "policy": label, **numbers}
-                rows.append(row | _line(found, row, outcomes))
-                shown(rows[-1])
-    return [{**r, "deadline_ms": 1e3 * deadline, "capacity": rate, "images_per_request": each} for r in rows]
-
-
-def live(run: str, found: Subject, each: int, seconds: float) -> list[dict[str, Any]]:
+def live(run: str, found: Subject, bench: Bench, seconds: float) -> list[dict[str, Any]]:
     """Some traces over HTTP, one server for each policy and replay."""
-    deadline = PASSES * found.costs[found.ladder[0]](each)
-    rate, rows = capacity(found, each, deadline), []
+    deadline, rate, each, rows = bench.deadline, bench.rate, bench.each, []
     for name, load in LIVE:
         count = int(seconds * load * rate)
         requests = Requests.drawn(count, each, len(found.images), SHARE)
-        for label, policy in ways(found, deadline).items():
+        for label, policy in ways(found.ladder, deadline).items():
             if policy.min_robust is None:
                 continue
             options = ["--target-ms", f"{policy.target_ms:g}", "--controller", policy.controller, "--deadline-ms", "0"]
@@ -165,16 +111,8 @@ def live(run: str, found: Subject, each: int, seconds: float) -> list[dict[str, 
             numbers = judged(made.outcomes, made.right, requests.attacked, deadline)
             row = {"how": "live", "trace": name, "load": load, "policy": label, **numbers}
             more = {"statuses": made.statuses, "attacked_at_answering_point": made.aimed}
-            rows.append(row | more | _line(found, row, made.outcomes))
-            shown(rows[-1])
-    return [{**r, "deadline_ms": 1e3 * deadline, "capacity": rate, "images_per_request": each} for r in rows]
-
-
-def _line(found: Subject, row: dict[str, Any], outcomes: list[Outcome]) -> dict[str, Any]:
-    """The first requests of a replay that is drawn: arrival, seconds to the answer, point."""
-    if (row["trace"], row["load"]) != DRAWN or row["policy"] not in ("slack", f"only {found.ladder[0]}"):
-        return {}
-    return {"line": [[round(o.arrived, 4), round(o.took, 5), o.point] for o in outcomes[:LINE]]}
+            rows.append(row | more | line(row, made.outcomes, found.ladder[0]) | bench.about())
+    return rows
 
 
 def shown(row: dict[str, Any]) -> None:
@@ -188,44 +126,80 @@ def shown(row: dict[str, Any]) -> None:
     )
 
 
+def ladder_of(found: Subject) -> dict[str, dict[str, Any]]:
+    """What rows say of each point: its dials, its accuracy on the test images, what its file knew of it, its times."""
+    return {
+        n: {
+            "at": found.served.points[n],
+            "clean_accuracy": float(found.clean_bits[n].mean()),
+            "robust_accuracy": float(found.attacked_bits[n].mean()),
+            "known": {k: v for k, v in found.served.measured[n].items() if k in KNOWN},
+            "ms": {str(size): 1e3 * s for size, s in found.costs[n].measured},
+        }
+        for n in found.ladder
+    }
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("run", help="a run's folder or a model file with named points")
-    parser.add_argument("--ladder", required=True, help="points, the preferred one first")
+    parser.add_argument("run", nargs="?", help="a run's folder or a model file; default the ladder of the rows")
+    parser.add_argument("--ladder", default="", help="points of the run, the preferred one first")
     parser.add_argument("--live", action="store_true", help="replay over HTTP; else in simulated time")
+    parser.add_argument("--part", choices=PARTS, help="of the simulation; default all")
     parser.add_argument("--images", type=int, default=400, help="test images")
-    parser.add_argument("--requests", type=int, default=4000, help="of each simulated replay")
+    parser.add_argument("--requests", type=int, default=1200, help="of each simulated replay")
     parser.add_argument("--each", type=int, help=f"images of a request; default 1, and {LIVE_EACH} over HTTP")
     parser.add_argument("--seconds", type=float, default=15.0, help="of each live replay, at a load of 1")
     parser.add_argument("--out", type=Path, default=RESULTS)
     given = parser.parse_args()
     torch.set_num_threads(1)
-    each: int = given.each or (LIVE_EACH if given.live else 1)
-    most = (LIVE_MOST if given.live else MOST) * each
-    found = subject(given.run, tuple(given.ladder.split(",")), given.images, most)
-    about = {
-        "ladder": {
-            n: {
-                "at": found.served.points[n],
-                "clean_accuracy": float(found.clean_bits[n].mean()),
-                "robust_accuracy": float(found.attacked_bits[n].mean()),
-                "ms": {str(size): 1e3 * s for size, s in found.costs[n].measured},
-            }
-            for n in found.ladder
-        },
-        "test_images": given.images,
-        "attacked_share": SHARE,
-        "attack": "pgd20",
-        "artifact": found.served.artifact,
-        "hardware": hardware(torch.device("cpu")),
-        "versions": versions(),
-        "seed": 0,
-    }
-    rows = live(given.run, found, each, given.seconds) if given.live else simulated(found, each, given.requests)
     old = read_timings(given.out) if given.out.is_file() else []
-    kept = [r for r in old if (r["how"] == "live") != given.live]
-    new = [{**r, **about} for r in rows]
-    write_timings(given.out, kept + new if given.live else new + kept)
+    parts = tuple(PARTS) if given.part is None else (given.part,)
+    if given.run is None:
+        if given.live or given.ladder or given.each:
+            parser.error("--live, --ladder and --each need a run")
+        about, each = _measured(old), 1
+        rows = _renewed(Bench(about["ladder"], each), given.requests, parts)
+    else:
+        if not given.ladder:
+            parser.error("name the run's points: --ladder safe,balanced,fast")
+        each = given.each or (LIVE_EACH if given.live else 1)
+        found = subject(
+            given.run, tuple(given.ladder.split(",")), given.images, (LIVE_MOST if given.live else MOST) * each
+        )
+        about = {
+            "ladder": ladder_of(found),
+            "test_images": given.images,
+            "attacked_share": SHARE,
+            "attack": "pgd20",
+            "artifact": found.served.artifact,
+            "hardware": hardware(torch.device("cpu")),
+            "versions": versions(),
+            "seed": 0,
+        }
+        bench = Bench(about["ladder"], each)
+        rows = live(given.run, found, bench, given.seconds) if given.live else _renewed(bench, given.requests, parts)
+    renewed = ("live",) if given.live else parts
+    # What is known of the ladder stands in full in the rows of the table; the others name the model alone.
+    new = [{**r, **(about if "policy" in r else {"artifact": about["artifact"]})} for r in rows]
+    both = [r for r in old if r["how"] not in renewed] + new
+    write_timings(given.out, sorted(both, key=lambda r: (*PARTS, "live").index(r["how"])))
+
+
+def _measured(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """What a simulated row says of the measurement behind it."""
+    first = next((r for r in rows if r["how"] == "simulated"), None)
+    if first is None:
+        raise SystemExit("no rows whose ladder could be simulated again; name a run and --ladder")
+    return {k: first[k] for k in ABOUT}
+
+
+def _renewed(bench: Bench, count: int, parts: tuple[str, ...]) -> list[dict[str, Any]]:
+    rows = [row for part in parts for row in PARTS[part](bench, count)]
+    for row in rows:
+        if "policy" in row:
+            shown(row)
+    return rows
 
 
 if __name__ == "__main__":

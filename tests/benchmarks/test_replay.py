@@ -78,7 +78,7 @@ def test_no_controller_beats_the_oracle(load) -> None:
         arrivals = load("serve_arrivals").arrivals("poisson", rate, 300)
         best = worth(load("serve_oracle").oracle(arrivals, VALUE, seconds, DEADLINE, most=4))
         for ladder in (("safe", "fast"), ("safe",), ("fast",)):
-            for kind in ("slack", "steps"):
+            for kind in ("goodput", "slack", "steps"):
                 used = controller(Policy(ladder, 1e3 * DEADLINE, 0.0, kind), measured, COSTS)
                 assert worth(simulate(arrivals, used, seconds, most=4)) <= best + 1e-9
 

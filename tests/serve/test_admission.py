@@ -60,7 +60,7 @@ def test_a_ladder_that_saves_no_time_is_warned_about() -> None:
 
 def test_the_controller_is_part_of_the_policy() -> None:
     with running(make_app(fake(), Policy(("safe",)), Options(token=TOKEN))) as client:
-        assert client.get("/v1/points").json()["policy"]["controller"] == "slack"
+        assert client.get("/v1/points").json()["policy"]["controller"] == "goodput"
         changed = client.put("/v1/policy", json={"ladder": ["safe"], "controller": "steps"}, headers=BEARER)
         assert changed.json()["controller"] == "steps"
         assert client.post("/v1/predict", content=GOOD, headers=NPY).status_code == 200

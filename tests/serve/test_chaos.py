@@ -160,7 +160,12 @@ def test_nothing_is_lost_and_every_answer_is_its_points(model_file: Path) -> Non
                         thread.join(30)
                         assert not thread.is_alive()
                 ladder = [NAMES[(i + k) % 3] for k in range(3)]
-                policy = {"ladder": ladder, "min_robust": 0, "controller": ("slack", "steps")[i % 2], "target_ms": 400}
+                policy = {
+                    "ladder": ladder,
+                    "min_robust": 0,
+                    "controller": ("goodput", "slack", "steps")[i % 3],
+                    "target_ms": 400,
+                }
                 answer = client.put(f"{server.url}/v1/policy", json=policy, headers=BEARER)
                 changes += answer.status_code == 200
                 time.sleep(max(0.0, begun + SECONDS * i / 50 - time.monotonic()))

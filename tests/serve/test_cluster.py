@@ -65,7 +65,7 @@ def test_two_replicas_share_a_policy(tmp_path: Path, monkeypatch) -> None:
             listed.append(httpx.get(f"{url}/v1/points", timeout=30).json())
         assert named == {"fast"}
         assert all((x["points"], x["policy"]) == (listed[0]["points"], listed[0]["policy"]) for x in listed)
-        assert listed[0]["policy"]["controller"] == "slack"
+        assert listed[0]["policy"]["controller"] == "goodput"
         status = serve.status().applications["rheostat"]
         assert sum(d.replica_states.get("RUNNING", 0) for d in status.deployments.values()) == 2
     finally:

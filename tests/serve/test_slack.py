@@ -127,7 +127,7 @@ def test_an_idle_server_refuses_nobody() -> None:
     assert [o.point for o in found] == ["safe", None, "safe"]
 
 
-@pytest.mark.parametrize("kind", ["slack", "steps"])
+@pytest.mark.parametrize("kind", ["goodput", "slack", "steps"])
 @pytest.mark.parametrize("least", [0.45, None])
 def test_never_below_the_floor(kind: str, least: float | None) -> None:
     measured = {**MEASURED, "fast": {"robust_bound": 0.29}}
@@ -155,7 +155,7 @@ def test_without_a_written_floor_load_lowers_the_bound_seldom() -> None:
 
 def test_a_point_as_robust_as_the_first_is_free_without_a_floor() -> None:
     measured = {**MEASURED, "fast": {"robust_bound": 0.6}}
-    used = controller(Policy(("safe", "fast"), 1e3 * DEADLINE), measured, COSTS)
+    used = controller(Policy(("safe", "fast"), 1e3 * DEADLINE, controller="slack"), measured, COSTS)
     found = run(steady(300, 2), used)
     assert late(found) == refused(found) == 0
     assert share(found, "fast") > 0.3

@@ -26,8 +26,12 @@ def serve(
         typer.Option(help="Target response time; default 50, or five times the first point's time if that is more."),
     ] = None,
     controller: Annotated[
-        str, typer.Option(help="slack: the best point in time, for each batch; steps: a faster point after late ones.")
-    ] = "slack",
+        str,
+        typer.Option(
+            help="goodput: the most correct answers in time, for each batch; slack: the best point that makes no request "
+            "late; steps: a faster point after late batches."
+        ),
+    ] = "goodput",
     costs: Annotated[
         Path | None, typer.Option(help="Times written by `rheostat bench --out`; default measure them at the start.")
     ] = None,

@@ -18,8 +18,8 @@ LOOPBACK = ("127.0.0.1", "::1", "localhost")
 class Service:
     """What is served: forward passes by point name, the points, their measured numbers, classes and image shape.
 
-    `costs` holds the time of a pass at each point, which the controller `slack` needs. `resize` is the rule that fits
-    an encoded image of another size (`data.Preprocessing`).
+    `costs` holds the time of a pass at each point, which all controllers except `steps` need. `resize` is the rule that
+    fits an encoded image of another size (`data.Preprocessing`).
     """
 
     runs: dict[str, Run]

@@ -17,8 +17,9 @@ SHARE = 0.5
 
 DEFAULT_PASSES = 5
 """The default target time is that of this many single-image passes at the preferred point."""
-CONTROLLERS = ("slack", "steps")
-"""How the server chooses a batch's point: by the time left to its requests, or by steps after late batches."""
+CONTROLLERS = ("goodput", "slack", "steps")
+"""How the server chooses a batch's point: by expected correct answers in time, by the time left to its requests, or by
+steps after late batches."""
 
 Measured = Mapping[str, Mapping[str, Any]]
 
@@ -28,7 +29,7 @@ class Policy:
     """The rules by which the server chooses points. Only holders of a policy token may change them.
 
     `ladder` names the points, the preferred one first and cheaper ones after it. `target_ms` is the time from arrival
-    in the queue to the answer (`slack`), or the wait above which the server steps down the ladder (`steps`).
+    in the queue to the answer (`goodput`, `slack`), or the wait above which the server steps down the ladder (`steps`).
     `min_robust` is the floor: the server never uses a point whose measured robust accuracy (its lower bound, if there
     is one) is below it. None means `SHARE` of the first point's; an explicit 0 allows every point. `controller` is one
     of `CONTROLLERS`.
@@ -37,7 +38,7 @@ class Policy:
     ladder: tuple[str, ...]
     target_ms: float = 50.0
     min_robust: float | None = None
-    controller: str = "slack"
+    controller: str = "goodput"
 
 
 def default_target(preferred: str, costs: Costs) -> float:

@@ -27,8 +27,8 @@ class PolicyBody(BaseModel):
         50.0,
         gt=0,
         le=60000,
-        description="The time in which a request should be answered (slack), or the wait above which the server steps "
-        "down the ladder (steps).",
+        description="The time in which a request should be answered (goodput, slack), or the wait above which the "
+        "server steps down the ladder (steps).",
     )
     min_robust: float | None = Field(
         None,
@@ -36,8 +36,10 @@ class PolicyBody(BaseModel):
         le=1,
         description="The server uses no point with a lower measured robust accuracy. Default: half the first point's.",
     )
-    controller: Literal["slack", "steps"] = Field(
-        "slack", description="How the server chooses a batch's point: by the time left to its requests, or by steps."
+    controller: Literal["goodput", "slack", "steps"] = Field(
+        "goodput",
+        description="How the server chooses a batch's point: by expected correct answers in time, by the time left to "
+        "its requests, or by steps.",
     )
 
 

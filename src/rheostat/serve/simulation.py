@@ -45,11 +45,13 @@ def simulate(
     most: int = 64,
     room: int = 512,
     window: float = 0.0,
+    lapsed: Callable[[float, float], bool] | None = None,
 ) -> list[Outcome]:
     """Simulate requests of `images` images each that arrive at these times (seconds, ascending).
 
     `seconds(point, n)` is the time of a pass of n images. `most`, `room` and `window` are the engine's: the largest
-    batch, the number of images that may wait, and the seconds for which a batch may fill.
+    batch, the number of images that may wait, and the seconds for which a batch may fill. `lapsed(arrived, now)` says
+    whether a waiting request is dropped when a batch ends; the engine never drops one.
     """
     line: Line[_Request] = Line(controller, most=most, room=room, window=window)
     outcomes: list[Outcome | None] = [None] * len(arrivals)
@@ -61,6 +63,11 @@ def simulate(
         if running is not None and free == now:
             line.finish(*running)
             running = None
+            if lapsed is not None:
+                for job in line.jobs:
+                    if lapsed(job.arrived, now):
+                        outcomes[job.number] = Outcome(job.arrived, now, None)
+                line.drop(lambda job: outcomes[job.number] is not None)
         elif comes == now:
             request = _Request(number, now, images)
             try:
