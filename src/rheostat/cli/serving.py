@@ -28,8 +28,8 @@ def serve(
     controller: Annotated[
         str,
         typer.Option(
-            help="goodput: the most correct answers in time, for each batch; slack: the best point that makes no request "
-            "late; steps: a faster point after late batches."
+            help="goodput: the most correct answers in time, for each batch; slack: the best point that makes no "
+            "request late; steps: a faster point after late batches."
         ),
     ] = "goodput",
     costs: Annotated[
