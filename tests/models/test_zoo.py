@@ -40,7 +40,7 @@ class Answers(http.server.BaseHTTPRequestHandler):
 
 
 @pytest.fixture
-def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[type[Answers]]:
+def server(large: zoo.Shipped, monkeypatch: pytest.MonkeyPatch) -> Iterator[type[Answers]]:
     """A server of one large file on loopback, and the address at which models are looked for."""
     kind = type("OneFile", (Answers,), {"body": artifact.locate("oat-digits").read_bytes(), "asked": []})
     listening = http.server.ThreadingHTTPServer(("127.0.0.1", 0), kind)
