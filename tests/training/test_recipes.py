@@ -51,7 +51,7 @@ def test_packaged_recipes_are_complete_and_valid(name: str) -> None:
         ("net.dept=8", "net: resnet has no option 'dept'; did you mean 'depth'"),
         ("net.depth=21", "net: resnet has no depth 21"),
         ("net.base_width=0", "net: resnet: base_width must be positive"),
-        ("select.robustness=[0,1.5]", r"select.robustness needs .* in \[0, 1\]"),
+        ("select.robustness=[0,1.5]", r"select.robustness: .* in \[0, 1\]"),
         ("select.robustness=[]", "select.robustness: .*at least one"),
     ],
 )

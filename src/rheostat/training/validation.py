@@ -79,7 +79,7 @@ def _check_dial(settings: Settings, stack: Stack, composition: str) -> None:
         return
     levels = settings.select.robustness
     if not levels or not all(0 <= level <= 1 for level in levels):
-        raise ValueError(f"select.robustness needs at least one setting of the dial, all in [0, 1]; given {levels}")
+        raise ValueError(f"select.robustness: give at least one setting of the dial, all in [0, 1]; given {levels}")
 
 
 def _check_policy(settings: Settings) -> None:
