@@ -10,6 +10,7 @@ import sys
 import time
 from pathlib import Path
 
+import pooch
 import pytest
 
 import rheostat
@@ -28,6 +29,10 @@ SMALL = [
     "--threads",
     "1",
 ]
+
+
+def offline(*_args: object, **_options: object) -> None:
+    raise OSError("no network")
 
 
 def call(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
@@ -74,6 +79,7 @@ def test_help_names_every_command(capsys) -> None:
 def test_a_mistake_is_one_line_and_exit_2(capsys, tmp_path, monkeypatch, arguments, message) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("RHEOSTAT_DATA", raising=False)
+    monkeypatch.setattr(pooch, "retrieve", offline)
     (tmp_path / "fashion-mnist").mkdir()
     code, _, err = call(capsys, *arguments)
     assert code == 2, err
