@@ -79,22 +79,25 @@ def test_whoever_is_admitted_is_answered_in_time(seed: int) -> None:
 @pytest.mark.parametrize("ahead", [0.0, 100.0, 400.0, 2000.0])
 def test_more_slack_never_means_a_less_preferred_point(ahead: float) -> None:
     places = []
-    for k in range(26):
+    for k in range(25):  # with less slack than that, no point answers in time
         used = made()
         used.rate, used.counted = ahead, 1.0
         places.append(LADDER.index(used.decide(Load(1.0, [Job(1.0 - k * DEADLINE / 25)], 8, 1.0)).point))
     assert places == sorted(places)
-    assert places[-1] == 2 or ahead == 0.0
+    assert places[-1] == 2
 
 
-def test_more_load_never_means_a_more_preferred_point() -> None:
-    places = []
-    for rate in range(0, 2000, 50):
+def test_load_decides_the_point() -> None:
+    """What the preferred point can carry, it answers; what only the fastest can carry, the fastest answers.
+
+    Between these loads the best choice is a mixture, in which one quick answer leaves time for better ones.
+    """
+    places = {}
+    for rate in (0, 50, 100, 1000, 1500, 2000):
         used = made()
         used.rate, used.counted = float(rate), 1.0
-        places.append(LADDER.index(used.decide(Load(1.0, [Job(1.0)], 8, 1.0)).point))
-    assert places == sorted(places)
-    assert (places[0], places[-1]) == (0, 2)
+        places[rate] = LADDER.index(used.decide(Load(1.0, [Job(1.0)], 8, 1.0)).point)
+    assert places == {0: 0, 50: 0, 100: 0, 1000: 2, 1500: 2, 2000: 2}
 
 
 def test_a_burst_costs_less_than_by_slack_or_at_any_one_point() -> None:
@@ -156,4 +159,4 @@ def test_a_tiny_trace_is_answered_as_ever() -> None:
     assert "".join("-" if o.point is None else o.point[0] for o in found) == GOLDEN
 
 
-GOLDEN = "ss??????????????s"
+GOLDEN = "sssffffffffffbbbs"
