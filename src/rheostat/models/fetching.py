@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import os
+from http.client import HTTPException
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.error import HTTPError, URLError
+from urllib.parse import urlsplit
+from urllib.request import urlopen
 
 from rheostat.runtime.files import locked
 
@@ -17,6 +21,7 @@ ADDRESS, CACHE = "RHEOSTAT_MODELS_URL", "RHEOSTAT_CACHE"
 """Environment variables: the address of a mirror, and the folder of the cache."""
 LABEL = "Models"
 """The address among the project's URLs (pyproject.toml) under which the files of `models/` are."""
+CHUNK = 2**16
 SECONDS = 30
 """Seconds without an answer after which a server counts as absent."""
 
@@ -53,49 +58,72 @@ def fetch(entry: Shipped) -> Path:
         with locked(path):
             if not (path.is_file() and sha256(path) == entry.sha256):
                 _retrieve(entry, path)
-    except (ValueError, OSError) as error:  # pooch raises a ValueError for another checksum; requests' are OSErrors
+    except (ValueError, OSError, HTTPException) as error:
         raise ValueError(f"{entry.name} could not be fetched: {_why(error)}; {_by_hand(entry)}") from None
     return path
 
 
-class _NoAddress(ValueError):
-    """Nothing says where the files are."""
+class _Reason(ValueError):
+    """Why nothing could be fetched, in words for the user."""
 
 
 def _retrieve(entry: Shipped, path: Path) -> None:
+    """Download through a temporary file beside it, compare its hash, and give it its name: pooch does these."""
     import pooch
 
     base = address()
     if base is None:
-        raise _NoAddress(f"no address is known ({ADDRESS} is not set)")
-    pooch.retrieve(
-        f"{base.rstrip('/')}/{entry.file}",
-        known_hash=f"sha256:{entry.sha256}",
-        path=path.parent,
-        fname=path.name,
-        downloader=pooch.HTTPDownloader(timeout=SECONDS),
-    )
+        raise _Reason(f"no address is known ({ADDRESS} is not set)")
+    if urlsplit(base).scheme not in ("http", "https"):
+        raise _Reason(f"{ADDRESS} is no web address: {base[:100]!r}")
+
+    def download(url: str, file: str, _: object) -> None:
+        _download(url, Path(file), entry.bytes)
+
+    logger = pooch.get_logger()
+    before = logger.level
+    logger.setLevel("WARNING")  # its lines say what ours say
+    try:
+        pooch.retrieve(
+            f"{base.rstrip('/')}/{entry.file}",
+            known_hash=f"sha256:{entry.sha256}",
+            path=path.parent,
+            fname=path.name,
+            downloader=download,
+        )
+    finally:
+        logger.setLevel(before)
+
+
+def _download(url: str, file: Path, size: int) -> None:
+    """Write what an address answers into a file, at most one byte more than it should be."""
+    try:
+        with urlopen(url, timeout=SECONDS) as answer, file.open("wb") as out:
+            while out.tell() <= size and (part := answer.read(min(CHUNK, size + 1 - out.tell()))):
+                out.write(part)
+            if out.tell() < size:
+                raise _Reason(f"the connection broke off after {out.tell()} of {size} bytes")
+    except HTTPError as error:
+        error.close()
+        raise
 
 
 def _why(error: Exception) -> str:
     """What went wrong, in a few words."""
-    if isinstance(error, _NoAddress):
+    if isinstance(error, _Reason):
         return str(error)
-    if isinstance(error, ValueError) and not isinstance(error, OSError):  # requests' of an address are both
+    if isinstance(error, ValueError):  # what pooch raises for another hash
         return "what came is not the published file (its sha256 differs), and was not kept"
-    answer = getattr(error, "response", None)
-    if answer is not None:
-        return f"the server answers {answer.status_code}"
-    if isinstance(error, OSError) and error.strerror:
-        return f"{error.filename}: {error.strerror}"
-    kind = type(error).__name__
-    if "Timeout" in kind:
+    if isinstance(error, HTTPError):
+        return f"the server answers {error.code}"
+    reason = error.reason if isinstance(error, URLError) else error
+    if isinstance(reason, TimeoutError):
         return f"no answer in {SECONDS} seconds"
-    if kind == "ConnectionError":
+    if isinstance(error, URLError):
         return "no connection (is this machine offline?)"
-    if kind == "ChunkedEncodingError":
+    if isinstance(error, HTTPException | ConnectionError):
         return "the connection broke off"
-    return f"{kind}: {' '.join(str(error).split())[:100]}"
+    return " ".join(str(error).split())[:200]  # the disk: its file and what is wrong with it
 
 
 def _by_hand(entry: Shipped) -> str:
