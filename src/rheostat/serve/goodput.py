@@ -72,6 +72,9 @@ class Goodput(Punctual):
         assert best is not None, "decide is called with an empty queue"
         if best.late:
             self._press(load.now)
+            # Somebody is late whatever is chosen: as little as can be.
+            hasty = [plan for plan in self._plans(load) if plan.point == self.fastest]
+            best = min(hasty, key=lambda plan: (plan.late, -plan.value))
         else:
             self._calm(load.now, best.point, best.rest)
         self.name = best.point
