@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from rheostat.cli import main
+from rheostat.models import artifact
 from rheostat.points.grid import parse_grid
 from rheostat.results.row import Row
 from rheostat.results.rows import read_rows, write_rows
@@ -254,8 +255,11 @@ def test_every_row_can_be_made_again() -> None:
             entries.setdefault((run.rows.name, run.name), []).extend(run.evaluate)
     missed = set()
     scripts = {"square.jsonl", "naive-segment.jsonl"}  # a script of benchmarks/measure makes each, which it names
+    shipped = {artifact.digest(file) for file in artifact.packaged().values()}  # `rheostat evaluate NAME` measures them
     for file in (BENCHMARKS / "results").glob("*.jsonl"):
         for row in [] if holds_timings(file) or file.name in scripts else read_rows(file):
+            if file.name == "zoo.jsonl" and row.artifact in shipped:
+                continue
             asked = [e for e in entries.get((file.name, row.run), []) if matches(row, e)]
             grids = [p.numbers() for e in asked for p in parse_grid(e.get("at", ""))]
             if not any(grid.items() <= row.at.items() for grid in grids):

@@ -278,7 +278,7 @@ def test_names_are_taken_once_and_mistakes_are_named() -> None:
     registry: Registry[int] = Registry("colour", group="rheostat.nothing")
     registry.register("red", 1, origin="a.red")
     registry.register("red", 2, origin="a.red")  # a cell of a notebook, run again
-    with pytest.raises(ValueError, match=r"the colour 'red' of a\.red is registered already"):
+    with pytest.raises(ValueError, match=r"the colour 'red' is already registered by a\.red"):
         registry.register("red", 3, origin="b.red")
     with pytest.raises(ValueError, match="no colour 'rad'; did you mean 'red'"):
         registry.get("rad")

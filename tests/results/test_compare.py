@@ -123,7 +123,7 @@ def test_sides_are_named(two, tmp_path: Path) -> None:
 def test_as_a_person_sees_it(two, capsys) -> None:
     main(["compare", *two])
     out = " ".join(capsys.readouterr().out.split())
-    assert out.startswith("one less two, 200 images, paired, 95 %: pgd20, linf, eps 0.1; digits, test")
+    assert out.startswith("one minus two, 200 images, paired, 95 %: pgd20, linf, eps 0.1; digits, test")
     assert "t = 0.5" in out
     assert "square points, not significantly different" in out
     with pytest.raises(SystemExit) as stop:
@@ -136,7 +136,7 @@ def test_a_report_of_two_runs_compares_them(two, tmp_path: Path) -> None:
     from rheostat.reports.page import compared_html
 
     text = compared_html(found(two))
-    assert "<h2>one less two</h2>" in text
+    assert "<h2>one minus two</h2>" in text
     assert text.count("<tr>") == 1 + 3
     assert "Area under the dial" in text
     alone = found(two, at={"robustness": 1.0})
