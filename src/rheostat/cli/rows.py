@@ -85,7 +85,7 @@ def compare(
         raise ValueError(f"--at fixes one position, given {at!r}")
     found = compared(side(run), side(other), tier=tier, between=between, at=points[0].numbers(), above=above)
     first, second = found.names
-    console.print(f"{first} less {second}, {found.n} images, paired, 95 %: {found.under}", markup=False)
+    console.print(f"{first} minus {second}, {found.n} images, paired, 95 %: {found.under}", markup=False)
     table = Table(box=None, pad_edge=False)
     for head in ("point", "SA, points", "", "RA, points", ""):
         table.add_column(head, justify="right" if head.endswith("points") else "left")
