@@ -37,9 +37,12 @@ def against_static(
     """Each multi-exit net against its static twin: accuracy, compute clean and attacked."""
     body, claims = [], {}
     for name, (run, static) in pairs.items():
-        ours = widest(at_exit(rows, run, 1.0))
         base = widest([r for r in worst_rows(rows) if r["run"] == static])
-        if ours is None or base is None:
+        if base is None:
+            continue
+        same = [r for r in at_exit(rows, run, 1.0) if (r["tier"], r["n"]) == (base["tier"], base["n"])]
+        ours = widest(same)
+        if ours is None:
             continue
         a, b = read_bits(results, ours), read_bits(results, base)
         clean, robust = paired(a[0], b[0]), paired(a[1], b[1])
