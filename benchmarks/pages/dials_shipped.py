@@ -65,7 +65,7 @@ def hero(models: Sequence[Shipped], rows: Sequence[Row], before: list[PlainRow])
     )
     axes.set_xlabel("robust accuracy under PGD-20, %", fontsize=11)
     axes.set_ylabel("standard accuracy, %", fontsize=11)
-    axes.margins(x=0.12, y=0.12)
+    axes.margins(x=0.15, y=0.12)
     axes.grid(alpha=0.2)
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from rheostat.attacks import ATTACKS
 from rheostat.models.artifact import About
 from rheostat.models.tunable import Tunable
 from rheostat.models.zoo import Figure, Shipped
@@ -45,8 +46,8 @@ def card(
         "## Training\n",
         f"Data `{data.get('name') or about.provenance.get('dataset', 'unknown')}`, "
         f"{data.get('train_images') or 'all'} images, "
-        f"{train.get('epochs', '?')} epochs; training attack {attack.get('kind', '?')} with "
-        f"{attack.get('steps', '?')} steps, {about.threat.get('norm', '?')} eps {about.threat.get('eps', '?')}.\n",
+        f"{train.get('epochs', '?')} epochs; training attack {_attack(attack)}, "
+        f"{about.threat.get('norm', '?')} eps {about.threat.get('eps', '?')}.\n",
         *_training_flags(about),
         *([] if shipped is None else _data(shipped, about)),
         "## Measured\n",
@@ -104,6 +105,14 @@ def card(
         "",
     ]
     return visible("\n".join(parts), keep="\n\t")
+
+
+def _attack(section: dict[str, Any]) -> str:
+    """The training attack of a recipe, with its number of steps if it has more than one."""
+    kind = section.get("kind", "?")
+    if kind in ATTACKS and "steps" not in ATTACKS.get(kind).uses:
+        return f"{kind} (one step)"
+    return f"{kind} with {section.get('steps', '?')} steps"
 
 
 def _data(shipped: Shipped, about: About) -> list[str]:
