@@ -186,7 +186,7 @@ def test_readmes_picture_is_of_the_model_that_ships_once_it_has_rows(scripts) ->
 
 def test_the_sites_navigation_names_the_cards(scripts) -> None:
     entry = zoo.index()["oat-digits"]
-    before = (BENCHMARKS.parent / "zensical.toml").read_text()
+    before = scripts["pages"].navigation((BENCHMARKS.parent / "zensical.toml").read_text(), [entry])
     both = [dataclasses.replace(entry, name="a"), entry]
     after = scripts["pages"].navigation(before, both)
     line = '  { "Models" = ["models.md", { "a" = "models/a.md" }, { "oat-digits" = "models/oat-digits.md" }] },'
