@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -46,6 +48,20 @@ def real_data() -> Path:
     if not (path / "fashion-mnist").is_dir():
         pytest.skip("real data sets are absent; set RHEOSTAT_DATA")
     return path
+
+
+@pytest.fixture(scope="session")
+def real_cifar10(real_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data folder with CIFAR-10 in a published form; a packed copy is unpacked first; skips where it is absent."""
+    folder = real_data / "cifar10"
+    if any((folder / inside).is_dir() for inside in ("cifar-10-batches-bin", "cifar-10-batches-py")):
+        return real_data
+    script = real_data / "unpack_cifar10.py"
+    if not script.is_file():
+        pytest.skip("CIFAR-10 is absent; set RHEOSTAT_DATA to a folder that has it")
+    root = tmp_path_factory.mktemp("real")
+    subprocess.run([sys.executable, str(script), str(root / "cifar10")], check=True, capture_output=True, timeout=300)
+    return root
 
 
 @pytest.fixture(scope="session")

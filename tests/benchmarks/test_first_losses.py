@@ -66,9 +66,10 @@ def test_every_model_that_ships_has_its_losses(repeating) -> None:
 @pytest.mark.slow
 @pytest.mark.data
 @pytest.mark.parametrize("name", zoo.names())
-def test_a_model_that_ships_repeats_its_first_steps(repeating, real_data: Path, name: str) -> None:
+def test_a_model_that_ships_repeats_its_first_steps(repeating, request: pytest.FixtureRequest, name: str) -> None:
     """On any copy of the data: a few images that are not bit for bit the published ones move no loss by as much."""
     recipe = load_recipe(name, changes=["data.verify=false"])
     assert recipe.device.precision == "fp32"
-    found = repeating.first_losses(recipe, data_dir=real_data)
+    folder = request.getfixturevalue("real_cifar10" if recipe.data.name == "cifar10" else "real_data")
+    found = repeating.first_losses(recipe, data_dir=folder)
     assert repeating.difference(found, repeating.read()[name]["losses"]) == ""
