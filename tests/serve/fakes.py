@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import random
 from collections.abc import Callable
 
 import numpy as np
@@ -18,6 +19,15 @@ COSTS = dict.fromkeys(MEASURED, Times(((1, 0.001),)))
 TOKEN = "a-token-for-tests"
 BEARER = {"Authorization": f"Bearer {TOKEN}"}
 NPY = {"Content-Type": "application/x-npy"}
+
+
+def poisson(rate: float, count: int, seed: int) -> list[float]:
+    """Arrivals of a Poisson process, in seconds."""
+    draw, now, found = random.Random(seed), 0.0, []
+    for _ in range(count):
+        now += draw.expovariate(rate)
+        found.append(now)
+    return found
 
 
 def npy(array: np.ndarray) -> bytes:

@@ -6,6 +6,7 @@ import random
 from dataclasses import dataclass
 
 import pytest
+from fakes import poisson
 
 from rheostat.serve.controllers import controller, worth
 from rheostat.serve.costs import Times
@@ -40,14 +41,6 @@ class Job:
 def made(least: float | None = 0.0, ladder: tuple[str, ...] = LADDER, kind: str = "goodput") -> Punctual:
     found = controller(Policy(ladder, 1e3 * DEADLINE, least, kind), MEASURED, COSTS)
     assert isinstance(found, Punctual)
-    return found
-
-
-def poisson(rate: float, count: int, seed: int) -> list[float]:
-    draw, now, found = random.Random(seed), 0.0, []
-    for _ in range(count):
-        now += draw.expovariate(rate)
-        found.append(now)
     return found
 
 

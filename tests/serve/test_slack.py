@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import random
-
 import pytest
+from fakes import poisson
 
 from rheostat.serve.controllers import controller, useless
 from rheostat.serve.costs import Times
@@ -34,14 +33,6 @@ def pass_time(point: str, images: int) -> float:
 
 def steady(rate: float, seconds: float) -> list[float]:
     return [i / rate for i in range(int(rate * seconds))]
-
-
-def poisson(rate: float, count: int, seed: int) -> list[float]:
-    draw, now, found = random.Random(seed), 0.0, []
-    for _ in range(count):
-        now += draw.expovariate(rate)
-        found.append(now)
-    return found
 
 
 def run(arrivals: list[float], used: Controller, **more: float) -> list[Outcome]:

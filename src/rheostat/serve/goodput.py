@@ -72,7 +72,8 @@ class Goodput(Punctual):
         assert best is not None, "decide is called with an empty queue"
         if best.late:
             self._press(load.now)
-            # Somebody is late whatever is chosen: as little as can be.
+            # Every choice makes a request late, so the fastest point answers. The guard may just have opened a faster
+            # one, so the choices are made again.
             hasty = [plan for plan in self._plans(load) if plan.point == self.fastest]
             best = min(hasty, key=lambda plan: (plan.late, -plan.value))
         else:
@@ -88,14 +89,10 @@ class Goodput(Punctual):
                 ends = load.now + self._cautious(point, size)
                 good, late, behind = self._split(load, ends, size)
                 for rest in self.usable:
-                    kept, missed, free = 0, late, ends
-                    for job, free in self._plan(behind, rest, ends, load.most, 1.0) if behind else ():
-                        if free > job.arrived + self.deadline:
-                            missed += job.count
-                        else:
-                            kept += job.count
+                    kept, missed, free = self._behind(behind, rest, ends, load.most)
                     after = kept + self._coming(*paces[rest], free - load.now)
-                    yield _Outlook(point, size, rest, missed, self.worth[point] * good + self.worth[rest] * after)
+                    value = self.worth[point] * good + self.worth[rest] * after
+                    yield _Outlook(point, size, rest, late + missed, value)
 
     def _pace(self, point: str, most: int) -> tuple[float, float]:
         """(images per second, seconds of a batch) of a point, in batches of which two fit into the deadline."""

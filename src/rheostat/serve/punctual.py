@@ -150,6 +150,16 @@ class Punctual:
                 good += job.count
         return good, late, behind
 
+    def _behind(self, behind: list[Waiting], rest: str, begins: float, most: int) -> tuple[int, int, float]:
+        """(images in time, images late, when the worker is free) if waiting requests run at `rest` from `begins`."""
+        good, late, free = 0, 0, begins
+        for job, free in self._plan(behind, rest, begins, most, 1.0) if behind else ():
+            if free > job.arrived + self.deadline:
+                late += job.count
+            else:
+                good += job.count
+        return good, late, free
+
     def _count(self, now: float, images: int) -> None:
         """Update the arrival rate in images per second, an exponentially forgetting average."""
         memory = self.memory * self.deadline

@@ -58,5 +58,4 @@ class SlackFit(Punctual):
         """Number of images that miss their deadline if this batch runs now and the others run at `rest`."""
         begins = load.now + self._cautious(point, size)
         _, late, behind = self._split(load, begins, size)
-        plan = self._plan(behind, rest, begins, load.most, 1.0) if behind else ()
-        return late + sum(job.count for job, ends in plan if ends > job.arrived + self.deadline)
+        return late + self._behind(behind, rest, begins, load.most)[1]
