@@ -20,6 +20,7 @@ import method_pages
 import multi_exit
 import needs
 import pictures
+import precisions
 import progress
 import readme
 import replays
@@ -45,7 +46,7 @@ ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "benchmarks" / "results"
 OTHERS = (
     *("speed", "costs", "believe", "serve", "serve-trace", "exit-latency", "exports", "alphas", "l2", "margin"),
-    *("variants", "rivals", "naive-segment", "adopted", "adopted-speed", "square"),
+    *("variants", "precision", "rivals", "naive-segment", "adopted", "adopted-speed", "square"),
 )
 """Files of rows that are not evaluations along a dial."""
 
@@ -202,6 +203,7 @@ def build(out: Path) -> None:
         "training": [
             training.ablation(rows),
             training.options(rows, RESULTS),
+            precisions.section(read["precision"], RESULTS),
             "## Training seconds, one thread (machine shared by other runs)\n",
             table(["run", "seconds"], [[k, f"{v:.0f}"] for k, v in seconds.items()]),
             "## Speed (`make bench`)\n",
