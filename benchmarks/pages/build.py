@@ -15,6 +15,7 @@ import claims
 import concepts
 import conditioning
 import dials_shipped
+import latencies
 import masks
 import method_pages
 import multi_exit
@@ -47,6 +48,7 @@ RESULTS = ROOT / "benchmarks" / "results"
 OTHERS = (
     *("speed", "costs", "believe", "serve", "serve-trace", "exit-latency", "exports", "alphas", "l2", "margin"),
     *("variants", "precision", "rivals", "naive-segment", "adopted", "adopted-speed", "square"),
+    *("runtimes", "precision-speed"),
 )
 """Files of rows that are not evaluations along a dial."""
 
@@ -204,6 +206,7 @@ def build(out: Path) -> None:
             training.ablation(rows),
             training.options(rows, RESULTS),
             precisions.section(read["precision"], RESULTS),
+            latencies.steps(read["precision-speed"]),
             "## Training seconds, one thread (machine shared by other runs)\n",
             table(["run", "seconds"], [[k, f"{v:.0f}"] for k, v in seconds.items()]),
             "## Speed (`make bench`)\n",
@@ -214,6 +217,7 @@ def build(out: Path) -> None:
             serving,
             replayed,
             exported,
+            latencies.runtimes(read["runtimes"]),
             timings.costs(read["costs"]),
             progress.state(),
             progress.papers(rows),

@@ -1,0 +1,54 @@
+"""The sections of the appendix on runtimes and precisions: latency of every served form, speed of bf16 steps."""
+
+from __future__ import annotations
+
+from markdown import table
+from plain import Row
+
+FORMS = ("eager", "folded", "ONNX Runtime", "ONNX Runtime int8", "OpenVINO", "OpenVINO bf16", "OpenVINO int8")
+
+
+def runtimes(rows: list[Row]) -> str:
+    """The rows of `benchmarks/measure/runtimes.py`: milliseconds of each form, and the fastest over ONNX Runtime."""
+    title = "## Latency of every form (`python benchmarks/measure/runtimes.py`)\n\n"
+    if not rows:
+        return title + "Not yet run.\n"
+    body = []
+    for r in rows:
+        times = {form: found["median"] for form, found in r["milliseconds"].items()}
+        best = min(times, key=lambda form: times[form])
+        shown = [f"{times[form]:.2f}" if form in times else "" for form in FORMS]
+        body.append([r["net"], r["part"], str(r["batch"]), *shown, best, f"{times['ONNX Runtime'] / times[best]:.1f}"])
+    head = ["network", "part", "batch", *FORMS, "fastest", "ONNX Runtime ÷ it"]
+    exact = max(r["gaps"][form] for r in rows for form in ("folded", "ONNX Runtime", "OpenVINO"))
+    low = max((r["gaps"][form] for r in rows for form in ("OpenVINO bf16",) if form in r["gaps"]), default=None)
+    threads = rows[0]["milliseconds"]["eager"]["threads"]
+    return (
+        f"{title}Median milliseconds of a batch on {rows[0]['hardware']['device']}, {threads} thread(s), in fp32 "
+        "unless the column says otherwise. Networks have random weights. The robust end of a dual norm is served, whole, at a "
+        f"width, or with masked channels cut out. Files in fp32 differ from the model by at most {exact:.0e} of the "
+        f"largest logit{'' if low is None else f', in bf16 by {low:.0e}'}.\n\n" + table(head, body)
+    )
+
+
+def steps(rows: list[Row]) -> str:
+    """The rows of `benchmarks/measure/precision_speed.py`."""
+    title = "## Training steps in bf16 (`python benchmarks/measure/precision_speed.py`)\n\n"
+    if not rows:
+        return title + "Not yet run.\n"
+    body = [
+        [
+            r["name"].partition(":")[0],
+            "{median:.3f} [{low:.3f}, {high:.3f}]".format(**r["ratio"]),
+            *(f"{r['images_per_second'][p]:.0f}" for p in ("fp32", "bf16")),
+            str(r["n"]),
+        ]
+        for r in rows
+    ]
+    first = rows[0]
+    head = ["network", "seconds, bf16 ÷ fp32 [quartiles]", "images/s, fp32", "images/s, bf16", "n"]
+    return (
+        f"{title}`dual` with N-FGSM, batch {first['batch']}, {first['threads']} thread(s), "
+        f"{first['hardware']['device']}; the chip multiplies bf16 natively: {'yes' if first['native'] else 'no'}.\n\n"
+        + table(head, body)
+    )
