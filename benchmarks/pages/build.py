@@ -206,6 +206,7 @@ def build(out: Path) -> None:
             training.ablation(rows),
             training.options(rows, RESULTS),
             precisions.section(read["precision"], RESULTS),
+            precisions.attacks(read["precision"], RESULTS),
             latencies.steps(read["precision-speed"]),
             "## Training seconds, one thread (machine shared by other runs)\n",
             table(["run", "seconds"], [[k, f"{v:.0f}"] for k, v in seconds.items()]),

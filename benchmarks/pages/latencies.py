@@ -26,8 +26,8 @@ def runtimes(rows: list[Row]) -> str:
     return (
         f"{title}Median milliseconds of a batch on {rows[0]['hardware']['device']}, {threads} thread(s), in fp32 "
         "unless the column says otherwise. Networks have random weights. The robust end of a dual norm is served, "
-        f"whole, at a width, or with masked channels cut out. Files in fp32 differ from the model by at most {exact:.0e} of the "
-        f"largest logit{'' if low is None else f', in bf16 by {low:.0e}'}.\n\n" + table(head, body)
+        "whole, at a width, or with masked channels cut out. Files in fp32 differ from the model by at most "
+        f"{exact:.0e} of the largest logit{'' if low is None else f', in bf16 by {low:.0e}'}.\n\n" + table(head, body)
     )
 
 

@@ -1,4 +1,4 @@
-"""The section of the appendix on training in bf16: paired differences from fp32, the mean over two seeds."""
+"""The sections of the appendix on bf16: training and attacks in it beside fp32, all judged in fp32 and paired."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import torch
 from markdown import find, signed, table
 from plain import Row, read_bits
 
+from rheostat.results.intervals import paired
 from rheostat.results.labels import percent
 
 METHODS = ("pgd-at", "dual", "oat", "float")
@@ -25,6 +26,7 @@ def points(rows: list[Row], run: str) -> dict[float, Row]:
         r["at"].get("robustness", r["train"].get("robustness", 1.0)): r
         for rule in ("at-0", None)
         for r in find(rows, run, rule)
+        if r.get("attack_precision", "fp32") == "fp32"
     }
 
 
@@ -80,3 +82,33 @@ def _line(method: str, place: float, here: dict[tuple[str, str], Row], results: 
         gaps.append(mean_difference(bits))
     inside = all(low >= -MARGIN and high <= MARGIN for _, low, high in gaps)
     return [method, f"{place:g}", *means, *(signed(*gap) for gap in gaps), "yes" if inside else "no"]
+
+
+def attacks(rows: list[Row], results: Path) -> str:
+    """RA under attacks in bf16 less RA under the same attacks in fp32, for the first network of each method."""
+    body = []
+    for method in METHODS:
+        for tier in ("quick", "standard"):
+            found = {
+                precision: r
+                for rule in ("at-0", None)
+                for r in find(rows, f"precision-{method}-fp32", rule, tier=tier)
+                if r["at"].get("robustness", 1.0) == 1.0
+                for precision in [r.get("attack_precision", "fp32")]
+            }
+            if len(found) == 2:
+                body.append([method, tier, *_attacked(found, results)])
+    head = ["", "tier", "n", "RA, fp32", "RA, bf16", "RA, bf16 less fp32", "above by at most 0.2"]
+    return (
+        "## Attacks in bf16, judged in fp32\n\n`rheostat evaluate --attack-precision auto` takes gradients in bf16, "
+        "judges every image in fp32, and repeats the last quarter of the steps in fp32 for images that did not fool. "
+        "The networks are those of the table above that were trained in fp32, at λ = 1.\n\n"
+        + (table(head, body) if body else "Not yet run.\n")
+    )
+
+
+def _attacked(found: dict[str, Row], results: Path) -> list[str]:
+    """The cells of one line: n, both accuracies, their paired difference, and whether it is within the limit."""
+    gap = paired(read_bits(results, found["bf16"])[1], read_bits(results, found["fp32"])[1])
+    shown = [percent(found[p]["robust_accuracy"]) for p in ("fp32", "bf16")]
+    return [str(found["fp32"]["n"]), *shown, signed(*gap), "yes" if gap[0] <= 0.002 else "no"]
