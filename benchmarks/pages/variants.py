@@ -9,7 +9,14 @@ from plain import Row, read_bits, worst_rows
 
 from rheostat.results.intervals import paired
 
-NAMES = {"oat": "OAT", "float": "FLOAT", "floats": "FLOATS 0.3", "rdi": "RDI-Nets"}
+NAMES = {
+    ("oat", "paper"): "OAT, paper",
+    ("float", "paper"): "FLOAT, paper",
+    ("float", "start"): "FLOAT, ours from the public network's initial weights",
+    ("floats", "paper"): "FLOATS 0.3, paper",
+    ("rdi", "paper"): "RDI-Nets, paper",
+}
+"""(method, variant) that is compared with ours, and what a table calls it."""
 SEEDS = {"0": "", "1": "-s1"}
 
 
@@ -25,17 +32,17 @@ def points(rows: list[Row], method: str, variant: str, seed: str) -> dict[str, R
 def variants(rows: list[Row], results: Path) -> str:
     """Each published recipe against ours, at equal numbers of attacked images; what is missing is named."""
     body, missing = [], []
-    for method, name in NAMES.items():
+    for (method, variant), name in NAMES.items():
         for seed in SEEDS:
-            paper, ours = (points(rows, method, variant, seed) for variant in ("paper", "ours"))
-            shared = [p for p in ours if p in paper and paper[p]["n"] == ours[p]["n"]]
+            other, ours = (points(rows, method, v, seed) for v in (variant, "ours"))
+            shared = [p for p in ours if p in other and other[p]["n"] == ours[p]["n"]]
             if not shared:
                 missing.append(f"{name} (seed {seed})")
             for point in shared:
-                a, b = read_bits(results, paper[point]), read_bits(results, ours[point])
+                a, b = read_bits(results, other[point]), read_bits(results, ours[point])
                 gaps = [signed(*paired(a[kind], b[kind])) for kind in (0, 1)]
-                body.append([name, seed, point, *cell(ours[point]), *cell(paper[point]), *gaps])
-    head = ["", "seed", "point", "SA, ours", "RA, ours", "SA, paper's", "RA, paper's", "SA, paper's less ours", "RA"]
+                body.append([name, seed, point, *cell(ours[point]), *cell(other[point]), *gaps])
+    head = ["variant", "seed", "point", "SA, ours", "RA, ours", "SA", "RA", "SA, variant less ours", "RA"]
     return (
         "## The published recipes beside ours\n\n`benchmarks/queues/variants.toml`: Fashion-MNIST, 10 000 images, 6 "
         "epochs, both sides with equal numbers of attacked images, PGD-20 on 1 000 test images, differences paired on "
