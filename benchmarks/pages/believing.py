@@ -68,8 +68,8 @@ def tiers(rows: list[Row]) -> tuple[str, list[list[str]]]:
         "flags",
     ]
     text = (
-        "## The tiers against AutoAttack\n\nRA of the same images under both tiers and under AutoAttack, and the "
-        "seconds that each takes.\n\n"
+        "## The tiers against AutoAttack\n\nThe table shows the RA of the same images under both tiers and under "
+        "AutoAttack, and the seconds that each takes.\n\n"
     )
     return text + table(head, body), claims
 
@@ -84,8 +84,8 @@ def l2(rows: list[Row]) -> str:
     ]
     eps = worst[0]["attack"]["eps"]
     text = (
-        f"## L2, eps {eps:g}: `dual-l2-fashion`\n\nThe recipe is measured along its dial under `quick`, and also under "
-        "`standard` where the table says so.\n\n"
+        f"## L2, eps {eps:g}: `dual-l2-fashion`\n\nThe recipe is measured along its dial under `quick`, and at its "
+        "ends under `standard`.\n\n"
     )
     return text + table(["t", "tier", "SA", "RA", "n", "flags"], body)
 
@@ -141,7 +141,7 @@ def serving(rows: list[Row]) -> tuple[str, list[list[str]]]:
         "longest wait at 200 % load, s",
     ]
     text = (
-        "## Serving (`python benchmarks/measure/serve_load.py`)\n\nThe server under load, compared with ONNX Runtime "
-        "alone on the same network. Answers are counted by HTTP status.\n\n"
+        "## Serving (`python benchmarks/measure/serve_load.py`)\n\nThe table compares the server under load with ONNX "
+        "Runtime alone on the same network. Answers are counted by HTTP status.\n\n"
     )
     return text + table(head, body), claims

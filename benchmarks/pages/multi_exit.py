@@ -81,7 +81,7 @@ def against_static(
         "n",
     ]
     text = (
-        "## Exits against the static net\n\nBoth networks are trained with attacks of as many steps. The static "
+        "## Exits against the static net\n\nBoth networks are trained with attacks of equally many steps. The static "
         "network's training attack has one random start for each candidate of the multi-exit network's defence. In "
         "evaluation, the static network is attacked from more starts than the other has forms of attack. The cost of "
         "an image includes all exits that it passes. Version 1 of the tiers left images out of the cost under "

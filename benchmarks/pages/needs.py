@@ -133,9 +133,9 @@ def page(rows: list[Row], results: Path) -> str:
             "## Three questions that decide\n",
             "1. *Is the trade-off known before training, and final?* Then take `pgd-at` at that λ. No method here is "
             "meant to beat a network trained for one point; a dial offers all points in one network.\n"
-            "2. *What changes at run time?* If robustness alone does, take `dual` first, then `float` or `oat` if they "
-            "measure better on your data with your training time. If compute does, take `oats` (the width is set per "
-            "deployment or by load) or exits (each image decides). If all do, take `rdi-slim-dual`.\n"
+            "2. *What changes at run time?* If only robustness changes, take `dual` first, then `float` or `oat` if "
+            "they are better on your data at your training time. If compute changes as well, take `oats` (the width is "
+            "set per deployment or by load) or exits (each image decides); `rdi-slim-dual` has both.\n"
             "3. *What is scarce?* Training time: `dual` or `float`. Storage: `floats` or `smart`. Latency: widths, or "
             "masks by channel; unstructured zeros save storage but no time.\n",
             "Whichever you take, `rheostat choose` selects the operating point on images of its own, and `rheostat "

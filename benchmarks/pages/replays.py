@@ -28,14 +28,14 @@ def section(rows: list[Row]) -> tuple[str, list[list[str]]]:
     parts = [
         "## A server under load (`python benchmarks/measure/serve_trace.py`)\n",
         "Arrivals are those of the Azure LLM inference traces of 2023 (code, conversation) and of a Poisson process. "
-        "They are rescaled, so that a load of 1 is what the ladder's first point can carry. *Effective accuracy* is "
-        "the share of images that are answered correctly within the deadline, which is five times the first point's "
-        f"time for one request. {percent(first['attacked_share'])} % of the requests are attacked by {first['attack']} "
-        "at the point that answers. The simulation uses each point's SA and RA for every image, and its controllers "
-        "know them.\n",
+        "They are rescaled so that a load of 1 is what the ladder's first point can carry. *Effective accuracy* is the "
+        "share of images that are answered correctly within the deadline, which is five times the first point's time "
+        f"for one request. The attack {first['attack']}, made at the point that answers, hits "
+        f"{percent(first['attacked_share'])} % of the requests. The simulation uses each point's SA and RA for every "
+        "image, and its controllers know them.\n",
         "`only X` is the same server with one point, with admission control. The oracle knows all arrivals in advance. "
-        f"RA is measured under {first['attack']} alone, on {first['test_images']} test images. The machine is an "
-        f"{first['hardware']['device']}, one thread of which is used; other jobs share it.\n",
+        f"RA is measured under {first['attack']} alone, on {first['test_images']} test images. Times are those of one "
+        f"thread of {first['hardware']['device']}, on a machine that other jobs share.\n",
         _ladder(first),
     ]
     claims: list[list[str]] = []

@@ -127,9 +127,8 @@ def page(found: Found, appendices: str, caption: str | None) -> str:
         verdicts(found),
     ]
     parts += [
-        f"**[{heading}](methods/{method}.md).** Of {len(lines)} claims, {count(lines, 'met')} are met, "
-        f"{count(lines, 'not met')} are not met and {count(lines, 'not yet run')} have not run yet. "
-        f"{_decided(method, lines)}\n"
+        f"**[{heading}](methods/{method}.md).** Verdicts on {len(lines)} claims: {count(lines, 'met')} met, "
+        f"{count(lines, 'not met')} not met, {count(lines, 'not yet run')} not yet run. {_decided(method, lines)}\n"
         for heading, method, lines in papers(found)
     ]
     parts += [

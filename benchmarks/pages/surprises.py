@@ -24,10 +24,10 @@ def noise(lines: Lines, alphas: list[Row]) -> str:
         return ""
     least, most = min(min(r["value"]) for r in alphas), max(max(r["value"]) for r in alphas)
     return (
-        f"**Noise on the weights adds little to the dual norm that it comes with.** In {len(found)} comparisons of "
-        f"FLOAT with `dual`, both trained for as long, the area under the dial is: {counted(found)} "
-        f"([6 epochs]({PLAIN}), [12 epochs]({EQUAL})). The learned α lie between {least:.2f} and {most:.2f}. Where "
-        "FLOAT is cheap, `dual` is as cheap."
+        "**Noise on the weights adds little to the dual norm that it comes with.** Verdicts on FLOAT's area in "
+        f"{len(found)} comparisons with `dual`, both trained for as long: {counted(found)} ([6 epochs]({PLAIN}), "
+        f"[12 epochs]({EQUAL})). The learned α lie between {least:.2f} and {most:.2f}. Where FLOAT is cheap, `dual` is "
+        "as cheap."
     )
 
 
@@ -45,8 +45,8 @@ def time(equal: Lines) -> str:
         head = "OAT leads at equal epochs partly because each of its steps costs more."
     return (
         f"**{head}** Methods that train in halves attack half of each batch. With twice the epochs, they see as many "
-        f"attacked images as OAT in about the same time. The area under their dials is then, in {len(lines)} "
-        f"comparisons with OAT: {counted(lines)} ([figures]({EQUAL}))." + _updates(equal)
+        "attacked images as OAT in about the same time. Verdicts on the areas under their dials in "
+        f"{len(lines)} comparisons with OAT: {counted(lines)} ([figures]({EQUAL}))." + _updates(equal)
     )
 
 
@@ -56,8 +56,8 @@ def _updates(equal: Lines) -> str:
     if not found:
         return ""
     return (
-        " Their gain comes from more updates: OAT with half the batch makes as many updates at its own cost, and its "
-        f"area is then, in {len(found)} comparisons with `dual` at 12 epochs: {counted(found)}."
+        " Their gain comes from more updates, because OAT with half the batch makes as many updates at its own cost. "
+        f"Verdicts on its area in {len(found)} comparisons with `dual` at 12 epochs: {counted(found)}."
     )
 
 
@@ -70,10 +70,10 @@ def two_networks(lines: Lines) -> str:
         return ""
     names = " and ".join(f"{a.partition(' against')[0]} on {_place(a)}" for a, _, _ in ahead)
     return (
-        "**Two networks and a weighted mean of their logits are hard to beat, if twice the compute is free.** The "
-        f"areas under {len(found)} dials are, compared with theirs: {counted(found)}"
+        "**Two networks and a weighted mean of their logits are hard to beat, if twice the compute is free.** Verdicts "
+        f"on the areas under {len(found)} dials, compared with theirs: {counted(found)}"
         + (f". The better ones are {names}" if names else "")
-        + f". At equal compute they are: {counted(equal)} ([figures]({PLAIN}))."
+        + f". Verdicts at equal compute: {counted(equal)} ([figures]({PLAIN}))."
     )
 
 
@@ -89,8 +89,8 @@ def pgd20(believed: list[Row]) -> str:
     return (
         f"**PGD-20 overestimates robust accuracy.** On the same images, `standard` finds an RA that is "
         f"{min(lower):.1f} to {max(lower):.1f} points lower ([figures](evaluation.md#the-tiers-against-autoattack)). "
-        "Curves on these pages are under `quick` unless they say otherwise. [Stronger "
-        "attacks](study.md#the-robust-end-under-stronger-attacks) ran at all robust ends."
+        "Curves on these pages are under `quick` unless they say otherwise. The robust ends were also attacked "
+        "[more strongly](study.md#the-robust-end-under-stronger-attacks)."
     )
 
 

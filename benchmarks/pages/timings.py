@@ -65,7 +65,8 @@ def costs(found: list[Row]) -> str:
     ]
     head = ["folded latency", "batch", "ratio of medians [of quartiles]", "ms, first", "ms, second", "bar", "verdict"]
     return (
-        "## Costs (`python benchmarks/measure/costs.py`)\n\n"
+        "## Costs (`python benchmarks/measure/costs.py`)\n\nThe first table counts parameters. The second compares the "
+        "latencies of two folded networks, measured in turns.\n\n"
         + table(["ResNet-34", "parameters"], counts)
         + "\n"
         + table(head, body)
