@@ -62,7 +62,12 @@ def attackers(rows: list[Row]) -> Figure:
     axes.set_ylim(0, 1)
     panels = (
         ("known", "knows the point in use", "attacks exactly that point", "every row, unless it says otherwise"),
-        ("unknown", "does not see the point", "worse of: mean loss over points,\nthe most harmful point", "--transfer"),
+        (
+            "unknown",
+            "does not see the point",
+            "mean loss over points, and\nthe most harmful point: worst case",
+            "--transfer",
+        ),
         ("chosen", "may pick the point", "an image counts only if it survives\nat every point", "--transfer"),
     )
     for i, (name, sees, does, where) in enumerate(panels):
