@@ -65,7 +65,7 @@ def attackers(rows: list[Row]) -> Figure:
         (
             "unknown",
             "does not see the point",
-            "mean loss over points, and\nthe most harmful point: worst case",
+            "attacks the mean loss over points,\nand the most harmful point",
             "--transfer",
         ),
         ("chosen", "may pick the point", "an image counts only if it survives\nat every point", "--transfer"),
