@@ -109,6 +109,6 @@ def timings(speed: list[Row]) -> str:
         "## What adoption costs in time\n\nThe ratio divides the time of a ResNet-18 that is written in plain PyTorch "
         "and adopted by the time of our own ResNet-18. `benchmarks/measure/adopted_speed.py` measures both in turns; "
         "the table gives medians and quartiles of processor time"
-        f"{', one thread' if all(r['hardware']['threads'] == 1 for r in speed) else ''}.\n"
+        f"{' on one thread' if all(r['hardware']['threads'] == 1 for r in speed) else ''}.\n"
     )
     return f"{head}\n{table(['what', 'ratio', 'bar', 'pairs'], body)}"
