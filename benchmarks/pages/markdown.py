@@ -1,4 +1,4 @@
-"""Helpers of the generated pages: finding rows, cells, Markdown tables."""
+"""Functions that the generated pages share: finding rows, cells, Markdown tables."""
 
 from __future__ import annotations
 
