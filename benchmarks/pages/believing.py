@@ -7,7 +7,7 @@ from plain import Row
 
 
 def tiers(rows: list[Row]) -> tuple[str, list[list[str]]]:
-    """quick, standard and AutoAttack at the same points: RA and seconds."""
+    """RA and seconds of `quick`, `standard` and AutoAttack at the same points."""
     body, claims = [], []
     total = {"standard": 0.0, "autoattack": 0.0}
     gaps, flagged = [], set()
@@ -46,12 +46,14 @@ def tiers(rows: list[Row]) -> tuple[str, list[list[str]]]:
         ratio = total["standard"] / total["autoattack"]
         claims.append(
             [
-                f"`standard` within 1 point of AutoAttack ({len(gaps)} points of 4)",
-                f"largest gap {max(gaps):.1f} points",
+                f"`standard` within 1 point of AutoAttack (at {len(gaps)} of 4 points)",
+                f"largest difference {max(gaps):.1f} points",
                 "met" if max(gaps) <= 1 else "not met",
             ]
         )
-        claims.append(["at most half AutoAttack's time", f"{ratio:.2f}", "met" if ratio <= 0.5 else "not met"])
+        claims.append(
+            ["time of `standard` ÷ time of AutoAttack, ≤ 0.5", f"{ratio:.2f}", "met" if ratio <= 0.5 else "not met"]
+        )
     head = [
         "run",
         "λ (at-0)",
@@ -59,17 +61,21 @@ def tiers(rows: list[Row]) -> tuple[str, list[list[str]]]:
         "RA quick",
         "RA standard",
         "RA AutoAttack",
-        "s quick",
-        "s standard",
-        "s AutoAttack",
+        "seconds, quick",
+        "seconds, standard",
+        "seconds, AutoAttack",
         "n",
         "flags",
     ]
-    return "## The tiers against AutoAttack\n\n" + table(head, body), claims
+    text = (
+        "## The tiers against AutoAttack\n\nThe table shows the RA of the same images under both tiers and under "
+        "AutoAttack, and the seconds that each takes.\n\n"
+    )
+    return text + table(head, body), claims
 
 
 def l2(rows: list[Row]) -> str:
-    """The L2 recipe along its dial, and at its ends by `standard`."""
+    """The L2 recipe along its dial, and under `standard` at its ends."""
     worst = [r for r in rows if r["attack"]["name"] == "worst"]
     if not worst:
         return ""
@@ -77,11 +83,15 @@ def l2(rows: list[Row]) -> str:
         [f"{r['at']['robustness']:g}", r["tier"], *cell(r), str(r["n"]), ", ".join(r["flags"]) or "none"] for r in worst
     ]
     eps = worst[0]["attack"]["eps"]
-    return f"## L2, eps {eps:g}: `dual-l2-fashion`\n\n" + table(["t", "tier", "SA", "RA", "n", "flags"], body)
+    text = (
+        f"## L2, eps {eps:g}: `dual-l2-fashion`\n\nThe recipe is measured along its dial under `quick`, and at its "
+        "ends under `standard`.\n\n"
+    )
+    return text + table(["t", "tier", "SA", "RA", "n", "flags"], body)
 
 
 def serving(rows: list[Row]) -> tuple[str, list[list[str]]]:
-    """The server under load against ONNX Runtime alone."""
+    """The server under load, compared with ONNX Runtime alone."""
     body, claims = [], []
     for r in rows:
         over = ", ".join(f"{v} × {k}" for k, v in sorted(r["overload"].items()))
@@ -99,21 +109,21 @@ def serving(rows: list[Row]) -> tuple[str, list[list[str]]]:
         )
         claims.append(
             [
-                f"{r['name']}: served ÷ ONNX Runtime alone ≥ {r['bar_at_least']:g}",
+                f"{r['name']}: throughput of the server ÷ ONNX Runtime alone, ≥ {r['bar_at_least']:g}",
                 f"{r['ratio']:.2f}",
                 "met" if r["ratio"] >= r["bar_at_least"] else "not met",
             ]
         )
         claims.append(
             [
-                f"{r['name']}: p99 at 80 % load ≤ deadline + 2 batch times",
-                f"{r['p99_ms']:.0f} ms of {r['p99_bar_ms']:.0f}",
+                f"{r['name']}: p99 latency at 80 % load, ≤ deadline + 2 batch times",
+                f"{r['p99_ms']:.0f} ms (bar: {r['p99_bar_ms']:.0f} ms)",
                 "met" if r["p99_ms"] <= r["p99_bar_ms"] else "not met",
             ]
         )
         claims.append(
             [
-                f"{r['name']}: 2× overload gives 503s and no time-outs",
+                f"{r['name']}: at twice the capacity, answers 503 and no time-outs",
                 over,
                 "met" if "503" in r["overload"] and set(r["overload"]) <= {"200", "503"} else "not met",
             ]
@@ -122,12 +132,16 @@ def serving(rows: list[Row]) -> tuple[str, list[list[str]]]:
         return "", []
     head = [
         "network",
-        "images a request",
+        "images per request",
         "images/s",
-        "ONNX Runtime alone",
+        "images/s, ONNX Runtime alone",
         "ratio",
-        "p99 ms at 80 % (bar)",
-        "answers at 200 %",
-        "longest, s",
+        "p99 in ms at 80 % load (bar)",
+        "answers at 200 % load",
+        "longest wait at 200 % load, s",
     ]
-    return "## Serving (`python benchmarks/measure/serve_load.py`)\n\n" + table(head, body), claims
+    text = (
+        "## Serving (`python benchmarks/measure/serve_load.py`)\n\nThe table compares the server under load with ONNX "
+        "Runtime alone on the same network. Answers are counted by HTTP status.\n\n"
+    )
+    return text + table(head, body), claims

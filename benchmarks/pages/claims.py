@@ -1,4 +1,4 @@
-"""What the four papers claim, at every scale that we run, and our own bars: met, not met, not yet run."""
+"""The claims of the four papers, at every scale that we run, and our own bars: met, not met, not yet run."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SCALES: dict[str, tuple[str, str, tuple[float, ...]]] = {
     "the paper's: CIFAR-10, ResNet-34": ("paper-oat", "paper-pgd-at-{}", (0.0, 0.2, 1.0)),
     "the paper's: SVHN, WRN-16-8": ("paper-oat-svhn", "paper-pgd-at-{}-svhn", (0.0, 1.0)),
 }
-"""Where OAT stands beside networks trained for one λ: its run, theirs, and which λ."""
+"""Comparisons of OAT with networks trained for one λ: its run, their runs, and the values of λ."""
 PAPERS_GROUPS = (
     Group(
         "the paper's: CIFAR-10, ResNet-34",
@@ -59,7 +59,7 @@ def bar(row: Row) -> tuple[str, str]:
 
 
 def timed(claim: str, row: Row) -> list[str]:
-    """A timing row that has a bar as a line."""
+    """The line of a timing row that has a bar."""
     limit, holds = bar(row)
     return [f"{claim}, {limit}", f"{row['ratio']['median']:.3f}", holds]
 
@@ -71,13 +71,13 @@ def oat(rows: list[Row], results: Path) -> Lines:
         text, met = against_dedicated(rows, results, run, dedicated=dedicated, levels=levels)
         cells = [line.split(" | ") for line in text.splitlines()[2:]]
         gaps = [" / ".join(c.split(" ")[0] for c in line[6:8]) for line in cells]
-        claim = f"mean of SA and RA not 1.5 points below a network trained for each λ, none dominated ({place})"
+        claim = f"mean of SA and RA at most 1.5 points below networks trained for one λ, no point dominated ({place})"
         lines.append(
             [claim, *NOT_RUN]
             if met is None
             else [
                 claim,
-                f"SA / RA less theirs: {', '.join(gaps)} at λ = {', '.join(f'{v:g}' for v in levels)}",
+                f"SA / RA minus theirs: {', '.join(gaps)} at λ = {', '.join(f'{v:g}' for v in levels)}",
                 "met" if met else "not met",
             ]
         )
@@ -85,7 +85,7 @@ def oat(rows: list[Row], results: Path) -> Lines:
 
 
 def ends(rows: list[Row], results: Path, run: str, other: str) -> tuple[str, bool] | None:
-    """SA at t = 0 and RA at t = 1 of a run less another's, paired; whether any is higher and none lower."""
+    """SA at t = 0 and RA at t = 1 of a run minus another's, paired; whether one is higher and neither lower."""
     mine, theirs = curves(rows, run), curves(rows, other)
     shared = set(mine) & set(theirs)
     if not shared:
@@ -102,14 +102,18 @@ def float_(rows: list[Row], results: Path, speed: list[Row], costs: list[Row]) -
     lines = []
     for r in speed:
         if r["name"].endswith(": step time"):
-            what = "OAT's step ÷ FLOAT's" if r["a"] == "oat" else "step ÷ adversarial training's"
+            what = "OAT's step ÷ FLOAT's" if r["a"] == "oat" else "FLOAT's step ÷ adversarial training's"
             lines.append(timed(f"{what} ({r['name'].partition(':')[0]})", r))
     values = {r["of"]: r["value"] for r in costs if "value" in r}
     for name, count in values.items():
         if name.startswith("oat"):
             share = count / values["float"]
             lines.append(
-                [f"1.47× fewer parameters (ResNet-34; {name})", f"{share:.2f}×", "met" if share >= 1.47 else "not met"]
+                [
+                    f"1.47× fewer parameters than OAT (ResNet-34; {name})",
+                    f"{share:.2f}×",
+                    "met" if share >= 1.47 else "not met",
+                ]
             )
     lines += [
         timed(f"no latency added: {r['name']}, batch {r['batch']}", r)
@@ -126,7 +130,7 @@ def float_(rows: list[Row], results: Path, speed: list[Row], costs: list[Row]) -
             found = ends(rows, results, run, other) if run and other else None
             if found is None and how != "equal epochs":
                 continue
-            claim = f"SA or RA above OAT's, neither below, {how} ({group.name})"
+            claim = f"SA or RA above OAT's and neither below, {how} ({group.name})"
             lines.append([claim, *(NOT_RUN if found is None else (found[0], "met" if found[1] else "not met"))])
     return lines
 
@@ -138,7 +142,10 @@ def smart(rows: list[Row]) -> tuple[str, Lines]:
     }
     text, found = masks.smart(rows, groups)
     return text, [
-        [f"≥ 2.72× fewer non-zeros a path, ends within 1.5 points of OAT's ({name})", *(found.get(name) or NOT_RUN)]
+        [
+            f"≥ 2.72× fewer non-zeros per path, both ends within 1.5 points of OAT's ({name})",
+            *(found.get(name) or NOT_RUN),
+        ]
         for name in groups
     ]
 
@@ -147,21 +154,24 @@ def exits(rows: list[Row], results: Path) -> tuple[str, Lines]:
     """RDI-Nets: compute saved, accuracy and robustness not lower."""
     text, found = multi_exit.against_static(rows, results, EXITS)
     return text, [
-        [f"≥ 30 % of MACs saved clean, accuracy and robustness not lower ({name})", *(found.get(name) or NOT_RUN)]
+        [
+            f"≥ 30 % of MACs saved on clean images, accuracy and robustness not lower ({name})",
+            *(found.get(name) or NOT_RUN),
+        ]
         for name in EXITS
     ]
 
 
 def beaten(lines: Lines) -> Lines:
-    """Comparisons as claims to be better: met where the paired interval lies above 0."""
+    """Comparisons as claims: met if the paired interval of the difference lies above 0."""
     return [[claim, said, "met" if verdict == "better" else f"not met: {verdict}"] for claim, said, verdict in lines]
 
 
 def page(sections: dict[str, Lines]) -> str:
-    """Every claim, a table per section, and how many are met."""
+    """All claims: how many are met, and a table per section."""
     every = [line[2].partition(":")[0] for lines in sections.values() for line in lines]
     counts = ", ".join(f"{every.count(v)} {v}" for v in dict.fromkeys(every))
-    text = f"## Claims and bars\n\n{len(every)} in all: {counts}.\n"
+    text = f"## Claims and bars\n\nThere are {len(every)} claims and bars: {counts}.\n"
     for name, lines in sections.items():
-        text += f"\n### {name}\n\n" + table(["claim", "measured", ""], lines)
+        text += f"\n### {name}\n\n" + table(["claim", "measured", "verdict"], lines)
     return text

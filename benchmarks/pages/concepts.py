@@ -54,15 +54,20 @@ def lambda_and_t(rows: list[Row]) -> Figure:
 
 
 def attackers(rows: list[Row]) -> Figure:
-    """What each of the attackers sees of the dial."""
+    """What each attacker knows of the dial, and what it does."""
     del rows
     figure, axes = _axes(7.2, 2.9)
     axes.axis("off")
     axes.set_xlim(0, 3)
     axes.set_ylim(0, 1)
     panels = (
-        ("known", "knows the point in use", "attacks that very point", "every row, unless it says otherwise"),
-        ("unknown", "does not see the point", "worse of: mean loss over points,\nthe most harmful point", "--transfer"),
+        ("known", "knows the point in use", "attacks exactly that point", "every row, unless it says otherwise"),
+        (
+            "unknown",
+            "does not see the point",
+            "attacks the mean loss over points,\nand the most harmful point",
+            "--transfer",
+        ),
         ("chosen", "may pick the point", "an image counts only if it survives\nat every point", "--transfer"),
     )
     for i, (name, sees, does, where) in enumerate(panels):
@@ -76,7 +81,7 @@ def attackers(rows: list[Row]) -> Figure:
 
 
 def flags(rows: list[Row]) -> Figure:
-    """RA by three strengths of attack at four points; a flag where the quick one claims too much."""
+    """RA under attacks of three strengths at four points, with a flag where `quick` overestimates it."""
     del rows
     read = read_rows_plain(RESULTS / "believe.jsonl")
     figure, axes = _axes()
@@ -106,13 +111,13 @@ def flags(rows: list[Row]) -> Figure:
     axes.set_ylim(58, 74)
     axes.grid(axis="y", alpha=0.25)
     axes.set_ylabel("robust accuracy, %")
-    axes.set_title("Fashion-MNIST, test, n = 500: a weak attack flatters, and a flag says where", fontsize=10)
+    axes.set_title("Fashion-MNIST, test, n = 500: weak attacks overestimate RA; a flag marks where", fontsize=10)
     axes.legend(fontsize=8, loc="upper right", ncols=3)
     return figure
 
 
 def costs(rows: list[Row]) -> Figure:
-    """Operations that are left, and time that is left, for widths and exits."""
+    """Remaining operations and remaining time, for widths and exits."""
     folded = [r for r in read_rows_plain(RESULTS / "costs.jsonl") if "width 0.5" in r.get("name", "")]
     exits = [r for r in read_rows_plain(RESULTS / "exit-latency.jsonl") if r["batch"] == 256]
     bars = [(r["name"].replace("folded ", "").replace(" ÷ width 1", ""), 0.5**2, r["ratio"]["median"]) for r in folded]
@@ -146,4 +151,4 @@ PICTURES: dict[str, Callable[[list[Row]], Figure]] = {
     "flags": flags,
     "costs": costs,
 }
-"""What each picture of docs/concepts is called, and what draws it."""
+"""The name of each picture of docs/concepts → the function that draws it."""

@@ -1,4 +1,4 @@
-"""The sections of docs/appendix on every way to condition: seeds, dials, widths, noise."""
+"""Sections of docs/appendix on conditioning: seeds, dials, widths, noise."""
 
 from __future__ import annotations
 
@@ -65,10 +65,10 @@ def seeds(rows: list[Row]) -> str:
         "SA, t = 1",
         "RA, t = 1",
         "epochs",
-        "training s (shared machine)",
+        "training, s (shared machine)",
         "n",
     ]
-    return "## Two seeds\n\n" + table(head, body)
+    return "## Two seeds\n\nEach line is one network; t is the position of its dial.\n\n" + table(head, body)
 
 
 def volumes(rows: list[Row], results: Path) -> tuple[str, dict[str, tuple[float, float, float]]]:
@@ -98,9 +98,9 @@ def volumes(rows: list[Row], results: Path) -> tuple[str, dict[str, tuple[float,
                 found[f"{method}, seed {seed}"] = normalised(bits, dedicated)
     body = [[k, f"{v:.3f} [{low:.3f}, {high:.3f}]"] for k, (v, low, high) in found.items()]
     text = (
-        "## Hypervolume over the dial\n\nArea dominated in (SA, RA) above (SA of the dedicated model at "
-        "λ = 1 less 2 points, 0), over that of the three dedicated models; eleven dial positions; "
-        "bootstrap 95 %.\n\n"
+        "## Hypervolume over the dial\n\nThe hypervolume is the area that the eleven positions of a dial dominate in "
+        "the plane of SA and RA. It counts only above the SA of the dedicated model at λ = 1 minus 2 points. The table "
+        "divides it by the hypervolume of the three dedicated models, with bootstrap 95 % intervals.\n\n"
     )
     return text + table(["method", "hypervolume ÷ dedicated"], body), found
 
@@ -114,7 +114,7 @@ def jump(found: list[Row]) -> float:
 
 
 def shortfall(mine: list[Row], other: list[Row]) -> float:
-    """By how much, at equal RA, the SA of a dial lies below another's: worst place, in points."""
+    """The largest amount by which the SA of a dial lies below another's at equal RA, in points."""
     curve = sorted((r["robust_accuracy"], r["clean_accuracy"]) for r in mine)
     worst = 0.0
     for row in other:
@@ -127,7 +127,7 @@ def shortfall(mine: list[Row], other: list[Row]) -> float:
 
 
 def continuity(rows: list[Row]) -> tuple[str, bool]:
-    """Every rule between the norm sets, for five methods: jumps and ends."""
+    """Jumps under each rule between the norm sets, for five methods."""
     body, met = [], True
     for method, run in FIVE.items():
         default = dial(rows, run)
@@ -153,9 +153,9 @@ def continuity(rows: list[Row]) -> tuple[str, bool]:
                 ]
             )
     text = (
-        "## Is the dial continuous?\n\nLargest rise of RA per 0.1 of the dial (bar for the default: 15 "
-        "points); SA and RA at 0.1; by how much the default's SA lies below this rule's at equal RA (the "
-        "half width of an interval here is 3 to 4 points).\n\n"
+        "## Is the dial continuous?\n\n*Jump* is the largest rise of RA per 0.1 of the dial, in points; the bar for "
+        "the default is 15 points. *Default lower by* is the largest amount by which the default's SA lies below that "
+        "of the rule at equal RA. The intervals of these accuracies are about ± 3 to 4 points.\n\n"
     )
     head = ["method", "rule", "jump", "SA at 0.1", "RA at 0.1", "default lower by", "n"]
     return text + table(head, body), met
@@ -200,35 +200,35 @@ def widths(rows: list[Row]) -> tuple[str, bool]:
         "width",
         "SA(0)",
         "RA(1)",
-        "dedicated width SA(0)",
-        "RA(1)",
+        "SA(0), dedicated",
+        "RA(1), dedicated",
         "SA difference",
         "RA difference",
         "MACs",
         "bar",
     ]
     text = (
-        "## Widths\n\nEach width against a model of that width alone, trained as long (bar: within 2 "
-        "points). A step of the slimmed net trains every width, so it costs the sum of theirs.\n\n"
+        "## Widths\n\nEach width is compared with a dedicated model, trained at that width alone for as long; the bar "
+        "is 2 points. A step of the slimmable network trains all widths, so it costs the sum of their steps.\n\n"
     )
-    return text + table(head, body) + "\n![λ × width](../widths.png)\n", met
+    return text + table(head, body) + "\n![SA and RA against MACs at each width](../widths.png)\n", met
 
 
 def noise(rows: list[Row], results: Path, alphas: list[Row]) -> str:
     """Sampled noise: PGD-20 against PGD-20 with gradients averaged over 20 draws."""
     found = find(rows, "float-sampled", "at-0")
-    text = "## FLOAT's noise\n\n"
+    text = "## FLOAT's noise\n\nα is the learned scalar of each layer.\n\n"
     for row in alphas:
-        text += f"α per layer ({row['of']}): {', '.join(f'{v:.3f}' for v in row['value'])}.\n\n"  # type: ignore[attr-defined]
+        text += f"- `{row['of']}`: {', '.join(f'{v:.3f}' for v in row['value'])}\n"  # type: ignore[attr-defined]
     by = {r["attack"]["of"][0]: r for r in found}
     if {"pgd20", "pgd20-eot20"} <= set(by):
         plain, eot = by["pgd20"], by["pgd20-eot20"]
         gap = paired(*(read_bits(results, r)[1] for r in (plain, eot)))
         text += (
-            f"Sampled at λ = 1: RA {per_cent(plain['robust_accuracy'])} under PGD-20, "
-            f"{per_cent(eot['robust_accuracy'])} under PGD-20 with 20 draws a gradient (means over 10 fresh "
-            f"draws, {plain['n']} images); difference {100 * gap[0]:+.1f} "
-            f"[{100 * gap[1]:+.1f}, {100 * gap[2]:+.1f}] points, paired. "
-            f"Flags on the first: {', '.join(plain['flags']) or 'none'}. "
+            f"\nWith noise that is sampled at λ = 1, RA is {per_cent(plain['robust_accuracy'])} under PGD-20 and "
+            f"{per_cent(eot['robust_accuracy'])} under PGD-20 whose gradients are averaged over 20 draws. Both are "
+            f"means over 10 fresh draws on {plain['n']} images. The paired difference of a single draw is "
+            f"{100 * gap[0]:+.1f} [{100 * gap[1]:+.1f}, {100 * gap[2]:+.1f}] points. "
+            f"Flags of the first row: {', '.join(plain['flags']) or 'none'}.\n"
         )
-    return text + "A frozen point gives equal bits twice (tested).\n"
+    return text + "\nWith frozen noise, a repeated evaluation gives the same bits; a test checks this.\n"

@@ -1,4 +1,4 @@
-"""The comparison with networks trained for one λ, and curves along a dial: sections of docs/appendix."""
+"""Sections of docs/appendix that compare a dial with networks trained for one λ, and curves along a dial."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def against_dedicated(
 ) -> tuple[str, bool | None]:
     """The comparison at each λ with "at-0": the mean of SA and RA, and domination by paired intervals.
 
-    `dedicated` is what the runs of one λ are called. The verdict is None where a row is missing.
+    `dedicated` is the pattern of the names of runs with one λ. The verdict is None if a row is missing.
     """
     body, met = [], True
     for level in levels:
@@ -52,7 +52,7 @@ def against_dedicated(
         f"{run} RA",
         "dedicated SA",
         "dedicated RA",
-        "(SA+RA)/2",
+        "(SA + RA) / 2, difference",
         "SA difference, paired",
         "RA difference, paired",
         "bar",
@@ -61,7 +61,7 @@ def against_dedicated(
 
 
 def along(rows: list[Row], results: Path, run: str, rule: str | None) -> str:
-    """One line a point, and what EVALUATION's "monotone" says of the curve."""
+    """One line per point, and whether the curve is monotone."""
     found = find(rows, run, rule) if rule else dial(rows, run)
     body = [[f"{r['at']['robustness']:g}", *cell(r)] for r in found]
     bits = [read_bits(results, r) for r in found]
@@ -73,9 +73,14 @@ def along(rows: list[Row], results: Path, run: str, rule: str | None) -> str:
         for a, b in itertools.pairwise(found)
     ]
     text = table(["λ" if rule else "t", "SA", "RA"], body)
-    text += f"\nSA falls: {'yes' if not rises else 'no, it rises after place ' + str(rises)}; "
-    text += f"RA rises: {'yes' if not falls else 'no, it falls after place ' + str(falls)} "
-    text += "(no adjacent reversal whose paired 95 % interval excludes 0). "
+    name = "λ" if rule else "t"
+
+    def after(places: list[int]) -> str:
+        return f"{name} = " + ", ".join(f"{found[i]['at']['robustness']:g}" for i in places)
+
+    text += f"\nSA falls along the dial: {'yes' if not rises else 'no, it rises after ' + after(rises)}. "
+    text += f"RA rises: {'yes' if not falls else 'no, it falls after ' + after(falls)}. "
+    text += "(A reversal between neighbouring points counts if its paired 95 % interval excludes 0.)"
     if rule is None:
-        text += f"Largest RA jump: {10 * max(jumps):.1f} points per 0.1 of the dial."
+        text += f" The largest jump of RA is {10 * max(jumps):.1f} points per 0.1 of the dial."
     return text + "\n"

@@ -17,7 +17,7 @@ from rheostat.results.row import Row
 HERO = "cifar10-resnet20"
 """The model of README's picture."""
 DEDICATED = f"{HERO}-pgd-at-"
-"""What the names of runs of networks trained for one balance, with its options, begin with."""
+"""Prefix of the names of runs with the same options that train for one balance."""
 LABELLED = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
 """The positions whose marks are labelled."""
 DATA = {"cifar10": "CIFAR-10"}
@@ -27,7 +27,7 @@ Line = list[tuple[float, float, float]]
 
 
 def hero_rows(models: Sequence[Shipped], rows: Sequence[Row]) -> tuple[Shipped | None, list[Row], list[Row]]:
-    """The model of README's picture, its eleven rows, and the rows of dedicated networks; nothing where it lacks."""
+    """The model of README's picture, its eleven rows, and those of dedicated networks; empty without its rows."""
     entry = next((m for m in models if m.name == HERO), None)
     own = along([r for r in rows if entry is not None and r.artifact == entry.digest], "quick")
     if entry is None or len(own) < 11:
@@ -37,7 +37,7 @@ def hero_rows(models: Sequence[Shipped], rows: Sequence[Row]) -> tuple[Shipped |
 
 
 def hero(models: Sequence[Shipped], rows: Sequence[Row], before: list[PlainRow]) -> Figure:
-    """README's picture: the dial of the CIFAR-10 model that ships, or that of the study while it has no rows."""
+    """README's picture: the dial of the CIFAR-10 model that ships, or one of the study while that model has no rows."""
     entry, own, alone = hero_rows(models, rows)
     if entry is None:
         return pictures.one_dial(before)
@@ -73,7 +73,7 @@ def hero(models: Sequence[Shipped], rows: Sequence[Row], before: list[PlainRow])
 
 
 def caption(models: Sequence[Shipped], rows: Sequence[Row]) -> str:
-    """The lines of README that show the picture and say what it is."""
+    """The lines of README that show the picture and its caption."""
     entry, _, alone = hero_rows(models, rows)
     if entry is None:
         return (
@@ -87,6 +87,20 @@ def caption(models: Sequence[Shipped], rows: Sequence[Row]) -> str:
     return (
         f"![{what}](docs/trade_off.png)\n\n*Each mark is a position of the dial of `{entry.name}`, which ships with "
         f"the package{crosses}.\n[Its card](docs/models/{entry.name}.md) has stronger attacks and intervals.*\n"
+    )
+
+
+def measured(models: Sequence[Shipped], rows: Sequence[Row]) -> str | None:
+    """The caption of the same picture in docs/results.md; None while it shows a network of the study."""
+    entry, own, _ = hero_rows(models, rows)
+    if entry is None:
+        return None
+    first = own[0]
+    return (
+        f"*The dial of [`{entry.name}`](models/{entry.name}.md), which ships with the package and was trained on "
+        f"{first.train.images or 'all'} images for {first.train.epochs} epochs. Attack: "
+        f"{', '.join(first.attack.names)} (tier `{first.tier}`) made at each position; {first.n} images of the "
+        f"`{first.split}` split.*\n"
     )
 
 

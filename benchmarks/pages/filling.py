@@ -1,10 +1,10 @@
-"""Pages that are written by hand, with parts between two comments that are made from rows."""
+"""Fills the generated parts of handwritten pages, which lie between two comments."""
 
 from __future__ import annotations
 
 
 def filled(page: str, name: str, content: str) -> str:
-    """A page with what stands between <!-- name --> and <!-- end --> exchanged; ValueError if that is not there."""
+    """A page whose part between <!-- name --> and <!-- end --> is replaced; ValueError if it has no such part."""
     head, start, rest = page.partition(f"<!-- {name} -->\n")
     _, end, tail = rest.partition("<!-- end -->")
     if not start or not end:

@@ -1,4 +1,4 @@
-"""What the study's runs are called: per data set and training seed, a run for each method."""
+"""The names of the study's runs: for each data set and training seed, a run of each method."""
 
 from __future__ import annotations
 
@@ -26,21 +26,21 @@ TWICE = {
     "smart": "SMART 0.367, 12 epochs",
     "oat": "OAT, batches of 64",
 }
-"""Runs with as many attacked images as OAT has in 6 epochs and twice its updates: methods that train in
-halves for 12 epochs, and OAT itself with half the batch."""
+"""Runs with as many attacked images as OAT in 6 epochs and twice as many updates: methods that train in halves, for
+12 epochs, and OAT with half the batch."""
 
 
 @dataclass(frozen=True)
 class Group:
-    """Runs of one data set and seed, trained alike."""
+    """Runs of one data set and seed that were trained alike."""
 
     name: str
     runs: dict[str, str]
-    """What each method's run is called."""
+    """The name of each method's run."""
     twice: dict[str, str]
-    """The same for those with twice the updates."""
+    """The names of the runs with twice the updates."""
     dedicated: str
-    """What stands around λ in the names of dedicated runs."""
+    """The names of dedicated runs, with {} for λ."""
 
     def at(self, level: str) -> str:
         """The name of the dedicated run at a λ."""
@@ -96,7 +96,7 @@ GROUPS = (
 
 
 def reference(rows: list[Row], group: Group) -> tuple[float, float] | None:
-    """Above which (SA, RA) areas are taken: SA of the dedicated model at λ = 1 less 2 points, and 0."""
+    """The (SA, RA) above which areas count: SA of the dedicated model at λ = 1 minus 2 points, and 0."""
     base = next(iter(find(rows, group.at("1"), None)), None)
     return None if base is None else (base["clean_accuracy"] - 0.02, 0.0)
 
@@ -107,13 +107,13 @@ def dedicated(rows: list[Row], group: Group) -> list[tuple[str, Row]]:
 
 
 def steps(speed: list[Row]) -> dict[str, float]:
-    """Time of a training step over PGD-AT's, on the study's narrow network."""
+    """Time of a training step ÷ that of PGD-AT, on the study's narrow network."""
     name = "narrow ResNet-8, PGD-2: every step"
     return {r["a"]: r["ratio"]["median"] for r in speed if r["name"].startswith(name)}
 
 
 def curves(rows: list[Row], run: str) -> dict[int, list[Row]]:
-    """A run's eleven positions of the calibrated dial by `quick`, at full width, by number of images."""
+    """A run's eleven positions of the calibrated dial under `quick`, at full width, by number of images."""
     found: dict[int, list[Row]] = {}
     for r in find(rows, run, None):
         if "robustness" in r["at"] and r["at"].get("width", 1.0) == 1.0 and not r["at"].get("exit"):
@@ -122,6 +122,6 @@ def curves(rows: list[Row], run: str) -> dict[int, list[Row]]:
 
 
 def curve(rows: list[Row], run: str) -> list[Row]:
-    """The one of them over the most images, or none."""
+    """The curve over the most images, or an empty list."""
     found = curves(rows, run)
     return found[max(found)] if found else []

@@ -1,4 +1,4 @@
-"""What the generated pages share: finding rows, cells, Markdown tables."""
+"""Functions that the generated pages share: finding rows, cells, Markdown tables."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from rheostat.results.labels import percent
 
 
 def find(rows: list[Row], run: str, rule: str | None, *, tier: str = "quick") -> list[Row]:
-    """Worst-case rows of a run by a tier, under a rule between norm sets, along the dial."""
+    """Worst-case rows of a run along the dial, under a tier and a rule between norm sets."""
     found = [r for r in worst_rows(rows) if (r["run"], r["rule"], r["tier"]) == (run, rule, tier)]
     return sorted(found, key=lambda r: r["at"].get("robustness", 0.0))
 
 
 def dial(rows: list[Row], run: str) -> list[Row]:
-    """A run along its calibrated dial, over the most images that it was measured on."""
+    """The rows of a run along its calibrated dial, on the largest number of images."""
     found = [r for r in find(rows, run, None) if "robustness" in r["at"]]
     most = max((r["n"] for r in found), default=0)
     return [r for r in found if r["n"] == most]

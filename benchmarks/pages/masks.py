@@ -1,4 +1,4 @@
-"""The sections of docs/appendix on sparse networks: FLOATS, SMART and the design of its masks."""
+"""Sections of docs/appendix on sparse networks: FLOATS, SMART and the design of its masks."""
 
 from __future__ import annotations
 
@@ -45,19 +45,19 @@ def densities(rows: list[Row], costs: list[Row]) -> str:
         "folded latency ÷ dense (ResNet-20, batch 32)",
     ]
     text = (
-        "## FLOATS\n\nUnstructured zeros save storage and counted MACs and no time. Channels inside blocks "
-        "(`density` is the share of them that stays; stem, shortcuts and residual stream are whole) are "
-        "cut out by `fold`.\n\n"
+        "## FLOATS\n\nUnstructured zeros save storage and counted MACs but no time. With the structure `channel`, "
+        "`density` is the share of the channels inside blocks that is kept, and `fold` cuts out the others. Stem, "
+        "shortcuts and residual stream keep all channels.\n\n"
     )
     return text + table(head, body)
 
 
 def smart(rows: list[Row], groups: dict[str, tuple[str, str, str]]) -> tuple[str, dict[str, tuple[str, str]]]:
-    """SMART against OAT: non-zeros and the ends. `groups`: its run, OAT's, and the dense plain one's."""
+    """SMART against OAT: non-zeros and both ends. `groups` names its run, OAT's and that of the dense plain network."""
     body, claims = [], {}
     for name, (run, other, plain) in groups.items():
         mine, theirs = dial(rows, run), dial(rows, other)
-        # OAT's convolutions are the plain net's; rows made before they were counted apart lack them.
+        # OAT has the convolutions of the plain network; older rows do not count them separately.
         counted = [
             r["convolution_nonzeros"]
             for r in (*find(rows, plain, None), *find(rows, other, None))
@@ -86,24 +86,24 @@ def smart(rows: list[Row], groups: dict[str, tuple[str, str, str]]) -> tuple[str
             ]
         )
         holds = dense / path >= 2.72 and min(gaps) >= -1.5
-        said = f"{dense / path:.2f}× fewer; SA(0) {gaps[0]:+.1f}, RA(1) {gaps[1]:+.1f}"
+        said = f"{dense / path:.2f}× fewer; SA(0) {gaps[0]:+.1f} and RA(1) {gaps[1]:+.1f} points"
         claims[name] = (said, "met" if holds else "not met")
     head = [
         "",
-        "non-zeros, dense plain net",
-        "per path",
+        "non-zeros, dense plain network",
+        "non-zeros per path",
         "dense plain ÷ path",
-        "all of OAT's ÷ path",
-        "union",
+        "all weights of OAT ÷ path",
+        "non-zeros of both paths",
         "MACs per path without zeros",
         "SA(0)",
         "RA(1)",
-        "SA(0) less OAT's",
-        "RA(1) less OAT's",
+        "SA(0) minus OAT's",
+        "RA(1) minus OAT's",
     ]
     text = (
-        "## SMART\n\n10 epochs in halves see as many attacked images as OAT's 6. Non-zeros are those of "
-        "convolutions.\n\n"
+        "## SMART\n\nSMART attacks half of each batch, OAT five sixths: 10 epochs of SMART see as many attacked images "
+        "as 6 of OAT. Non-zeros are counted in convolutions.\n\n"
     )
     return text + table(head, body), claims
 
@@ -146,14 +146,15 @@ def ablation(rows: list[Row]) -> str:
 
     sentences = []
     for place, one, other, text in (
-        (0, "learned", "random", "Learned masks against random ones"),
-        (1, "free", "disjoint", "Paths that may overlap against disjoint ones"),
-        (2, 2, 0, "The stem and the first stage dense and shared against no sharing"),
+        (0, "learned", "random", "Learned masks minus random masks"),
+        (1, "free", "disjoint", "Paths that may overlap minus disjoint paths"),
+        (2, 2, 0, "Stem and first stage dense and shared minus no sharing"),
     ):
         clean, robust, n = mean_gap(place, one, other)
-        sentences.append(
-            f"{text}: SA(0) {clean:+.1f} and RA(1) {robust:+.1f} points on average over {n} pairs "
-            "that differ in this alone (one seed; a pair's interval is about ± 3 points)."
-        )
+        sentences.append(f"{text}: SA(0) {clean:+.1f} and RA(1) {robust:+.1f} points ({n} pairs).")
     head = ["density", "masks", "overlap", "shared stages", "SA(0)", "SA(1)", "RA(1)", "non-zeros per path"]
-    return "## SMART's masks\n\n" + "\n".join(f"- {s}" for s in sentences) + "\n\n" + table(head, body)
+    intro = (
+        "## SMART's masks\n\nEach line is a mean over pairs of runs that differ in one option only (one seed; the "
+        "interval of a pair is about ± 3 points).\n\n"
+    )
+    return intro + "\n".join(f"- {s}" for s in sentences) + "\n\n" + table(head, body)

@@ -1,4 +1,4 @@
-"""docs/methods/: what each page says was measured, filled in from the rows; its prose is written by hand."""
+"""docs/methods/: fills in the measured part of each page from the rows; the rest is written by hand."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from plain import Row, read_rows_plain
 FOLDER = Path(__file__).parents[2] / "docs" / "methods"
 DATA = {"Fashion-MNIST": FASHION, "CIFAR-10 subset": CIFAR}
 SPECIAL = {"floats": ("floats-0.3-e12", "c10-floats-0.3")}
-"""Runs other than those of docs/which.md, where those have not run: Fashion-MNIST's and CIFAR-10's."""
+"""Runs shown instead of those of docs/which.md if the latter have not run: on Fashion-MNIST and on CIFAR-10."""
 
 
 def pages(rows: list[Row], results: Path) -> dict[str, str]:
-    """Every page of docs/methods by its name, with its measured rows made anew."""
+    """Every page of docs/methods by name, with its measured part generated again."""
     took = steps(read_rows_plain(results / "speed.jsonl")) | {"pgd-at": 1.0}
     dense = find(rows, "pgd-at-1", None)[0]["params"]
     out = {}
@@ -28,7 +28,10 @@ def pages(rows: list[Row], results: Path) -> dict[str, str]:
         ["method", "training time ÷ adversarial", "parameters ÷ plain", "SA, t = 0", "RA, t = 1", "n"],
         [[f"[{m}]({m}.md)", *costs(rows, m, took, dense), *_ends(rows, m)] for m in FASHION],
     )
-    note = "\nFashion-MNIST, seed 0; RA under PGD-20 (tier `quick`) at the very point; split `test`.\n"
+    note = (
+        "\nFashion-MNIST, seed 0, split `test`. RA is measured under white-box PGD-20 (tier `quick`) made at the "
+        "scored point.\n"
+    )
     out["index"] = filled((FOLDER / "index.md").read_text(), "measured", overview + note)
     return out
 
@@ -46,7 +49,7 @@ def some_row(rows: list[Row], run: str) -> Row | None:
 
 
 def measured(rows: list[Row], method: str) -> str:
-    """The table of one page, and what its rows are."""
+    """The table of one page, and the settings of its rows."""
     body = []
     for data in DATA:
         row = some_row(rows, run_of(method, data))
@@ -57,14 +60,15 @@ def measured(rows: list[Row], method: str) -> str:
         body.append([data, epochs, f"{row['params']:,}", *ends(rows, run_of(method, data)), str(row["n"])])
     head = ["", "epochs", "parameters", "SA, clean end", "SA / RA, middle", "RA, robust end", "n"]
     return (
-        table(head, body) + "\nPer cent, with exact 95 % intervals. RA is under PGD-20 (tier `quick`) made at the very "
-        "point; split `test`; training seed 0; 10 000 training images. Exits are measured under every form of "
-        "attack. More: [results](../results.md).\n"
+        table(head, body)
+        + "\nIn per cent, with exact 95 % intervals, on the `test` split. RA is measured under white-box "
+        "PGD-20 (tier `quick`) made at the scored point; live exits are attacked in every form. Training used 10 000 "
+        "images and seed 0. More: [results](../results.md).\n"
     )
 
 
 def costs(rows: list[Row], method: str, took: dict[str, float], dense: int) -> list[str]:
-    """Training time over adversarial training's, and parameters over the plain network's; blank where not measured."""
+    """Training time ÷ that of adversarial training, and parameters ÷ those of the plain network; blank if unknown."""
     row = some_row(rows, run_of(method, "Fashion-MNIST"))
     if row is None:
         return ["not measured", ""]

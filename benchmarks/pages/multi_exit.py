@@ -1,4 +1,4 @@
-"""The sections of docs/appendix on exits: against the static net, the defence matrix, three dials."""
+"""Sections of docs/appendix on exits: comparison with the static network, the defence matrix, three dials."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ MARGIN = 0.015
 
 
 def at_exit(rows: list[Row], run: str, scale: float, attacks: str | None = None) -> list[Row]:
-    """Worst rows of a run with its exit dial there; `attacks`: what the first attack's name starts with."""
+    """Worst-case rows of a run at a position of its dial `exit`; `attacks` is a prefix of the first attack's name."""
     return [
         r
         for r in worst_rows(rows)
@@ -22,19 +22,19 @@ def at_exit(rows: list[Row], run: str, scale: float, attacks: str | None = None)
 
 
 def widest(rows: list[Row]) -> Row | None:
-    """The row of most attacks: the worst case over all forms."""
+    """The row with the most attacks: the worst case over all forms."""
     return max(rows, key=lambda r: len(r["attack"]["of"]), default=None)
 
 
 def saved(row: Row, key: str = "macs") -> float:
-    """Share of the static net's MACs that a policy saves, honestly counted."""
+    """Share of the static network's MACs that a policy saves, with the heads of earlier exits counted."""
     return 1 - row[key]["mean"] / row["macs_static"] if key in row else float("nan")
 
 
 def against_static(
     rows: list[Row], results: Path, pairs: dict[str, tuple[str, str]]
 ) -> tuple[str, dict[str, tuple[str, str]]]:
-    """Each multi-exit net against its static twin: accuracy, compute clean and attacked."""
+    """Each multi-exit network against its static twin: accuracy, and compute on clean and attacked images."""
     body, claims = [], {}
     for name, (run, static) in pairs.items():
         base = widest([r for r in worst_rows(rows) if r["run"] == static])
@@ -72,25 +72,26 @@ def against_static(
         "",
         "SA",
         "RA, worst case",
-        "MACs an image, clean",
+        "MACs per clean image",
         "saved",
-        "saved, the paper's count",
+        "saved, as the paper counts",
         "saved under slowdown",
-        "rows per exit, clean, %",
+        "clean images per exit, %",
         "attacks",
         "n",
     ]
     text = (
-        "## Exits against the static net\n\nThe static net is trained with attacks of equal steps and with as many "
-        "starts as the multi-exit net's defence has candidates, and attacked with more starts than that net has "
-        "forms of attack. An exit that is passed has been paid for. Rows of version 1 of the tiers left images out of "
-        "the cost under slowdown, so they show none.\n\n"
+        "## Exits against the static net\n\nBoth networks are trained with attacks of equally many steps. The static "
+        "network's training attack has one random start for each candidate of the multi-exit network's defence. In "
+        "evaluation, the static network is attacked from more starts than the other has forms of attack. The cost of "
+        "an image includes all exits that it passes. Version 1 of the tiers left images out of the cost under "
+        "slowdown; its rows therefore show none.\n\n"
     )
     return text + table(head, body), claims
 
 
 def _under_slowdown(row: Row) -> str:
-    """What is saved under an attack on cost; rows of version 1 counted too few images to say it."""
+    """The share saved under an attack on the cost; rows of version 1 left images out, so they show none."""
     return f"{100 * saved(row, 'macs_attacked'):.0f} %" if row["tier_version"] > 1 else "not measured again"
 
 
@@ -99,7 +100,7 @@ def _steps(row: Row) -> str:
 
 
 def matrix(rows: list[Row]) -> str:
-    """Trained with × attacked with: RA at exit = 1."""
+    """RA at exit = 1, by defence in training and form of attack."""
     trained = ("none", "main", "average", "max-average", "routed")
     tested = ("exit-6", "average", "max-average", "routed", "slowdown", "all")
     body, best = [], {}
@@ -127,17 +128,18 @@ def matrix(rows: list[Row]) -> str:
     winner = max(best, key=lambda d: best[d]) if best else "none yet"
     head = ["trained with", "SA", *(f"RA, {'main exit' if t == 'exit-6' else t}" for t in tested)]
     text = (
-        "## Defences against attacks on exits\n\nFashion-MNIST, ResNet-20 of width 8, 6 000 images, 5 epochs, "
-        "PGD-20, exit = 1 (the fitted policy), 200 test images (an interval is about ± 6.5 points). `all` "
-        f"is the worst case per example over every form. Highest under `all`: **{winner}**.\n\n"
+        "## Defences against attacks on exits\n\nEach line is a ResNet-20 of width 8, trained on 6 000 images of "
+        "Fashion-MNIST for 5 epochs. RA is measured under PGD-20 at exit = 1 (the fitted policy) on 200 test images; "
+        "an interval is about ± 6.5 points. `all` is the worst case per example over all forms of attack. The highest "
+        f"RA under `all` is that of **{winner}**.\n\n"
     )
     return text + table(head, body)
 
 
 def three_dials(rows: list[Row]) -> str:
     """Robustness × width × exit in one network, on both data sets."""
-    text = "## Three live dials in one network\n\nexits + widths + a dual norm.\n"
-    head = ["robustness (t)", "width", "exit", "SA", "RA", "MACs, clean"]
+    text = "## Three live dials in one network\n\nThe network has exits, widths and a dual norm (`rdi-slim-dual`).\n"
+    head = ["robustness (t)", "width", "exit", "SA", "RA", "MACs per clean image"]
     for name, run in (("Fashion-MNIST", "three-dials"), ("CIFAR-10 subset", "c10-three-dials")):
         found = [r for r in worst_rows(rows) if r["run"] == run]
         body = [
@@ -156,7 +158,7 @@ def three_dials(rows: list[Row]) -> str:
 
 
 def latency(rows: list[Row]) -> tuple[str, list[list[str]]]:
-    """Real early exit against the static net, per batch size."""
+    """Real early exit against the static network, for each batch size."""
     body, claims = [], []
     for r in rows:
         q = r["ratio"]
@@ -180,5 +182,12 @@ def latency(rows: list[Row]) -> tuple[str, list[list[str]]]:
             )
     if not body:
         return "", []
-    head = ["", "batch", "early exit ÷ static, median [quartiles]", "of summed times", "ms", "static ms", "batches"]
-    return "## Latency of real early exit (clean test images)\n\n" + table(head, body), claims
+    head = [
+        *("", "batch", "early exit ÷ static, median [quartiles]", "ratio of summed times"),
+        *("ms, early exit", "ms, static", "batches"),
+    ]
+    text = (
+        "## Latency of real early exit (clean test images)\n\nImages leave the batch at their exit, so that later "
+        "layers run on fewer images. The static network has no exits.\n\n"
+    )
+    return text + table(head, body), claims

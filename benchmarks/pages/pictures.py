@@ -11,7 +11,7 @@ from plain import Row, worst_rows
 from rheostat.reports.dial_plots import COLOURS, MARKS
 
 SHOWN = ("oat", "dual", "float", "floats-0.3", "smart", "mixing")
-"""The methods that the study's picture shows."""
+"""The methods in the study's picture."""
 
 
 def one_dial(rows: list[Row]) -> Figure:
@@ -68,7 +68,7 @@ def dials(rows: list[Row]) -> Figure | None:
             *_points(r for _, r in dedicated(rows, group)), "kx", markersize=8, label="dedicated network at one λ"
         )
         axes.set_title(group.name, fontsize=10)
-        axes.set_xlabel("robust accuracy by PGD-20, %")
+        axes.set_xlabel("robust accuracy under PGD-20, %")
         axes.set_ylabel("standard accuracy, %")
         axes.grid(alpha=0.25)
     named = [a.get_legend_handles_labels() for a in figure.axes]
@@ -100,7 +100,7 @@ def widths(rows: list[Row]) -> Figure:
                 label=name,
                 markerfacecolor=COLOURS[i] if kind == "robust" else "white",
             )
-    axes.set_xlabel("MACs an image, millions (width 0.5, 0.75, 1)")
+    axes.set_xlabel("MACs per image, millions (width 0.5, 0.75, 1)")
     axes.set_ylabel("accuracy, %")
     axes.grid(alpha=0.25)
     axes.legend(fontsize=7)

@@ -1,7 +1,7 @@
-"""Rows as plain dicts, which is how the pages read them: the one place between the schema and these scripts.
+"""Rows as plain dicts: the only place between the schema and the scripts of the pages.
 
-A plain row has the fields of docs/row.md, nested as in the file, without those that do not apply; but
-`rule` is there always (None: the model's own dial), and `bits` says where its bits lie.
+A plain row has the fields of docs/row.md, nested as in the file, without those that do not apply. It always has `rule`
+(None: the model's own dial), and `bits` is the file of its rows.
 """
 
 from __future__ import annotations
@@ -20,19 +20,19 @@ Row = dict[str, Any]
 
 
 def read_rows_plain(path: str | Path) -> list[Row]:
-    """The rows of a file as plain dicts; timings and costs as they are."""
+    """The rows of a file as plain dicts; rows of timings and costs are unchanged."""
     if holds_timings(path):
         return read_timings(path)
     return [{"rule": None, **row.plain(), "bits": str(path)} for row in files.read_rows(path)]
 
 
 def typed(row: Row) -> TypedRow:
-    """A plain row as the schema has it, for functions of the package."""
+    """A plain row as a row of the schema, for functions of the package."""
     return TypedRow.model_validate({k: v for k, v in row.items() if k != "bits"})
 
 
 def worst_rows(rows: list[Row]) -> list[Row]:
-    """The rows of worst cases over attacks: what curves and tables are made of."""
+    """The rows of worst cases over attacks, from which curves and tables are made."""
     return [r for r in rows if r["attack"]["name"] == "worst"]
 
 

@@ -42,7 +42,7 @@ def mean_difference(pairs: list[tuple[torch.Tensor, torch.Tensor]]) -> tuple[flo
 
 
 def section(rows: list[Row], results: Path) -> str:
-    """bf16 training less fp32 training for each method and point; missing runs are named."""
+    """bf16 training minus fp32 training for each method and point; missing runs are named."""
     body, missing = [], []
     for method in METHODS:
         found: Rows = {
@@ -55,7 +55,17 @@ def section(rows: list[Row], results: Path) -> str:
             missing.append(method)
         for place in shared:
             body.append(_line(method, place, {key: by_point[place] for key, by_point in found.items()}, results))
-    head = ["", "λ", "SA, fp32", "SA, bf16", "RA, fp32", "RA, bf16", "SA, bf16 less fp32", "RA", "within ± 2"]
+    head = [
+        "",
+        "λ",
+        "SA, fp32",
+        "SA, bf16",
+        "RA, fp32",
+        "RA, bf16",
+        "SA, bf16 minus fp32",
+        "RA, bf16 minus fp32",
+        "within ± 2",
+    ]
     return (
         "## Training in bf16 beside training in fp32\n\n`benchmarks/queues/precision.toml`: Fashion-MNIST, 10 000 "
         "images, 6 epochs, a narrow ResNet-8, two seeds. Both sides are judged in fp32 by PGD-20 on the same "
@@ -85,7 +95,7 @@ def _line(method: str, place: float, here: dict[tuple[str, str], Row], results: 
 
 
 def attacks(rows: list[Row], results: Path) -> str:
-    """RA under attacks in bf16 less RA under the same attacks in fp32, for the first network of each method."""
+    """RA under attacks in bf16 minus RA under the same attacks in fp32, for the first network of each method."""
     body = []
     for method in METHODS:
         for tier in ("quick", "standard"):
@@ -98,7 +108,7 @@ def attacks(rows: list[Row], results: Path) -> str:
             }
             if len(found) == 2:
                 body.append([method, tier, *_attacked(found, results)])
-    head = ["", "tier", "n", "RA, fp32", "RA, bf16", "RA, bf16 less fp32", "above by at most 0.2"]
+    head = ["", "tier", "n", "RA, fp32", "RA, bf16", "RA, bf16 minus fp32", "above by at most 0.2"]
     return (
         "## Attacks in bf16, judged in fp32\n\n`rheostat evaluate --attack-precision auto` takes gradients in bf16, "
         "judges every image in fp32, and repeats the last quarter of the steps in fp32 for images that did not fool. "

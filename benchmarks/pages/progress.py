@@ -1,4 +1,4 @@
-"""The sections of docs/appendix on what has run: the study's queue, the papers' own settings."""
+"""Sections of docs/appendix on progress: the study's queue and the papers' own settings."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ QUEUES = Path(__file__).parents[1] / "queues"
 
 
 def state() -> str:
-    """How far the study's queue is, from the rows."""
+    """The progress of the study's queue, from the rows."""
     runs = read_queue(QUEUES / "study.toml")
     read = functools.cache(read_rows)
     left = [r.name for r in runs if not recorded(r, read)]
     return (
-        "## The study's queue\n\n`rheostat queue benchmarks/queues/study.toml --list` says the same. "
-        f"{len(runs) - len(left)} of {len(runs)} entries have all their rows"
-        + (f"; open: {', '.join(left)}.\n" if left else ".\n")
+        f"## The study's queue\n\n{len(runs) - len(left)} of {len(runs)} entries have all their rows"
+        + (f". Open: {', '.join(left)}" if left else "")
+        + ". `rheostat queue benchmarks/queues/study.toml --list` prints this list.\n"
     )
 
 
 def papers(rows: list[Row]) -> str:
-    """What of the papers' own settings has run."""
+    """The runs with the papers' own settings, and which of them have rows."""
     body = []
     for file in sorted((QUEUES / "paper").glob("*.toml")):
         for run in read_queue(file):
@@ -35,6 +35,6 @@ def papers(rows: list[Row]) -> str:
             where = f"{len(found)} points" if found else "not yet run"
             body.append([f"`benchmarks/queues/paper/{file.name}`", run.name, run.recipe, where])
     return (
-        "## The papers' own settings\n\nEach needs a CUDA machine; one command continues where the last ended.\n\n"
-        + table(["queue", "run", "recipe", ""], body)
+        "## The papers' own settings\n\nEach run needs a machine with CUDA. The same command continues a run that was "
+        "stopped.\n\n" + table(["queue", "run", "recipe", "measured"], body)
     )

@@ -1,4 +1,4 @@
-"""What the replays of arrivals show: the goals of the default controller cell by cell, and where it falls short."""
+"""The goals of the default controller in replays of arrivals, cell by cell, and where it falls short."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ from plain import Row
 
 DEFAULT, BEFORE = "goodput", "slack"
 WITHIN = 0.01
-"""How far below the best fixed point the effective accuracy may lie."""
+"""The largest allowed shortfall of effective accuracy from the best fixed point."""
 CLOSED = 0.5
-"""The least share of the gap in answers in time, from the safest point to the oracle, that is to be closed."""
+"""The share of the gap in answers in time, from the safest point to the oracle, that must be closed."""
 Cell = tuple[str, float]
 CHANGES = ("late admission", "batches that fill", "every size", "equal worths")
 
 
 def fixed(values: dict[str, float]) -> dict[str, float]:
-    """Those of the fixed points, the ladder's first one first."""
+    """The values of the fixed points, beginning with the first point of the ladder."""
     return {name: value for name, value in values.items() if name.startswith("only ")}
 
 
 def windows(rows: list[Row]) -> dict[Cell, list[Row]]:
-    """Trace × load → a row a window, that of the tuning first: effective accuracy and answers in time by policy."""
+    """(trace, load) → one row per window, the window of the tuning first, with the results of each policy."""
     found: dict[Cell, list[Row]] = defaultdict(list)
     tuned: dict[Cell, Row] = {}
     for r in rows:
@@ -39,13 +39,13 @@ def windows(rows: list[Row]) -> dict[Cell, list[Row]]:
 
 
 def above(row: Row, policy: str = DEFAULT) -> float:
-    """Effective accuracy (clean) above the best fixed point's, which is chosen with hindsight."""
+    """Effective accuracy (clean) minus that of the best fixed point, which is chosen in hindsight."""
     values = row["effective_clean"]
     return float(values[policy] - max(fixed(values).values()))
 
 
 def closed(row: Row) -> float | None:
-    """The share of the gap in answers in time that is closed; None where no oracle was asked."""
+    """The share of the gap in answers in time that is closed; None without results of the oracle."""
     values = row["slo"]
     if "oracle" not in values:
         return None
@@ -55,7 +55,7 @@ def closed(row: Row) -> float | None:
 
 
 def verdict(load: float, rows: list[Row]) -> str:
-    """met, or not met and in which windows."""
+    """The verdict of a cell: "met", or "not met" with the windows at fault."""
     low = [f"window {r['window']}: {100 * above(r):+.1f} points" for r in rows if above(r) < -WITHIN]
     gaps = [(r["window"], closed(r)) for r in rows] if load >= 1 else []
     low += [f"window {w}: {100 * g:.0f} % of the gap" for w, g in gaps if g is not None and g < CLOSED]
@@ -82,18 +82,19 @@ def goals(rows: list[Row]) -> tuple[str, list[list[str]]]:
                 verdict(load, found),
             ]
         )
-    head = ["trace", "load", f"{BEFORE} → {DEFAULT}, window 0", f"{BEFORE}: mean", "worst", f"{DEFAULT}: mean", "worst"]
+    head = ["trace", "load", f"{BEFORE} → {DEFAULT}, window 0"]
+    head += [f"{policy}, other windows: {kind}" for policy in (BEFORE, DEFAULT) for kind in ("mean", "worst")]
     count = max(len(found) for found in cells.values()) - 1
     text = (
-        f"\n#### The goals, cell by cell\n\nThe controller `{DEFAULT}` (the default) was made on window 0, the first "
-        f"arrivals of each trace, and then judged once on {count} others: the windows of a trace that follow, and "
-        f"other seeds of Poisson arrivals. Figures are points of effective accuracy (clean) above that of the best "
-        f"fixed point, which is chosen with hindsight for each window; `{BEFORE}` is the default of before. "
-        "The goal: at most 1 point below in every window, and at a load of 1 and more at least half of the gap in "
-        "answers in time closed, "
-        "from the safest fixed point to the oracle.\n\n"
+        f"\n#### The goals, cell by cell\n\nThe default controller `{DEFAULT}` was tuned on window 0, the first "
+        f"arrivals of each trace. It was then tested once on {count} other windows: later ones of the traces, and "
+        f"other seeds of the Poisson process. `{BEFORE}` is the previous default. Figures are the effective accuracy "
+        "(clean) minus that of the best fixed point, in points; that point is chosen in hindsight for each "
+        "window.\n\nThere are two goals. In every window, the controller is at most 1 point below that fixed point. At "
+        "a load of 1 or more, it closes at least half of the gap in answers in time between the safest fixed point and "
+        "the oracle.\n\n"
     )
-    text += table([*head, "least gap closed", "goal"], body)
+    text += table([*head, "smallest share of the gap closed", "both goals"], body)
     return text, _claims(cells)
 
 
@@ -106,20 +107,21 @@ def _spread(values: list[float]) -> list[str]:
 def _claims(cells: dict[Cell, list[Row]]) -> list[list[str]]:
     every = [(cell, r) for cell, found in cells.items() for r in found]
     found = []
-    for label, confirming in (("the window of the tuning", False), ("windows and seeds of confirmation", True)):
+    for label, confirming in (("window of the tuning", False), ("other windows and seeds", True)):
         chosen = [above(r) for _, r in every if (r["window"] > 0) == confirming]
         if chosen:
             found.append(
                 [
                     f"effective accuracy (clean) within 1 point of the best fixed point's, simulated, {label}",
-                    f"{sum(v >= -WITHIN for v in chosen)} of {len(chosen)} replays; at worst {100 * min(chosen):+.1f}",
+                    f"{sum(v >= -WITHIN for v in chosen)} of {len(chosen)} replays; at worst {100 * min(chosen):+.1f} "
+                    "points",
                     "met" if min(chosen) >= -WITHIN else "not met",
                 ]
             )
     met = sum(verdict(load, rows) == "met" for (_, load), rows in cells.items())
     found.append(
         [
-            "both goals in all windows, by trace × load, simulated",
+            "both goals in all windows of a cell (trace × load), simulated",
             f"{met} of {len(cells)} cells",
             "met" if met == len(cells) else "not met",
         ]
@@ -127,24 +129,28 @@ def _claims(cells: dict[Cell, list[Row]]) -> list[list[str]]:
     gaps = [g for (_, load), r in every if load >= 1 and (g := closed(r)) is not None]
     found.append(
         [
-            "half of the gap in answers in time from the safest point to the oracle closed, load 1 to 1.5, simulated",
-            f"{sum(g >= CLOSED for g in gaps)} of {len(gaps)} replays; at least {100 * min(gaps):.0f} %",
+            "half of the gap in answers in time between safest point and oracle closed, load 1 to 1.5, simulated",
+            f"{sum(g >= CLOSED for g in gaps)} of {len(gaps)} replays; smallest share {100 * min(gaps):.0f} %",
             "met" if min(gaps) >= CLOSED else "not met",
         ]
     )
     gained = [100 * (r["effective_clean"][DEFAULT] - r["effective_clean"][BEFORE]) for _, r in every]
     found.append(
         [
-            f"{DEFAULT} against {BEFORE}, effective accuracy (clean), simulated",
+            f"effective accuracy (clean), `{DEFAULT}` minus `{BEFORE}`, simulated",
             f"{min(gained):+.1f} to {max(gained):+.1f} points, mean {sum(gained) / len(gained):+.1f}",
-            "better" if min(gained) > 0 else "better on average, not in each" if sum(gained) > 0 else "not better",
+            "better"
+            if min(gained) > 0
+            else "better on average, not in all replays"
+            if sum(gained) > 0
+            else "not better",
         ]
     )
     return found
 
 
 def shortfall(rows: list[Row]) -> str:
-    """Where the distance to the oracle comes from, a row a cell; empty where that was not measured."""
+    """The sources of the shortfall from the oracle, one row per cell; empty if they were not measured."""
     kept = [r for r in rows if r["how"] == "shortfall"]
     if not kept:
         return ""
@@ -162,29 +168,32 @@ def shortfall(rows: list[Row]) -> str:
                 *(f"{100 * (r[k] - r[DEFAULT]):+.1f}" for k in CHANGES),
             ]
         )
-    head = ["trace", "load", "window", "oracle", "thresholds, in hindsight", DEFAULT, "inherent", "policy"]
+    head = ["trace", "load", "window", "oracle", "thresholds in hindsight", DEFAULT, "inherent", "policy"]
     text = (
-        "\n#### Where the rest is lost\n\nOne thing is changed at a time, effective accuracy (clean). *Thresholds, in "
-        "hindsight*: the point by how many requests wait, with the limits that were best for this very window. "
-        "*Inherent*: the oracle minus the best of everything here that does not know the future. *Policy*: that best "
-        f"minus `{DEFAULT}`. The last four columns are changes to `{DEFAULT}`: everybody is admitted and those who can "
-        "no longer be answered are refused when a batch ends; batches wait to fill for 5, 10 or 20 % of the deadline "
-        "(the best of the three); every size of batch is tried; answers of all points count the same.\n\n"
+        "\n#### Where the rest is lost\n\nFigures are effective accuracies (clean). *Thresholds in hindsight* selects "
+        "the point by the number of waiting requests, with the limits that were best for this window. *Inherent* is "
+        "the oracle minus the best policy here that does not know the future. *Policy* is that best minus "
+        f"`{DEFAULT}`.\n\nThe last four columns are the gains by one change to `{DEFAULT}` at a time:\n\n"
+        "- *late admission*: every request is admitted, and those that can no longer be answered in time are refused "
+        "when a batch ends;\n"
+        "- *batches that fill*: a batch waits to fill for 5, 10 or 20 % of the deadline (the best of the three);\n"
+        "- *every size*: every batch size is tried;\n"
+        "- *equal worths*: the answers of all points count the same.\n\n"
     )
     return text + table([*head, *CHANGES], body) + _reading(kept)
 
 
 def _reading(kept: list[Row]) -> str:
-    """What the table says, in sentences."""
+    """The findings of the table, in sentences."""
     lost = sum(r["oracle"] - r[DEFAULT] for r in kept)
     causal = [max(r[k] for k in ("thresholds", DEFAULT, *CHANGES)) for r in kept]
     inherent = sum(r["oracle"] - c for r, c in zip(kept, causal, strict=True))
     admission, fill, size = (max(abs(r[k] - r[DEFAULT]) for r in kept) for k in CHANGES[:3])
     gained = max(r["thresholds"] - r[DEFAULT] for r in kept)
     return (
-        f"\nOf all that `{DEFAULT}` loses to the oracle over these cells, at most {100 * inherent / lost:.0f} % is "
-        "inherent: no rule tried that does not know the future reaches it (a better one may exist). Late instead "
-        f"of early admission changes a cell by at most {100 * admission:.1f} points, waiting for batches to fill by "
-        f"{100 * fill:.1f}, more sizes of batch by {100 * size:.1f}; thresholds that know the window gain at most "
-        f"{100 * gained:.1f}.\n"
+        f"\nAt most {100 * inherent / lost:.0f} % of what `{DEFAULT}` loses to the oracle in these cells is inherent: "
+        "no rule tried here that does not know the future recovers it, but a better rule may exist. Late admission "
+        f"changes a cell by at most {100 * admission:.1f} points, waiting for batches to fill by at most "
+        f"{100 * fill:.1f} and more batch sizes by at most {100 * size:.1f}. Thresholds that know the window gain at "
+        f"most {100 * gained:.1f} points.\n"
     )

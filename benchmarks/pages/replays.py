@@ -1,4 +1,4 @@
-"""The section of docs/results.md on a server under production arrivals, and the picture of one replay."""
+"""The section of docs/appendix on a server under production arrivals, and the picture of one replay."""
 
 from __future__ import annotations
 
@@ -27,14 +27,15 @@ def section(rows: list[Row]) -> tuple[str, list[list[str]]]:
     first = rows[0]
     parts = [
         "## A server under load (`python benchmarks/measure/serve_trace.py`)\n",
-        f"Azure LLM inference traces 2023 (code, conversation) and Poisson arrivals, rescaled to a mean load of what "
-        f"the ladder's first point carries. Effective accuracy is the share of images answered correctly within "
-        f"the deadline, five times the first point's time for one request; {percent(first['attacked_share'])} % of "
-        f"the requests are attacked by {first['attack']} at the point that answers; the simulation takes each point's "
-        f"SA and RA for every image, and its controllers know them. `only X` is the same server with one "
-        f"point, admission control included; the oracle knows every arrival. RA is measured under "
-        f"{first['attack']} on {first['test_images']} test images and under nothing else. On "
-        f"{first['hardware']['device']}, one thread, a machine that other jobs share.\n",
+        "Arrivals are those of the Azure LLM inference traces of 2023 (code, conversation) and of a Poisson process. "
+        "They are rescaled so that a load of 1 is what the ladder's first point can carry. *Effective accuracy* is the "
+        "share of images that are answered correctly within the deadline, which is five times the first point's time "
+        f"for one request. The attack {first['attack']}, made at the point that answers, hits "
+        f"{percent(first['attacked_share'])} % of the requests. The simulation uses each point's SA and RA for every "
+        "image, and its controllers know them.\n",
+        "`only X` is the same server with one point, with admission control. The oracle knows all arrivals in advance. "
+        f"RA is measured under {first['attack']} alone, on {first['test_images']} test images. Times are those of one "
+        f"thread of {first['hardware']['device']}, on a machine that other jobs share.\n",
         _ladder(first),
     ]
     claims: list[list[str]] = []
@@ -47,12 +48,12 @@ def section(rows: list[Row]) -> tuple[str, list[list[str]]]:
             text, more = goals(rows)
             parts += [text, shortfall(rows)]
             claims += more
-    parts.append("![one replay](../serve_trace.png)\n")
+    parts.append("![One replay over time](../serve_trace.png)\n")
     return "\n".join(parts), claims
 
 
 def sentence(rows: list[Row]) -> str:
-    """What the ladder buys, for README: the code trace at 1.5 of what the first point carries, simulated."""
+    """The gain by the ladder: the code trace at 1.5 times the load that the first point carries, simulated."""
     group = {r["policy"]: r for r in rows if (r["how"], r["trace"], r["load"]) == ("simulated", "code", 1.5)}
     if not group:
         return ""
@@ -72,8 +73,8 @@ def sentence(rows: list[Row]) -> str:
 
 def _about(row: Row) -> str:
     return (
-        f"{row['images_per_request']} image(s) a request; the first point carries {row['capacity']:.0f} requests a "
-        f"second; deadline {row['deadline_ms']:.2f} ms.\n"
+        f"Images per request: {row['images_per_request']}. The first point carries {row['capacity']:.0f} requests per "
+        f"second. The deadline is {row['deadline_ms']:.2f} ms.\n"
     )
 
 
@@ -84,7 +85,7 @@ def _ladder(row: Row) -> str:
         one, *_, most = point["ms"].items()
         cells = [percent(point[f"{k}_accuracy"]) for k in ("clean", "robust")]
         body.append([name, at, *cells, f"{one[1]:.2f}", f"{most[1] / int(most[0]):.2f}"])
-    return table(["point", "dials", "SA", "RA", "ms of one image", "ms an image, largest batch"], body)
+    return table(["point", "dials", "SA", "RA", "ms, one image", "ms per image, largest batch"], body)
 
 
 def _fixed(group: dict[str, Row]) -> list[Row]:
@@ -92,7 +93,7 @@ def _fixed(group: dict[str, Row]) -> list[Row]:
 
 
 def _best(group: dict[str, Row]) -> Row:
-    """The fixed point of most effective accuracy on clean images: chosen with hindsight."""
+    """The fixed point with the highest effective accuracy on clean images, chosen in hindsight."""
     return max(_fixed(group), key=lambda r: r["effective_clean"])
 
 
@@ -120,35 +121,36 @@ def _table(groups: dict[Key, dict[str, Row]]) -> str:
                     points,
                 ]
             )
-    head = ["trace", "load", "policy", "effective SA", "effective RA", "in time, %", "503, %", "ms p50 / p99"]
-    return table([*head, "good answers a second", "time at each point, %"], body)
+    head = ["trace", "load", "policy", "effective SA", "effective RA", "in time, %", "503, %", "ms, p50 / p99"]
+    return table([*head, "correct in time, per second", "time at each point, %"], body)
 
 
 def _claims(how: str, groups: dict[Key, dict[str, Row]]) -> list[list[str]]:
-    """The default controller against the older ones, and over HTTP against the fixed points too."""
+    """The default controller against older ones and, over HTTP, against the fixed points."""
     found = []
+    where = "over HTTP" if how == "live" else how
     if how == "live":
         below = [100 * (_best(g)["effective_clean"] - g[DEFAULT]["effective_clean"]) for g in groups.values()]
         found.append(
             [
-                f"effective accuracy (clean) within 1 point of the best fixed point's, {how}, {len(below)} replays",
-                f"{sum(b <= 1 for b in below)} of {len(below)}; at most {max(below):+.1f} points below",
+                f"effective accuracy (clean) within 1 point of the best fixed point's, {where}, {len(below)} replays",
+                f"{sum(b <= 1 for b in below)} of {len(below)} replays; largest shortfall {max(below):+.1f} points",
                 "met" if max(below) <= 1 else "not met",
             ]
         )
     old = [100 * (g[DEFAULT]["effective_clean"] - g["steps"]["effective_clean"]) for g in groups.values()]
     found.append(
         [
-            f"{DEFAULT} against steps after late batches, effective accuracy (clean), {how}",
+            f"effective accuracy (clean), `{DEFAULT}` minus `steps` (a step down after late batches), {where}",
             f"{min(old):+.1f} to {max(old):+.1f} points",
-            "better" if min(old) > 0 else "not better in each",
+            "better" if min(old) > 0 else "not better in all replays",
         ]
     )
     return found
 
 
 def picture(rows: list[Row]) -> Figure | None:
-    """One replay over time: arrivals a second, the time of each answer, its point."""
+    """One replay over time: arrivals, and the time and the point of each answer."""
     kept = [r for r in rows if "line" in r]
     if not kept:
         return None

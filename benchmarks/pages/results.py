@@ -1,4 +1,4 @@
-"""docs/results.md: what was asked, what came out and what surprised us, in one short page made from the rows."""
+"""docs/results.md: questions, results and surprises on one short page, generated from the rows."""
 
 from __future__ import annotations
 
@@ -14,34 +14,35 @@ from study import standard
 
 CIFAR = next(g for g in GROUPS if g.name == "CIFAR-10 subset, seed 0")
 NAMES = {"OAT and OATS": "oat", "FLOAT and FLOATS": "float", "SMART": "smart", "RDI-Nets": "rdi"}
-"""How the headings of the papers' claims begin, and the composition whose page tells more."""
+"""The first words of the headings of the papers' claims → the composition with a page."""
 ABOUT: dict[str, tuple[tuple[int, int], str]] = {
     "oat": (
         (6, 4),
-        "One OAT network keeps up with a network trained for each λ on both data sets. It loses where time is counted: "
-        "widths and training steps cost more than their operations predict.",
+        "On both data sets, one OAT network matches the networks trained for one λ. It falls short on time: widths and "
+        "training steps cost more than their operations predict.",
     ),
     "float": (
         (15, 10),
-        "FLOAT's costs are as claimed: few parameters, no latency once folded, a step far cheaper than OAT's. Its "
-        "accuracy above OAT's shows only with twice the epochs, and there partly because of the additional updates.",
+        "FLOAT's costs are as claimed: few parameters, no latency once folded, and a step far cheaper than OAT's. Its "
+        "accuracy exceeds OAT's only with twice the epochs, partly because of the additional updates.",
     ),
     "smart": (
         (4, 0),
-        "The sparsity at OAT's trade-off holds on both data sets and seeds, with ten epochs instead of six.",
+        "SMART reaches OAT's trade-off with the claimed sparsity on both data sets and seeds, in ten epochs instead "
+        "of six.",
     ),
     "rdi": (
         (1, 4),
-        "Exits save the operations that the paper claims. Accuracy and robustness not lower hold on MNIST alone, and "
-        "the operations saved are not time saved on a CPU.",
+        "Exits save the operations that the paper claims. Only on MNIST are accuracy and robustness not lower. On a "
+        "CPU, the saved operations are not saved time.",
     ),
 }
-"""By composition: what decided, and the verdicts (met, not met) that it was written for; left out where they change."""
+"""Composition → the verdicts (met, not met) that a summary was written for, and the summary; omitted if they change."""
 
 
 @dataclass(frozen=True)
 class Found:
-    """What the rows gave: all rows, where they lie, claims by section, comparisons, and rows of other files."""
+    """The rows and what follows from them: claims by section, comparisons, and rows of other files."""
 
     rows: list[Row]
     folder: Path
@@ -52,7 +53,7 @@ class Found:
 
 
 def count(lines: Lines, verdict: str) -> int:
-    """How many lines have a verdict."""
+    """The number of lines with a verdict."""
     return sum(line[2].partition(":")[0] == verdict for line in lines)
 
 
@@ -67,7 +68,7 @@ def papers(found: Found) -> list[tuple[str, str, Lines]]:
 
 
 def verdicts(found: Found) -> str:
-    """A table: per paper and for our own bars, how many claims are met, not met, not yet run."""
+    """A table of the number of claims by verdict, for each paper and for our own bars."""
     body = [
         [heading, *(str(count(lines, v)) for v in ("met", "not met", "not significantly different", "not yet run"))]
         for heading, lines in found.sections.items()
@@ -76,7 +77,7 @@ def verdicts(found: Found) -> str:
 
 
 def ends(found: Found) -> str:
-    """A table: both ends of every dial on the CIFAR-10 subset, at about equal numbers of attacked images."""
+    """A table of both ends of every dial on the CIFAR-10 subset, at about equal numbers of attacked images."""
     took, body = steps(found.read["speed"]), []
     runs = {"dual, 6 epochs": ("dual", CIFAR.runs["dual"]), "OAT, 6 epochs": ("oat", CIFAR.runs["oat"])}
     runs |= {TWICE[m]: (m.partition("-")[0], run) for m, run in CIFAR.twice.items()}
@@ -91,62 +92,65 @@ def ends(found: Found) -> str:
     return table(head, body)
 
 
-def page(found: Found, appendices: str) -> str:
-    """The whole page."""
+def page(found: Found, appendices: str, caption: str | None) -> str:
+    """The whole page. `caption` is that of the picture if it shows a model that ships."""
     counted = [line for lines in found.sections.values() for line in lines]
     short, longer = (curve(found.rows, run["dual"])[0] for run in (CIFAR.runs, CIFAR.twice))
     epochs = f"{short['train']['epochs']} or {longer['train']['epochs']}"
     data = f"{short['train']['images']:,}".replace(",", " ")
     parts = [
         "# Results\n",
-        "Written by `python benchmarks/pages/build.py` from the rows in `benchmarks/results/`; no figure here was "
-        "typed. SA is standard accuracy, RA robust accuracy, t the position of the dial ([glossary](glossary.md)); "
-        "brackets are 95 % intervals.\n",
+        "This page is generated by `python benchmarks/pages/build.py` from the rows in `benchmarks/results/`; no "
+        "figure was typed. SA is standard accuracy, RA is robust accuracy, and t is the position of the dial "
+        "([glossary](glossary.md)). Brackets are 95 % intervals.\n",
         "## What was asked\n",
         "Four papers claim that one network can replace several: trained once, it offers many balances of accuracy "
-        "and robustness, and some of them also trade compute. We asked three questions of each: does the claim hold "
-        "at a scale that two CPU cores can train; is the method better than what a user would do without it; and "
-        "does the answer survive a stronger attack? The settings of the papers themselves need a GPU and have not "
-        "run: [what has and has not](appendix/deployment.md#the-papers-own-settings).\n",
-        f"Training was short on purpose: {data} images, {epochs} epochs, a narrow ResNet-8, on Fashion-MNIST and "
-        "CIFAR-10, two seeds. Such figures order methods that were trained alike. They do not say what long training "
-        "reaches.\n",
+        "and robustness, and in some papers also of compute. We asked three questions about each. Does the claim hold "
+        "at a scale that two CPU cores can train? Is the method better than plain alternatives? Does the answer hold "
+        "under a stronger attack? The settings of the papers need a GPU and have not run yet "
+        "([state](appendix/deployment.md#the-papers-own-settings)).\n",
+        f"Training was short on purpose: a narrow ResNet-8 on {data} images of Fashion-MNIST or CIFAR-10, for {epochs} "
+        "epochs, with two seeds. Such figures order methods that were trained alike. They do not show what long "
+        "training reaches.\n",
         "## What came out\n",
         "".join(f"{n}. {sentence}\n" for n, sentence in enumerate(sentences(found, ""), 1)),
-        "![One dial](trade_off.png)\n",
-        f"*{CIFAR.name}, {', '.join(longer['attack']['of'])} (tier `{longer['tier']}`) at the very point, "
+        "![SA against RA along one dial](trade_off.png)\n",
+        caption
+        or f"*{CIFAR.name}, {', '.join(longer['attack']['of'])} (tier `{longer['tier']}`) made at each position; "
         f"{longer['n']} images of the `{longer['split']}` split.*\n",
-        f"Both ends of the dial, same data, split and seed. Rows with {longer['train']['epochs']} epochs, and OAT with "
-        "smaller batches, made as many updates on about as many attacked images:\n",
+        f"Both ends of each dial of the study ({CIFAR.name}, `{longer['split']}` split). Networks with "
+        f"{longer['train']['epochs']} epochs, and OAT with smaller batches, made as many updates on about as many "
+        "attacked images:\n",
         ends(found),
         "## Paper by paper\n",
-        f"{len(counted)} claims and bars in all ([every one](appendix/claims.md)):\n",
+        f"There are {len(counted)} claims and bars ([list](appendix/claims.md)):\n",
         verdicts(found),
     ]
     parts += [
-        f"**[{heading}](methods/{method}.md).** {count(lines, 'met')} of {len(lines)} met, {count(lines, 'not met')} "
-        f"not met, {count(lines, 'not yet run')} not yet run. {_decided(method, lines)}\n"
+        f"**[{heading}](methods/{method}.md).** Verdicts on {len(lines)} claims: {count(lines, 'met')} met, "
+        f"{count(lines, 'not met')} not met, {count(lines, 'not yet run')} not yet run. {_decided(method, lines)}\n"
         for heading, method, lines in papers(found)
     ]
     parts += [
         "## What surprised us\n",
         "".join(f"- {text}\n" for text in surprising(found)),
-        "The figures behind each: [claims](appendix/claims.md#what-surprised-us).\n",
+        "[Claims](appendix/claims.md#what-surprised-us) has the figures.\n",
         "## What these figures do not say\n",
-        "- RA is an upper bound: a stronger attack can only lower it. Rows of tier `quick` are under PGD-20 alone; "
-        "[what stronger attacks found](appendix/study.md#the-robust-end-under-stronger-attacks).\n"
-        "- One training run per cell and seed. Intervals are over test images, and cover no variation of training.\n"
+        "- RA is an upper bound: a stronger attack can only lower it. Rows of the tier `quick` are under PGD-20 alone; "
+        "[stronger attacks](appendix/study.md#the-robust-end-under-stronger-attacks) found more.\n"
+        "- Each figure is from one training run. Intervals reflect the sample of test images, not the variation "
+        "between training runs.\n"
         "- Nothing was chosen on the test split. Dials were calibrated on images held out of training.\n",
         "## Appendices\n",
         appendices,
-        "Short answers to *which method should I take*: [which method for which need](which.md). Each method has "
-        "[a page of its own](methods/index.md).\n",
+        "[Which method for which need](which.md) gives short answers. Each method has [a page of its "
+        "own](methods/index.md).\n",
     ]
     return "\n".join(parts)
 
 
 def sentences(found: Found, to: str) -> list[str]:
-    """The results in five sentences; links are relative to `docs/`, which is `to`."""
+    """The results in five items; `to` is the path to `docs/` that links begin with."""
     oat = next(lines for heading, method, lines in papers(found) if method == "oat")
     matched = [line for line in oat if line[0].startswith("mean of SA and RA") and line[2] != "not yet run"]
     equal = [line for line in found.alternatives if "equal MACs" in line[0]]
@@ -154,18 +158,19 @@ def sentences(found: Found, to: str) -> list[str]:
     doubled = [line for line in found.alternatives if "twice the MACs" in line[0]]
     less = sum(line[2] == "worse" for line in later)
     return [
-        f"One OAT network matches a network trained for each balance in {count(matched, 'met')} of {len(matched)} "
+        f"One OAT network matches networks trained for one balance each in {count(matched, 'met')} of {len(matched)} "
         f"comparisons ([claims]({to}appendix/claims.md)).",
-        f"At equal compute, a dial beats switching between two networks in {count(equal, 'better')} of {len(equal)} "
-        f"comparisons; it {'rarely' if 2 * count(doubled, 'better') < len(doubled) else 'often'} beats mixing two "
-        f"networks at twice the compute ([study]({to}appendix/study.md#every-dial-against-plain-alternatives)).",
-        "A second set of norms (`dual`) already makes a good dial, and richer conditioning adds little to it: FLOAT, "
-        f"trained as long, is better in {_against_dual(found)} comparisons "
+        f"At equal compute, a dial is significantly better than switching between two networks in "
+        f"{count(equal, 'better')} of {len(equal)} comparisons. It "
+        f"{'rarely' if 2 * count(doubled, 'better') < len(doubled) else 'often'} beats mixing two networks at twice "
+        f"the compute ([study]({to}appendix/study.md#every-dial-against-plain-alternatives)).",
+        "A second set of norms (`dual`) already makes a good dial, and richer conditioning adds little: FLOAT, trained "
+        f"for as long, is significantly better in {_against_dual(found)} comparisons "
         f"([study]({to}appendix/study.md#at-equal-numbers-of-attacked-images)).",
-        f"OAT leads at equal epochs because each of its steps costs more: given equal numbers of attacked images, "
-        f"{len(later) - less} of {len(later)} rivals are no longer behind it "
+        f"OAT leads at equal epochs because each of its steps costs more. At equal numbers of attacked images, "
+        f"{len(later) - less} of {len(later)} rivals are not significantly worse "
         f"([study]({to}appendix/study.md#at-equal-numbers-of-attacked-images)).",
-        f"Early exit saves more operations than time: at most {_most(found, 'of MACs saved')} % of the operations, and "
+        f"Early exit saves more operations than time: at most {_most(found, 'of MACs saved')} % of the operations and "
         f"{_most(found, 'latency saved')} % of the latency of a large batch "
         f"([exits]({to}appendix/exits.md#latency-of-real-early-exit-clean-test-images)).",
     ]
@@ -187,13 +192,13 @@ def _against_dual(found: Found) -> str:
 
 
 def _most(found: Found, claim: str) -> int:
-    """The largest percentage among the measured claims on exits that hold this text."""
+    """The largest percentage among the measured claims on exits that contain this text."""
     lines = [line for line in found.sections["RDI-Nets (Hu et al., ICLR 2020)"] if claim in line[0] and line[1]]
     return max(int(line[1].partition(" ")[0]) for line in lines)
 
 
 def surprising(found: Found) -> list[str]:
-    """The first sentence of each surprise, which says what it is; figures are in the appendix."""
+    """The first sentence of each surprise; the figures are in the appendix."""
     said = (
         surprises.time(found.equal),
         surprises.two_networks(found.alternatives),

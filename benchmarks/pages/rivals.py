@@ -1,4 +1,4 @@
-"""The section of docs/results.md on rivals: weights on a segment, two networks mixed, at equal attacked images."""
+"""The section of docs/appendix on rivals: weights on a segment and two mixed networks, at equal attacked images."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ METHODS = {
     "line": "line, sampled",
     "line-halves": "line, halves",
     "lora": "LoRA, one adapter",
-    "lora-per-end": "LoRA, one an end (PaLoRA)",
+    "lora-per-end": "LoRA, one adapter per end (PaLoRA)",
     "mixing": "logit mixing",
     "mixednuts": "MixedNUTS",
 }
@@ -52,16 +52,16 @@ HEAD = [
     "SA, t = 1",
     "RA, t = 1",
     "RA, t = 1, PGD-20 alone",
-    "area less OAT's",
-    "area less dual's",
+    "area minus OAT's",
+    "area minus dual's",
     "MACs, t = 0.5",
     "parameters",
-    "training s (shared machine)",
+    "training, s (shared machine)",
 ]
 
 
 def gap(rows: list[Row], results: Path, pattern: str, run: str, other: str) -> str:
-    """The difference of two dials' areas on the same images, by the worst case of all attacks; empty without rows."""
+    """The difference of the areas of two dials on the same images, in the worst case over attacks, or ""."""
     lines = [curve(rows, pattern.format(name)) for name in (run, other)]
     base = next(iter(find(rows, pattern.format("pgd-at-1"), None)), None)
     if run == other or not all(lines) or base is None or lines[0][0]["n"] != lines[1][0]["n"]:
@@ -108,7 +108,7 @@ def dedicated(rows: list[Row], group: str, pattern: str) -> list[list[str]]:
 
 
 def barriers(rows: list[Row], results: Path) -> str:
-    """How far the middle of a naive segment lies below the mean of its ends, on the same images."""
+    """The distance of the middle of a naive segment below the mean of its ends, on the same images."""
     body = []
     for data, short in (("Fashion-MNIST", "fmnist"), ("CIFAR-10 subset", "c10")):
         for kind, name in NAIVE.items():
@@ -128,27 +128,27 @@ def barriers(rows: list[Row], results: Path) -> str:
         "ends",
         "seed",
         "λ = 0, SA / RA",
-        "λ = 0.5",
-        "λ = 1",
-        "SA of the middle less the ends' mean",
-        "the same, RA",
+        "λ = 0.5, SA / RA",
+        "λ = 1, SA / RA",
+        "SA, middle minus mean of the ends",
+        "RA, middle minus mean of the ends",
     ]
     return (
-        "### The naive rival\n\nWeights, biases and norms of a standard and a robust network interpolated, statistics "
-        "re-estimated on training images at every λ (`benchmarks/measure/naive_segment.py`). A barrier is a middle "
-        "below the mean of the ends.\n\n" + table(head, body)
+        "### The naive rival\n\nThe weights, biases and norms of a standard and a robust network are interpolated. At "
+        "each λ, the statistics are estimated again on training images (`benchmarks/measure/naive_segment.py`). There "
+        "is a barrier if the middle lies below the mean of the ends.\n\n" + table(head, body)
     )
 
 
 def below(first: torch.Tensor, middle: torch.Tensor, last: torch.Tensor) -> tuple[float, float, float]:
-    """(mean, low, high) of the middle less the mean of both ends, paired by example; normal 95 % interval."""
+    """(mean, low, high) of the middle minus the mean of both ends, paired by example; normal 95 % interval."""
     found = middle - (first + last) / 2
     spread = 1.96 * float(found.std()) / len(found) ** 0.5
     return float(found.mean()), float(found.mean()) - spread, float(found.mean()) + spread
 
 
 def section(rows: list[Row], results: Path) -> str:
-    """The whole section; what has no rows is said to be not yet run."""
+    """The whole section; networks without rows are marked as not yet run."""
     body: list[list[str]] = []
     for group, pattern in GROUPS.items():
         if not any(r["run"] == pattern.format(m) for r in rows for m in (*METHODS, *DEDICATED)):
@@ -159,15 +159,18 @@ def section(rows: list[Row], results: Path) -> str:
     pattern = GROUPS["Fashion-MNIST, seed 0"]
     tried = [line_of(rows, results, "Fashion-MNIST, seed 0", pattern, method, name) for method, name in TRIED.items()]
     picture = (
-        "![rivals](rivals.png)\n\n" if any(curve(rows, p.format(m)) for p in GROUPS.values() for m in METHODS) else ""
+        "![SA against RA along the dials of the rivals](../rivals.png)\n\n"
+        if any(curve(rows, p.format(m)) for p in GROUPS.values() for m in METHODS)
+        else ""
     )
     return (
-        "## Rivals, at equal attacked images\n\n`rheostat queue benchmarks/queues/rivals.toml`: every dial has seen "
-        "50 000 attacked images. RA is the worst case per example of PGD-20 and PGD-50 on the margin; of two networks "
-        "mixed also of PGD-20 on each of them, and of MixedNUTS of both attacks around its nonlinearity. Areas as "
-        "above, paired bootstrap 95 %, eleven positions.\n\n"
+        "## Rivals, at equal attacked images\n\n`rheostat queue benchmarks/queues/rivals.toml` trains these networks; "
+        "each dial sees 50 000 attacked images. RA is the worst case per example over PGD-20 and PGD-50 on the margin "
+        "loss. Two mixed networks are also attacked by PGD-20 on each of them alone, and MixedNUTS by both attacks "
+        "with its nonlinearity bypassed. Differences of areas over eleven positions are in square points, with paired "
+        "bootstrap 95 % intervals ([definition](study.md#every-dial-against-plain-alternatives)).\n\n"
         + table(HEAD, body)
-        + f"\n{picture}### What else was tried of the rivals\n\n"
+        + f"\n{picture}### Other settings of the rivals\n\n"
         + table(HEAD, tried)
         + "\n"
         + barriers(rows, results)

@@ -1,4 +1,4 @@
-"""The section of docs/results.md on Square's budget: what each finds by itself and after white-box attacks."""
+"""The section of docs/appendix on Square's budget: RA under Square alone and after white-box attacks."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from plain import Row, read_bits, worst_rows
 from rheostat.results.intervals import paired
 
 REFERENCE = "square"
-"""What `standard` ran in version 1 of the tiers: 1 000 queries, the beginning of the schedule."""
+"""The attack of `standard` in version 1 of the tiers: 1 000 queries, the beginning of the schedule."""
 
 
 def budget(rows: list[Row], results: Path) -> str:
-    """A line for each network and Square: RA by itself, RA over white-box and Square, gain over version 1, seconds."""
+    """A line for each network and budget: RA under Square alone, RA under both, gain over version 1, seconds."""
     found = worst_rows(rows)
     body = []
     for run in dict.fromkeys(r["run"] for r in found):
@@ -36,16 +36,17 @@ def budget(rows: list[Row], results: Path) -> str:
         "Square",
         "RA, Square alone",
         "RA, worst of both",
-        f"images more than `{REFERENCE}` takes, points",
-        "s",
+        f"further images fooled than with `{REFERENCE}`, points",
+        "seconds",
         "n",
     ]
     text = (
-        "## How many queries Square needs (`python benchmarks/measure/square_budget.py`)\n\nNetworks trained by "
-        "one-step attacks, and the same behind a layer that rounds pixels to 8 values, where gradients are 0 and the "
-        "white-box attacks find next to nothing. Square's squares shrink along a schedule made for 10 000 queries: "
-        "`squareN` runs its beginning, `squareN-rescaled` all of it. `standard` runs `square2000-rescaled` (version 2 "
-        f"of the tiers; version 1 ran `{REFERENCE}`, 1 000 queries). The white-box attacks are PGD-20, FGSM, MI-FGSM, "
-        "APGD-CE and APGD-T; seconds are on a machine shared with other work.\n\n"
+        "## How many queries Square needs (`python benchmarks/measure/square_budget.py`)\n\nThe networks were trained "
+        "with one-step attacks. Each is also measured behind a layer that rounds pixels to 8 values; there gradients "
+        "are 0, and white-box attacks find almost nothing. The white-box attacks are PGD-20, FGSM, MI-FGSM, APGD-CE "
+        "and APGD-T.\n\nThe squares of Square shrink along a schedule for 10 000 queries. `squareN` runs the beginning "
+        "of the schedule, and `squareN-rescaled` the whole schedule in N queries. `standard` runs "
+        f"`square2000-rescaled`; in version 1 of the tiers it ran `{REFERENCE}`, with 1 000 queries. Seconds were "
+        "measured on a machine shared with other work.\n\n"
     )
     return text + table(head, body)

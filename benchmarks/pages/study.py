@@ -1,4 +1,4 @@
-"""Sections of docs/appendix on the study: every dial against plain alternatives, CIFAR-10, stronger attacks."""
+"""Sections of docs/appendix on the study: dials against plain alternatives, CIFAR-10, stronger attacks."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ class Areas:
         self.reference = reference(rows, group)
 
     def gap(self, run: str, other: str, *, ends: bool = False) -> tuple[str, str, int] | None:
-        """(text, verdict, n) of a run less another over the most images both have; None where none.
+        """(text, verdict, n) of a run minus another, on the largest number of images of both; None if they share none.
 
-        `ends` takes the other's two ends alone.
+        With `ends`, only the two ends of the other count.
         """
         mine, theirs = curves(self.rows, run), curves(self.rows, other)
         shared = set(mine) & set(theirs)
@@ -35,7 +35,7 @@ class Areas:
 
 
 def alternatives(rows: list[Row], results: Path) -> tuple[str, list[list[str]]]:
-    """Every dial against `dual`, and against logit mixing at twice the compute and at the same."""
+    """Every dial against `dual`, and against logit mixing at twice the compute and at equal compute."""
     body, claims = [], []
     for group in GROUPS:
         areas = Areas(rows, results, group)
@@ -56,17 +56,18 @@ def alternatives(rows: list[Row], results: Path) -> tuple[str, list[list[str]]]:
                         claims.append([f"{METHODS[method]} against {name} ({group.name})", *found[:2]])
             body.append([group.name, METHODS[method], ", ".join(sorted(counts)), *line])
     text = (
-        "## Every dial against plain alternatives\n\nDifference of the area dominated in (SA, RA) above (SA of the "
-        "dedicated model at λ = 1 less 2 points, 0), in square points, on the same images, paired bootstrap 95 %; "
-        "eleven positions of the dial. Logit mixing holds a standard and a robust network: between its ends "
-        "an image costs two passes; at equal MACs it has its two ends alone.\n\n"
+        "## Every dial against plain alternatives\n\nThe area under a dial is the area that its eleven positions "
+        "dominate in the plane of SA and RA. It counts only above the SA of the dedicated model at λ = 1 minus 2 "
+        "points. The table shows differences of areas in square points, on the same images, with paired bootstrap 95 % "
+        "intervals. Logit mixing has a standard and a robust network, and an image costs two passes between its ends. "
+        "At equal MACs, it is restricted to its two ends.\n\n"
     )
-    head = ["", "method", "n", "less dual", "less logit mixing (twice the MACs)", "less logit mixing (equal MACs)"]
+    head = ["", "method", "n", "minus dual", "minus logit mixing (twice the MACs)", "minus logit mixing (equal MACs)"]
     return (text + table(head, body), claims) if body else ("", [])
 
 
 def equal_attacks(rows: list[Row], results: Path, speed: list[Row]) -> tuple[str, list[list[str]]]:
-    """Methods that train in halves with as many attacked images as OAT, and OAT with as many updates."""
+    """Methods that train in halves, with as many attacked images as OAT, and OAT with as many updates."""
     step = steps(speed)
     body, claims = [], []
     for group in GROUPS:
@@ -93,9 +94,9 @@ def equal_attacks(rows: list[Row], results: Path, speed: list[Row]) -> tuple[str
                     claims.append([f"{TWICE[method]}, against {name} ({group.name})", *found[:2]])
     text = (
         "## At equal numbers of attacked images\n\nA method that trains in halves attacks half of each batch, and its "
-        "step costs about half of OAT's. Here it has 12 epochs where OAT has 6, and so twice its updates; OAT "
-        "with batches of 64 instead of 128 has as many updates as they at its own cost (its ratio is by passes). "
-        "Areas as above.\n\n"
+        "step costs about half of OAT's. Here it has 12 epochs instead of OAT's 6, and therefore makes twice as many "
+        "updates. OAT with batches of 64 instead of 128 makes as many updates at its own cost; its time is counted in "
+        "passes. Areas are defined as above.\n\n"
     )
     head = [
         "",
@@ -103,14 +104,14 @@ def equal_attacks(rows: list[Row], results: Path, speed: list[Row]) -> tuple[str
         "training time ÷ OAT's (steps of `make bench`)",
         "SA, t = 0",
         "RA, t = 1",
-        "less OAT",
-        "less dual, 12 epochs",
+        "area minus OAT's",
+        "area minus that of dual, 12 epochs",
     ]
     return (text + table(head, body), claims) if body else ("", [])
 
 
 def orders(before: list[list[str]], after: list[list[str]]) -> str:
-    """Comparisons by PGD-20 beside the same under a stronger attack, and how many verdicts change."""
+    """Comparisons under PGD-20 and under a stronger attack, and how many verdicts change."""
     found = {line[0]: line[1:] for line in after}
     body = [[*line, *found[line[0]]] for line in before if line[0] in found]
     if not body:
@@ -118,16 +119,17 @@ def orders(before: list[list[str]], after: list[list[str]]) -> str:
     turned = [line for line in body if line[2] != line[4]]
     opposite = [line for line in body if {line[2], line[4]} == {"better", "worse"}]
     text = (
-        "## Do these orders stand under a stronger attack?\n\nPGD-50 on the margin loss after PGD-20, at all eleven "
-        f"points, 1 000 images: {len(turned)} of {len(body)} verdicts change, {len(opposite)} to their opposite. Areas "
-        "are smaller as RA is; what they lie above is an SA, the same under every attack.\n\n"
+        "## Do these orders stand under a stronger attack?\n\nThe comparisons are repeated on 1 000 images with PGD-50 "
+        f"on the margin loss after PGD-20, at all eleven points: {len(turned)} of {len(body)} verdicts change, "
+        f"{len(opposite)} of them to the opposite. The areas are smaller because RA is lower; the SA above which they "
+        "count is the same under every attack.\n\n"
     )
-    head = ["", "by PGD-20", "", "by PGD-20 and PGD-50 on the margin", ""]
+    head = ["", "under PGD-20", "verdict", "under PGD-20 and PGD-50 on the margin", "verdict"]
     return text + table(head, body)
 
 
 def standard(rows: list[Row], run: str) -> Row | None:
-    """A run's most robust end by `standard`."""
+    """The row of a run at its robust end under `standard`."""
     found = find(rows, run, None, tier="standard")
     return next((r for r in found if r["at"].get("robustness", 1.0) == 1.0), None)
 
@@ -174,9 +176,10 @@ def cifar(rows: list[Row]) -> str:
         return ""
     some = next(r for r in worst_rows(rows) if r["run"].startswith("c10-pgd-at-"))
     text = (
-        f"## CIFAR-10 subset\n\n{some['train']['images']} training images, {some['train']['epochs']} epochs unless "
-        "said otherwise, ResNet-8 of width 16, PGD-2 in training, eps 8/255; PGD-20 on 1 000 test images, `standard` "
-        "on 200. So short a training does not tell what these methods reach; it compares them on equal terms.\n\n"
+        "## CIFAR-10 subset\n\nEach network is a ResNet-8 of width 16, trained with PGD-2 at eps 8/255 on "
+        f"{some['train']['images']} images for {some['train']['epochs']} epochs, unless its name says otherwise. RA is "
+        "measured under PGD-20 on 1 000 test images, and under `standard` on 200. Such short training compares the "
+        "methods on equal terms; it does not show what they can reach.\n\n"
     )
     head = [
         "",
@@ -188,13 +191,13 @@ def cifar(rows: list[Row]) -> str:
         "RA, t = 1, `standard`",
         "MACs at t = 1",
         "parameters",
-        "training s (shared machine)",
+        "training, s (shared machine)",
     ]
     return text + table(head, body)
 
 
 def stronger(rows: list[Row]) -> tuple[str, list[list[str]]]:
-    """The robust end of every run under PGD-20, the tiers above it, and AutoAttack, on the same images."""
+    """The robust end of every run under `quick`, `standard` and `full`, on the same images."""
     body, gaps = [], []
     for run in dict.fromkeys(r["run"] for r in rows if r["tier"] in ("standard", "full")):
         said: dict[str, Row] = {}
@@ -202,7 +205,7 @@ def stronger(rows: list[Row]) -> tuple[str, list[list[str]]]:
             for r in rows:
                 if (r["run"], r["tier"], r["at"].get("robustness", 1.0)) == (run, tier, 1.0):
                     name = r["attack"]["name"]
-                    # What stands after all attacks of `standard` is the row of its last one.
+                    # The row of the last attack of `standard` has the images that survive all its attacks.
                     said |= {name: r} if name in ("pgd20", "square", "autoattack", "worst") else {}
         if not {"pgd20", "square", "worst"} <= set(said):
             continue
@@ -225,8 +228,8 @@ def stronger(rows: list[Row]) -> tuple[str, list[list[str]]]:
     claims = (
         [
             [
-                f"`standard` within 1 point of AutoAttack after it, robust ends of the study ({len(gaps)} runs)",
-                f"largest gap {max(gaps):.1f} points",
+                f"`standard` within 1 point of AutoAttack after it, at robust ends of the study ({len(gaps)} runs)",
+                f"largest difference {max(gaps):.1f} points",
                 "met" if max(gaps) <= 1 else "not met",
             ]
         ]
@@ -234,8 +237,16 @@ def stronger(rows: list[Row]) -> tuple[str, list[list[str]]]:
         else []
     )
     text = (
-        "## The robust end under stronger attacks\n\nt = 1, the same images for every attack; AutoAttack (its standard "
-        "version) runs only on images that `standard` failed to fool, so that column is the worst case of both.\n\n"
+        "## The robust end under stronger attacks\n\nAll attacks run at t = 1 on the same images. AutoAttack (standard "
+        "version) runs only on images that `standard` failed to fool, so its column is the worst case of both.\n\n"
     )
-    head = ["run", "n", "SA", "RA by PGD-20 (`quick`)", "`standard`", "and AutoAttack (`full`)", "flags"]
+    head = [
+        "run",
+        "n",
+        "SA",
+        "RA, PGD-20 (`quick`)",
+        "RA, `standard`",
+        "RA, `standard` and AutoAttack (`full`)",
+        "flags",
+    ]
     return text + table(head, body), claims

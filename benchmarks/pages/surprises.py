@@ -1,101 +1,96 @@
-"""What we did not expect: a section of docs/appendix/claims.md, each sentence said only where its rows bear it out."""
+"""Surprises: a section of docs/appendix/claims.md, in which each sentence appears only if its rows support it."""
 
 from __future__ import annotations
 
 from plain import Row, worst_rows
 
 Lines = list[list[str]]
+EQUAL = "study.md#at-equal-numbers-of-attacked-images"
+PLAIN = "study.md#every-dial-against-plain-alternatives"
+"""The sections of docs/appendix with the figures of comparisons."""
+
+
+def counted(lines: Lines) -> str:
+    """The verdicts of comparisons with their numbers: 2 better, 1 worse."""
+    verdicts = [line[2] for line in lines]
+    return ", ".join(f"{verdicts.count(v)} {v}" for v in dict.fromkeys(verdicts))
 
 
 def noise(lines: Lines, alphas: list[Row]) -> str:
-    """FLOAT against the dual norm that it comes with, trained as long."""
+    """FLOAT against `dual`, trained for as long."""
     pairs = ("FLOAT against dual", "FLOAT, 12 epochs, against dual")
     found = [x for x in lines if x[0].startswith(pairs)]
-    verdicts = [verdict for _, _, verdict in found]
-    if not found or not alphas or verdicts.count("better") > len(found) / 2:
+    if not found or not alphas or sum(x[2] == "better" for x in found) > len(found) / 2:
         return ""
     least, most = min(min(r["value"]) for r in alphas), max(max(r["value"]) for r in alphas)
-    counts = ", ".join(f"{verdicts.count(v)} {v}" for v in dict.fromkeys(verdicts))
     return (
-        "**Noise on the weights buys little over the dual norm that it comes with.** Area less dual's, both trained as "
-        f"long, square points ({counts}): "
-        + "; ".join(f"{_epochs(a)}{_place(a)} {b}" for a, b, _ in found)
-        + f". The learned α stay between {least:.2f} and {most:.2f}; where FLOAT is cheap, `dual` is as cheap."
+        "**Noise on the weights adds little to the dual norm that it comes with.** Verdicts on FLOAT's area in "
+        f"{len(found)} comparisons with `dual`, both trained for as long: {counted(found)} ([6 epochs]({PLAIN}), "
+        f"[12 epochs]({EQUAL})). The learned α lie between {least:.2f} and {most:.2f}. Where FLOAT is cheap, `dual` is "
+        "as cheap."
     )
 
 
 def time(equal: Lines) -> str:
-    """Whether OAT's lead over a method that trains in halves outlives as many attacked images."""
+    """Whether OAT's lead over methods that train in halves remains at equal numbers of attacked images."""
     lines = [x for x in equal if "against OAT" in x[0] and not x[0].startswith("OAT")]
     if not lines:
         return ""
     ahead = [line for line in lines if line[2] == "worse"]
-    behind = [line for line in lines if line[2] == "better"]
     if len(ahead) == len(lines):
-        head = "OAT does not win at equal epochs only because each of its steps costs more."
-        told = "every one stays behind it"
+        head = "OAT's lead at equal epochs is not only due to the cost of its steps."
     elif not ahead:
-        head, told = "OAT wins at equal epochs only because each of its steps costs more.", "none stays behind it"
+        head = "OAT leads at equal epochs only because each of its steps costs more."
     else:
-        head = "Part of OAT wins at equal epochs only because each of its steps costs more."
-        told = f"{len(lines) - len(ahead)} of {len(lines)} are no longer behind it"
-    if behind:
-        told += f", and {len(behind)} of {len(lines)} lie ahead"
-    said = "; ".join(f"{a.partition(',')[0]}, {_place(a)}: {b}" for a, b, _ in lines)
+        head = "OAT leads at equal epochs partly because each of its steps costs more."
     return (
-        f"**{head}** Methods that train in halves attack half of each batch. Given twice the epochs, so as many "
-        f"attacked images in about the same time, {told}. Area under their dials less OAT's, square points: {said}."
-        + _updates(equal)
+        f"**{head}** Methods that train in halves attack half of each batch. With twice the epochs, they see as many "
+        "attacked images as OAT in about the same time. Verdicts on the areas under their dials in "
+        f"{len(lines)} comparisons with OAT: {counted(lines)} ([figures]({EQUAL}))." + _updates(equal)
     )
 
 
 def _updates(equal: Lines) -> str:
-    """OAT with half the batch, and so as many updates as methods in halves have in twice the epochs."""
+    """OAT with half the batch, which makes as many updates as methods in halves with twice the epochs."""
     found = [x for x in equal if x[0].startswith("OAT, batches of 64") and "against dual" in x[0]]
     if not found:
         return ""
-    verdicts = [verdict for _, _, verdict in found]
-    counts = ", ".join(f"{v} in {verdicts.count(v)} of {len(found)}" for v in dict.fromkeys(verdicts))
     return (
-        " What they gain is updates: OAT with half the batch, as many updates at its own cost, is against `dual` at 12 "
-        f"epochs {counts}: " + "; ".join(f"{_place(a)} {b}" for a, b, _ in found) + "."
+        " Their gain comes from more updates, because OAT with half the batch makes as many updates at its own cost. "
+        f"Verdicts on its area in {len(found)} comparisons with `dual` at 12 epochs: {counted(found)}."
     )
 
 
 def two_networks(lines: Lines) -> str:
-    """What keeping two networks and mixing their logits is worth, at twice the compute."""
+    """The value of two networks whose logits are mixed, at twice the compute."""
     found = [line for line in lines if "twice the MACs" in line[0]]
+    equal = [line for line in lines if "equal MACs" in line[0]]
     ahead = [line for line in found if line[2] == "better"]
-    behind = [line for line in found if line[2] == "worse"]
     if not found:
         return ""
-    names = ", ".join(f"{a.partition(' against')[0]} ({_place(a)})" for a, _, _ in ahead)
+    names = " and ".join(f"{a.partition(' against')[0]} on {_place(a)}" for a, _, _ in ahead)
     return (
-        f"**Two networks and a weighted mean of their logits are hard to beat, if twice the compute is free.** Of "
-        f"{len(found)} dials, {len(behind)} lie below them, {len(ahead)} above"
-        + (f" ({names})" if names else "")
-        + ". At equal compute it is the other way about: see the claims."
+        "**Two networks and a weighted mean of their logits are hard to beat, if twice the compute is free.** Verdicts "
+        f"on the areas under {len(found)} dials, compared with theirs: {counted(found)}"
+        + (f". The better ones are {names}" if names else "")
+        + f". Verdicts at equal compute: {counted(equal)} ([figures]({PLAIN}))."
     )
 
 
 def pgd20(believed: list[Row]) -> str:
-    """By how much PGD-20 flattered."""
+    """By how much PGD-20 overestimated robust accuracy."""
     gaps: dict[tuple[str, float], dict[str, float]] = {}
     for r in believed:
         if r["tier"] == "standard" and r["attack"]["name"] in ("pgd20", "worst"):
             gaps.setdefault((r["run"], r["at"]["robustness"]), {})[r["attack"]["name"]] = r["robust_accuracy"]
-    shown = [
-        f"{run} at λ = {at:g}: {100 * g['pgd20']:.1f} → {100 * g['worst']:.1f}"
-        for (run, at), g in gaps.items()
-        if len(g) == 2
-    ]
-    if not shown:
+    lower = [100 * (g["pgd20"] - g["worst"]) for g in gaps.values() if len(g) == 2]
+    if not lower:
         return ""
     return (
-        "**PGD-20 flatters.** `quick` against `standard` on the same images: "
-        + "; ".join(shown)
-        + ". Curves here are by `quick` unless they say otherwise; what it hides at every robust end is in the table "
-        "of stronger attacks."
+        f"**PGD-20 overestimates robust accuracy.** On the same images, `standard` finds an RA that is "
+        f"{min(lower):.1f} to {max(lower):.1f} points lower ([figures](evaluation.md#the-tiers-against-autoattack)). "
+        "Curves on these pages are under `quick` unless they say otherwise. The robust ends were also attacked "
+        "[more strongly](study.md#the-robust-end-under-stronger-attacks)."
     )
 
 
@@ -112,14 +107,14 @@ def masks(rows: list[Row]) -> str:
     if learned > random:
         return ""
     return (
-        f"**Learned masks did not beat random ones** in {len(found['learned'])} pairs of short runs: RA(1) "
-        f"{learned:.1f} on average against {random:.1f}. Six epochs are five changes of mask; nothing is said of "
-        "long training."
+        f"**Learned masks did not beat random ones** in {len(found['learned'])} pairs of short runs. The mean RA(1) is "
+        f"{learned:.1f} with learned masks and {random:.1f} with random masks. Six epochs allow only five changes of "
+        "mask, so this says nothing about long training."
     )
 
 
 def latency(rows: list[Row], exits: list[Row]) -> str:
-    """MACs that early exit saves, and the time that it saves."""
+    """The MACs and the time that early exit saves."""
     said = []
     for r in exits:
         found = [w for w in worst_rows(rows) if w["run"] == r["name"] and w["at"].get("exit") == 1.0]
@@ -127,39 +122,34 @@ def latency(rows: list[Row], exits: list[Row]) -> str:
         if r["batch"] == 256 and row is not None:
             less = 100 * (1 - row["macs"]["mean"] / row["macs_static"])
             faster = 100 * (1 - r["ratio"]["median"])
-            said.append(f"{r['name']} {less:.0f} % of the MACs, {faster:.0f} % of the time of a batch of 256")
+            said.append(f"{r['name']} saves {less:.0f} % of the MACs and {faster:.0f} % of the time of a batch of 256")
     if not said:
         return ""
     return (
-        f"**MACs saved are not time saved**: {'; '.join(said)}. The layers that every row passes are those of large "
-        "maps and few channels, slow for their MACs, and each exit adds small operators."
+        f"**Saved MACs are not saved time**: {'; '.join(said)}. The layers that all images pass have large maps and "
+        "few channels, which makes them slow for their MACs, and each exit adds small operators."
     )
 
 
 def widths(speed: list[Row]) -> str:
-    """What a training step of a slimmed net costs over its passes, on a narrow and a wide network."""
+    """The cost of a training step of a slimmable network, measured and predicted from its passes."""
     said = [
-        f"{r['a']} on {r['name'].partition(',')[0]} {r['ratio']['median']:.2f} of PGD-AT's step where its passes say "
-        f"{r['predicted']:.2f}"
+        f"{r['a']} on {r['name'].partition(',')[0]} {r['ratio']['median']:.2f} ({r['predicted']:.2f})"
         for r in speed
         if "every step" in r["name"] and r["a"] in ("oats", "float-slim")
     ]
     if not said:
         return ""
     return (
-        f"**Half the width is not a quarter of the time**, in training either: {'; '.join(said)}. Kernels work on "
-        "blocks of 16 channels, which narrow networks do not fill, and elementwise work falls with the width, not "
-        "with its square."
+        "**Half the width is not a quarter of the time**, in training either. A training step takes, in multiples of "
+        f"PGD-AT's and with the prediction from its passes in brackets: {'; '.join(said)}. Kernels work on blocks of "
+        "16 channels, which narrow networks do not fill. Elementwise work falls with the width, not with its square."
     )
 
 
 def section(*said: str) -> str:
-    """The bullets that have something to say."""
+    """The section, with the bullets that are not empty."""
     return "## What surprised us\n\n" + "\n".join(f"- {s}" for s in said if s) + "\n"
-
-
-def _epochs(claim: str) -> str:
-    return "12 epochs, " if "12 epochs" in claim else ""
 
 
 def _place(claim: str) -> str:

@@ -1,4 +1,4 @@
-"""The sections of docs/appendix on times and costs: `make bench`, folded latency, exports."""
+"""Sections of docs/appendix on times and costs: `make bench`, folded latency, exports."""
 
 from __future__ import annotations
 
@@ -33,15 +33,19 @@ def speed(rows: list[Row]) -> str:
         "a",
         "b",
         "ratio, median [quartiles]",
-        "passes predict",
+        "predicted from passes",
         "n",
         "bar",
-        "",
+        "verdict",
         "images/s",
-        "outside forward and backward",
+        "share outside forward and backward",
         "peak MiB (process)",
     ]
-    return table(head, body)
+    text = (
+        "## Speed (`make bench`)\n\nEach line is the time of a ÷ the time of b, measured in turns. With *measured ÷ "
+        "predicted*, that ratio is divided by the ratio predicted from the passes of a step.\n\n"
+    )
+    return text + table(head, body)
 
 
 def costs(found: list[Row]) -> str:
@@ -59,17 +63,18 @@ def costs(found: list[Row]) -> str:
         for r in found
         if "ratio" in r
     ]
-    head = ["folded latency", "batch", "ratio of medians [of quartiles]", "ms", "of ms", "bar", ""]
+    head = ["folded latency", "batch", "ratio of medians [of quartiles]", "ms, first", "ms, second", "bar", "verdict"]
     return (
-        "## Costs (`python benchmarks/measure/costs.py`)\n\n"
-        + table(["parameters, ResNet-34", ""], counts)
+        "## Costs (`python benchmarks/measure/costs.py`)\n\nThe first table counts parameters. The second compares the "
+        "latencies of two folded networks, measured in turns.\n\n"
+        + table(["ResNet-34", "parameters"], counts)
         + "\n"
         + table(head, body)
     )
 
 
 def exports(rows: list[Row]) -> tuple[str, list[list[str]]]:
-    """Every composition × network: parity of fold and file, and what folding costs."""
+    """Each composition on each network: parity of the folded model and of the file, and latency."""
     if not rows:
         return "", []
     body = [
@@ -89,17 +94,21 @@ def exports(rows: list[Row]) -> tuple[str, list[list[str]]]:
     found = [
         [
             f"folded ÷ plain ≤ 1.02, {len(rows)} compositions × networks, batch 32",
-            f"median {ratios[len(ratios) // 2]:.3f}, {over} above, most {ratios[-1]:.3f}",
+            f"median {ratios[len(ratios) // 2]:.3f}, largest {ratios[-1]:.3f}; {over} above 1.02",
             "met" if not over else "not met",
         ],
-        ["ONNX Runtime within 1e-4 of the model, the same", f"{worst:.1e}", "met" if worst <= 1e-4 else "not met"],
+        [
+            "ONNX Runtime within 1e-4 of the model, on the same",
+            f"largest gap {worst:.1e}",
+            "met" if worst <= 1e-4 else "not met",
+        ],
     ]
     head = [
         "network",
         "composition",
         "folded ÷ plain, batch 1",
         "batch 32",
-        "ms of 32: eager",
+        "ms, batch 32: eager",
         "folded",
         "plain",
         "ONNX Runtime",
@@ -107,7 +116,8 @@ def exports(rows: list[Row]) -> tuple[str, list[list[str]]]:
         "ONNX gap",
     ]
     text = (
-        "## Folded and exported (`python benchmarks/measure/exports.py`)\n\nThe robust end, the last exit, width 1; "
-        "the plain backbone is folded the same way. Gaps are of the largest logit.\n\n"
+        "## Folded and exported (`python benchmarks/measure/exports.py`)\n\nEach model is folded at the robust end, "
+        "the last exit and width 1. The plain backbone is folded in the same way. Gaps are relative to the largest "
+        "logit.\n\n"
     )
     return text + table(head, body), found

@@ -1,7 +1,7 @@
-"""docs/tutorials/*.py run, and their prose, code, outputs and pictures as docs/tutorials/*.md.
+"""Runs docs/tutorials/*.py and writes their prose, code, outputs and pictures to docs/tutorials/*.md.
 
-`python benchmarks/pages/tutorials.py [NAME ...]` runs them all, or those named, each in a process of its own. A script
-is in cells that begin with `# %%`; a cell of comments is prose.
+`python benchmarks/pages/tutorials.py [NAME ...]` runs all of them, or those named, each in a process of its own. A
+script consists of cells that begin with `# %%`; a cell of comments is prose.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ OUTPUT = '```text title="output"\n'
 
 @dataclass(frozen=True)
 class Cell:
-    """A piece of a script: prose, or code with the line it begins at."""
+    """A piece of a script: prose, or code with its first line."""
 
     text: str
     code: bool
@@ -47,7 +47,7 @@ def cells(script: str) -> list[Cell]:
 
 
 def page(script: str, outputs: list[str] | None = None) -> str:
-    """The Markdown of a script; without outputs, what stands between them."""
+    """The Markdown of a script, with its outputs if they are given."""
     parts, said = [], iter(outputs or [])
     for cell in cells(script):
         parts.append(f"```python\n{cell.text}\n```" if cell.code else cell.text)
@@ -57,7 +57,7 @@ def page(script: str, outputs: list[str] | None = None) -> str:
 
 
 def executed(path: Path, pictures: Path | None = None) -> list[str]:
-    """What each code cell printed and drew, as Markdown; runs in the current folder.
+    """Run a script in the current folder; the output of each code cell, printed and drawn, as Markdown.
 
     New PNG files are copied to `pictures` under the script's name.
     """
@@ -81,13 +81,13 @@ def executed(path: Path, pictures: Path | None = None) -> list[str]:
 
 
 def stem(path: Path) -> str:
-    """What a script's page is called."""
+    """The name of a script's page."""
     return path.stem.replace("_", "-")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("names", nargs="*", help="scripts without .py; default all")
+    parser.add_argument("names", nargs="*", help="scripts without .py; by default all")
     parser.add_argument("--here", action="store_true", help=argparse.SUPPRESS)
     given = parser.parse_args()
     paths = [FOLDER / f"{n}.py" for n in given.names] or sorted(FOLDER.glob("*.py"))

@@ -1,4 +1,4 @@
-"""src/rheostat/models/zoo.json: what ships, read from the models' files and their rows; nothing of it is typed in."""
+"""src/rheostat/models/zoo.json: the models that ship, read from their files and rows; nothing in it is typed."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from rheostat.results.rows import read_rows
 
 ROOT = Path(__file__).parents[2]
 FOLDERS: dict[Where, str] = {"package": "src/rheostat/models/artifacts", "repository": "models"}
-"""The folders of the files that ship, below the repository's."""
+"""The folders of the files that ship, relative to the repository."""
 INDEX = Path("src/rheostat/models/zoo.json")
 ROWS = ROOT / "benchmarks" / "results" / "zoo.jsonl"
 LICENCES = {
@@ -27,18 +27,18 @@ LICENCES = {
     "mnist": "CC BY-SA 3.0",
     "cifar10": "none stated",
 }
-"""What the authors of each data set published it under."""
+"""The licence under which the authors published each data set."""
 SHOWN = ((0.0, "quick"), (1.0, "quick"), (0.0, "standard"), (0.5, "standard"), (1.0, "standard"))
-"""The positions of the dial, with tiers, whose figures the index holds."""
+"""The positions of the dial and the tiers whose figures the index holds."""
 
 
 def place_of(size: int) -> Where:
-    """Where a file of so many bytes ships: up to 1.5 MB with the package."""
+    """Where a file of `size` bytes ships: up to 1.5 MB with the package."""
     return "package" if size <= LARGEST else "repository"
 
 
 def shipped(root: Path = ROOT, rows: Iterable[Row] | None = None) -> list[Shipped]:
-    """Every model that ships, by name, from the files below a repository's root and the rows of these very models."""
+    """All models that ship, by name, from the files below a repository's root and the rows of these models."""
     known = list(read_rows(ROWS) if rows is None else rows)
     files = [(where, f) for where, folder in FOLDERS.items() for f in (root / folder).glob("*.safetensors")]
     names = [f.stem for _, f in files]
@@ -76,7 +76,7 @@ def _entry(where: Where, file: Path, rows: list[Row]) -> Shipped:
 def along(rows: Iterable[Row], tier: str, *, split: str = "test") -> list[Row]:
     """The worst-case rows of one model along its dial, for an attacker who knows the point, by position.
 
-    Rows of one line are over the same number of images: the largest that any position was measured on.
+    All rows of a line have the same number of images: the largest on which any position was measured.
     """
     found = []
     for row in worst_rows(list(rows)):

@@ -61,7 +61,7 @@ def crossed(eps: float, right: int) -> list[Row]:
 
 def test_a_transfer_is_of_one_radius() -> None:
     rows = [*crossed(0.1, 8), *crossed(0.2, 3)]
-    assert [line.rpartition(" ")[2] for line in attacker_lines(rows)] == ["80.0", "30.0"]
+    assert [line.rpartition("; ")[2].partition(" ")[0] for line in attacker_lines(rows)] == ["80.0", "30.0"]
     figure = transfer_map(rows)
     assert figure is not None
     assert [text.get_text() for text in figure.axes[0].texts] == ["80"]

@@ -44,10 +44,9 @@ def card(
         *(f"- Dial `{d.name}`: {_positions(d.values, d.low, d.high)}" for d in model.dials.values()),
         "",
         "## Training\n",
-        f"Data `{data.get('name') or about.provenance.get('dataset', 'unknown')}`, "
-        f"{data.get('train_images') or 'all'} images, "
-        f"{train.get('epochs', '?')} epochs; training attack {_attack(attack)}, "
-        f"{about.threat.get('norm', '?')} eps {about.threat.get('eps', '?')}.\n",
+        f"Data: `{data.get('name') or about.provenance.get('dataset', 'unknown')}`, "
+        f"{data.get('train_images') or 'all'} images, {train.get('epochs', '?')} epochs. Training attack: "
+        f"{_attack(attack)}, {_threat(about)}.\n",
         *_training_flags(about),
         *([] if shipped is None else _data(shipped, about)),
         "## Measured\n",
@@ -55,8 +54,8 @@ def card(
     worst = worst_rows(rows)
     if not worst and shipped is not None and shipped.figures:
         parts += [
-            "Test images; SA is standard accuracy, RA the share still classified correctly after the attacks named; a "
-            f"stronger attack can only lower it. {BRACKETS}\n",
+            "Measured on test images. SA is standard accuracy. RA is the share of images still classified correctly "
+            f"after the attacks in the table; a stronger attack can only lower it. {BRACKETS}\n",
             "| t | SA % | RA % | attacks | tier | split | n |",
             "|---|---|---|---|---|---|---|",
             *(_figure(f) for f in shipped.figures),
@@ -66,10 +65,10 @@ def card(
         parts.append("Nothing has been measured: run `rheostat evaluate`.\n")
     else:
         parts += [
-            "SA, standard accuracy, is the share of images classified correctly; RA, robust accuracy, the share still "
-            "classified correctly after the named attacks at the same point; a stronger attack can only lower "
-            "it. t is the position of the dial, from 0 (most accurate) to 1 (most robust), and λ its scale before "
-            f"calibration. {BRACKETS}\n",
+            "SA, standard accuracy, is the share of images classified correctly. RA, robust accuracy, is the share "
+            "still classified correctly after the attacks in the table, made at the same point; a stronger attack can "
+            "only lower it. t is the position of the dial, from 0 (most accurate) to 1 (most robust); λ is its scale "
+            f"before calibration. {BRACKETS}\n",
             "| point | SA % | RA % | attacks | tier | split | n | M MACs | raised |",
             "|---|---|---|---|---|---|---|---|---|",
         ]
@@ -99,12 +98,18 @@ def card(
     parts += [
         "## Limits\n",
         "- These accuracies are measured, not certified.",
-        f"- The threat is {about.threat.get('norm', '?')} of {about.threat.get('eps', '?')}; other norms, larger "
-        "radii, patches, rotations and shifts of the data were not attacked.",
-        "- A client that can set the dial can choose the weakest point: set it by policy, never from a request.",
+        f"- The threat model is {_threat(about)}. Other norms, larger radii, patches, rotations and shifts of the data "
+        "were not tested.",
+        "- A client that can set the dial can choose the weakest point. Set the dial by policy, never from a request.",
         "",
     ]
     return visible("\n".join(parts), keep="\n\t")
+
+
+def _threat(about: About) -> str:
+    """The norm and the radius of the threat model: linf eps 0.2."""
+    eps = about.threat.get("eps", "?")
+    return f"{about.threat.get('norm', '?')} eps {f'{eps:.4g}' if isinstance(eps, float) else eps}"
 
 
 def _attack(section: dict[str, Any]) -> str:
@@ -116,7 +121,7 @@ def _attack(section: dict[str, Any]) -> str:
 
 
 def _data(shipped: Shipped, about: About) -> list[str]:
-    """What the data set is published under, and what is known of the copy that the model was trained on."""
+    """The licence of the data set, and a note about the copy on which the model was trained."""
     note = about.provenance.get("data_note", "")
     return ["## Data\n", f"`{shipped.data}`; licence: {shipped.licence}.{f' {note}' if note else ''}\n"]
 

@@ -12,9 +12,9 @@ from rheostat.results.row import Row
 TIER = "corruptions"
 """The tier of corruption rows, which involve no attack."""
 ABOUT = (
-    "Standard accuracy on corrupted images: means over the kinds at each severity (1 to 5), and the kind that costs "
-    "most at the highest. Made from the clean images by the definitions of Hendrycks & Dietterich (2019), from fixed "
-    "seeds; nobody attacks. Brackets are exact 95 % intervals."
+    "The table shows standard accuracy on corrupted images: the mean over the kinds of corruption at each severity (1 "
+    "to 5), and the kind that costs most at the highest severity. The images follow the definitions of Hendrycks & "
+    "Dietterich (2019) and fixed seeds; nobody attacks. Brackets are exact 95 % intervals."
 )
 
 

@@ -47,13 +47,13 @@ def attacker_lines(rows: list[Row]) -> list[str]:
             and r.attack.made_at != row.at
         ]
         best = min(crossed, key=lambda r: r.robust_accuracy, default=None)
-        text = f"{point_label(row)}: attacker who does not know the point {percent(row.robust_accuracy)}"
+        text = f"{point_label(row)}: RA {percent(row.robust_accuracy)} against an attacker who does not know the point"
         if best is not None:
             made = point_label(best, best.attack.made_at)
-            text += f", images made at {made} {percent(best.robust_accuracy)}"
+            text += f"; {percent(best.robust_accuracy)} on images made at {made}"
         lines.append(text)
     lines += [
-        f"attacker who may choose the point: {percent(r.robust_accuracy, r.interval.robust)}"
+        f"RA {percent(r.robust_accuracy, r.interval.robust)} against an attacker who may choose the point"
         for r in rows
         if r.knowledge == "chosen"
     ]

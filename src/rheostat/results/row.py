@@ -30,22 +30,29 @@ class AttackEntry(Part):
     """An attack and its budget in units of [0, 1]; for a worst case, the attacks that it covers."""
 
     name: str = Field(
-        description="The attack's name; `worst` (the worst case per example), `transfer`, `unknown` or `chosen`."
+        description="Name of the attack, or `worst` (the worst case per example), `transfer`, `unknown` or `chosen`."
     )
-    eps: float = Field(description="Radius.")
+    eps: float = Field(description="Radius of the ball.")
     norm: str = Field(description="`linf` or `l2`.")
-    steps: int | None = Field(None, description="Steps, or queries of Square.")
-    step_size: float | None = Field(None, description="Size of a step.")
-    restarts: int | None = Field(None, description="Random starts.")
-    loss: str | None = Field(None, description="The loss that is maximised.")
+    steps: int | None = Field(None, description="Number of steps; for Square, of queries.")
+    step_size: float | None = Field(None, description="Size of one step.")
+    restarts: int | None = Field(None, description="Number of random starts.")
+    loss: str | None = Field(None, description="Loss that the attack maximises.")
     form: str | None = Field(
-        None, description="What is attacked: `direct`, or a form of a multi-exit model (`average`)."
+        None,
+        description="Form of the attack: `direct` (on the logits), or one that the method defines, such as `average`.",
     )
-    eot: int | None = Field(None, description="Draws that a gradient is averaged over.")
-    of: list[str | At] | None = Field(None, description="The attacks of a worst case; the points of a `chosen` one.")
-    made_at: At | None = Field(None, description="The point that the images were made at, where it is another.")
+    eot: int | None = Field(None, description="Number of noise draws over which each gradient is averaged.")
+    of: list[str | At] | None = Field(
+        None, description="For `worst`, the attacks that it covers; for `chosen`, the points that it covers."
+    )
+    made_at: At | None = Field(
+        None, description="Point at which the adversarial images were made, if it is not the scored point."
+    )
     lent: list[str] | None = Field(
-        None, alias="from", description="The points whose images a warm start tried (written `from`)."
+        None,
+        alias="from",
+        description="Points whose adversarial images the warm start tried. In Python the field is `lent`.",
     )
 
     @property
@@ -59,123 +66,131 @@ class AttackEntry(Part):
 
 
 class CorruptionEntry(Part):
-    """A common corruption of the images, made by definition and from a fixed seed."""
+    """A common corruption of the images, made by its published definition and from a fixed seed."""
 
-    name: str = Field(description="The kind: `gaussian-noise`, `fog`, `jpeg` and so on.")
-    severity: int = Field(description="1 to 5.")
+    name: str = Field(description="Kind of corruption, such as `gaussian-noise`, `fog` or `jpeg`.")
+    severity: int = Field(description="Severity, from 1 to 5.")
 
 
 class Train(Part):
-    """How the model was trained, as far as its file says."""
+    """How the model was trained, as far as its file records it."""
 
-    epochs: int | None = Field(None, description="Epochs.")
-    images: int | None = Field(None, description="Images of the training set; absent: all.")
-    attack: dict[str, Any] | None = Field(None, description="The attack of training, as the recipe has it.")
-    seed: int | None = Field(None, description="Seed of training.")
-    robustness: Number | None = Field(None, description="λ of a network that was trained for one λ.")
-    precision: str | None = Field(None, description="Precision of the steps: `fp32` or `bf16`; absent: not known.")
-    seconds: float | None = Field(None, description="Seconds that training took.")
+    epochs: int | None = Field(None, description="Number of epochs.")
+    images: int | None = Field(None, description="Number of training images; absent if all were used.")
+    attack: dict[str, Any] | None = Field(None, description="Training attack, as in the recipe.")
+    seed: int | None = Field(None, description="Seed of the training run.")
+    robustness: Number | None = Field(None, description="λ, if the network was trained for one λ.")
+    precision: str | None = Field(
+        None, description="Precision of the training steps, `fp32` or `bf16`; absent if not known."
+    )
+    seconds: float | None = Field(None, description="Duration of training in seconds.")
 
 
 class Interval(Part):
-    """Exact (Clopper–Pearson) intervals."""
+    """Exact (Clopper–Pearson) intervals of both accuracies."""
 
-    level: float = Field(description="The level, 0.95.")
-    clean: tuple[float, float] = Field(description="Of the clean accuracy.")
-    robust: tuple[float, float] = Field(description="Of the robust accuracy.")
+    level: float = Field(description="Confidence level, 0.95.")
+    clean: tuple[float, float] = Field(description="Interval of the clean accuracy.")
+    robust: tuple[float, float] = Field(description="Interval of the robust accuracy.")
 
 
 class Macs(Part):
-    """Multiply-accumulates of one image: over images, where exits are live."""
+    """Multiply-accumulate operations (MACs) per image. If exits are live, they vary from image to image."""
 
-    mean: Number = Field(description="Mean.")
+    mean: Number = Field(description="Mean over the images.")
     p50: Number = Field(description="Median.")
     p99: Number = Field(description="99th percentile.")
 
 
 class ExitShares(Part):
-    """The share of images that leave by each exit."""
+    """The share of the images that leave by each exit."""
 
-    clean: list[float] | None = Field(None, description="Of clean images.")
-    attacked: list[float] | None = Field(None, description="Of attacked images.")
+    clean: list[float] | None = Field(None, description="Shares of the clean images, by exit.")
+    attacked: list[float] | None = Field(None, description="Shares of the attacked images, by exit.")
 
 
 class Draws(Part):
-    """Accuracies of a randomised point on each fresh draw of its noise."""
+    """Accuracies of a randomised point, one for each fresh draw of its noise."""
 
-    clean: list[float] = Field(description="Clean accuracy, a number a draw.")
-    robust: list[float] = Field(description="Robust accuracy, a number a draw.")
+    clean: list[float] = Field(description="Clean accuracy on each draw.")
+    robust: list[float] = Field(description="Robust accuracy on each draw.")
 
 
 class Check(Part):
-    """A raised flag with the figures that raised it."""
+    """A raised flag, with the figures for which it was raised."""
 
-    flag: str = Field(description="The flag's name; docs/evaluation.md explains each.")
-    figures: dict[str, float] = Field(default_factory=dict, description="The figures, by what they are.")
-    made_at: At | str | None = Field(None, description="Where the images were made that did more harm.")
+    flag: str = Field(description="Name of the flag; docs/evaluation.md explains each one.")
+    figures: dict[str, float] = Field(default_factory=dict, description="The figures, by name.")
+    made_at: At | str | None = Field(
+        None, description="Point at which the images that fooled the model more often were made."
+    )
 
 
 class PerClass(Part):
-    """Accuracies of every class; null for a class without images."""
+    """Accuracies of each class; null for a class without images."""
 
-    classes: list[str] = Field(description="Names.")
-    clean: list[float | None] = Field(description="Clean accuracy of each.")
-    robust: list[float | None] = Field(description="Robust accuracy of each.")
+    classes: list[str] = Field(description="Names of the classes.")
+    clean: list[float | None] = Field(description="Clean accuracy of each class.")
+    robust: list[float | None] = Field(description="Robust accuracy of each class.")
 
 
 class Calibration(Part):
-    """Calibration on clean images: how far confidence is from accuracy (Guo et al. 2017)."""
+    """Calibration on clean images: how far the confidence is from the accuracy (Guo et al. 2017)."""
 
-    ece: float = Field(description="Expected calibration error over 15 equal bins of confidence.")
+    ece: float = Field(description="Expected calibration error over 15 bins of equal width.")
     bins: list[tuple[float, float, float]] = Field(
-        description="Of each bin that is not empty: mean confidence, accuracy, share of images."
+        description="Mean confidence, accuracy and share of the images, for each bin that is not empty."
     )
 
 
 class Hardware(Part):
-    """What the numbers were measured on."""
+    """The machine on which the numbers were measured."""
 
-    device: str = Field(description="Processor or accelerator.")
-    cores: int | None = Field(None, description="Cores, of a processor.")
-    threads: int = Field(description="Threads that torch used.")
+    device: str = Field(description="Name of the processor or accelerator.")
+    cores: int | None = Field(None, description="Number of cores, for a processor.")
+    threads: int = Field(description="Number of threads that torch used.")
 
 
 class Measurement(Part):
     """What is measured: model, data, point, attack, and what the attacker knows."""
 
     version: Literal[3] = Field(VERSION, description="Version of the schema.")
-    run: str = Field(description="The run's name.")
-    artifact: str = Field(description="Hash of the model: of weights, composition, network and dial map.")
-    composition: str | None = Field(None, description="The paper's name of the composition.")
-    settings: dict[str, Any] = Field(default_factory=dict, description="Every method option that is not the default.")
-    train: Train = Field(default_factory=Train, description="How it was trained.")
-    net: dict[str, Any] | str = Field(description="The network's specification; the class of anybody's module.")
-    dataset: str = Field(description="Data set.")
-    dataset_hash: str | None = Field(None, description="Hash of the very images and labels.")
-    split: str = Field(description="`test`, `calibrate-fit` or `calibrate-choose`.")
-    at: At = Field(description="The point: dial names to positions. Empty where there are no dials.")
+    run: str = Field(description="Name of the run.")
+    artifact: str = Field(description="Hash of the model: its weights, composition, network and dial map.")
+    composition: str | None = Field(None, description="Name of the composition, such as `oat`.")
+    settings: dict[str, Any] = Field(default_factory=dict, description="Method options that differ from the defaults.")
+    train: Train = Field(default_factory=Train, description="How the model was trained.")
+    net: dict[str, Any] | str = Field(description="Specification of the network; for an adopted module, its class.")
+    dataset: str = Field(description="Name of the data set.")
+    dataset_hash: str | None = Field(None, description="Hash of the images and labels that were used.")
+    split: str = Field(description="Split of the data: `test`, `calibrate-fit` or `calibrate-choose`.")
+    at: At = Field(description="The point, as the position of each dial; empty if the model has no dials.")
     rule: str | None = Field(
-        None, description="How λ chooses norm sets where this is not the model's own dial: `at-0`, `blend`."
+        None, description="Rule that replaced the model's own dial and maps λ to norm sets: `at-0`, `blend`."
     )
     dial: Literal["lambda", "t"] | None = Field(
-        None, description="What a position of `robustness` is: training λ, or t of a calibrated dial."
+        None, description="Scale of `robustness`: the λ of training, or the t of a calibrated dial."
     )
-    tier: str = Field(description="The tier that chose the attacks: `quick`, `standard`, `full`; or `corruptions`.")
-    tier_version: int = Field(1, description="Version of the tiers: of their attacks and of how images are judged.")
+    tier: str = Field(description="Tier that selects the attacks: `quick`, `standard` or `full`; or `corruptions`.")
+    tier_version: int = Field(1, description="Version of the tiers: their attacks and the scoring of images.")
     knowledge: Literal["known", "transfer", "unknown", "chosen", "none"] = Field(
-        "known", description="What the attacker knows of the dial; `none`: nobody attacks."
+        "known", description="What the attacker knows of the dial; `none` if nobody attacks."
     )
-    n: int = Field(description="Images.")
-    seed: int = Field(description="Seed of random starts, or of corruptions.")
-    precision: str = Field("fp32", description="Precision that was judged in.")
+    n: int = Field(description="Number of images.")
+    seed: int = Field(description="Seed of the random starts or of the corruptions.")
+    precision: str = Field("fp32", description="Precision in which images were scored.")
     attack_precision: Literal["fp32", "bf16"] = Field(
-        "fp32", description="Precision of the attacks' gradients; with `bf16` their last steps were made again in fp32."
+        "fp32",
+        description="Precision of the attacks' gradients. With `bf16`, an image that fails to fool in fp32 repeats the "
+        "last steps in fp32.",
     )
     corruption: CorruptionEntry | None = Field(
-        None, description="The corruption of the images; of rows of tier `corruptions`, in which nobody attacks."
+        None, description="Corruption of the images, in rows of the tier `corruptions`, in which nobody attacks."
     )
-    attack: AttackEntry = Field(description="The attack.")
-    cumulative: bool = Field(False, description="Whether it ran only on images that earlier attacks failed to fool.")
+    attack: AttackEntry = Field(description="The attack, or the worst case of several.")
+    cumulative: bool = Field(
+        False, description="Whether the attack ran only on images that earlier attacks failed to fool."
+    )
 
     @property
     def identity(self) -> str:
@@ -206,46 +221,56 @@ class Measurement(Part):
 class Row(Measurement):
     """One measurement and what it found. Accuracies are fractions; fields that do not apply are absent."""
 
-    clean_accuracy: float = Field(description="Accuracy on clean images (SA).")
+    clean_accuracy: float = Field(description="Standard accuracy (SA): the accuracy on clean images.")
     robust_accuracy: float = Field(
-        description="Accuracy on attacked images (RA): worst case per example, from version 2 of the tiers also over "
-        "each image as the attack returned it and the same image rounded to 8 bits. Where images are corrupted: SA on "
-        "the corrupted images."
+        description="Robust accuracy (RA): the accuracy on attacked images, in the worst case per example. From "
+        "version 2 of the tiers, this covers each image as the attack returned it and rounded to 8 bits. In rows of "
+        "the tier `corruptions`: SA on the corrupted images."
     )
     robust_accuracy_returned: float | None = Field(
-        None, description="RA if the attacks' images counted only as they were returned (pixels of any value)."
+        None, description="RA if only the images as the attacks returned them counted (pixels of any value)."
     )
     robust_accuracy_rounded: float | None = Field(
-        None, description="RA if they counted only rounded to 8 bits inside the ball (pixels k/255)."
+        None, description="RA if only the images rounded to 8 bits inside the ball counted (pixels k/255)."
     )
-    interval: Interval = Field(description="Intervals of both.")
-    params: int = Field(description="Parameters.")
-    nonzeros: int = Field(description="Parameters that are not zero.")
-    macs: Macs = Field(description="Cost of a clean image.")
-    macs_nonzero: int | None = Field(None, description="MACs without those by zero weights.")
-    convolution_nonzeros: int | None = Field(None, description="Convolution weights that are not zero.")
+    interval: Interval = Field(description="Intervals of both accuracies.")
+    params: int = Field(description="Number of parameters.")
+    nonzeros: int = Field(description="Number of parameters that are not zero.")
+    macs: Macs = Field(description="Operations for a clean image.")
+    macs_nonzero: int | None = Field(None, description="MACs without multiplications by zero weights.")
+    convolution_nonzeros: int | None = Field(None, description="Number of convolution weights that are not zero.")
     exit_shares: ExitShares | None = Field(
-        None, description="Share of images that leave by each exit, where exits are live."
+        None, description="Share of the images that leave by each exit, if exits are live."
     )
-    macs_static: int | None = Field(None, description="Cost of the network without its exits.")
-    macs_papers_count: float | None = Field(None, description="Mean cost of a clean image as the paper counts it.")
-    macs_attacked: Macs | None = Field(None, description="Cost of an attacked image, where exits are live.")
-    macs_attacked_papers_count: float | None = Field(None, description="Its mean as the paper counts it.")
-    draws: Draws | None = Field(None, description="Accuracies on each draw of a randomised point.")
-    seconds: float | None = Field(None, description="Seconds that the attack took.")
-    queries: int | None = Field(None, description="Forward passes of an image.")
-    versions: dict[str, str] = Field(description="Versions of what decides a number.")
-    hardware: Hardware = Field(description="What it was measured on.")
-    flags: list[str] = Field(default_factory=list, description="Names of the flags raised.")
-    checks: list[Check] | None = Field(None, description="Raised flags with their figures; of a worst case.")
-    per_class: PerClass | None = Field(None, description="Accuracies by class; of a worst case.")
-    calibration: Calibration | None = Field(None, description="Calibration on clean images; of a worst case.")
+    macs_static: int | None = Field(None, description="MACs of the network without its exits.")
+    macs_papers_count: float | None = Field(
+        None, description="Mean MACs for a clean image, counted as in the paper: without the heads of earlier exits."
+    )
+    macs_attacked: Macs | None = Field(None, description="Operations for an attacked image, if exits are live.")
+    macs_attacked_papers_count: float | None = Field(
+        None, description="Mean MACs for an attacked image, counted as in the paper."
+    )
+    draws: Draws | None = Field(None, description="Accuracies on each draw of noise, at a randomised point.")
+    seconds: float | None = Field(None, description="Duration of the attack in seconds.")
+    queries: int | None = Field(None, description="Forward passes in total; a batch of k images counts as k.")
+    versions: dict[str, str] = Field(description="Versions of the software that determines the numbers.")
+    hardware: Hardware = Field(description="Machine on which it was measured.")
+    flags: list[str] = Field(default_factory=list, description="Names of the raised flags.")
+    checks: list[Check] | None = Field(None, description="Raised flags with their figures; only for a worst case.")
+    per_class: PerClass | None = Field(None, description="Accuracies by class; only for a worst case.")
+    calibration: Calibration | None = Field(None, description="Calibration on clean images; only for a worst case.")
     eps_curve: list[tuple[float, float]] | None = Field(
-        None, description="(eps, robust accuracy) on a sample, where more attacks probed the model."
+        None, description="Pairs (eps, robust accuracy) on a sample of the images, if the model was probed."
     )
-    loss_curve: list[float] | None = Field(None, description="The attack's mean loss at each step, likewise.")
-    examples: str | None = Field(None, description="File of the worst images, beside the file of rows.")
-    bits: str | None = Field(None, description="Of rows of version 1: their own file of bits, beside the file of rows.")
+    loss_curve: list[float] | None = Field(
+        None, description="Mean loss of the attack after each step, if the model was probed."
+    )
+    examples: str | None = Field(
+        None, description="Name of the file of the worst images, which lies beside the file of rows."
+    )
+    bits: str | None = Field(
+        None, description="Only in rows of version 1: name of the file of their bits, beside the file of rows."
+    )
 
     def accuracy(self, kind: str) -> tuple[float, tuple[float, float]]:
         """The "clean" or the "robust" accuracy, and its interval."""

@@ -11,16 +11,17 @@ from rheostat.results.row import VERSION, Measurement, Row
 
 HEAD = f"""# A result row
 
-Written from `rheostat.results.row`; version {VERSION} of the schema. A file of rows, `rows.jsonl` in a run's folder or
-a file of `benchmarks/results/`, holds one JSON object a line. Fields that do not apply are absent. Files of version 1,
-whose rows have no `version`, and of version 2 are read through a migration. Accuracies are fractions, radii are of
-pixels in [0, 1].
+This page is generated from `rheostat.results.row`, version {VERSION} of the schema. A file of rows is `rows.jsonl` in a
+run's folder, or a file of `benchmarks/results/`. It holds one JSON object per line, without the fields that do not
+apply. A migration reads files of version 2 and of version 1, whose rows have no `version`. Accuracies are fractions.
+Radii refer to pixels in [0, 1].
 
-The bits of every image lie beside, in one file: `rows.bits.safetensors` holds for each row, by its identity, a uint8
-tensor (2, ceil(n / 8)), clean and robust, most significant bit first. `read_rows(file)` gives the rows and
-`read_bits(file).of(row)` the bits of one. Files of timings and costs are other files: `read_timings` reads them.
+One file beside the rows, `rows.bits.safetensors`, holds the result for every image: for each row, under the row's
+identity, a uint8 tensor (2, ceil(n / 8)) of clean and robust bits, most significant bit first. `read_rows(file)`
+returns the rows, and `read_bits(file).of(row)` the bits of one row. Timings and costs have files of their own, which
+`read_timings` reads.
 
-Rows that differ in attack, tier, split, number of images or anything else but the point are never joined by a line.
+A curve joins only rows that differ in nothing but the point: not in attack, tier, split or number of images.
 """
 
 
