@@ -41,7 +41,8 @@ def variants(rows: list[Row], results: Path) -> str:
             for point in shared:
                 a, b = read_bits(results, other[point]), read_bits(results, ours[point])
                 gaps = [signed(*paired(a[kind], b[kind])) for kind in (0, 1)]
-                body.append([name, seed, point, *cell(ours[point]), *cell(other[point]), *gaps])
+                n = str(ours[point]["n"])
+                body.append([name, seed, point, n, *cell(ours[point]), *cell(other[point]), *gaps])
     head = [
         "variant",
         "seed",
@@ -55,8 +56,8 @@ def variants(rows: list[Row], results: Path) -> str:
     ]
     return (
         "## The published recipes beside ours\n\n`benchmarks/queues/variants.toml` trains both variants on 10 000 "
-        "images of Fashion-MNIST for 6 epochs, with equal numbers of attacked images. RA is measured under PGD-20 on 1 "
-        '000 test images with the rule "at-0"; differences are paired on the same images. `variant="paper"` is the '
+        "images of Fashion-MNIST for 6 epochs, with equal numbers of attacked images. RA is measured under PGD-20 on n "
+        'test images with the rule "at-0", for exits under every form of attack; differences are paired on the same images. `variant="paper"` is the '
         "published recipe as far as it is known; the docstring of each method lists the settings of both.\n\n"
         + (table(head, body) if body else "")
         + (f"\nNot yet run: {', '.join(missing)}.\n" if missing else "")
