@@ -43,21 +43,13 @@ def variants(rows: list[Row], results: Path) -> str:
                 gaps = [signed(*paired(a[kind], b[kind])) for kind in (0, 1)]
                 n = str(ours[point]["n"])
                 body.append([name, seed, point, n, *cell(ours[point]), *cell(other[point]), *gaps])
-    head = [
-        "variant",
-        "seed",
-        "point",
-        "SA, ours",
-        "RA, ours",
-        "SA",
-        "RA",
-        "SA, variant minus ours",
-        "RA, variant minus ours",
-    ]
+    gaps_head = ["SA, variant minus ours", "RA, variant minus ours"]
+    head = ["variant", "seed", "point", "n", "SA, ours", "RA, ours", "SA", "RA", *gaps_head]
     return (
         "## The published recipes beside ours\n\n`benchmarks/queues/variants.toml` trains both variants on 10 000 "
         "images of Fashion-MNIST for 6 epochs, with equal numbers of attacked images. RA is measured under PGD-20 on n "
-        'test images with the rule "at-0", for exits under every form of attack; differences are paired on the same images. `variant="paper"` is the '
+        'test images with the rule "at-0", for exits under every form of attack; differences are paired on the same '
+        'images. `variant="paper"` is the '
         "published recipe as far as it is known; the docstring of each method lists the settings of both.\n\n"
         + (table(head, body) if body else "")
         + (f"\nNot yet run: {', '.join(missing)}.\n" if missing else "")
