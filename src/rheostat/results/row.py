@@ -167,7 +167,9 @@ class Measurement(Part):
     )
     n: int = Field(description="Images.")
     seed: int = Field(description="Seed of random starts, or of corruptions.")
-    precision: str = Field("fp32", description="Precision that was judged in.")
+    precision: str = Field(
+        "fp32", description="Precision that was judged in; `bf16` and `int8` are those of an exported file."
+    )
     attack_precision: Literal["fp32", "bf16"] = Field(
         "fp32", description="Precision of the attacks' gradients; with `bf16` their last steps were made again in fp32."
     )
@@ -198,6 +200,8 @@ class Measurement(Part):
             parts.append(self.tier_version)
         if self.attack_precision != "fp32":
             parts.append(["attack precision", self.attack_precision])
+        if self.precision != "fp32":
+            parts.append(["precision", self.precision])
         if self.corruption is not None:
             parts.append(self.corruption.model_dump(mode="json"))
         return f"{seed_of(json.dumps(parts, sort_keys=True)):016x}"
