@@ -4,23 +4,24 @@ from __future__ import annotations
 
 import tempfile
 import time
-from dataclasses import replace
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from rheostat.data import to_pixels
 from rheostat.deploy.precisions import CALIBRATED_ON, LOWER, open_in, write_in
 from rheostat.deploy.quantising import ATTACKS, judged
 from rheostat.evaluation.arguments import as_attacks, as_points
 from rheostat.evaluation.evaluator import Report
-from rheostat.evaluation.lookup import Request, find_data, find_target
+from rheostat.evaluation.lookup import Request, find_data, find_target, settled
 from rheostat.evaluation.options import EvaluationOptions
 from rheostat.evaluation.rows import RowBuilder
 from rheostat.evaluation.stale import check_fit, is_stale, refuse
 from rheostat.models.costs import observe
 from rheostat.models.tunable import Tunable
-from rheostat.results.row import AttackEntry, Row
+from rheostat.points.point import Point
+from rheostat.results.row import AttackEntry, Measurement, Row
 from rheostat.results.rows import add_rows, read_rows
 from rheostat.runtime.choices import check_choice
 
@@ -46,10 +47,10 @@ def measure_in(
         for split, n in (("calibrate-fit", CALIBRATED_ON), (options.split, request.examples))
     )
     check_fit(model, dataset)
-    out = options.out or (target.folder or Path("runs") / target.run) / "rows.jsonl"
-    builder = RowBuilder(target, dataset, replace(options, out=out), precision)
-    attack = as_attacks(target, "pgd20", options)[0]
-    there = [] if options.fresh else read_rows(out)
+    options = settled(request, options, target)
+    assert options.out is not None
+    builder = RowBuilder(target, dataset, options, precision)
+    there = [] if options.fresh else read_rows(options.out)
     stale = next((r for r in there if is_stale(r, builder)), None)
     if stale is not None:
         refuse(stale, builder)
@@ -57,33 +58,38 @@ def measure_in(
     points = as_points(target, request.at)
     for number, point in enumerate(points, 1):
         assert point is not None
+        attack = as_attacks(target, "pgd20", options)[0]
         worst = AttackEntry(name="worst", eps=attack.eps, norm=attack.norm, of=list(ATTACKS))
         of = builder.measurement(point.numbers(), worst)
-        row = done.get(of.identity)
-        if row is None:
-            started = time.perf_counter()
-            with tempfile.TemporaryDirectory() as folder:
-                file = write_in(
-                    precision, model, target.about, Path(folder) / "x.onnx", at=point, images=to_pixels(fit.images)
-                )
-                found = judged(
-                    model,
-                    point,
-                    open_in(precision, file, threads=torch.get_num_threads()),
-                    dataset,
-                    eps=attack.eps,
-                    norm=attack.norm,
-                )
-            cost = observe(model, dataset.image, point)
-            macs = {"mean": cost.macs, "p50": cost.macs, "p99": cost.macs}
-            counts = {"params": cost.params, "nonzeros": cost.nonzeros, "macs": macs}
-            seconds = round(time.perf_counter() - started, 3)
-            row = builder.row(of, found.clean, found.robust, **counts, seconds=seconds)
-            add_rows(out, [row], {row.identity: (found.clean, found.robust)})
+        row = done.get(of.identity) or _row(builder, of, point, to_pixels(fit.images))
         rows.append(row)
         if report is not None:
             report({"event": "point", "number": number, "of": len(points), "row": row})
     return rows
+
+
+def _row(builder: RowBuilder, of: Measurement, point: Point, images: Tensor) -> Row:
+    """Measure a point as a file, and store its row and bits; `images` give the ranges of int8."""
+    model, about, dataset = builder.target.model, builder.target.about, builder.dataset
+    assert isinstance(model, Tunable)
+    started = time.perf_counter()
+    with tempfile.TemporaryDirectory() as folder:
+        file = write_in(of.precision, model, about, Path(folder) / "x.onnx", at=point, images=images)
+        session = open_in(of.precision, file, threads=torch.get_num_threads())
+        found = judged(model, point, session, dataset, eps=of.attack.eps, norm=of.attack.norm)
+    cost = observe(model, dataset.image, point)
+    row = builder.row(
+        of,
+        found.clean,
+        found.robust,
+        params=cost.params,
+        nonzeros=cost.nonzeros,
+        macs={"mean": cost.macs, "p50": cost.macs, "p99": cost.macs},
+        seconds=round(time.perf_counter() - started, 3),
+    )
+    assert builder.options.out is not None
+    add_rows(builder.options.out, [row], {row.identity: (found.clean, found.robust)})
+    return row
 
 
 def _check(precision: str, request: Request, options: EvaluationOptions) -> None:
@@ -97,6 +103,7 @@ def _check(precision: str, request: Request, options: EvaluationOptions) -> None
         "--transfer": options.transfer,
         "--warm": options.warm,
         "--probe": options.probing,
+        "--seed": options.seed,
         "--attack-precision": options.attack_precision != "fp32",
     }
     if wrong := [name for name, value in given.items() if value]:

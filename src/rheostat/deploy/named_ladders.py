@@ -83,7 +83,11 @@ def _from_rows(sources: Sources, keys: Iterable[Key]) -> dict[Key, float]:
         raise ValueError(f"{sources.costs} has no times of this model (hash {own}); write them with rheostat bench")
     for point, precision in keys:
         at = point.numbers()
-        times = [r["p50_ms"]["1"] for r in rows if r["at"] == at and r["form"] in SERVED_AS[precision]]
+        own_rows = [r for r in rows if r.get("at") == at and r.get("form") in SERVED_AS[precision]]
+        try:
+            times = [float(r["p50_ms"]["1"]) for r in own_rows]
+        except (KeyError, TypeError, ValueError):
+            raise ValueError(f"{sources.costs}: a row without the time of one image") from None
         if not times:
             raise ValueError(
                 f"{sources.costs} has no time of {point.label()} as {' or '.join(SERVED_AS[precision])}; bench that "
