@@ -168,9 +168,9 @@ def serve(
     if client_dial:
         console.print("clients may choose the point: an attacker then chooses the weakest one", style="red")
     where = host if host in LOOPBACK else f"{host} (reachable from the network)"
-    console.print(
-        f"serving {', '.join(served.points)} of {place} on http://{where}:{port}; docs at /docs", markup=False
-    )
+    lower = {n: m["precision"] for n, m in served.measured.items() if precision is None and "precision" in m}
+    shown = ", ".join(f"{n} ({lower[n]})" if n in lower else n for n in served.points)
+    console.print(f"serving {shown} of {place} on http://{where}:{port}; docs at /docs", markup=False)
     limits = Connections(max_connections, header_seconds=header_seconds)
     server = uvicorn.Server(config(web, host, port, limits, behind_proxy=behind_proxy))
     server.run()
