@@ -41,7 +41,8 @@ def section(rows: list[Row]) -> tuple[str, list[list[str]]]:
     for how, text in (("simulated", "### Simulated queue, measured times\n"), ("live", "### Over HTTP\n")):
         found = {k: v for k, v in groups.items() if k[0] == how}
         if found:
-            parts += [text, _about(next(iter(next(iter(found.values())).values()))), _table(found)]
+            row = next(iter(next(iter(found.values())).values()))
+            parts += [text, _about(row), *([_ladder(row)] if row["ladder"] != first["ladder"] else []), _table(found)]
             claims += _claims(how, found)
         if how == "simulated":
             text, more = goals(rows)
