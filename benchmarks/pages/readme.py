@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import replays
 from filling import filled
 from groups import steps
 from markdown import find
@@ -36,4 +37,5 @@ def page(text: str, found: results.Found, picture: str) -> str:
     """README.md with its generated parts replaced; `picture` is the part with the picture."""
     text = filled(text, "picture", picture)
     text = filled(text, "methods", methods(found))
+    text = filled(text, "ladder", replays.ladder(found.read["serve-trace"]))
     return filled(text, "results", results.five_sentences(found))

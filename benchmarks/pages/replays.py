@@ -42,7 +42,8 @@ def section(rows: list[Row]) -> tuple[str, list[list[str]]]:
     for how, text in (("simulated", "### Simulated queue, measured times\n"), ("live", "### Over HTTP\n")):
         found = {k: v for k, v in groups.items() if k[0] == how}
         if found:
-            parts += [text, _about(next(iter(next(iter(found.values())).values()))), _table(found)]
+            row = next(iter(next(iter(found.values())).values()))
+            parts += [text, _about(row), *([_ladder(row)] if row["ladder"] != first["ladder"] else []), _table(found)]
             claims += _claims(how, found)
         if how == "simulated":
             text, more = goals(rows)
@@ -52,22 +53,22 @@ def section(rows: list[Row]) -> tuple[str, list[list[str]]]:
     return "\n".join(parts), claims
 
 
-def sentence(rows: list[Row]) -> str:
-    """The gain by the ladder: the code trace at 1.5 times the load that the first point carries, simulated."""
+def ladder(rows: list[Row]) -> str:
+    """What a ladder gains, for README: its ends, and the code trace at 1.5 times what its first point carries."""
     group = {r["policy"]: r for r in rows if (r["how"], r["trace"], r["load"]) == ("simulated", "code", 1.5)}
     if not group:
         return ""
     used, first = group[DEFAULT], _fixed(group)[0]
     points = list(used["ladder"].values())
-    ms = [f"{p['ms']['1']:.2f}" for p in (points[0], points[-1])]
+    slow, fast = points[0], points[-1]
     return (
-        f"\nA ladder of the three-dial net (`rdi-slim-dual`, Fashion-MNIST) from {ms[0]} to {ms[1]} ms an image, SA "
-        f"{percent(points[0]['clean_accuracy'])} to {percent(points[-1]['clean_accuracy'])}, RA "
-        f"{percent(points[0]['robust_accuracy'])} to {percent(points[-1]['robust_accuracy'])}: at 1.5 times the load "
-        f"that its first point carries, with the bursts of a production trace (simulated), "
-        f"{percent(used['effective_clean'])} % of clean images are answered correctly and in time; by the first point "
-        f"alone {percent(first['effective_clean'])} %, by the best one of its points "
-        f"{percent(_best(group)['effective_clean'])} %.\n"
+        f"A ladder of this network steps from {slow['ms']['1']:.2f} to {fast['ms']['1']:.2f} ms an image. Its clean "
+        f"accuracy falls from {percent(slow['clean_accuracy'])} to {percent(fast['clean_accuracy'])} %.\nIts robust "
+        f"accuracy falls from {percent(slow['robust_accuracy'])} to {percent(fast['robust_accuracy'])} %. When a "
+        f"production trace asks for {used['load']:g} times what the first point\ncarries, the ladder answers "
+        f"{percent(used['effective_clean'])} % of clean images correctly and in time, the first point alone "
+        f"{percent(first['effective_clean'])} %\n([measured times, simulated queue](docs/appendix/deployment.md"
+        "#a-server-under-load-python-benchmarksmeasureserve_tracepy)).\n"
     )
 
 

@@ -31,7 +31,7 @@ JUDGED: dict[str, tuple[str, Callable[[Tunable, Dataset], object]]] = {
     "nonlinearity": ("mixednuts", lambda m, d: fit_nonlinearity(m, d, FGSM)),
     "segment": ("line", lambda m, d: calibrate_segment(m, d, FGSM)),
     "statistics": ("dual", lambda m, d: estimate_statistics(m, Point(), d, FGSM, attacked=0.0)),
-    "temperature": ("dual", lambda m, d: logits_of(m, Point(), d)),
+    "temperature": ("dual", lambda m, d: logits_of(m.at(Point()), d)),
     "corruptions": ("dual", lambda m, d: evaluate_corruptions(m, None, d, kinds=("fog",), severities=(1,))),
 }
 

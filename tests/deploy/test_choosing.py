@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 import rheostat
 from rheostat.calibration.temperature import fit_temperature
 from rheostat.cli.app import main
-from rheostat.deploy.choosing import SPLIT, Need, candidates, choose, choose_ladder
+from rheostat.deploy.choosing import SPLIT, Need, candidates, choose
+from rheostat.deploy.ladders import choose_ladder
 from rheostat.deploy.latency import bench
 from rheostat.models import artifact
 from rheostat.models.artifact import load_with
@@ -73,7 +74,7 @@ def test_a_ladder_lies_on_the_front_of_time_and_keeps_the_floor() -> None:
         for robustness, clean, robust in ((0.0, 950, 10), (0.5, 930, 500), (1.0, 900, 700)):
             at = {"robustness": robustness, "width": width}
             rows.append(row(0, clean - cut, max(0, robust - cut), at=at))
-            times[Point(**at)] = ms
+            times[Point(**at), "fp32"] = ms
     need = Need(min_robust=0.3)
     found = choose_ladder(rows, need, latencies=times)
     assert [(c.point["robustness"], c.point["width"]) for c in found.points] == [(0.5, 1.0), (0.5, 0.75), (0.5, 0.5)]
@@ -84,7 +85,7 @@ def test_a_ladder_lies_on_the_front_of_time_and_keeps_the_floor() -> None:
     robust = choose_ladder(rows, need, latencies=times, maximise="robust", steps=2)
     assert [(c.point["robustness"], c.point["width"]) for c in robust.points] == [(1.0, 1.0), (1.0, 0.5)]
     worse = [*rows, row(0, 800, 400, at={"robustness": 0.6, "width": 0.75})]
-    front_of = choose_ladder(worse, need, latencies={**times, Point(robustness=0.6, width=0.75): 6.0}).front
+    front_of = choose_ladder(worse, need, latencies={**times, (Point(robustness=0.6, width=0.75), "fp32"): 6.0}).front
     assert 0.6 not in [c.point["robustness"] for c in front_of]
     for more, message in (
         ({"latencies": dict.fromkeys(times, 10.0)}, "a ladder would save no time"),
@@ -181,7 +182,7 @@ def test_bench_writes_the_times_that_serve_reads(tmp_path: Path, capsys) -> None
     assert f"wrote {out}" in capsys.readouterr().out.replace("\n", "")
     digest = artifact.digest("oat-digits")
     points = {"safe": {"robustness": 1.0}, "fast": {"robustness": 0.0}}
-    found = from_rows(out, points, artifact=digest, forms=("ONNX Runtime",))
+    found = from_rows(out, points, artifact=digest, forms=dict.fromkeys(points, ("ONNX Runtime",)))
     assert [n for n, _ in found["safe"].measured] == [1, 32]
     assert 0 < found["safe"](1) < 1
 
@@ -203,6 +204,7 @@ def test_the_command_line_speaks_plainly(run: Path, tmp_path: Path, capsys, monk
     for arguments, message in (
         (["choose", "oat-digits"], "no rows beside oat-digits"),
         (["choose", str(run), "--ladder", "safe,fast", "--name", "safe"], "give only one of them"),
+        (["choose", str(run), "--costs", "bench.jsonl"], "give --ladder too"),
         (["choose", str(run), "--ladder", "safe,safe"], "names of a ladder must differ"),
         (["serve", "oat-digits", "--unmeasured-points", "--controller", "slak"], "did you mean 'slack'"),
         (["serve", "oat-digits", "--unmeasured-points", "--costs", "none.jsonl"], "no file none.jsonl"),

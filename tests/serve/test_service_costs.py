@@ -65,7 +65,7 @@ def test_times_from_rows_of_bench(tmp_path: Path) -> None:
         path.write_text("".join(json.dumps(r) + "\n" for r in found))
 
     row = {"artifact": "a", "at": {"width": 1.0}, "form": "folded", "p50_ms": {"1": 2.0, "32": 40.0}}
-    points, forms = {"safe": {"width": 1.0}}, ("folded", "eager")
+    points, forms = {"safe": {"width": 1.0}}, {"safe": ("folded", "eager")}
     rows({**row, "form": "eager", "p50_ms": {"1": 9.0}}, row)
     assert from_rows(path, points, artifact="a", forms=forms) == {"safe": Times(((1, 0.002), (32, 0.04)))}
     for other, message in (

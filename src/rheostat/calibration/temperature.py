@@ -4,23 +4,20 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from rheostat.data import Dataset, to_pixels
 from rheostat.evaluation.attacked import chunks
 from rheostat.evaluation.scoring import calibration
-from rheostat.models.tunable import Tunable
-from rheostat.points.point import Point
 from rheostat.runtime.precision import full_precision
 
 
 @full_precision()
 @torch.no_grad()
-def logits_of(model: Tunable, point: Point, dataset: Dataset) -> Tensor:
-    """Logits on clean images, (N, K), on the CPU."""
-    at = model.at(point)
-    device = next(model.parameters()).device
-    parts = [at(to_pixels(dataset.images[p]).to(device)).float().cpu() for p in chunks(dataset)]
+def logits_of(module: nn.Module, dataset: Dataset) -> Tensor:
+    """Logits of a module (images → logits) on clean images, (N, K), on the CPU."""
+    device = next((p.device for p in module.parameters()), torch.device("cpu"))
+    parts = [module(to_pixels(dataset.images[p]).to(device)).float().cpu() for p in chunks(dataset)]
     return torch.cat(parts)
 
 
@@ -37,10 +34,10 @@ def fit_temperature(logits: Tensor, labels: Tensor) -> float:
     return float(torch.tensor(found.x).exp())
 
 
-def calibrated(model: Tunable, point: Point, fit: Dataset, held_out: Dataset) -> dict[str, float]:
+def calibrated(module: nn.Module, fit: Dataset, held_out: Dataset) -> dict[str, float]:
     """Fit the temperature on `fit` and measure ECE before and after on `held_out`; neither may be the test split."""
-    temperature = fit_temperature(logits_of(model, point, fit.to_choose_on()), fit.labels)
-    logits = logits_of(model, point, held_out.to_choose_on())
+    temperature = fit_temperature(logits_of(module, fit.to_choose_on()), fit.labels)
+    logits = logits_of(module, held_out.to_choose_on())
     labels = held_out.labels.cpu()
     return {
         "temperature": temperature,

@@ -8,10 +8,12 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
+from rheostat.cli import benchmark as cli_benchmark
 from rheostat.cli import demo as cli_demo
 from rheostat.cli import deploy as cli_deploy
 from rheostat.cli import listing as cli_listing
 from rheostat.cli import playground as cli_playground
+from rheostat.cli import publishing as cli_publishing
 from rheostat.cli import queue as cli_queue
 from rheostat.cli import rows as cli_rows
 from rheostat.cli import serving as cli_serving
@@ -99,6 +101,13 @@ def evaluate(
             help="Precision of attack gradients: fp32, bf16 or auto (bf16 if native). Images are scored in fp32."
         ),
     ] = "fp32",
+    precision: Annotated[
+        str,
+        typer.Option(
+            help="Judge each point as the file that is served in bf16 (OpenVINO) or int8 (ONNX Runtime), under PGD-20 "
+            "transferred from fp32 and Square on the file."
+        ),
+    ] = "fp32",
     corruptions: Annotated[
         bool, typer.Option("--corruptions", help="Measure SA under corruptions (noise, blur, fog), without attacks.")
     ] = False,
@@ -154,7 +163,7 @@ def evaluate(
         attack_precision=asked_precision(attack_precision),
         fresh=fresh,
     )
-    rows = measure(request, options)
+    rows = measure(request, options, precision=precision)
     leave()
     raised = sorted({flag for row in rows for flag in row.flags})
     if strict and raised:
@@ -165,6 +174,8 @@ app.registered_commands += cli_training.app.registered_commands
 app.registered_commands += cli_listing.app.registered_commands
 app.registered_commands += cli_rows.app.registered_commands
 app.registered_commands += cli_deploy.app.registered_commands
+app.registered_commands += cli_benchmark.app.registered_commands
+app.registered_commands += cli_publishing.app.registered_commands
 app.registered_commands += cli_queue.app.registered_commands
 app.registered_commands += cli_tune.app.registered_commands
 app.registered_commands += cli_serving.app.registered_commands

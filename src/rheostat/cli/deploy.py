@@ -1,4 +1,4 @@
-"""The commands of deployment: choose, export, bench, card, push."""
+"""The commands of deployment: choose, export."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.table import Table
 
 from rheostat.cli.terminal import console
 
@@ -48,8 +47,12 @@ def choose(
     confidence: Annotated[float, typer.Option(help="Confidence at which all bounds hold simultaneously.")] = 0.95,
     name: Annotated[str | None, typer.Option(help="Store the point in the model's file: safe, balanced, fast.")] = None,
     ladder: Annotated[
-        str, typer.Option(help="Choose a ladder for a server, and store its points by these names: safe,balanced,fast.")
+        str,
+        typer.Option(help="Choose a ladder for a server, in all measured precisions; store it as safe,balanced,fast."),
     ] = "",
+    costs: Annotated[
+        Path | None, typer.Option(help="Times of a ladder, written by `rheostat bench --out`; default measure them.")
+    ] = None,
     rows: Annotated[Path | None, typer.Option(help="Rows file; default the run's.")] = None,
     net: Network = None,
     data_dir: DataDir = None,
@@ -58,7 +61,8 @@ def choose(
 ) -> None:
     """Choose an operating point from rows on calibrate-choose, by confidence bounds; exit 1 if none qualifies."""
     from rheostat.deploy.choosing import Need
-    from rheostat.deploy.named_points import choice_lines, choose_ladder_points, choose_point, ladder_lines, store_point
+    from rheostat.deploy.named_ladders import Sources, choose_ladder_points, ladder_lines
+    from rheostat.deploy.named_points import choice_lines, choose_point, store_point
     from rheostat.runtime.quantities import quantity
 
     set_threads(threads)
@@ -69,16 +73,18 @@ def choose(
         None if max_latency is None else quantity(max_latency, "ms", "latency"),
     )
     names = [n for n in ladder.split(",") if n]
+    if costs is not None and not names:
+        raise ValueError("--costs holds the times of a ladder; give --ladder too")
     if names and name is not None:
         raise ValueError("--name stores one point, --ladder several; give only one of them")
     if names:
         if len(set(names)) != len(names):
             raise ValueError(f"the names of a ladder must differ, given {ladder}")
-        steps = choose_ladder_points(
-            run, need, maximise=maximise, steps=len(names), confidence=confidence, rows=rows, net=net
+        steps, notes = choose_ladder_points(
+            Sources(run, rows, costs, net), need, maximise=maximise, steps=len(names), confidence=confidence
         )
         used = [*names[: len(steps.points) - 1], names[-1]]
-        for line in ladder_lines(steps, used):
+        for line in ladder_lines(steps, used, notes):
             console.print(line, markup=False)
         for step, found_step in zip(used, steps.points, strict=True):
             store_point(run, step, found_step, steps, data_dir=data_dir, verify=verify, net=net)
@@ -113,11 +119,16 @@ def export(
     threads: Threads = None,
     verify: Verify = True,
 ) -> None:
-    """Export a point as a file for other runtimes, with metadata; the file is compared with the model."""
+    """Export a point as a file for other runtimes, with metadata; the file is compared with the model.
+
+    A stored point that was chosen in int8 gives its int8 file.
+    """
     from rheostat.deploy.exporting import TARGETS
     from rheostat.deploy.exporting import export as write
+    from rheostat.deploy.precisions import precision_of, stored_int8
     from rheostat.models import artifact
     from rheostat.runtime.choices import check_choice
+    from rheostat.runtime.files import write_bytes
 
     set_threads(threads)
     check_choice("export", "dial", dial, ("folded", "live"))
@@ -126,7 +137,16 @@ def export(
     point = _point(model, at)
     stem = Path(file).resolve().stem if not Path(file).is_dir() else Path(file).resolve().name
     name = out or Path(f"{stem}{'-live' if dial == 'live' else f'-{at}' if at in model.points else ''}{TARGETS[to]}")
-    paths = write(model, about, name, at=point, to=to, live=dial == "live", artifact=artifact.digest(file))
+    own = artifact.digest(file)
+    precision = precision_of(about.measured.get(at, {})) if (dial, to, int8) == ("folded", "onnx", False) else "fp32"
+    if precision == "int8":
+        kept = stored_int8(artifact.locate(file), at, model.points[at], artifact=own)
+        write_bytes(name, kept.read_bytes())
+        paths = [name]
+    else:
+        paths = write(model, about, name, at=point, to=to, live=dial == "live", artifact=own)
+    if precision != "fp32":
+        console.print(f"{at!r} was chosen in {precision}, and its numbers hold for {precision} alone", markup=False)
     for path in paths:
         console.print(f"wrote {path} ({path.stat().st_size / 1e6:.2f} MB)", markup=False)
     if int8:
@@ -152,12 +172,13 @@ def _point(model: Any, at: str) -> Any:
 
 def _int8(subject: Any, model: Any, point: Any, path: Path, examples: int, data_dir: Path | None, verify: bool) -> None:
     from rheostat.data import to_pixels
+    from rheostat.deploy.precisions import CALIBRATED_ON
     from rheostat.deploy.quantising import measured_again, quantise
     from rheostat.evaluation.lookup import find_data
 
     fit, test = (
         find_data(subject, None, split, data_dir=data_dir, examples=n, verify=verify)
-        for split, n in (("calibrate-fit", 256), ("test", examples))
+        for split, n in (("calibrate-fit", CALIBRATED_ON), ("test", examples))
     )
     made = quantise(path, path.with_name(f"{path.stem}-int8.onnx"), to_pixels(fit.images))
     threat = subject.about.threat
@@ -169,105 +190,3 @@ def _int8(subject: Any, model: Any, point: Any, path: Path, examples: int, data_
         f"PGD-20 transferred, {100 * found['robust_accuracy_transfer']:.1f}, and Square, "
         f"{100 * found['robust_accuracy_square']:.1f}; n {found['n']}). int8 hides gradients; it does not make robust."
     )
-
-
-@app.command(epilog="Example: rheostat bench runs/shop --seconds 0.1")
-def bench(
-    file: File,
-    at: Annotated[str, typer.Option(help="Points; default the stored ones, else the dials' ends.")] = "",
-    compiled: Annotated[bool, typer.Option("--compiled", help="Also measure torch.compile (slow to start).")] = False,
-    seconds: Annotated[float, typer.Option(help="Seconds per form and batch size.", min=0.05)] = 0.5,
-    net: Network = None,
-    out: Annotated[Path | None, typer.Option(help="Also write the times to a file for serve --costs.")] = None,
-    threads: Threads = None,
-) -> None:
-    """Measure the cost of each point on this machine: counts, latency and throughput in every form."""
-    from rheostat.deploy.latency import as_rows
-    from rheostat.deploy.latency import bench as measure
-    from rheostat.models import artifact
-    from rheostat.points.grid import parse_grid
-    from rheostat.points.point import Point
-
-    set_threads(threads)
-    model, about = artifact.load_with(file, net=net)
-    points = parse_grid(at) if at else list(model.points.values())
-    if not points:
-        dial = model.dials.get("robustness")
-        points = [Point()] if dial is None else [Point(robustness=v) for v in (dial.low, dial.high)]
-    table = Table(box=None, pad_edge=False)
-    for head in (
-        "point",
-        "form",
-        "params",
-        "non-zeros",
-        "MB",
-        "M MACs",
-        "ms p50/p99, batch 1",
-        "ms p50/p99, batch 32",
-        "images/s",
-    ):
-        table.add_column(head, justify="left" if head in ("point", "form") else "right")
-    measured = measure(model, about, [model.complete(p) for p in points], seconds=seconds, compiled=compiled)
-    for c in measured:
-        table.add_row(
-            c.point.label(),
-            c.form,
-            f"{c.params:,}",
-            f"{c.nonzeros:,}",
-            f"{c.bytes / 1e6:.2f}",
-            f"{c.macs / 1e6:.2f}",
-            *(f"{c.p50[b]:.2f} / {c.p99[b]:.2f}" for b in (1, 32)),
-            f"{c.images_per_second:,.0f}",
-        )
-    console.print(table)
-    if out is not None:
-        from rheostat.results.timings import write_timings
-
-        write_timings(out, as_rows(measured, artifact.digest(file)))
-        console.print(f"wrote {out}", markup=False)
-
-
-@app.command(epilog="Example: rheostat card runs/shop --out CARD.md")
-def card(
-    file: File,
-    rows: Annotated[Path | None, typer.Option(help="Rows file; default the run's.")] = None,
-    out: Annotated[Path | None, typer.Option(help="File to write; default standard output.")] = None,
-    net: Network = None,
-) -> None:
-    """Write a model card from a model's file and its rows."""
-    from rheostat.runtime.files import write_text
-
-    text = card_of(file, rows, net, Path(file).name)
-    if out is None:
-        print(text)
-    else:
-        write_text(out, text)
-        console.print(f"wrote {out}")
-
-
-def card_of(file: str, rows: Path | None, net: str | None, name: str) -> str:
-    """The text of a model card for a model's file and its rows, under a name."""
-    from rheostat.deploy.named_points import own_rows, rows_path
-    from rheostat.models import artifact, zoo
-    from rheostat.reports.card import card as write
-
-    model, about = artifact.load_with(file, net=net)
-    own = artifact.digest(file)
-    shipped = zoo.by_digest(own)
-    return write(model, about, own_rows(rows_path(file, rows), own), name=name, digest=own, shipped=shipped)
-
-
-@app.command(epilog="Example: rheostat push runs/shop lab/shop --private")
-def push(
-    file: File,
-    name: Annotated[str, typer.Argument(help="organisation/name on the Hugging Face hub; created if it is new.")],
-    rows: Annotated[Path | None, typer.Option(help="Rows file for the card; default the run's.")] = None,
-    private: Annotated[bool, typer.Option("--private", help="Make a new repository private.")] = False,
-    net: Network = None,
-) -> None:
-    """Upload a model's file and its card to the hub; rheostat.load("hf:organisation/name") reads it."""
-    from rheostat.models.hub import check_name, push_to_hub
-
-    check_name(name)
-    address = push_to_hub(file, name, card=card_of(file, rows, net, name), net=net, private=private)
-    console.print(f"uploaded {address}", markup=False)

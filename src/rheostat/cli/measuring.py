@@ -15,14 +15,22 @@ if TYPE_CHECKING:
     from rheostat.runtime.precision import Asked
 
 
-def measure(request: Request, options: EvaluationOptions, *, quiet: bool = False) -> list[Row]:
-    """Measure, show progress (`quiet`: without a line per point), print the table, and return the rows."""
+def measure(request: Request, options: EvaluationOptions, *, quiet: bool = False, precision: str = "fp32") -> list[Row]:
+    """Measure, show progress (`quiet`: without a line per point), print the table, and return the rows.
+
+    `precision` is that of the exported files that are judged instead of the model; fp32 judges the model.
+    """
     from rheostat.cli.progress import Show
     from rheostat.evaluation.lookup import measure as measured
     from rheostat.results.labels import attacker_lines, gap_lines
 
     with Show(console, lines=not quiet) as show:
-        rows = measured(request, options, report=show)
+        if precision == "fp32":
+            rows = measured(request, options, report=show)
+        else:
+            from rheostat.deploy.judging import measure_in
+
+            rows = measure_in(precision, request, options, report=show)
     if rows and not request.corruptions:
         console.print(_table(rows))
     _corrupted(rows)

@@ -61,10 +61,16 @@ def serve(
     unmeasured: Annotated[
         bool, typer.Option("--unmeasured-points", help="Also serve t-0, t-0.5, t-1, which have not been measured.")
     ] = False,
-    backend: Annotated[str, typer.Option(help="auto (the faster one installed), onnx, openvino or torch.")] = "auto",
+    backend: Annotated[
+        str, typer.Option(help="Runtime of points in fp32: auto (the fastest installed), onnx, openvino or torch.")
+    ] = "auto",
     precision: Annotated[
-        str, typer.Option(help="fp32, bf16 or auto (bf16 if native); bf16 needs OpenVINO. Bounds hold for fp32.")
-    ] = "fp32",
+        str | None,
+        typer.Option(
+            help="fp32, bf16 or auto (bf16 if native; needs OpenVINO) for all points; default the precision that each "
+            "was measured in."
+        ),
+    ] = None,
     state: Annotated[
         Path | None, typer.Option(help="File of the policy; default policy.json beside the model.")
     ] = None,
@@ -137,7 +143,7 @@ def serve(
     served = service(
         file,
         backend=backend,
-        precision=as_precision(precision),
+        precision=None if precision is None else as_precision(precision),
         threads=threads,
         every=unmeasured,
         most=max_batch,
@@ -162,9 +168,9 @@ def serve(
     if client_dial:
         console.print("clients may choose the point: an attacker then chooses the weakest one", style="red")
     where = host if host in LOOPBACK else f"{host} (reachable from the network)"
-    console.print(
-        f"serving {', '.join(served.points)} of {place} on http://{where}:{port}; docs at /docs", markup=False
-    )
+    lower = {n: m["precision"] for n, m in served.measured.items() if precision is None and "precision" in m}
+    shown = ", ".join(f"{n} ({lower[n]})" if n in lower else n for n in served.points)
+    console.print(f"serving {shown} of {place} on http://{where}:{port}; docs at /docs", markup=False)
     limits = Connections(max_connections, header_seconds=header_seconds)
     server = uvicorn.Server(config(web, host, port, limits, behind_proxy=behind_proxy))
     server.run()

@@ -6,8 +6,10 @@ those images, and the test split is reserved for the report.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from rheostat.deploy.precisions import FULL, Key
 from rheostat.points.point import Point
 from rheostat.results.intervals import lower_bound
 from rheostat.results.row import Row
@@ -16,8 +18,6 @@ from rheostat.runtime.choices import nearest
 SPLIT = "calibrate-choose"
 GOALS = ("clean", "robust", "balanced", "macs", "latency")
 """Goals of a choice: accuracies are maximised (`balanced` is the mean of both bounds), costs minimised."""
-GAIN = 0.1
-"""Each point of a ladder saves at least this fraction of the time of the point before it."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,10 @@ class Need:
 
 @dataclass(frozen=True)
 class Candidate:
-    """A point with its measured numbers and one-sided lower bounds on both accuracies."""
+    """A point with its measured numbers and one-sided lower bounds on both accuracies.
+
+    `precision` is that in which it was measured and is to be served.
+    """
 
     point: Point
     clean: float
@@ -58,6 +61,7 @@ class Candidate:
     tier: str
     flags: tuple[str, ...]
     n: int
+    precision: str = FULL
 
     def lacks(self, need: Need) -> dict[str, float]:
         """By how much each limit is missed, as a fraction of the limit; empty if all limits are met."""
@@ -110,25 +114,33 @@ class Choice:
 
 
 def candidates(
-    rows: list[Row], *, confidence: float = 0.95, latencies: dict[Point, float] | None = None
+    rows: list[Row],
+    *,
+    confidence: float = 0.95,
+    latencies: Mapping[Key, float] | None = None,
+    precisions: Sequence[str] = (FULL,),
 ) -> list[Candidate]:
-    """Every measured point with simultaneous bounds: Bonferroni over the points and both accuracies.
+    """Every measured point in each of `precisions`, with simultaneous bounds: Bonferroni over all and both accuracies.
 
     Rows of other splits are ignored. If a point was measured in several tiers, the row with the most attacks
-    counts. Raises ValueError if there are no rows of the split, or if they belong to several models, radii or data
-    sets.
+    counts. In a lower precision a point needs a row of its own and one in fp32, and never counts as more robust than in
+    fp32: the attacks on a file are weaker, because it has no gradients. Raises ValueError if there are no rows of the
+    split, or if they belong to several models, radii or data sets.
     """
-    found: dict[Point, Row] = {}
+    found: dict[Key, Row] = {}
     against: set[str] = set()
     for row in rows:
         if row.attack.name != "worst" or row.knowledge != "known" or row.rule is not None:
             continue
         if row.split != SPLIT:
             continue
+        if row.precision not in precisions:
+            continue
         against.add(f"{row.attack.norm} {row.attack.eps:g} on {row.dataset}")
-        point = Point(**row.at)
-        if point not in found or len(row.attack.names) > len(found[point].attack.names):
-            found[point] = row
+        key = Point(**row.at), row.precision
+        if key not in found or len(row.attack.names) > len(found[key].attack.names):
+            found[key] = row
+    found = {key: row for key, row in found.items() if (key[0], FULL) in found}
     if not found:
         splits = sorted({r.split for r in rows})
         raise ValueError(
@@ -143,21 +155,27 @@ def candidates(
             "into a separate file (--out), and choose from that file (--rows)"
         )
     each = 1 - (1 - confidence) / (2 * len(found))
+
+    def bound(accuracy: float, n: int) -> float:
+        return lower_bound(round(accuracy * n), n, confidence=each)
+
     return [
         Candidate(
             point,
             r.clean_accuracy,
-            r.robust_accuracy,
-            lower_bound(round(r.clean_accuracy * r.n), r.n, confidence=each),
-            lower_bound(round(r.robust_accuracy * r.n), r.n, confidence=each),
+            min(r.robust_accuracy, full.robust_accuracy),
+            bound(r.clean_accuracy, r.n),
+            min(bound(o.robust_accuracy, o.n) for o in (r, full)),
             r.macs.mean,
-            (latencies or {}).get(point),
+            (latencies or {}).get((point, precision)),
             r.attack.names,
             r.tier,
             tuple(r.flags),
             r.n,
+            precision,
         )
-        for point, r in found.items()
+        for (point, precision), r in found.items()
+        for full in (found[point, FULL],)
     ]
 
 
@@ -172,12 +190,13 @@ def choose(
     """The point with the best value of the goal among those whose bounds meet every limit.
 
     `maximise` is "clean" or "robust" (their lower bounds), "balanced" (the mean of both), or "macs" or "latency" (the
-    lowest). `latencies` are milliseconds per image, by point. Raises ValueError as `candidates` does, for an unknown
-    goal, or if a limit or goal needs latencies that are missing.
+    lowest). `latencies` are milliseconds per image, by point. Only rows in fp32 count. Raises ValueError as
+    `candidates` does, for an unknown goal, or if a limit or goal needs latencies that are missing.
     """
     if maximise not in GOALS:
         raise ValueError(f"no goal {maximise!r}; {nearest(maximise, GOALS)}")
-    found = candidates(rows, confidence=confidence, latencies=latencies)
+    times = {(point, FULL): ms for point, ms in (latencies or {}).items()}
+    found = candidates(rows, confidence=confidence, latencies=times)
     # Ties go to the more robust, then to the cheaper point, so that the order of rows does not matter.
     ranked = sorted(found, key=lambda c: (-c.worth(maximise), -c.robust_bound, c.macs))
     good = [c for c in ranked if not c.lacks(need)]
@@ -192,72 +211,6 @@ def choose(
         maximise,
         need,
     )
-
-
-@dataclass(frozen=True)
-class LadderChoice:
-    """The points of a ladder, from the slowest (the preferred one) to the fastest, and the Pareto front behind them."""
-
-    points: tuple[Candidate, ...]
-    front: tuple[Candidate, ...]
-    confidence: float
-    looked_at: int
-
-
-def choose_ladder(
-    rows: list[Row],
-    need: Need,
-    *,
-    latencies: dict[Point, float],
-    maximise: str = "clean",
-    steps: int = 4,
-    confidence: float = 0.95,
-) -> LadderChoice:
-    """Points for a server that trades accuracy for capacity, from the Pareto front of latency, SA and RA.
-
-    The bounds of every point meet every limit. The first point is the one that `choose` prefers. Each further
-    point is the best by the same goal among those that save at least `GAIN` of the time of the previous point; the
-    last is the fastest. `latencies` are milliseconds per image, by point. Raises ValueError if no point meets the
-    limits, or if none is faster than the first.
-    """
-    if maximise not in ("clean", "robust"):
-        raise ValueError(f"no ladder goal {maximise!r}; {nearest(maximise, ('clean', 'robust'))}")
-    if steps < 2:
-        raise ValueError(f"a ladder needs at least 2 points, given {steps}")
-    found = candidates(rows, confidence=confidence, latencies=latencies)
-    good = [c for c in found if not c.lacks(need)]
-    if not good:
-        raise ValueError("no measured point meets every limit; see rheostat choose without --ladder")
-    pareto = time_front(good)
-    ranked = sorted(pareto, key=lambda c: (-c.worth(maximise), -c.robust_bound, _time(c)))
-    ladder = [ranked[0]]
-    fastest = min(pareto, key=_time)
-    while (faster := [c for c in ranked if _time(c) <= (1 - GAIN) * _time(ladder[-1])]) and ladder[-1] is not fastest:
-        ladder.append(faster[0])
-    if len(ladder) == 1:
-        raise ValueError(
-            f"{ladder[0].point.label()} is the best and no other point is at least {100 * GAIN:.0f} % faster, so a "
-            "ladder would save no time; measure points of a dial that costs time (width, depth, exit)"
-        )
-    # Keep both ends and evenly spaced points between them.
-    kept = [ladder[round(i * (len(ladder) - 1) / (steps - 1))] for i in range(steps)] if len(ladder) > steps else ladder
-    return LadderChoice(tuple(kept), pareto, confidence, len(found))
-
-
-def _time(candidate: Candidate) -> float:
-    if candidate.latency is None:
-        raise ValueError("a ladder needs measured latencies")
-    return candidate.latency
-
-
-def time_front(found: list[Candidate]) -> tuple[Candidate, ...]:
-    """The points that no other point dominates in clean accuracy, robust accuracy and latency, fastest first."""
-
-    def beats(a: Candidate, b: Candidate) -> bool:
-        pairs = ((a.clean, b.clean), (a.robust, b.robust), (-_time(a), -_time(b)))
-        return all(x >= y for x, y in pairs) and any(x > y for x, y in pairs)
-
-    return tuple(sorted((c for c in found if not any(beats(o, c) for o in found)), key=_time))
 
 
 def front(found: list[Candidate]) -> tuple[Candidate, ...]:

@@ -13,12 +13,15 @@ from torch import nn
 from rheostat.deploy.exporting import export
 from rheostat.deploy.fastest import sessions_of
 from rheostat.deploy.onnx_session import Session, SessionModule
+from rheostat.deploy.precisions import SERVED_AS
+from rheostat.deploy.quantising import quantise
 from rheostat.models.artifact import About
 from rheostat.models.costs import latency, observe
 from rheostat.models.folding import foldable
 from rheostat.models.tunable import Tunable
 from rheostat.points.point import Point
 from rheostat.results.machine import hardware
+from rheostat.runtime.seeding import stream
 
 BATCHES = (1, 32)
 
@@ -39,10 +42,20 @@ class PointBenchmark:
 
 
 def bench(
-    model: Tunable, about: About, points: list[Point], *, seconds: float = 0.5, compiled: bool = False
+    model: Tunable,
+    about: About,
+    points: list[Point],
+    *,
+    seconds: float = 0.5,
+    compiled: bool = False,
+    int8: bool = False,
 ) -> list[PointBenchmark]:
-    """Costs of every point: eager, folded, under each runtime and, if `compiled`, compiled; the forms take turns."""
+    """Costs of every point: eager, folded and under each runtime; the forms take turns.
+
+    `compiled` adds torch.compile, and `int8` a quantised file (its ranges come from noise, which changes no time).
+    """
     found: list[PointBenchmark] = []
+    noise = torch.rand(64, *model.net.image, generator=stream("times"))
     for point in points:
         forms: dict[str, nn.Module] = {"eager": model.at(point)}
         folded = foldable(model, point)
@@ -55,6 +68,9 @@ def bench(
                 file = Path(folder) / "x.onnx"
                 export(model, about, file, at=point)
                 forms |= _sessions(file)
+                if int8 and folded is not None:
+                    made = quantise(file, file.with_name("int8.onnx"), noise)
+                    forms[SERVED_AS["int8"][0]] = SessionModule(Session(made, threads=torch.get_num_threads()))
             times = {batch: latency(forms, model.net.image, batch=batch, seconds=seconds) for batch in BATCHES}
         cost = observe(model, model.net.image, point)
         found += [

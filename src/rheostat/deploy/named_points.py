@@ -2,22 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import tempfile
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
-from rheostat.calibration.temperature import calibrated
-from rheostat.deploy.choosing import SPLIT, Candidate, Choice, LadderChoice, Need, choose, choose_ladder
+from rheostat.calibration.temperature import calibrated, logits_of
+from rheostat.data import Dataset, subset, to_pixels
+from rheostat.deploy.choosing import SPLIT, Candidate, Choice, Need, choose
+from rheostat.deploy.ladders import LadderChoice
+from rheostat.deploy.onnx_session import SessionModule
+from rheostat.deploy.precisions import CALIBRATED_ON, FULL, beside, open_in, write_in
 from rheostat.evaluation.lookup import find_data, find_target
+from rheostat.evaluation.target import Target
 from rheostat.models import artifact
 from rheostat.models.costs import latency
 from rheostat.models.folding import foldable
 from rheostat.models.tunable import Tunable
 from rheostat.points.point import Point
+from rheostat.results.intervals import share
 from rheostat.results.row import Row
 from rheostat.results.rows import read_rows
+from rheostat.runtime.files import write_bytes
+
+WITHIN = 0.005
+"""How far the clean accuracy of a file in a lower precision may lie from that of its row, on the same images."""
 
 
 def rows_path(which: str, rows: Path | None = None) -> Path | None:
@@ -69,25 +79,9 @@ def choose_point(
     return choose(measured, need, maximise=maximise, confidence=confidence, latencies=times)
 
 
-def choose_ladder_points(
-    which: str,
-    need: Need,
-    *,
-    maximise: str = "clean",
-    steps: int = 4,
-    confidence: float = 0.95,
-    rows: Path | None = None,
-    net: str | None = None,
-) -> LadderChoice:
-    """The ladder of a run; see `choose_ladder`. Latency is measured on this machine."""
-    measured = rows_of(which, rows)
-    times = _times_of(which, measured, net)
-    return choose_ladder(measured, need, latencies=times, maximise=maximise, steps=steps, confidence=confidence)
-
-
 def _times_of(which: str, measured: list[Row], net: str | None) -> dict[Point, float]:
-    """The latency of every point that has a row of the split `SPLIT`."""
-    every = {Point(**r.at) for r in measured if r.split == SPLIT and r.at}
+    """The latency of every point that has a row in fp32 of the split `SPLIT`."""
+    every = {Point(**r.at) for r in measured if r.split == SPLIT and r.at and r.precision == FULL}
     return latencies(artifact.load(which, net=net), sorted(every, key=lambda p: p.label()))
 
 
@@ -101,7 +95,11 @@ def store_point(
     verify: bool = True,
     net: str | None = None,
 ) -> dict[str, Any]:
-    """Store a chosen point under a name in the model's file, with a fitted temperature; returns the stored numbers."""
+    """Store a chosen point under a name in the model's file, with a fitted temperature; returns the stored numbers.
+
+    A point in a lower precision is stored with it; the file of an int8 point is written beside the model's file.
+    Raises ValueError if that file is not as accurate as its row says, because another machine runs it differently.
+    """
     target = find_target(which, name=None, between=None, net=net)
     assert isinstance(target.model, Tunable)
     halves = [
@@ -109,6 +107,7 @@ def store_point(
         for split in ("calibrate-fit", SPLIT)
     ]
     point = target.model.complete(found.point)
+    module = target.model.at(point) if found.precision == FULL else _lower(target, name, which, found, *halves)
     numbers: dict[str, Any] = {
         "clean_accuracy": found.clean,
         "robust_accuracy": found.robust,
@@ -123,23 +122,55 @@ def store_point(
         "macs": found.macs,
         "latency_ms": found.latency,
         "flags": list(found.flags),
-        **calibrated(target.model, point, *halves),
+        **({} if found.precision == FULL else {"precision": found.precision}),
+        **calibrated(module, *halves),
     }
     artifact.name_point(which, name, point, numbers, net=net)
     return numbers
 
 
-def _line(what: str, c: Candidate) -> str:
+def _lower(target: Target, name: str, which: str, found: Candidate, *halves: Dataset) -> nn.Module:
+    """The module of a point in a lower precision; its int8 file is written beside the model's file."""
+    assert isinstance(target.model, Tunable)
+    images = to_pixels(subset(halves[0], CALIBRATED_ON).images)
+    with tempfile.TemporaryDirectory() as folder:
+        made = write_in(
+            found.precision,
+            target.model,
+            target.about,
+            Path(folder) / "x.onnx",
+            at=found.point,
+            images=images,
+            artifact=target.hash,
+        )
+        module = SessionModule(open_in(found.precision, made))
+        sample = subset(halves[1], found.n)
+        clean = share(logits_of(module, sample).argmax(1) == sample.labels)
+        if abs(clean - found.clean) > WITHIN:
+            raise ValueError(
+                f"{name!r} in {found.precision} has a clean accuracy of {100 * clean:.1f} % here and "
+                f"{100 * found.clean:.1f} % in its row: this machine runs it differently, so measure it here (rheostat "
+                f"evaluate --fresh --precision {found.precision})"
+            )
+        if found.precision == "int8":
+            write_bytes(beside(artifact.locate(which), name), made.read_bytes())
+    return module
+
+
+def candidate_line(what: str, c: Candidate) -> str:
+    """A candidate with its bounds and costs as one line of text."""
     cost = f"{c.macs / 1e6:.2f} M MACs" + ("" if c.latency is None else f", {c.latency:.2f} ms")
+    where = "" if c.precision == FULL else f" in {c.precision}"
     raised = f"; flags: {', '.join(c.flags)}" if c.flags else ""
     return (
-        f"{what}: {c.point.label()}: clean {100 * c.clean:.1f} % (≥ {100 * c.clean_bound:.1f}), robust "
+        f"{what}: {c.point.label()}{where}: clean {100 * c.clean:.1f} % (≥ {100 * c.clean_bound:.1f}), robust "
         f"{100 * c.robust:.1f} % (≥ {100 * c.robust_bound:.1f}) measured under {', '.join(c.attacks)}; "
         f"{cost}{raised}"
     )
 
 
-def _bounds(looked_at: int, confidence: float) -> str:
+def bounds_line(looked_at: int, confidence: float) -> str:
+    """What the bounds of a choice mean."""
     return (
         f"Bounds (≥) hold simultaneously for all {looked_at} points at {100 * confidence:g} %: one-sided, "
         "exact, with a Bonferroni correction. Robust accuracies are upper bounds under the attacks named: a "
@@ -147,22 +178,16 @@ def _bounds(looked_at: int, confidence: float) -> str:
     )
 
 
-def ladder_lines(choice: LadderChoice, names: Sequence[str]) -> list[str]:
-    """A ladder as lines of text."""
-    lines = [_line(f"step {name}", c) for name, c in zip(names, choice.points, strict=True)]
-    return [*lines, *(_line("front", c) for c in choice.front), _bounds(choice.looked_at, choice.confidence)]
-
-
 def choice_lines(choice: Choice) -> list[str]:
     """A choice as lines of text; robust accuracy is measured, never guaranteed."""
     lines = []
     if choice.chosen is not None:
-        lines.append(_line("chosen", choice.chosen))
+        lines.append(candidate_line("chosen", choice.chosen))
         if choice.runner_up is not None:
-            lines.append(_line("runner-up", choice.runner_up))
+            lines.append(candidate_line("runner-up", choice.runner_up))
     elif choice.closest is not None:
         lacks = choice.closest.lacks(choice.need)
         missed = ", ".join(f"{k.replace('_', '-')} missed by {100 * v:.1f} %" for k, v in lacks.items())
-        lines += ["no measured point meets every limit", f"{_line('closest', choice.closest)}; {missed}"]
-    lines += [_line("front", c) for c in choice.front]
-    return [*lines, _bounds(choice.looked_at, choice.confidence)]
+        lines += ["no measured point meets every limit", f"{candidate_line('closest', choice.closest)}; {missed}"]
+    lines += [candidate_line("front", c) for c in choice.front]
+    return [*lines, bounds_line(choice.looked_at, choice.confidence)]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -72,7 +73,51 @@ def quantise(path: Path, out: Path, images: Tensor) -> Path:
     return out
 
 
+@dataclass(frozen=True)
+class Judged:
+    """Bits (n,) of a file and of the float model on the same images: which images each classifies correctly."""
+
+    float_clean: Tensor
+    float_robust: Tensor
+    """Of the float model under its own PGD-20 images."""
+    clean: Tensor
+    transferred: Tensor
+    """Of the file, on the clean images and on the float model's PGD-20 images."""
+    searched: Tensor
+    """Of the file, under Square on the file."""
+
+    @property
+    def robust(self) -> Tensor:
+        """Which images the file classifies correctly under both attacks."""
+        return self.transferred & self.searched
+
+
+ATTACKS = ("pgd20 of fp32", "square200")
+"""The attacks behind `Judged.robust`, as rows name them."""
+
+
 @full_precision()
+def judged(
+    model: Tunable, point: Point, session: Session, dataset: Dataset, *, eps: float, norm: str = "linf"
+) -> Judged:
+    """What a file in a lower precision classifies correctly, by two attacks that need no gradients of the file.
+
+    The float model's PGD-20 images are transferred, and Square attacks the file; `eps` in units of [0, 1].
+    """
+    lower = SessionModule(session)
+    victim, square = victim_at(model, point), named("square200", eps=eps, norm=norm)
+    whole = victim_at(lower)
+    found: list[list[Tensor]] = []
+    for number, part in enumerate(chunks(dataset)):
+        x, y = to_pixels(dataset.images[part]), dataset.labels[part]
+        of_float = attack_chunk(victim, x, y, named("pgd20", eps=eps, norm=norm), (0, "quantised", number))
+        right = lower(x).argmax(1) == y
+        transferred = right & (lower(of_float.adversarial).argmax(1) == y)
+        searched = attack_chunk(whole, x, y, square, (0, "", square.name, number)).robust
+        found.append([of_float.clean, of_float.robust, right, transferred, searched])
+    return Judged(*(torch.cat(bits) for bits in zip(*found, strict=True)))
+
+
 def measured_again(
     model: Tunable, point: Point, path: Path, dataset: Dataset, *, eps: float, norm: str = "linf"
 ) -> dict[str, Any]:
@@ -81,25 +126,13 @@ def measured_again(
     RA of the file is a worst case per image: an image counts as robust if the file classifies it correctly both
     under the float model's PGD-20 image and under Square on the file.
     """
-    quantised = SessionModule(Session(path))
-    victim, square = victim_at(model, point), named("square200", eps=eps, norm=norm)
-    whole = victim_at(quantised)
-    float_right, float_stands, right, transferred, searched = [], [], [], [], []
-    for number, part in enumerate(chunks(dataset)):
-        x, y = to_pixels(dataset.images[part]), dataset.labels[part]
-        found = attack_chunk(victim, x, y, named("pgd20", eps=eps, norm=norm), (0, "quantised", number))
-        float_right.append(found.clean)
-        float_stands.append(found.robust)
-        right.append(quantised(x).argmax(1) == y)
-        transferred.append(right[-1] & (quantised(found.adversarial).argmax(1) == y))
-        searched.append(attack_chunk(whole, x, y, square, (0, "", square.name, number)).robust)
-    stands = torch.cat(transferred) & torch.cat(searched)
+    found = judged(model, point, Session(path), dataset, eps=eps, norm=norm)
     return {
         "n": len(dataset),
-        "float_clean_accuracy": share(torch.cat(float_right)),
-        "float_robust_accuracy": share(torch.cat(float_stands)),
-        "clean_accuracy": share(torch.cat(right)),
-        "robust_accuracy_transfer": share(torch.cat(transferred)),
-        "robust_accuracy_square": share(torch.cat(searched)),
-        "robust_accuracy": share(stands),
+        "float_clean_accuracy": share(found.float_clean),
+        "float_robust_accuracy": share(found.float_robust),
+        "clean_accuracy": share(found.clean),
+        "robust_accuracy_transfer": share(found.transferred),
+        "robust_accuracy_square": share(found.searched),
+        "robust_accuracy": share(found.robust),
     }

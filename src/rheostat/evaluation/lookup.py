@@ -146,16 +146,7 @@ def measure(request: Request, options: EvaluationOptions | None = None, *, repor
     dataset = find_data(
         target, request.data, options.split, data_dir=request.data_dir, examples=request.examples, verify=request.verify
     )
-    tier = request.tier or "quick"
-    folder = Path(request.which) if Path(request.which).is_dir() else Path("runs") / target.run.replace(":", ".")
-    options = replace(
-        options,
-        tier=tier,
-        out=options.out or folder / "rows.jsonl",
-        eps=options.eps if request.eps is None else _float(request.eps),
-        norm=request.norm or options.norm,
-        step_size=options.step_size if request.step_size is None else _float(request.step_size),
-    )
+    options = settled(request, options, target)
     points = as_points(target, request.at)
     place = device_named(request.device)
     target.model.to(place)
@@ -170,10 +161,23 @@ def measure(request: Request, options: EvaluationOptions | None = None, *, repor
             report=report,
         )
     rows: list[Row] = []
-    for some, names in _by_attacks(target, points, request.attacks, tier, len(dataset.classes)):
+    for some, names in _by_attacks(target, points, request.attacks, options.tier, len(dataset.classes)):
         attacks = as_attacks(target, names, options)
         rows += evaluate(target, some, attacks, dataset, options=options, ranks=join(place), report=report)
     return rows
+
+
+def settled(request: Request, options: EvaluationOptions, target: Target) -> EvaluationOptions:
+    """The options with what the request sets, and the file of rows if they name none."""
+    folder = Path(request.which) if Path(request.which).is_dir() else Path("runs") / target.run.replace(":", ".")
+    return replace(
+        options,
+        tier=request.tier or "quick",
+        out=options.out or folder / "rows.jsonl",
+        eps=options.eps if request.eps is None else _float(request.eps),
+        norm=request.norm or options.norm,
+        step_size=options.step_size if request.step_size is None else _float(request.step_size),
+    )
 
 
 def _by_attacks(

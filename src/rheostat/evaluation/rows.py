@@ -25,11 +25,15 @@ Knowledge = Literal["known", "transfer", "unknown", "chosen", "none"]
 
 @dataclass(frozen=True)
 class RowBuilder:
-    """Builds the rows of one evaluation: a target on a data set, with its options."""
+    """Builds the rows of one evaluation: a target on a data set, with its options.
+
+    `precision` is that in which images are scored: fp32, or that of an exported file.
+    """
 
     target: Target
     dataset: Dataset
     options: EvaluationOptions
+    precision: str = "fp32"
 
     @cached_property
     def common(self) -> dict[str, Any]:
@@ -42,7 +46,7 @@ class RowBuilder:
             "tier_version": VERSION,
             "n": len(self.dataset),
             "seed": self.options.seed,
-            "precision": "fp32",
+            "precision": self.precision,
             "attack_precision": self.options.attack_precision,
         }
 

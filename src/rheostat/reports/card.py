@@ -174,6 +174,7 @@ def _positions(values: tuple[float, ...] | None, low: float, high: float) -> str
 def _named(name: str, label: str, m: dict[str, Any]) -> str:
     if not m.keys() >= NUMBERS:
         return f"| `{name}` | {label} | | | not measured | |"
+    label += f", {m['precision']}" if "precision" in m else ""
     return (
         f"| `{name}` | {label} | {100 * m['clean_accuracy']:.1f} (≥ {100 * m['clean_bound']:.1f}) | "
         f"{100 * m['robust_accuracy']:.1f} (≥ {100 * m['robust_bound']:.1f}) | {', '.join(m['measured_under'])} on "

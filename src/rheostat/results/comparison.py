@@ -65,8 +65,8 @@ class Side:
 
 
 def sides(rows: list[Row], file: Path) -> list[Side]:
-    """All runs that have rows in a file."""
-    kept = [r for r in worst_rows(rows) if r.knowledge == "known"]
+    """All runs that have rows in a file; rows of files in a lower precision are left out."""
+    kept = [r for r in worst_rows(rows) if r.knowledge == "known" and r.precision == "fp32"]
     bits = read_bits(file)
     return [Side(n, tuple(r for r in kept if r.run == n), bits) for n in dict.fromkeys(r.run for r in kept)]
 

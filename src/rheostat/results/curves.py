@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 
 from rheostat.results.row import Row
 
-SHOWN = ("run", "rule", "tier", "split", "n", "dataset", "knowledge", "seed", "artifact", "dial", "attack")
+SHOWN = ("run", "rule", "precision", "tier", "split", "n", "dataset", "knowledge", "seed", "artifact", "dial", "attack")
 """Fields that may distinguish two curves by name, in order of preference."""
 
 
@@ -20,11 +20,7 @@ def key_of(row: Row, *, along: str | None = None) -> str:
     It ignores data hashes: some rows of version 1 have none, and a file holds only one data set for each name, split
     and number of images.
     """
-    shared = {
-        k: getattr(row, k)
-        for k in ("tier_version", "precision", "attack_precision", "cumulative", *SHOWN)
-        if k != "attack"
-    }
+    shared = {k: getattr(row, k) for k in ("tier_version", "attack_precision", "cumulative", *SHOWN) if k != "attack"}
     shared["attack"] = row.attack.plain()
     if row.corruption is not None:
         shared["corruption"] = row.corruption.model_dump(mode="json")
@@ -83,5 +79,17 @@ def same_ball(a: Row, b: Row) -> bool:
 
 def same_setting(a: Row, b: Row) -> bool:
     """Whether two rows share run, model, data and seed; they may differ in point, attack and knowledge."""
-    fields = ("run", "artifact", "dataset", "split", "rule", "tier", "tier_version", "n", "seed", "attack_precision")
+    fields = (
+        "run",
+        "artifact",
+        "dataset",
+        "split",
+        "rule",
+        "tier",
+        "tier_version",
+        "n",
+        "seed",
+        "precision",
+        "attack_precision",
+    )
     return all(getattr(a, field) == getattr(b, field) for field in fields)

@@ -61,12 +61,17 @@ def attacker_lines(rows: list[Row]) -> list[str]:
 
 
 def point_label(row: Row, at: At | None = None) -> str:
-    """A short text for a row's point, or for the point `at` of the same dials; λ or t comes first."""
+    """A short text for a row's point, or for the point `at` of the same dials; λ or t comes first.
+
+    It ends with the precision of a row that was not judged in fp32.
+    """
     left = dict(row.at if at is None else at)
     parts = []
     if "robustness" in left:
         parts.append(f"{'λ' if row.dial == 'lambda' else 't'} = {left.pop('robustness'):g}")
     parts += [f"{k} = {v:g}" for k, v in left.items()]
+    if at is None and row.precision != "fp32":
+        parts.append(row.precision)
     return ", ".join(parts) or "the one point"
 
 

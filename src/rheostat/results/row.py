@@ -178,7 +178,9 @@ class Measurement(Part):
     )
     n: int = Field(description="Number of images.")
     seed: int = Field(description="Seed of the random starts or of the corruptions.")
-    precision: str = Field("fp32", description="Precision in which images were scored.")
+    precision: str = Field(
+        "fp32", description="Precision in which images were scored; `bf16` and `int8` are those of an exported file."
+    )
     attack_precision: Literal["fp32", "bf16"] = Field(
         "fp32",
         description="Precision of the attacks' gradients. With `bf16`, an image that fails to fool in fp32 repeats the "
@@ -213,6 +215,8 @@ class Measurement(Part):
             parts.append(self.tier_version)
         if self.attack_precision != "fp32":
             parts.append(["attack precision", self.attack_precision])
+        if self.precision != "fp32":
+            parts.append(["precision", self.precision])
         if self.corruption is not None:
             parts.append(self.corruption.model_dump(mode="json"))
         return f"{seed_of(json.dumps(parts, sort_keys=True)):016x}"

@@ -13,6 +13,7 @@ from torch import nn
 from rheostat.deploy.exporting import export
 from rheostat.deploy.fastest import fastest_runtime
 from rheostat.deploy.onnx_session import Session
+from rheostat.deploy.precisions import FULL, LOWER, SERVED_AS, lacking, open_in, precision_of, stored_int8
 from rheostat.deploy.runtimes import Array, Precision
 from rheostat.models import artifact
 from rheostat.models.folding import foldable
@@ -25,7 +26,8 @@ from rheostat.serve.options import Service
 
 BACKENDS = ("auto", "onnx", "openvino", "torch")
 FORMS = {
-    **{("onnx", "fp32"): ("ONNX Runtime",), ("torch", "fp32"): ("folded", "eager")},
+    ("torch", "fp32"): ("folded", "eager"),
+    ("onnx", "fp32"): ("ONNX Runtime",),
     **{("openvino", p): (f"OpenVINO {p}",) for p in ("fp32", "bf16")},
 }
 """(backend, precision) → the forms of `rheostat bench` whose times apply to it."""
@@ -35,7 +37,7 @@ def service(
     which: str,
     *,
     backend: str = "onnx",
-    precision: Precision = "fp32",
+    precision: Precision | None = None,
     threads: int | None = None,
     every: bool = False,
     most: int = 64,
@@ -50,8 +52,11 @@ def service(
 
     The time of a batch of up to `most` images at each point is measured here, which takes a moment, or read from
     `costs`, a file written by `rheostat bench --out`.
-    `backend` "auto" takes the fastest installed runtime, measured at the first point. `precision` applies to OpenVINO
-    only: bf16 (or auto on a CPU that has it) is faster, but the named points' numbers were measured in fp32.
+    Each point runs in the precision that it was chosen in (`rheostat choose --ladder`), because its numbers were
+    measured in that one. `backend` is the runtime of points in fp32: "auto" takes the fastest installed one, measured
+    at the first of them; int8 always runs under ONNX Runtime and bf16 under OpenVINO. `precision` replaces that of
+    every point: fp32, or bf16 (OpenVINO only; auto on a CPU that has it), which is faster but may not be measured.
+    Raises ValueError if this machine cannot run a point's precision, or if an int8 file is missing.
     """
     if backend not in BACKENDS:
         raise ValueError(f"no backend {backend!r}; {nearest(backend, BACKENDS)}")
@@ -65,21 +70,24 @@ def service(
             "safe (or try it with --unmeasured-points)"
         )
     runs: dict[str, Run] = {}
-    computed = "fp32"
+    forms: dict[str, tuple[str, ...]] = {}
+    digest = artifact.digest(which)
     for name, point in points.items():
         temperature = model.temperatures.get(name, 1.0)
-        if backend == "torch":
-            runs[name] = _torch(model, point, temperature)
-            continue
-        session, backend = _session(model, about, point, backend, precision, threads)
-        computed = session.precision
-        runs[name] = partial(_answer, session, temperature)
-    digest = artifact.digest(which)
+        own = precision_of(about.measured.get(name, {})) if precision is None else FULL
+        if own in LOWER:
+            session = _lower(which, model, about, name, digest, threads)
+            runs[name], forms[name] = partial(_answer, session, temperature), SERVED_AS[own]
+        elif backend == "torch":
+            runs[name], forms[name] = _torch(model, point, temperature), FORMS[backend, FULL]
+        else:
+            session, backend = _session(model, about, point, backend, precision or "fp32", threads)
+            runs[name], forms[name] = partial(_answer, session, temperature), FORMS[backend, session.precision]
     numbers = {n: model.complete(p).numbers() for n, p in points.items()}
     times = (
         measure(runs, model.net.image, most)
         if costs is None
-        else from_rows(costs, numbers, artifact=digest, forms=FORMS[backend, computed])
+        else from_rows(costs, numbers, artifact=digest, forms=forms)
     )
     return Service(
         runs,
@@ -112,6 +120,22 @@ def _session(
         if backend == "auto":
             runtime = fastest_runtime(file, model.net.image, precision=precision, threads=threads)
         return Session(file, runtime=runtime, precision=precision, threads=threads, spin=False), runtime
+
+
+def _lower(which: str, model: Tunable, about: artifact.About, name: str, digest: str, threads: int | None) -> Session:
+    """A session of a named point in the lower precision that it was chosen in."""
+    point, precision = model.points[name], precision_of(about.measured[name])
+    if problem := lacking(precision):
+        raise ValueError(
+            f"{name!r} was chosen in {precision}, which cannot run here: {problem}; or serve every point in fp32 "
+            "(--precision fp32)"
+        )
+    if precision == "int8":
+        file = stored_int8(artifact.locate(which), name, point, artifact=digest)
+        return open_in(precision, file, threads=threads, spin=False)
+    with tempfile.TemporaryDirectory() as folder:
+        (file,) = export(model, about, Path(folder) / "point.onnx", at=point)[:1]
+        return open_in(precision, file, threads=threads, spin=False)
 
 
 def _answer(session: Session, temperature: float, images: Array) -> Array:

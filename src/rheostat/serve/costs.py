@@ -88,9 +88,9 @@ def measure(
 
 
 def from_rows(
-    path: Path, points: Mapping[str, Mapping[str, float]], *, artifact: str, forms: Sequence[str]
+    path: Path, points: Mapping[str, Mapping[str, float]], *, artifact: str, forms: Mapping[str, Sequence[str]]
 ) -> dict[str, Times]:
-    """Read the times that `rheostat bench --out` wrote; each point uses the first of `forms` that was measured.
+    """Read the times that `rheostat bench --out` wrote; each point uses the first of its `forms` that was measured.
 
     ValueError if the rows are of another model, or if a served point has no row.
     """
@@ -102,9 +102,9 @@ def from_rows(
     found = {}
     for name, point in points.items():
         own = {r["form"]: r for r in rows if r.get("at") == dict(point)}
-        form = next((f for f in forms if f in own), None)
+        form = next((f for f in forms[name] if f in own), None)
         if form is None:
-            raise ValueError(f"{path} has no times of {name!r} as {' or '.join(forms)}; bench that point too")
+            raise ValueError(f"{path} has no times of {name!r} as {' or '.join(forms[name])}; bench that point too")
         found[name] = _times(path, own[form])
     return found
 

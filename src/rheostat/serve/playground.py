@@ -173,7 +173,7 @@ def _scores(probabilities: torch.Tensor, classes: tuple[str, ...]) -> dict[str, 
 
 def _line(rows: list[Row]) -> list[Row]:
     """The measured curve with the most points and images; empty if nothing was measured."""
-    lines = curves(r for r in worst_rows(rows) if r.rule is None).values()
+    lines = curves(r for r in worst_rows(rows) if r.rule is None and r.precision == "fp32").values()
     return max(lines, key=lambda line: (len(line), line[0].n), default=[])
 
 

@@ -1,0 +1,113 @@
+"""Rows of points in a lower precision: SA and RA of the very kind of file that is served (`rheostat evaluate`)."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from rheostat.data import to_pixels
+from rheostat.deploy.precisions import CALIBRATED_ON, LOWER, open_in, write_in
+from rheostat.deploy.quantising import ATTACKS, judged
+from rheostat.evaluation.arguments import as_attacks, as_points
+from rheostat.evaluation.evaluator import Report
+from rheostat.evaluation.lookup import Request, find_data, find_target, settled
+from rheostat.evaluation.options import EvaluationOptions
+from rheostat.evaluation.rows import RowBuilder
+from rheostat.evaluation.stale import check_fit, is_stale, refuse
+from rheostat.models.costs import observe
+from rheostat.models.tunable import Tunable
+from rheostat.points.point import Point
+from rheostat.results.row import AttackEntry, Measurement, Row
+from rheostat.results.rows import add_rows, read_rows
+from rheostat.runtime.choices import check_choice
+
+
+def measure_in(
+    precision: str, request: Request, options: EvaluationOptions, *, report: Report | None = None
+) -> list[Row]:
+    """One row for each point of a model, judged as a file in a lower precision; finished points are not repeated.
+
+    The attacks are fixed, because a file has no gradients: PGD-20 on the fp32 model, transferred, and Square on the
+    file; an image counts as robust if it withstands both. Ranges of int8 come from calibrate-fit. Without `options.out`
+    the rows go to rows.jsonl in the run's folder. Raises ValueError for options that choose attacks, for a point that
+    has no file in this precision, and if this machine cannot run it.
+    """
+    check_choice("evaluate", "precision", precision, ("fp32", *LOWER))
+    _check(precision, request, options)
+    target = find_target(request.which, name=options.name, between=None, net=request.net)
+    model = target.model
+    if not isinstance(model, Tunable):
+        raise ValueError(f"--precision {precision} exports a model of this package, given the factory {request.which}")
+    fit, dataset = (
+        find_data(target, request.data, split, data_dir=request.data_dir, examples=n, verify=request.verify)
+        for split, n in (("calibrate-fit", CALIBRATED_ON), (options.split, request.examples))
+    )
+    check_fit(model, dataset)
+    options = settled(request, options, target)
+    assert options.out is not None
+    builder = RowBuilder(target, dataset, options, precision)
+    there = [] if options.fresh else read_rows(options.out)
+    stale = next((r for r in there if is_stale(r, builder)), None)
+    if stale is not None:
+        refuse(stale, builder)
+    done, rows = {r.identity: r for r in there}, list[Row]()
+    points = as_points(target, request.at)
+    for number, point in enumerate(points, 1):
+        assert point is not None
+        attack = as_attacks(target, "pgd20", options)[0]
+        worst = AttackEntry(name="worst", eps=attack.eps, norm=attack.norm, of=list(ATTACKS))
+        of = builder.measurement(point.numbers(), worst)
+        row = done.get(of.identity) or _row(builder, of, point, to_pixels(fit.images))
+        rows.append(row)
+        if report is not None:
+            report({"event": "point", "number": number, "of": len(points), "row": row})
+    return rows
+
+
+def _row(builder: RowBuilder, of: Measurement, point: Point, images: Tensor) -> Row:
+    """Measure a point as a file, and store its row and bits; `images` give the ranges of int8."""
+    model, about, dataset = builder.target.model, builder.target.about, builder.dataset
+    assert isinstance(model, Tunable)
+    started = time.perf_counter()
+    with tempfile.TemporaryDirectory() as folder:
+        file = write_in(of.precision, model, about, Path(folder) / "x.onnx", at=point, images=images)
+        session = open_in(of.precision, file, threads=torch.get_num_threads())
+        found = judged(model, point, session, dataset, eps=of.attack.eps, norm=of.attack.norm)
+    cost = observe(model, dataset.image, point)
+    row = builder.row(
+        of,
+        found.clean,
+        found.robust,
+        params=cost.params,
+        nonzeros=cost.nonzeros,
+        macs={"mean": cost.macs, "p50": cost.macs, "p99": cost.macs},
+        seconds=round(time.perf_counter() - started, 3),
+    )
+    assert builder.options.out is not None
+    add_rows(builder.options.out, [row], {row.identity: (found.clean, found.robust)})
+    return row
+
+
+def _check(precision: str, request: Request, options: EvaluationOptions) -> None:
+    """Raise ValueError if the request chooses attacks or a rule, which do not apply to a file."""
+    given = {
+        "--tier": request.tier,
+        "--attack": request.attacks,
+        "--step-size": request.step_size,
+        "--between": request.between,
+        "--corruptions": request.corruptions,
+        "--transfer": options.transfer,
+        "--warm": options.warm,
+        "--probe": options.probing,
+        "--seed": options.seed,
+        "--attack-precision": options.attack_precision != "fp32",
+    }
+    if wrong := [name for name, value in given.items() if value]:
+        raise ValueError(
+            f"--precision {precision} judges a file, under PGD-20 transferred from fp32 and Square on the file; "
+            f"omit {', '.join(wrong)}"
+        )

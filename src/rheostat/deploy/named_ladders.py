@@ -1,0 +1,122 @@
+"""A ladder chosen from a run's rows in every precision that was measured, with the time of each file."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from rheostat.deploy.choosing import SPLIT, Need
+from rheostat.deploy.ladders import LadderChoice, choose_ladder
+from rheostat.deploy.named_points import bounds_line, candidate_line, latencies, rows_of
+from rheostat.deploy.onnx_session import SessionModule
+from rheostat.deploy.precisions import FULL, LOWER, SERVED_AS, Key, lacking, open_in, write_in
+from rheostat.models import artifact
+from rheostat.models.costs import latency
+from rheostat.points.point import Point
+from rheostat.results.row import Row
+from rheostat.results.timings import read_timings
+from rheostat.runtime.seeding import stream
+
+
+@dataclass(frozen=True)
+class Sources:
+    """Where a ladder comes from: a model by its name or path, and its files of rows and of `rheostat bench` times.
+
+    Without `rows` the run's own file is read; without `costs` each point is timed here. `net` names the factory of an
+    adopted model's network.
+    """
+
+    which: str
+    rows: Path | None = None
+    costs: Path | None = None
+    net: str | None = None
+
+
+def choose_ladder_points(
+    sources: Sources, need: Need, *, maximise: str = "clean", steps: int = 4, confidence: float = 0.95
+) -> tuple[LadderChoice, list[str]]:
+    """The ladder of a run over its points and precisions, and a line for each precision that is left out.
+
+    A point takes part in a precision only if SA and RA were measured in it (`rheostat evaluate --precision`) and this
+    machine can run it.
+    """
+    rows = rows_of(sources.which, sources.rows)
+    keys, notes = _measured(rows)
+    times = _from_rows(sources, keys) if sources.costs else _timed(sources, keys)
+    choice = choose_ladder(rows, need, latencies=times, maximise=maximise, steps=steps, confidence=confidence)
+    return choice, notes
+
+
+def _measured(rows: Iterable[Row]) -> tuple[list[Key], list[str]]:
+    """The points and precisions that were measured and can run here; a line for each precision that is left out."""
+    chosen = [r for r in rows if r.split == SPLIT and r.attack.name == "worst" and r.knowledge == "known"]
+    keys = dict.fromkeys((Point(**r.at), r.precision) for r in chosen if r.precision in SERVED_AS and r.rule is None)
+    notes = []
+    for precision in LOWER:
+        own = [p for p, found in keys if found == precision]
+        alone = [p.label() for p in own if (p, FULL) not in keys]
+        if not own:
+            notes.append(
+                f"{precision} is left out: SA and RA were not measured in it (rheostat evaluate --split {SPLIT} "
+                f"--precision {precision})"
+            )
+        elif problem := lacking(precision):
+            notes.append(f"{precision} is left out: {problem}")
+            keys = {k: None for k in keys if k[1] != precision}
+        elif alone:
+            notes.append(f"{precision} is left out at {', '.join(alone)}: the point was not measured in {FULL}")
+            keys = {k: None for k in keys if k[1] != precision or (k[0], FULL) in keys}
+    return list(keys), notes
+
+
+def _from_rows(sources: Sources, keys: Iterable[Key]) -> dict[Key, float]:
+    """Milliseconds of one image in the fastest form of each precision, as `rheostat bench --out` wrote them."""
+    assert sources.costs is not None
+    own, found = artifact.digest(sources.which), dict[Key, float]()
+    rows = [r for r in read_timings(sources.costs) if r.get("artifact") == own]
+    if not rows:
+        raise ValueError(f"{sources.costs} has no times of this model (hash {own}); write them with rheostat bench")
+    for point, precision in keys:
+        at = point.numbers()
+        own_rows = [r for r in rows if r.get("at") == at and r.get("form") in SERVED_AS[precision]]
+        try:
+            times = [float(r["p50_ms"]["1"]) for r in own_rows]
+        except (KeyError, TypeError, ValueError):
+            raise ValueError(f"{sources.costs}: a row without the time of one image") from None
+        if not times:
+            raise ValueError(
+                f"{sources.costs} has no time of {point.label()} as {' or '.join(SERVED_AS[precision])}; bench that "
+                f"point too{' (--int8)' if precision == 'int8' else ''}"
+            )
+        found[point, precision] = min(times)
+    return found
+
+
+def _timed(sources: Sources, keys: Sequence[Key]) -> dict[Key, float]:
+    """Milliseconds of one image here. With a lower precision every point is timed as the file that is served."""
+    model, about = artifact.load_with(sources.which, net=sources.net)
+    if all(precision == FULL for _, precision in keys):
+        points = sorted((p for p, _ in keys), key=Point.label)
+        return {(p, FULL): ms for p, ms in latencies(model, points).items()}
+    # The time of an int8 file does not depend on its ranges, so noise can give them.
+    noise = torch.rand(64, *model.net.image, generator=stream("times"))
+    modules: dict[str, nn.Module] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        for number, (point, precision) in enumerate(keys):
+            file = write_in(precision, model, about, Path(folder) / f"{number}.onnx", at=point, images=noise)
+            session = open_in(precision, file, threads=torch.get_num_threads(), spin=False)
+            modules[str(number)] = SessionModule(session)
+        found = latency(modules, model.net.image, seconds=0.3)
+    return {key: found[str(number)].median for number, key in enumerate(keys)}
+
+
+def ladder_lines(choice: LadderChoice, names: Sequence[str], notes: Sequence[str] = ()) -> list[str]:
+    """A ladder as lines of text, and what was left out."""
+    lines = [candidate_line(f"step {name}", c) for name, c in zip(names, choice.points, strict=True)]
+    front = [candidate_line("front", c) for c in choice.front]
+    return [*lines, *front, bounds_line(choice.looked_at, choice.confidence), *notes]
