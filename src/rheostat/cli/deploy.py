@@ -151,6 +151,7 @@ def _point(model: Any, at: str) -> Any:
 
 
 def _int8(subject: Any, model: Any, point: Any, path: Path, examples: int, data_dir: Path | None, verify: bool) -> None:
+    from rheostat.cli.progress import Show
     from rheostat.data import to_pixels
     from rheostat.deploy.quantising import measured_again, quantise
     from rheostat.evaluation.lookup import find_data
@@ -161,7 +162,10 @@ def _int8(subject: Any, model: Any, point: Any, path: Path, examples: int, data_
     )
     made = quantise(path, path.with_name(f"{path.stem}-int8.onnx"), to_pixels(fit.images))
     threat = subject.about.threat
-    found = measured_again(model, model.at(point).point, made, test, eps=threat["eps"], norm=threat["norm"])
+    with Show(console) as show:
+        found = measured_again(
+            model, model.at(point).point, made, test, eps=threat["eps"], norm=threat["norm"], report=show
+        )
     console.print(f"wrote {made} ({made.stat().st_size / 1e6:.2f} MB)", markup=False)
     console.print(
         f"float SA {100 * found['float_clean_accuracy']:.1f} RA {100 * found['float_robust_accuracy']:.1f} → int8 SA "
@@ -182,6 +186,7 @@ def bench(
     threads: Threads = None,
 ) -> None:
     """Measure the cost of each point on this machine: counts, latency and throughput in every form."""
+    from rheostat.cli.progress import Show
     from rheostat.deploy.latency import as_rows
     from rheostat.deploy.latency import bench as measure
     from rheostat.models import artifact
@@ -207,7 +212,9 @@ def bench(
         "images/s",
     ):
         table.add_column(head, justify="left" if head in ("point", "form") else "right")
-    measured = measure(model, about, [model.complete(p) for p in points], seconds=seconds, compiled=compiled)
+    complete = [model.complete(p) for p in points]
+    with Show(console) as show:
+        measured = measure(model, about, complete, seconds=seconds, compiled=compiled, report=show)
     for c in measured:
         table.add_row(
             c.point.label(),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -39,11 +40,21 @@ class PointBenchmark:
 
 
 def bench(
-    model: Tunable, about: About, points: list[Point], *, seconds: float = 0.5, compiled: bool = False
+    model: Tunable,
+    about: About,
+    points: list[Point],
+    *,
+    seconds: float = 0.5,
+    compiled: bool = False,
+    report: Callable[[dict[str, Any]], None] = lambda event: None,
 ) -> list[PointBenchmark]:
-    """Costs of every point: eager, folded, under each runtime and, if `compiled`, compiled; the forms take turns."""
+    """Costs of every point: eager, folded, under each runtime and, if `compiled`, compiled; the forms take turns.
+
+    `report` is called with events of progress.
+    """
     found: list[PointBenchmark] = []
-    for point in points:
+    report({"event": "plan", "points": len(points), "batch sizes": len(BATCHES)})
+    for number, point in enumerate(points, 1):
         forms: dict[str, nn.Module] = {"eager": model.at(point)}
         folded = foldable(model, point)
         if folded is not None:
@@ -71,6 +82,7 @@ def bench(
             )
             for name in forms
         ]
+        report({"event": "chunk", "done": number, "total": len(points)})
     return found
 
 

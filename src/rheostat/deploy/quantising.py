@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -74,18 +75,27 @@ def quantise(path: Path, out: Path, images: Tensor) -> Path:
 
 @full_precision()
 def measured_again(
-    model: Tunable, point: Point, path: Path, dataset: Dataset, *, eps: float, norm: str = "linf"
+    model: Tunable,
+    point: Point,
+    path: Path,
+    dataset: Dataset,
+    *,
+    eps: float,
+    norm: str = "linf",
+    report: Callable[[dict[str, Any]], None] = lambda event: None,
 ) -> dict[str, Any]:
     """SA and RA of a quantised file and of the float model, on the same images; `eps` in units of [0, 1].
 
     RA of the file is a worst case per image: an image counts as robust if the file classifies it correctly both
-    under the float model's PGD-20 image and under Square on the file.
+    under the float model's PGD-20 image and under Square on the file. `report` is called with events of progress.
     """
     quantised = SessionModule(Session(path))
     victim, square = victim_at(model, point), named("square200", eps=eps, norm=norm)
     whole = victim_at(quantised)
     float_right, float_stands, right, transferred, searched = [], [], [], [], []
-    for number, part in enumerate(chunks(dataset)):
+    parts = chunks(dataset)
+    report({"event": "plan", "attacks": 2, "images": len(dataset)})
+    for number, part in enumerate(parts):
         x, y = to_pixels(dataset.images[part]), dataset.labels[part]
         found = attack_chunk(victim, x, y, named("pgd20", eps=eps, norm=norm), (0, "quantised", number))
         float_right.append(found.clean)
@@ -93,6 +103,7 @@ def measured_again(
         right.append(quantised(x).argmax(1) == y)
         transferred.append(right[-1] & (quantised(found.adversarial).argmax(1) == y))
         searched.append(attack_chunk(whole, x, y, square, (0, "", square.name, number)).robust)
+        report({"event": "chunk", "done": number + 1, "total": len(parts)})
     stands = torch.cat(transferred) & torch.cat(searched)
     return {
         "n": len(dataset),
