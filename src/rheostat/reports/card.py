@@ -10,7 +10,7 @@ from rheostat.models.tunable import Tunable
 from rheostat.models.zoo import Figure, Shipped
 from rheostat.results.corrupted import ABOUT, corruption_table
 from rheostat.results.flags import NAMES
-from rheostat.results.labels import attacker_lines, attacks_label, percent, point_label, worst_rows
+from rheostat.results.labels import attacker_lines, attacks_label, eps_label, percent, point_label, worst_rows
 from rheostat.results.row import Row
 from rheostat.runtime.terminal import visible
 
@@ -47,7 +47,7 @@ def card(
         f"Data `{data.get('name') or about.provenance.get('dataset', 'unknown')}`, "
         f"{data.get('train_images') or 'all'} images, "
         f"{train.get('epochs', '?')} epochs; training attack {_attack(attack)}, "
-        f"{about.threat.get('norm', '?')} eps {about.threat.get('eps', '?')}.\n",
+        f"{about.threat.get('norm', '?')} eps {_eps(about)}.\n",
         *_training_flags(about),
         *([] if shipped is None else _data(shipped, about)),
         "## Measured\n",
@@ -76,7 +76,7 @@ def card(
         parts += [
             f"| {point_label(r)} | {percent(r.clean_accuracy, r.interval.clean)} | "
             f"{percent(r.robust_accuracy, r.interval.robust)} | {attacks_label(r)} "
-            f"({r.attack.norm} {r.attack.eps:.4g}) | {r.tier} | {r.split} | {r.n} | {r.macs.mean / 1e6:.2f} | "
+            f"({r.attack.norm} {eps_label(r.attack.eps)}) | {r.tier} | {r.split} | {r.n} | {r.macs.mean / 1e6:.2f} | "
             f"{', '.join(r.flags) or 'none'} |"
             for r in worst
         ]
@@ -99,12 +99,18 @@ def card(
     parts += [
         "## Limits\n",
         "- These accuracies are measured, not certified.",
-        f"- The threat is {about.threat.get('norm', '?')} of {about.threat.get('eps', '?')}; other norms, larger "
+        f"- The threat is {about.threat.get('norm', '?')} of {_eps(about)}; other norms, larger "
         "radii, patches, rotations and shifts of the data were not attacked.",
         "- A client that can set the dial can choose the weakest point: set it by policy, never from a request.",
         "",
     ]
     return visible("\n".join(parts), keep="\n\t")
+
+
+def _eps(about: About) -> str:
+    """The radius that the model was trained against."""
+    eps = about.threat.get("eps")
+    return "?" if eps is None else eps_label(float(eps))
 
 
 def _attack(section: dict[str, Any]) -> str:

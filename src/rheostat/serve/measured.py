@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from rheostat.models.zoo import Shipped
 from rheostat.points.point import Point
 from rheostat.results.curves import curves
-from rheostat.results.labels import percent, point_label, worst_rows
+from rheostat.results.labels import eps_label, percent, point_label, worst_rows
 from rheostat.results.row import Row
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ class Measured:
     @staticmethod
     def of_row(row: Row) -> Measured:
         """The numbers of a row."""
-        under = f"{', '.join(row.attack.names)} (eps {row.attack.eps:.4g}, {row.split}, n {row.n})"
+        under = f"{', '.join(row.attack.names)} (eps {eps_label(row.attack.eps)}, {row.split}, n {row.n})"
         return Measured(
             dict(row.at),
             point_label(row),
@@ -60,7 +60,7 @@ def from_index(shipped: Shipped | None) -> list[Measured]:
         return []
     lines: dict[tuple[str, str, int], list[Measured]] = {}
     for f in shipped.figures:
-        under = f"{', '.join(f.attacks)} (eps {shipped.eps:.4g}, {f.split}, n {f.n})"
+        under = f"{', '.join(f.attacks)} (eps {eps_label(shipped.eps)}, {f.split}, n {f.n})"
         found = Measured(
             {"robustness": f.robustness},
             f"t = {f.robustness:g}",
@@ -112,6 +112,7 @@ def curve(line: list[Measured], point: Point) -> Figure | None:
     ring = axes.plot(100 * near.robust, 100 * near.clean, "o", color="black", markersize=16)[0]
     ring.set(fillstyle="none", markeredgewidth=2)
     axes.margins(0.12)
+    axes.set_title("measured on many images; the ring is the nearest point", fontsize=10)
     axes.set_xlabel("robust accuracy (RA), %")
     axes.set_ylabel("standard accuracy (SA), %")
     axes.grid(alpha=0.25)

@@ -82,7 +82,7 @@ def build(model: Tunable, about: artifact.About, line: list[Measured], test: Dat
                     fooled = gr.Label(label="adversarial", num_top_classes=3, elem_id="fooled")
                 cost = gr.Markdown(elem_id="cost")
                 near = gr.Markdown(elem_id="near")
-                plot = gr.Plot(label="the trade-off, the nearest measured point marked")
+                plot = gr.Plot(show_label=False)
         inputs = [upload, number, radius, *controls]
         outputs = [clean, moved, change, said, fooled, cost, near, plot]
         for control in inputs:
