@@ -54,6 +54,7 @@ def bench(
     """
     found: list[PointBenchmark] = []
     report({"event": "plan", "points": len(points), "batch sizes": len(BATCHES)})
+    report({"event": "chunk", "done": 0, "total": len(points)})
     for number, point in enumerate(points, 1):
         forms: dict[str, nn.Module] = {"eager": model.at(point)}
         folded = foldable(model, point)

@@ -95,6 +95,7 @@ def measured_again(
     float_right, float_stands, right, transferred, searched = [], [], [], [], []
     parts = chunks(dataset)
     report({"event": "plan", "attacks": 2, "images": len(dataset)})
+    report({"event": "chunk", "done": 0, "total": len(parts)})
     for number, part in enumerate(parts):
         x, y = to_pixels(dataset.images[part]), dataset.labels[part]
         found = attack_chunk(victim, x, y, named("pgd20", eps=eps, norm=norm), (0, "quantised", number))
