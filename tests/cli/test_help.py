@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
 import io
 import os
+import re
 import subprocess
 import sys
+import tomllib
+from importlib import resources
 from types import SimpleNamespace
 
 import pytest
@@ -15,7 +19,10 @@ from test_cli import call
 import rheostat
 from rheostat.cli.app import app
 from rheostat.cli.progress import Pace, Show, duration, plan_line
+from rheostat.cli.tune import Searching
+from rheostat.training.recipe import load_recipe, names
 
+RECIPES = resources.files("rheostat.training") / "recipes"
 COMMANDS = [c.name or c.callback.__name__ for c in app.registered_commands]
 
 
@@ -29,6 +36,24 @@ def test_each_commands_help_has_an_example(capsys, command: str) -> None:
     assert code == 0
     text = " ".join(out.split())
     assert f"Example: rheostat {command}" in text
+
+
+def test_help_swallows_no_word_in_brackets(capsys) -> None:
+    """A console takes [space] for markup; the help of `tune` lacked the name of the table that it asks for."""
+    assert "table [space]" in " ".join(call(capsys, "tune", "--help")[1].replace("│", " ").split())
+    for command in app.registered_commands:
+        for text in re.findall(r'help="([^"]*)"', inspect.getsource(command.callback)):
+            assert not re.search(r"(?<!\\)\[[a-z]", text), text
+
+
+def test_a_printed_recipe_is_a_recipe(capsys, tmp_path) -> None:
+    """`rheostat recipes NAME > mine.toml`: nothing is wrapped at the width of a terminal."""
+    for name in names():
+        code, out, _ = call(capsys, "recipes", name)
+        assert code == 0
+        assert tomllib.loads(out) == tomllib.loads((RECIPES / f"{name}.toml").read_text()), name
+    (tmp_path / "mine.toml").write_text(out)
+    assert load_recipe(str(tmp_path / "mine.toml")) == load_recipe(name)
 
 
 def test_the_shell_completes_commands() -> None:
@@ -46,6 +71,8 @@ def test_the_shell_completes_commands() -> None:
         ("steps=5", "did you mean 'attack.steps' or 'select.steps'?"),
         ("train.eps=0.1", "did you mean 'attack.eps'?"),
         ("train.epoch=3", "did you mean 'epochs'?"),
+        ("epoch=5", "did you mean 'train.epochs'?"),
+        ("calibrate_dail=false", "did you mean 'calibrate_dial'?"),
     ],
 )
 def test_a_key_without_its_section_is_answered_with_it(capsys, change: str, answer: str) -> None:
@@ -78,6 +105,28 @@ def test_the_first_chunk_says_how_long_all_will_take_and_later_ones_go_on_saying
     assert shown(events).splitlines() == ["measuring 5/100, about 2 min to go", "measuring 26/100, about 74 s to go"]
 
 
+def test_a_search_says_how_many_trials_there_are_and_how_long_they_take_at_most(monkeypatch) -> None:
+    times = iter([0.0, 0.0, 60.0, 60.0])
+    monkeypatch.setattr("rheostat.cli.progress.time", SimpleNamespace(monotonic=lambda: next(times)))
+    out = io.StringIO()
+    with Searching(Console(file=out, width=200), lines=False) as show:
+        show({"event": "search", "ended": 2, "trials": 12})
+        for step in (0, 50):
+            show({"event": "step", "step": step, "total": 100})
+        show({"event": "epoch", "epoch": 1, "score": 0.5})
+        show({"event": "trial", "trial": 2, "state": "complete", "score": 0.5, "note": ""})
+    assert out.getvalue().splitlines() == [
+        "searching 12 trials, 2 of them finished",
+        "trials 2.5/12, about 19 min to go",
+        "trial 2  complete  score 0.500",
+    ]
+
+
+def test_timings_and_int8_say_what_they_consist_of() -> None:
+    assert plan_line({"points": 2, "batch sizes": 2}) == "measuring 2 points × 2 batch sizes"
+    assert plan_line({"attacks": 2, "images": 300}) == "measuring 2 attacks × 300 images"
+
+
 def test_short_work_says_nothing() -> None:
     pace = Pace("measuring", 0.0, 0)
     assert pace.line(5, 10, 3.0) is None
@@ -96,7 +145,10 @@ def test_an_evaluation_reports_its_plan(digits) -> None:
     model = rheostat.load("oat-digits")
     options = EvaluationOptions(eps=0.1)
     rheostat.evaluate(model, "robustness=0,1", ["fgsm"], few, options=options, report=events.append)
-    assert {"event": "plan", "points": 2, "attacks": 1, "images": 20} in events
+    plan = {"event": "plan", "points": 2, "attacks": 1, "images": 20}
+    # Work is timed from an event before the first chunk, so that this chunk already gives an estimate.
+    start, first = ({"event": "chunk", "done": done, "total": 1} for done in (0, 1))
+    assert [e for e in events if e["event"] in ("plan", "chunk")] == [plan, start, first]
 
 
 def test_the_playground_prints_where_it_is(capsys, monkeypatch) -> None:

@@ -98,6 +98,11 @@ def test_the_changelog_is_kept_as_keep_a_changelog_says() -> None:
     assert set(re.findall(r"^### (.*)$", text, re.M)) <= allowed
 
 
+def test_the_labels_of_the_projects_addresses_are_as_short_as_an_index_of_packages_asks() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert all(len(label) <= 32 for label in project["urls"])
+
+
 def test_the_core_needs_no_extra() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     core = {re.split(r"[<>=\[]", d)[0] for d in project["dependencies"]}

@@ -32,6 +32,15 @@ def test_the_navigation_names_every_page_once() -> None:
     assert set(named) == {p.relative_to(DOCS).as_posix() for p in DOCS.rglob("*.md")}
 
 
+def test_no_page_links_to_what_the_site_does_not_have() -> None:
+    """A link that leaves docs/ works in the repository and is dead on the site; the strict build does not say so."""
+    for page in DOCS.rglob("*.md"):
+        text = re.sub(r"```.*?```", "", page.read_text(), flags=re.S)
+        for target in re.findall(r"\]\(([^)#\s]+)", text):
+            if not target.startswith(("http", "mailto")):
+                assert (page.parent / target).resolve().is_relative_to(DOCS), f"{page.name}: {target}"
+
+
 def test_anything_is_three_clicks_away() -> None:
     def depth(nav: Any) -> int:
         if isinstance(nav, str):

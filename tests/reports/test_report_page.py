@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 
 import pytest
@@ -13,6 +14,7 @@ from rheostat.models import artifact
 from rheostat.reports import evaluation_plots as plots
 from rheostat.reports.card import card
 from rheostat.reports.page import page
+from rheostat.results.labels import eps_label
 from rheostat.results.row import Row
 from rheostat.runtime.files import write_tensors
 
@@ -33,6 +35,20 @@ def test_the_page_explains_its_words_before_it_uses_them(rows) -> None:
     assert "Attacks: fgsm; linf 0.2; tier quick; split test; n 40." in " ".join(first.split())
     head = re.findall(r"<th>(.*?)</th>", text)
     assert {"tier", "split", "n"} <= set(head)
+
+
+def test_a_radius_is_written_as_people_write_it(rows) -> None:
+    written = {8 / 255: "8/255", 25 / 255: "25/255", 0.1: "0.1", 0.15: "0.15", 1.0: "1", 0.123456: "0.1235"}
+    assert {eps: eps_label(eps) for eps in written} == written
+    attack = rows[0].attack.model_copy(update={"eps": 8 / 255})
+    changed = [r.model_copy(update={"attack": attack.model_copy(update={"name": r.attack.name})}) for r in rows]
+    model, about = artifact.load_with("oat-digits")
+    about = dataclasses.replace(about, threat={"norm": "linf", "eps": 8 / 255})
+    text = card(model, about, changed, name="x", digest="y")
+    assert "(linf 8/255)" in text
+    assert "linf eps 8/255." in text
+    assert "linf of 8/255;" in text
+    assert "0.031" not in page(changed, title="A report").partition("<h2>Versions")[0]
 
 
 def test_plots_are_as_wide_as_the_page_and_follow_light_and_dark(rows) -> None:

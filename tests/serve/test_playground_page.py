@@ -10,8 +10,8 @@ pytest.importorskip("gradio")
 from rheostat import EvaluationOptions, Point, data, evaluate
 from rheostat.attacks import named
 from rheostat.evaluation.attacked import attack_chunk, victim_at
-from rheostat.models import artifact
-from rheostat.serve import playground
+from rheostat.models import artifact, zoo
+from rheostat.serve import measured, playground
 from support import made_row
 
 
@@ -20,17 +20,18 @@ def shipped():
     return (*artifact.load_with("oat-digits"), data.load("digits")[1])
 
 
-def test_it_opens_on_an_image_that_is_right_and_that_the_attack_turns(shipped) -> None:
+def test_it_opens_on_an_image_that_the_attack_turns_until_the_dial_is_turned(shipped) -> None:
     model, about, test = shipped
     number = playground.opening(model, about, test)
     x, label = data.to_pixels(test.images[number : number + 1]), test.labels[number : number + 1]
-    point = Point(**{d.name: d.rest for d in model.dials.values()})
-    with torch.no_grad():
-        assert int(model(x, point).argmax()) == int(label)
     attack = named("pgd10", eps=about.threat["eps"], norm=about.threat["norm"])
-    moved = attack_chunk(victim_at(model, point), x, label, attack, (0, "look")).adversarial
-    with torch.no_grad():
-        assert int(model(moved, point).argmax()) != int(label)
+    point = Point(**{d.name: d.rest for d in model.dials.values()})
+    for at, turned in ((point, True), (point.replace(robustness=1.0), False)):
+        with torch.no_grad():
+            assert int(model(x, at).argmax()) == int(label)
+        moved = attack_chunk(victim_at(model, at), x, label, attack, (0, "look")).adversarial
+        with torch.no_grad():
+            assert (int(model(moved, at).argmax()) != int(label)) is turned
     assert playground.opening(model, about, None) == 0
 
 
@@ -45,14 +46,14 @@ def test_the_nearest_measured_numbers_are_named(shipped) -> None:
     model, about, test = shipped
     few = data.subset(test, 20)
     rows = evaluate(model, "robustness=0,1", ["fgsm"], few, options=EvaluationOptions(eps=0.2))
-    look = playground.viewer(model, about.classes, about, rows, test)
+    look = playground.viewer(model, about.classes, about, measured.from_rows(rows), test)
     shown = look(None, 0, 0.2, 0.9)
     assert len(shown) == 8
     assert shown[2].size == (playground.SHOWN, playground.SHOWN)
     assert "Nearest measured point, t = 1: SA" in shown[6]
     assert "fgsm" in shown[6]
     assert "n 20" in shown[6]
-    assert "rheostat evaluate" in playground._nearest_text([], Point())
+    assert "rheostat evaluate" in measured.nearest_text([], Point())
 
 
 def test_the_measured_curve_is_of_one_attack_split_and_number_of_images() -> None:
@@ -65,5 +66,29 @@ def test_the_measured_curve_is_of_one_attack_split_and_number_of_images() -> Non
         made_row(torch.arange(9) < 4, at={"robustness": 0.7}),
         made_row(bits, at={"robustness": 0.7}, rule="at-0"),
     ]
-    assert playground._line([*others, *curve]) == curve
-    assert "t = 0.5" in playground._nearest_text(playground._line([*others, *curve]), Point(robustness=0.7))
+    line = measured.from_rows([*others, *curve])
+    assert line == [measured.Measured.of_row(row) for row in curve]
+    assert "t = 0.5" in measured.nearest_text(line, Point(robustness=0.7))
+
+
+def test_a_model_that_ships_has_the_figures_of_the_index(shipped) -> None:
+    """It has no rows beside it; a page without a number on many images would show one image and prove nothing."""
+    entry = zoo.index()["oat-digits"]
+    line = measured.from_index(entry)
+    assert [m.at["robustness"] for m in line] == [0.0, 0.5, 1.0]
+    found = measured.nearest_text(line, Point(robustness=0.9))
+    expected = entry.at(1.0, "standard")
+    assert f"t = 1: SA {100 * expected.clean:.1f}" in found
+    assert "apgd-t" in found
+    assert f"n {expected.n}" in found
+    ring = measured.curve(line, Point(robustness=0.9)).axes[0].lines[-1]
+    assert ring.get_xdata()[0] == pytest.approx(100 * expected.robust)
+    assert measured.from_index(None) == []
+
+
+def test_the_page_of_a_model_that_ships_is_built_with_them(monkeypatch) -> None:
+    given = []
+    monkeypatch.setattr(playground, "build", lambda model, about, line, test: given.extend(line))
+    monkeypatch.setattr(playground.gr, "mount_gradio_app", lambda web, page, path: web)
+    playground.mount(None, "oat-digits")
+    assert given == measured.from_index(zoo.index()["oat-digits"])

@@ -28,6 +28,7 @@ def bench(
     threads: Threads = None,
 ) -> None:
     """Measure the cost of each point on this machine: counts, latency and throughput in every form."""
+    from rheostat.cli.progress import Show
     from rheostat.deploy.latency import as_rows
     from rheostat.deploy.latency import bench as measure
     from rheostat.deploy.precisions import precision_of
@@ -56,7 +57,8 @@ def bench(
         table.add_column(head, justify="left" if head in ("point", "form") else "right")
     int8 = int8 or any(precision_of(numbers) == "int8" for numbers in about.measured.values())
     every = [model.complete(p) for p in points]
-    measured = measure(model, about, every, seconds=seconds, compiled=compiled, int8=int8)
+    with Show(console) as show:
+        measured = measure(model, about, every, seconds=seconds, compiled=compiled, int8=int8, report=show)
     for c in measured:
         table.add_row(
             c.point.label(),

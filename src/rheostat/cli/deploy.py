@@ -171,6 +171,7 @@ def _point(model: Any, at: str) -> Any:
 
 
 def _int8(subject: Any, model: Any, point: Any, path: Path, examples: int, data_dir: Path | None, verify: bool) -> None:
+    from rheostat.cli.progress import Show
     from rheostat.data import to_pixels
     from rheostat.deploy.precisions import CALIBRATED_ON
     from rheostat.deploy.quantising import measured_again, quantise
@@ -182,7 +183,10 @@ def _int8(subject: Any, model: Any, point: Any, path: Path, examples: int, data_
     )
     made = quantise(path, path.with_name(f"{path.stem}-int8.onnx"), to_pixels(fit.images))
     threat = subject.about.threat
-    found = measured_again(model, model.at(point).point, made, test, eps=threat["eps"], norm=threat["norm"])
+    with Show(console) as show:
+        found = measured_again(
+            model, model.at(point).point, made, test, eps=threat["eps"], norm=threat["norm"], report=show
+        )
     console.print(f"wrote {made} ({made.stat().st_size / 1e6:.2f} MB)", markup=False)
     console.print(
         f"float SA {100 * found['float_clean_accuracy']:.1f} RA {100 * found['float_robust_accuracy']:.1f} → int8 SA "

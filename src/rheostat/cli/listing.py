@@ -24,7 +24,7 @@ def recipes(name: Annotated[str | None, typer.Argument(help="Print this recipe's
     if name is not None:
         load_recipe(name)
         file = resources.files("rheostat.training") / "recipes" / f"{name}.toml"
-        console.print(file.read_text(), markup=False)
+        print(file.read_text(), end="")  # unlike a console's, its lines are not wrapped: `> mine.toml` is a recipe
         return
     table = Table(box=None, pad_edge=False)
     for head in ("recipe", "composition", "data", "about"):

@@ -78,7 +78,7 @@ class Show:
                 f"RA {row.robust_accuracy:.3f} ({row.seconds:.1f} s)"
             )
 
-    def _advance(self, what: str, done: int, total: int, note: str) -> None:
+    def _advance(self, what: str, done: float, total: float, note: str) -> None:
         if self.pace is None:
             self.pace = Pace(what, time.monotonic(), done)
             self.task = self.bar.add_task(what, total=total, note=note)
@@ -92,11 +92,11 @@ class Show:
 class Pace:
     """The speed of the work so far, from which the remaining time is estimated."""
 
-    def __init__(self, what: str, now: float, done: int) -> None:
+    def __init__(self, what: str, now: float, done: float) -> None:
         self.what, self.since, self.begun = what, now, done
         self.last, self.said = now, 0
 
-    def line(self, done: int, total: int, now: float) -> str | None:
+    def line(self, done: float, total: float, now: float) -> str | None:
         """A line if one is due, else None: the first after SURE seconds of work, then one every EVERY seconds."""
         if done <= self.begun or done >= total or now - self.since < SURE:
             return None
@@ -117,10 +117,10 @@ def duration(seconds: float) -> str:
 
 
 def plan_line(event: dict[str, Any]) -> str:
-    """The size of a measurement as text: points × attacks × images."""
+    """The size of a measurement as text: points × attacks × images, or points × batch sizes."""
     parts = [
         f"{event[k]} {k if event[k] != 1 else k[:-1]}"
-        for k in ("points", "attacks", "corruptions", "images")
+        for k in ("points", "attacks", "corruptions", "images", "batch sizes")
         if k in event
     ]
     return "measuring " + " × ".join(parts)

@@ -40,6 +40,8 @@ def queue(
         for state, run in states(chosen, runs):
             print(f"{state:>5}  {run.name}")
         return
+    finished = sum(state == "done" for state, _ in states(chosen, runs))
+    print(f"{len(chosen)} runs, {finished} of them finished", flush=True)
     failed = []
     for event in work(chosen, runs, threads=threads, minutes=minutes, stretch=stretch, verify=verify):
         note = f" ({event.note})" if event.note else ""

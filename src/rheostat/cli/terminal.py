@@ -2,15 +2,31 @@
 
 from __future__ import annotations
 
-from rich.console import Console, HighlighterType, JustifyMethod, OverflowMethod
+import os
+
+from rich.console import Console, ConsoleDimensions, HighlighterType, JustifyMethod, OverflowMethod
 from rich.style import Style
 from rich.text import Text
 
 from rheostat.runtime.terminal import visible
 
+WIDE = 160
+"""Columns of a file or a pipe, in which nothing is cut to the width of a window; COLUMNS overrides it."""
+
 
 class VisibleConsole(Console):
-    """A console that shows control characters in messages and tables as escapes."""
+    """A console that shows control characters in messages and tables as escapes, and is wide off a terminal."""
+
+    @property
+    def size(self) -> ConsoleDimensions:
+        found = super().size
+        if self.is_terminal or self._width is not None or "COLUMNS" in os.environ:
+            return found
+        return ConsoleDimensions(WIDE, found.height)
+
+    @size.setter
+    def size(self, new: tuple[int, int]) -> None:
+        self._width, self._height = new
 
     def render_str(
         self,

@@ -9,6 +9,7 @@ import typer
 from rich.table import Table
 
 from rheostat.cli.deploy import DataDir, Threads, Verify, set_threads
+from rheostat.cli.progress import Show
 from rheostat.cli.terminal import console
 
 app = typer.Typer()
@@ -17,7 +18,7 @@ app = typer.Typer()
 @app.command(epilog="Example: rheostat tune dual-fashion --space space.toml --trials 12")
 def tune(
     recipe: Annotated[str, typer.Argument(help="A recipe's name or file.")],
-    space: Annotated[Path, typer.Option(help="A TOML file with a table [space]: a range of values per key.")],
+    space: Annotated[Path, typer.Option(help=r"A TOML file with a table \[space]: a range of values per key.")],
     trials: Annotated[int, typer.Option(help="Total number of finished trials, over all workers.", min=1)] = 12,
     out: Annotated[Path | None, typer.Option(help="Folder of this worker; default runs/tune-NAME.")] = None,
     storage: Annotated[
@@ -48,18 +49,33 @@ def tune(
     folder = out or Path("runs") / f"tune-{chosen.name}"
     if fresh:
         tuning.forget(folder)
-    found = tuning.tune(searched, trials=trials, out=folder, storage=storage, seed=seed, data_dir=data_dir, report=_say)
+    with Searching(console, lines=False) as show:
+        found = tuning.tune(
+            searched, trials=trials, out=folder, storage=storage, seed=seed, data_dir=data_dir, report=show
+        )
     console.print(_table(found.trials, list(searched.ranges)))
     console.print(
         f"best score on calibrate-fit {found.score:.3f}. Next: rheostat train {folder}/best.toml", markup=False
     )
 
 
-def _say(event: dict[str, Any]) -> None:
-    if event["event"] == "trial":
-        score = "–" if event["score"] is None else f"{event['score']:.3f}"
-        note = f"  {event['note']}" if event["note"] else ""
-        console.print(f"trial {event['trial']}  {event['state']}  score {score}{note}", markup=False)
+class Searching(Show):
+    """Shows a search: its size, the trials that end, and at most how long the others will take."""
+
+    ended, trials = 0, 1
+
+    def __call__(self, event: dict[str, Any]) -> None:
+        kind = event["event"]
+        if kind == "search":
+            self.ended, self.trials = event["ended"], event["trials"]
+            self.console.print(f"searching {self.trials} trials, {self.ended} of them finished", markup=False)
+        elif kind == "step":
+            self._advance("trials", round(self.ended + event["step"] / event["total"], 2), self.trials, "")
+        elif kind == "trial":
+            self.ended += 1
+            score = "–" if event["score"] is None else f"{event['score']:.3f}"
+            note = f"  {event['note']}" if event["note"] else ""
+            self.console.print(f"trial {event['trial']}  {event['state']}  score {score}{note}", markup=False)
 
 
 def _table(rows: tuple[dict[str, Any], ...], keys: list[str]) -> Table:

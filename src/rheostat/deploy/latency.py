@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -49,14 +50,18 @@ def bench(
     seconds: float = 0.5,
     compiled: bool = False,
     int8: bool = False,
+    report: Callable[[dict[str, Any]], None] = lambda event: None,
 ) -> list[PointBenchmark]:
     """Costs of every point: eager, folded and under each runtime; the forms take turns.
 
     `compiled` adds torch.compile, and `int8` a quantised file (its ranges come from noise, which changes no time).
+    `report` is called with events of progress.
     """
     found: list[PointBenchmark] = []
     noise = torch.rand(64, *model.net.image, generator=stream("times"))
-    for point in points:
+    report({"event": "plan", "points": len(points), "batch sizes": len(BATCHES)})
+    report({"event": "chunk", "done": 0, "total": len(points)})
+    for number, point in enumerate(points, 1):
         forms: dict[str, nn.Module] = {"eager": model.at(point)}
         folded = foldable(model, point)
         if folded is not None:
@@ -87,6 +92,7 @@ def bench(
             )
             for name in forms
         ]
+        report({"event": "chunk", "done": number, "total": len(points)})
     return found
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -98,35 +99,54 @@ ATTACKS = ("pgd20 of fp32", "square200")
 
 @full_precision()
 def judged(
-    model: Tunable, point: Point, session: Session, dataset: Dataset, *, eps: float, norm: str = "linf"
+    model: Tunable,
+    point: Point,
+    session: Session,
+    dataset: Dataset,
+    *,
+    eps: float,
+    norm: str = "linf",
+    report: Callable[[dict[str, Any]], None] = lambda event: None,
 ) -> Judged:
     """What a file in a lower precision classifies correctly, by two attacks that need no gradients of the file.
 
-    The float model's PGD-20 images are transferred, and Square attacks the file; `eps` in units of [0, 1].
+    The float model's PGD-20 images are transferred, and Square attacks the file; `eps` in units of [0, 1]. `report` is
+    called with events of progress.
     """
     lower = SessionModule(session)
     victim, square = victim_at(model, point), named("square200", eps=eps, norm=norm)
     whole = victim_at(lower)
     found: list[list[Tensor]] = []
-    for number, part in enumerate(chunks(dataset)):
+    parts = chunks(dataset)
+    report({"event": "plan", "attacks": 2, "images": len(dataset)})
+    report({"event": "chunk", "done": 0, "total": len(parts)})
+    for number, part in enumerate(parts):
         x, y = to_pixels(dataset.images[part]), dataset.labels[part]
         of_float = attack_chunk(victim, x, y, named("pgd20", eps=eps, norm=norm), (0, "quantised", number))
         right = lower(x).argmax(1) == y
         transferred = right & (lower(of_float.adversarial).argmax(1) == y)
         searched = attack_chunk(whole, x, y, square, (0, "", square.name, number)).robust
         found.append([of_float.clean, of_float.robust, right, transferred, searched])
+        report({"event": "chunk", "done": number + 1, "total": len(parts)})
     return Judged(*(torch.cat(bits) for bits in zip(*found, strict=True)))
 
 
 def measured_again(
-    model: Tunable, point: Point, path: Path, dataset: Dataset, *, eps: float, norm: str = "linf"
+    model: Tunable,
+    point: Point,
+    path: Path,
+    dataset: Dataset,
+    *,
+    eps: float,
+    norm: str = "linf",
+    report: Callable[[dict[str, Any]], None] = lambda event: None,
 ) -> dict[str, Any]:
     """SA and RA of a quantised file and of the float model, on the same images; `eps` in units of [0, 1].
 
     RA of the file is a worst case per image: an image counts as robust if the file classifies it correctly both
-    under the float model's PGD-20 image and under Square on the file.
+    under the float model's PGD-20 image and under Square on the file. `report` is called with events of progress.
     """
-    found = judged(model, point, Session(path), dataset, eps=eps, norm=norm)
+    found = judged(model, point, Session(path), dataset, eps=eps, norm=norm, report=report)
     return {
         "n": len(dataset),
         "float_clean_accuracy": share(found.float_clean),

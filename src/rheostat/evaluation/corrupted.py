@@ -73,6 +73,8 @@ def evaluate_corruptions(
         report({"event": "plan", "points": len(asked), "corruptions": len(wanted), "images": len(data)})
     clean: dict[str, Tensor] = {}
     own = left[ranks.rank :: ranks.world]
+    if report is not None and own:
+        report({"event": "chunk", "done": 0, "total": len(own)})  # work is timed from here
     for number, jobs in enumerate(own):
         try:
             with breakable():

@@ -178,17 +178,19 @@ def _run(
         store.open()
     ranks.wait()
     own = range(ranks.rank, len(parts), ranks.world)
+    left = [number for number in own if store is None or not store.has(number)]
+    kept = len(own) - len(left)
     if report is not None:
         size = {"points": len(task.points), "attacks": len(task.attacks), "images": len(dataset)}
         report({"event": "plan", **size})
-    for done, number in enumerate(own, 1):
-        if store is None or not store.has(number):
-            part = parts[number]
-            record = measured(task, to_pixels(dataset.images[part]), dataset.labels[part], number)
-            if store is None:
-                records[number] = record
-            else:
-                store.write(number, record)
+        report({"event": "chunk", "done": kept, "total": len(own)})  # work is timed from here
+    for done, number in enumerate(left, kept + 1):
+        part = parts[number]
+        record = measured(task, to_pixels(dataset.images[part]), dataset.labels[part], number)
+        if store is None:
+            records[number] = record
+        else:
+            store.write(number, record)
         if report is not None:
             report({"event": "chunk", "done": done, "total": len(own)})
     ranks.wait()

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from rheostat.models.fetching import cache_folder
+from rheostat.results.labels import eps_label
 
 INDEX = "zoo.json"
 """The file of the index, beside this one; `benchmarks/pages/build.py` writes it from the files and rows alone."""
@@ -72,8 +73,7 @@ class Shipped:
     @property
     def threat(self) -> str:
         """Eps as text, and the norm where it is not L∞: "0.1", "8/255", "l2 0.5"."""
-        shown = f"{self.eps:g}" if self.eps == round(self.eps, 3) else f"{255 * self.eps:.4g}/255"
-        return shown if self.norm == "linf" else f"{self.norm} {shown}"
+        return eps_label(self.eps) if self.norm == "linf" else f"{self.norm} {eps_label(self.eps)}"
 
     @property
     def path(self) -> Path:

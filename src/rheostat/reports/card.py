@@ -10,7 +10,7 @@ from rheostat.models.tunable import Tunable
 from rheostat.models.zoo import Figure, Shipped
 from rheostat.results.corrupted import ABOUT, corruption_table
 from rheostat.results.flags import NAMES
-from rheostat.results.labels import attacker_lines, attacks_label, percent, point_label, worst_rows
+from rheostat.results.labels import attacker_lines, attacks_label, eps_label, percent, point_label, worst_rows
 from rheostat.results.row import Row
 from rheostat.runtime.terminal import visible
 
@@ -75,7 +75,7 @@ def card(
         parts += [
             f"| {point_label(r)} | {percent(r.clean_accuracy, r.interval.clean)} | "
             f"{percent(r.robust_accuracy, r.interval.robust)} | {attacks_label(r)} "
-            f"({r.attack.norm} {r.attack.eps:.4g}) | {r.tier} | {r.split} | {r.n} | {r.macs.mean / 1e6:.2f} | "
+            f"({r.attack.norm} {eps_label(r.attack.eps)}) | {r.tier} | {r.split} | {r.n} | {r.macs.mean / 1e6:.2f} | "
             f"{', '.join(r.flags) or 'none'} |"
             for r in worst
         ]
@@ -107,9 +107,9 @@ def card(
 
 
 def _threat(about: About) -> str:
-    """The norm and the radius of the threat model: linf eps 0.2."""
-    eps = about.threat.get("eps", "?")
-    return f"{about.threat.get('norm', '?')} eps {f'{eps:.4g}' if isinstance(eps, float) else eps}"
+    """The norm and the radius of the threat model: linf eps 8/255."""
+    eps = about.threat.get("eps")
+    return f"{about.threat.get('norm', '?')} eps {'?' if eps is None else eps_label(float(eps))}"
 
 
 def _attack(section: dict[str, Any]) -> str:

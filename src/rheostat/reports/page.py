@@ -16,7 +16,15 @@ from rheostat.reports.templating import render
 from rheostat.results.comparison import Comparison
 from rheostat.results.corrupted import ABOUT, corruption_table
 from rheostat.results.flags import NAMES
-from rheostat.results.labels import attacker_lines, attacks_label, gap_lines, percent, point_label, worst_rows
+from rheostat.results.labels import (
+    attacker_lines,
+    attacks_label,
+    eps_label,
+    gap_lines,
+    percent,
+    point_label,
+    worst_rows,
+)
 from rheostat.results.row import Row
 from rheostat.runtime.files import write_bytes, write_text
 
@@ -119,8 +127,8 @@ def _measured(worst: list[Row]) -> str:
 
     return (
         f"Attacks: {each(n for r in worst for n in r.attack.names)}; "
-        f"{each(f'{r.attack.norm} {r.attack.eps:.4g}' for r in worst)}; tier {each(r.tier for r in worst)}; split "
-        f"{each(r.split for r in worst)}; n {each(str(r.n) for r in worst)}."
+        f"{each(f'{r.attack.norm} {eps_label(r.attack.eps)}' for r in worst)}; tier {each(r.tier for r in worst)}; "
+        f"split {each(r.split for r in worst)}; n {each(str(r.n) for r in worst)}."
     )
 
 
@@ -162,7 +170,7 @@ def _points(worst: list[Row]) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
                 percent(row.clean_accuracy, row.interval.clean),
                 percent(row.robust_accuracy, row.interval.robust),
                 attacks_label(row),
-                f"{attack.norm} {attack.eps:.4g}",
+                f"{attack.norm} {eps_label(attack.eps)}",
                 row.tier,
                 row.split,
                 str(row.n),

@@ -80,6 +80,13 @@ def attacks_label(row: Row) -> str:
     return ", ".join(row.attack.names) + ("" if row.attack_precision == "fp32" else f" in {row.attack_precision}")
 
 
+def eps_label(eps: float) -> str:
+    """A radius as people write it: 0.1, 0.15, 8/255."""
+    levels = round(255 * eps)
+    in_levels = eps != round(eps, 3) and abs(255 * eps - levels) < 1e-6
+    return f"{levels}/255" if in_levels else f"{eps:.4g}"
+
+
 def percent(value: float, interval: Sequence[float] | None = None) -> str:
     """62.3 or 62.3 [59.1, 65.4], in per cent."""
     text = f"{100 * value:.1f}"

@@ -19,15 +19,12 @@ from rheostat.attacks import named
 from rheostat.data import Dataset, Preprocessing
 from rheostat.deploy.named_points import own_rows, rows_path
 from rheostat.evaluation.attacked import attack_chunk, victim_at
-from rheostat.models import artifact
+from rheostat.models import artifact, zoo
 from rheostat.models.costs import latency, observe
 from rheostat.models.tunable import Tunable
 from rheostat.points.dial import Dial
 from rheostat.points.point import Point
-from rheostat.reports.dial_plots import trade_off
-from rheostat.results.curves import curves
-from rheostat.results.labels import percent, point_label, worst_rows
-from rheostat.results.row import Row
+from rheostat.serve.measured import Measured, curve, from_index, from_rows, nearest_text
 
 PATH = "/playground"
 SHOWN = 224
@@ -39,8 +36,9 @@ SEARCHED = 64
 def mount(web: FastAPI, file: str, *, data_dir: Path | None = None, net: str | None = None) -> FastAPI:
     """The application with the playground mounted."""
     model, about = artifact.load_with(file, net=net)
-    rows = own_rows(rows_path(file), artifact.digest(file))
-    page = build(model, about, rows, _test(about, data_dir))
+    own = artifact.digest(file)
+    line = from_rows(own_rows(rows_path(file), own)) or from_index(zoo.by_digest(own))
+    page = build(model, about, line, _test(about, data_dir))
     return gr.mount_gradio_app(web, page, path=PATH)
 
 
@@ -52,12 +50,12 @@ def _test(about: artifact.About, data_dir: Path | None) -> Dataset | None:
         return None  # an image can still be uploaded
 
 
-def build(model: Tunable, about: artifact.About, rows: list[Row], test: Dataset | None) -> gr.Blocks:
+def build(model: Tunable, about: artifact.About, line: list[Measured], test: Dataset | None) -> gr.Blocks:
     """The page: one control per dial, an image, and the model's predictions at that point."""
     classes = about.classes or tuple(str(i) for i in range(model.net.classes))
     eps = float(about.threat.get("eps", 0.1))
     dials = list(model.dials.values())
-    look = viewer(model, classes, about, rows, test)
+    look = viewer(model, classes, about, line, test)
     first = opening(model, about, test)
     with gr.Blocks(title="Rheostat playground") as page:
         gr.Markdown("# Rheostat\nOne network. Turn a dial and see how accuracy, robustness and cost change.")
@@ -84,9 +82,9 @@ def build(model: Tunable, about: artifact.About, rows: list[Row], test: Dataset 
                     fooled = gr.Label(label="adversarial", num_top_classes=3, elem_id="fooled")
                 cost = gr.Markdown(elem_id="cost")
                 near = gr.Markdown(elem_id="near")
-                curve = gr.Plot(label="the trade-off, the nearest measured point marked")
+                plot = gr.Plot(show_label=False)
         inputs = [upload, number, radius, *controls]
-        outputs = [clean, moved, change, said, fooled, cost, near, curve]
+        outputs = [clean, moved, change, said, fooled, cost, near, plot]
         for control in inputs:
             control.change(look, inputs, outputs, show_progress="hidden", api_visibility="private")
         page.load(look, inputs, outputs, show_progress="hidden", api_visibility="private")
@@ -105,12 +103,11 @@ def _control(dial: Dial) -> Any:
 
 
 def viewer(
-    model: Tunable, classes: tuple[str, ...], about: artifact.About, rows: list[Row], test: Dataset | None
+    model: Tunable, classes: tuple[str, ...], about: artifact.About, line: list[Measured], test: Dataset | None
 ) -> Callable[..., tuple[Any, ...]]:
     """The function that recomputes the page after every change: images, both predictions, cost, curve."""
     norm = about.threat.get("norm", "linf")
     rule = about.preprocessing or stretched(model.net.image)
-    line = _line(rows)
 
     def look(upload: str | None, number: float, radius: float, *values: float) -> tuple[Any, ...]:
         point = Point(**{d.name: float(v) for d, v in zip(model.dials.values(), values, strict=True)})
@@ -137,8 +134,8 @@ def viewer(
             _scores(before, classes),
             _scores(after, classes),
             text,
-            _nearest_text(line, point),
-            _curve(line, point),
+            nearest_text(line, point),
+            curve(line, point),
         )
 
     return look
@@ -171,49 +168,6 @@ def _scores(probabilities: torch.Tensor, classes: tuple[str, ...]) -> dict[str, 
     return {c: float(p) for c, p in zip(classes, probabilities[0], strict=True)}
 
 
-def _line(rows: list[Row]) -> list[Row]:
-    """The measured curve with the most points and images; empty if nothing was measured."""
-    lines = curves(r for r in worst_rows(rows) if r.rule is None and r.precision == "fp32").values()
-    return max(lines, key=lambda line: (len(line), line[0].n), default=[])
-
-
-def _nearest(line: list[Row], point: Point) -> Row:
-    """The row whose point is nearest."""
-    numbers = point.numbers()
-    return min(line, key=lambda r: sum(abs(v - numbers.get(k, v)) for k, v in r.at.items()))
-
-
-def _nearest_text(line: list[Row], point: Point) -> str:
-    """The numbers measured on many images at the nearest point, because a single image proves nothing."""
-    if not line:
-        return "No measurements of this model were found; `rheostat evaluate` makes them."
-    row = _nearest(line, point)
-    return (
-        f"Nearest measured point, {point_label(row)}: SA {percent(row.clean_accuracy, row.interval.clean)} %, RA "
-        f"{percent(row.robust_accuracy, row.interval.robust)} % under {', '.join(row.attack.names)} (eps "
-        f"{row.attack.eps:.4g}, {row.split}, n {row.n})."
-    )
-
-
-def _curve(line: list[Row], point: Point) -> Any:
-    """The measured curve, with a ring around the point nearest to the current one."""
-    if not line:
-        return None
-    first = line[0]
-    figure = trade_off(line, title=f"{', '.join(first.attack.names)} on {first.n} images of {first.split}")
-    near = _nearest(line, point)
-    figure.axes[0].plot(
-        100 * near.robust_accuracy,
-        100 * near.clean_accuracy,
-        "o",
-        markersize=16,
-        fillstyle="none",
-        color="black",
-        markeredgewidth=2,
-    )
-    return figure
-
-
 def _change(clean: torch.Tensor, moved: torch.Tensor) -> torch.Tensor:
     """δ around mid-grey, scaled so that its largest value is black or white; (1, C, H, W) in [0, 1]."""
     delta = moved - clean
@@ -221,20 +175,30 @@ def _change(clean: torch.Tensor, moved: torch.Tensor) -> torch.Tensor:
 
 
 def opening(model: Tunable, about: artifact.About, test: Dataset | None) -> int:
-    """The index of a test image that the model classifies correctly at the rest point and that the attack changes.
+    """The index of a test image that shows the dial at work, among the first ones.
 
-    If no attack succeeds, the first correctly classified image; otherwise 0.
+    At the rest point it is classified correctly and the attack changes that; at the robust end it withstands it.
+    If there is none, an image of which only the first is true; then one that is classified correctly; otherwise 0.
     """
     if test is None:
         return 0
-    x, labels = data.to_pixels(test.images[:SEARCHED]), test.labels[:SEARCHED]
-    attack = named("pgd10", eps=float(about.threat.get("eps", 0.1)), norm=about.threat.get("norm", "linf"))
-    point = Point(**{d.name: d.rest for d in model.dials.values()})
-    found = attack_chunk(victim_at(model, point), x, labels, attack, (0, "look"))
-    with torch.no_grad():
-        right = model(x, point).argmax(1) == labels
-        turned = right & (model(found.adversarial, point).argmax(1) != labels)
-    for wanted in (turned, right):
+    rest = Point(**{d.name: d.rest for d in model.dials.values()})
+    right, holds = _withstood(model, about, test, rest)
+    kinds = [right & ~holds, right]
+    if "robustness" in model.dials:
+        robust = rest.replace(robustness=model.dials["robustness"].high)
+        kinds.insert(0, kinds[0] & _withstood(model, about, test, robust)[1])
+    for wanted in kinds:
         if bool(wanted.any()):
             return int(wanted.nonzero()[0, 0])
     return 0
+
+
+def _withstood(model: Tunable, about: artifact.About, test: Dataset, point: Point) -> tuple[torch.Tensor, torch.Tensor]:
+    """Which of the first test images are right at a point, and which remain right under the attack of the page."""
+    x, labels = data.to_pixels(test.images[:SEARCHED]), test.labels[:SEARCHED]
+    attack = named("pgd10", eps=float(about.threat.get("eps", 0.1)), norm=about.threat.get("norm", "linf"))
+    found = attack_chunk(victim_at(model, point), x, labels, attack, (0, "look"))
+    with torch.no_grad():
+        right = model(x, point).argmax(1) == labels
+        return right, right & (model(found.adversarial, point).argmax(1) == labels)

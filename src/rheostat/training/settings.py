@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import itertools
 from typing import Any, Literal, TypeVar, get_args
 
@@ -201,10 +202,15 @@ def _message(error: ValidationError, kind: type[BaseModel]) -> str:
 
 
 def _nearest_key(place: str, kind: type[BaseModel], section: type[BaseModel]) -> str:
-    """A hint at the intended key: the same name in another section, else the nearest name in this one."""
+    """A hint at the intended key: the same name in another section, else the nearest name in this one.
+
+    Without a section, the nearest name of any section counts too, if it is much like the given one.
+    """
     name = place.rpartition(".")[2]
     fields = {k: getattr(f.annotation, "model_fields", {}) for k, f in kind.model_fields.items()}
-    elsewhere = [repr(f"{k}.{name}") for k, known in fields.items() if name in known]
+    known = [*section.model_fields, *(n for names in fields.values() for n in names)] if name == place else []
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.7) or [name]
+    elsewhere = [repr(f"{k}.{close[0]}") for k, names in fields.items() if close[0] in names]
     return f"did you mean {' or '.join(elsewhere)}?" if elsewhere else nearest(name, section.model_fields)
 
 

@@ -136,6 +136,9 @@ class Search:
         """Work until all workers together have finished `trials` trials. Interrupted after Ctrl-C; nothing is lost."""
         optuna = _optuna()
         states = [optuna.trial.TrialState[name] for name in ENDED]
+        if self.report is not None:
+            ended = len(study.get_trials(deepcopy=False, states=states))
+            self.report({"event": "search", "ended": ended, "trials": trials})
         with alone(self.out):
             for trial in study.get_trials(deepcopy=False, states=[optuna.trial.TrialState.RUNNING]):
                 if trial.user_attrs.get("worker") == str(self.out.resolve()):
