@@ -239,7 +239,7 @@ def build(out: Path) -> None:
     write_text(docs / "results.md", results.page(found, appendix.contents(), dials_shipped.measured(zoo, zoo_rows)))
     write_text(docs / "which.md", needs.page(rows, RESULTS))
     write_text(docs / "adopted.md", adopted.page(read["adopted"], read["adopted-speed"]))
-    for name, text in method_pages.pages(rows, RESULTS).items():
+    for name, text in method_pages.pages(rows + read["rivals"], RESULTS).items():
         write_text(docs / "methods" / f"{name}.md", text)
     picture = dials_shipped.caption(zoo, zoo_rows)
     write_text(out / "README.md", readme.page((ROOT / "README.md").read_text(), found, picture))

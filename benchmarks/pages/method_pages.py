@@ -7,30 +7,41 @@ from pathlib import Path
 from filling import filled
 from groups import steps
 from markdown import dial, find, table
-from needs import CIFAR, EPOCHS, FASHION, ends
+from needs import CIFAR, EPOCHS, FASHION, HALVES, ends
 from plain import Row, read_rows_plain
 
 FOLDER = Path(__file__).parents[2] / "docs" / "methods"
 DATA = {"Fashion-MNIST": FASHION, "CIFAR-10 subset": CIFAR}
-SPECIAL = {"floats": ("floats-0.3-e12", "c10-floats-0.3")}
+MORE = {
+    "float-slim": ("float-slim-fashion", "c10-float-slim"),
+    "line": ("rival-fmnist-line", "rival-c10-line"),
+    "lora": ("rival-fmnist-lora", "rival-c10-lora"),
+    "mixednuts": ("rival-fmnist-mixednuts", "rival-c10-mixednuts"),
+}
+"""Methods that docs/which.md does not compare: their runs on Fashion-MNIST and on CIFAR-10."""
+SPECIAL = {"floats": ("floats-0.3", "c10-floats-0.3")}
 """Runs shown instead of those of docs/which.md if the latter have not run: on Fashion-MNIST and on CIFAR-10."""
 
 
 def pages(rows: list[Row], results: Path) -> dict[str, str]:
-    """Every page of docs/methods by name, with its measured part generated again."""
+    """Every page of docs/methods by name, with its measured part generated again.
+
+    `rows` are those of the study and of its rivals.
+    """
     took = steps(read_rows_plain(results / "speed.jsonl")) | {"pgd-at": 1.0}
     dense = find(rows, "pgd-at-1", None)[0]["params"]
     out = {}
-    for method in FASHION:
+    every = [*FASHION, *MORE]
+    for method in every:
         text = (FOLDER / f"{method}.md").read_text()
         out[method] = filled(text, "measured", measured(rows, method))
     overview = table(
-        ["method", "training time ÷ adversarial", "parameters ÷ plain", "SA, t = 0", "RA, t = 1", "n"],
-        [[f"[{m}]({m}.md)", *costs(rows, m, took, dense), *_ends(rows, m)] for m in FASHION],
+        ["method", "training time ÷ adversarial", "parameters ÷ plain", "epochs shown", "SA, t = 0", "RA, t = 1", "n"],
+        [[f"[{m}]({m}.md)", *costs(rows, m, took, dense), *_ends(rows, m)] for m in every],
     )
     note = (
-        "\nFashion-MNIST, seed 0, split `test`. RA is measured under white-box PGD-20 (tier `quick`) made at the "
-        "scored point.\n"
+        "\nFashion-MNIST, seed 0, split `test`. Time is that of training on as many attacked images. RA is measured "
+        "under white-box PGD-20 (tier `quick`) made at the scored point.\n"
     )
     out["index"] = filled((FOLDER / "index.md").read_text(), "measured", overview + note)
     return out
@@ -38,8 +49,9 @@ def pages(rows: list[Row], results: Path) -> dict[str, str]:
 
 def run_of(method: str, data: str) -> str:
     """The run whose rows a page shows."""
-    if method in SPECIAL:
-        return SPECIAL[method][list(DATA).index(data)]
+    named = SPECIAL | MORE
+    if method in named:
+        return named[method][list(DATA).index(data)]
     return DATA[data][method]
 
 
@@ -68,16 +80,18 @@ def measured(rows: list[Row], method: str) -> str:
 
 
 def costs(rows: list[Row], method: str, took: dict[str, float], dense: int) -> list[str]:
-    """Training time ÷ that of adversarial training, and parameters ÷ those of the plain network; blank if unknown."""
+    """Training time ÷ that of adversarial training on as many attacked images, and parameters ÷ plain; or blank."""
     row = some_row(rows, run_of(method, "Fashion-MNIST"))
     if row is None:
         return ["not measured", ""]
     step = took.get(method)
-    time = f"{step * row['train']['epochs'] / EPOCHS:.1f}" if step else "not measured"
+    # The run that is shown may be shorter than one with as many attacked images.
+    epochs = 2 * EPOCHS if method in HALVES else row["train"]["epochs"]
+    time = f"{step * epochs / EPOCHS:.1f}" if step else "not measured"
     return [time, "" if method == "rdi" else f"{row['params'] / dense:.2f}"]
 
 
 def _ends(rows: list[Row], method: str) -> list[str]:
     clean, _, robust = ends(rows, run_of(method, "Fashion-MNIST"))
     row = some_row(rows, run_of(method, "Fashion-MNIST"))
-    return [clean, robust, "" if row is None else str(row["n"])]
+    return ["", clean, robust, ""] if row is None else [str(row["train"]["epochs"]), clean, robust, str(row["n"])]
