@@ -124,9 +124,9 @@ def attack_chunk(
 
     `rows` are the rows to attack, which must be classified correctly; by default they are found here. The random
     start of a row does not depend on which other rows are attacked. Success is scored on the returned images and,
-    unless `rounded` is False, on the same images rounded to 8 bits inside the ball and once more in a batch of other size and
-    order. `every` attacks all rows, also misclassified ones, as an attack on cost needs; the later exit of the returned
-    and the rounded image then counts. `low` runs the attack through `lowered`; it has no effect with `every`.
+    unless `rounded` is False, on the same images rounded to 8 bits inside the ball and once more in a batch of other
+    size and order. `every` attacks all rows, also misclassified ones, as an attack on cost needs; the later exit of the
+    returned and the rounded image then counts. `low` runs the attack through `lowered`; it has no effect with `every`.
     """
     judge = victim.judge(labels, stream(*seeds[0], "judge"))
     clean, queries = torch.zeros_like(labels, dtype=torch.bool), 0
