@@ -76,12 +76,12 @@ def calibrate_dial(
     a place can decide are attacked there (`undecided`). With `precision` "bf16" an attack that can be finished in fp32
     runs in bf16 first; "auto" is bf16 if the chip multiplies bf16 natively. All images are judged in fp32.
 
-    Pass calibrate-fit as `fit`, never the test split. Raises ValueError if the model has no dial `robustness`, or if RA
-    does not rise along the dial.
+    Pass calibrate-fit as `fit`. Raises ValueError if the model has no dial `robustness`, if RA does not rise along it,
+    or for the test split.
     """
     if "robustness" not in model.dials:
         raise ValueError("this model has no dial 'robustness' to calibrate")
-    data = subset(fit, images)
+    data = subset(fit.to_choose_on(), images)
     low = resolved(precision, data.images.device) == "bf16"
     places = [i / (coarse - 1) for i in range(coarse)]
     path = on_path(model, sorted({*places, 0.5}))
