@@ -126,7 +126,8 @@ def attack_chunk(
     start of a row does not depend on which other rows are attacked. Success is scored on the returned images and,
     unless `rounded` is False, on the same images rounded to 8 bits inside the ball and once more in a batch of other
     size and order. `every` attacks all rows, also misclassified ones, as an attack on cost needs; the later exit of the
-    returned and the rounded image then counts. `low` runs the attack through `lowered`; it has no effect with `every`.
+    returned and the rounded image then counts. `low` runs the attack through `lowered`, thorough unless `rounded` is
+    False; it has no effect with `every`.
     """
     judge = victim.judge(labels, stream(*seeds[0], "judge"))
     clean, queries = torch.zeros_like(labels, dtype=torch.bool), 0
@@ -167,6 +168,7 @@ def attack_chunk(
             starts,
             share=(rows, len(labels)),
             fooled=lambda made: fooled_by(looked, made, on_file(made))[0].any(0),
+            thorough=rounded,
         )
     else:
         moved = attack(watched, images[rows], starts, share=(rows, len(labels)))

@@ -66,23 +66,30 @@ class Watch:
         if epoch % self.settings.select.every and epoch != self.epochs:
             return {"score": -1.0}
         view, points = settings(model, self.settings.select.robustness)
-        rows, total = [], 0.0
         low = resolved(self.settings.device.precision, self.fit.images.device) == "bf16"
-        before: list[tuple[Point, Outcome]] = []
+        found: dict[Point, Outcome] = {}
+        for point in reversed(points):  # the highest λ, by which flags are raised, is always measured
+            same = next((o for p, o in found.items() if alike(view, p, point, self.fit)), None)
+            found[point] = same or outcome(view, point, self.fit, self.pgd, low=low)
+        rows, total = [], 0.0
         for point in points:
-            same = [o for p, o in before if alike(view, p, point, self.fit)]
-            found = same[0] if same else outcome(view, point, self.fit, self.pgd, low=low)
-            before.append((point, found))
-            sa, ra = float(found.clean.float().mean()), float(found.robust.float().mean())
+            sa, ra = (float(bits.float().mean()) for bits in (found[point].clean, found[point].robust))
             rows.append({"at": point.numbers(), "clean_accuracy": sa, "robust_accuracy": ra})
             level = point.numbers().get("robustness", 0.5)
             total += (1 - level) * sa + level * ra
-        single = outcome(view, points[-1], self.fit, self.single)
-        return {
-            "score": total / len(points),
-            "calibrate": rows,
-            "single_step_accuracy": float(single.robust.float().mean()),
-        }
+        single = self._single_step(view, points[-1], found[points[-1]])
+        return {"score": total / len(points), "calibrate": rows, "single_step_accuracy": single}
+
+    def _single_step(self, view: Tunable, point: Point, found: Outcome) -> float:
+        """RA under one step; images that stand under PGD count as standing, and only those that fell are attacked."""
+        if view.method.randomised(view.complete(point)):
+            return float(outcome(view, point, self.fit, self.single).robust.float().mean())
+        rows = (found.clean & ~found.robust).nonzero()[:, 0]
+        stood = int(found.robust.sum())
+        if len(rows):
+            fell = self.fit.only(rows.to(self.fit.labels.device))
+            stood += int(outcome(view, point, fell, self.single).robust.sum())
+        return stood / len(self.fit)
 
     def flags(self, before: list[dict[str, Any]], line: dict[str, Any]) -> list[str]:
         """Raised flags: `fast-attack-collapse` and `robust-overfitting` (EVALUATION.md, checks)."""
