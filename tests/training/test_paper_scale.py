@@ -17,15 +17,7 @@ from rheostat.training.recipe import load_recipe, names
 
 PAPER_SCALE = [n for n in names() if not n.endswith(("-fashion", "-digits", "-small", "-mini"))]
 """The papers' recipes, and those of the models that ship."""
-CLASSES = {
-    "mnist": 10,
-    "fashion-mnist": 10,
-    "cifar10": 10,
-    "cifar100": 100,
-    "svhn": 10,
-    "stl10": 10,
-    "tiny-imagenet": 4,
-}
+CLASSES = {"mnist": 10, "fashion-mnist": 10, "cifar10": 10, "cifar100": 100, "svhn": 10, "stl10": 10, "tiny-imagenet": 4}
 RNG = np.random.default_rng(0)
 
 
