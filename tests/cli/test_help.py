@@ -98,6 +98,13 @@ def test_a_measurement_says_what_it_consists_of() -> None:
     assert shown([plan], lines=False) == ""
 
 
+def test_a_calibration_says_on_how_many_images_it_rests() -> None:
+    dial = {"event": "dial", "places": 11, "images": 500, "robust_accuracy": [0.02, 0.4], "interval": [0.357, 0.444]}
+    expected = "dial calibrated at 11 places on 500 images: RA 0.020 to 0.400 (95 % interval 0.357 to 0.444)\n"
+    assert shown([dial]) == expected
+    assert shown([dial], lines=False) == ""
+
+
 def test_the_first_chunk_says_how_long_all_will_take_and_later_ones_go_on_saying_it(monkeypatch) -> None:
     times = iter([0.0, 0.0, 5.0, 10.0, 26.0, 30.0])
     monkeypatch.setattr("rheostat.cli.progress.time", SimpleNamespace(monotonic=lambda: next(times)))

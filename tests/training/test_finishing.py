@@ -10,12 +10,14 @@ from pathlib import Path
 import pytest
 import torch
 
+from rheostat.calibration.dial import Knot
 from rheostat.cli.app import main
 from rheostat.models.artifact import load_with, name_point
 from rheostat.models.tunable import Tunable
 from rheostat.points.point import Point
 from rheostat.reports.card import card
 from rheostat.results.flags import NAMES
+from rheostat.results.intervals import exact
 from rheostat.runtime.interrupts import Interrupted
 from rheostat.training import finishing, loop
 from rheostat.training.loop import train
@@ -77,6 +79,23 @@ def test_whatever_stops_a_calibration_the_model_is_there_and_the_same_call_calib
     model, about = load_with(tmp_path)
     assert about.provenance["calibration"] == "done"
     assert bool(model.net.get_buffer("thresholds").isfinite().all())
+
+
+def test_the_images_and_the_interval_of_a_calibration_are_reported(tmp_path: Path, monkeypatch) -> None:
+    asked: dict[str, object] = {}
+
+    def made(model: Tunable, fit: object, attack: object, **options: object) -> list[Knot]:
+        asked.update(options)
+        return [Knot(0.0, 0.1, 50), Knot(0.5, 0.5, 50), Knot(1.0, 0.4, 50)]
+
+    monkeypatch.setattr(finishing, "calibrate_dial", made)
+    events: list[dict] = []
+    train(recipe("calibrate_dial=true", "device.precision=bf16"), out=tmp_path, report=events.append)
+    (line,) = [e for e in events if e["event"] == "dial"]
+    assert line["robust_accuracy"] == [0.1, 0.5]
+    assert (line["places"], line["images"]) == (3, 50)
+    assert line["interval"] == list(exact(25, 50))
+    assert asked == {"images": finishing.FITTED_ON, "precision": "bf16"}
 
 
 def test_sigterm_in_a_calibration_says_what_is_kept(tmp_path: Path, monkeypatch) -> None:

@@ -7,9 +7,10 @@ import itertools
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from rheostat.attacks import Attack
-from rheostat.data import Dataset, to_pixels
+from rheostat.data import Dataset, subset, to_pixels
 from rheostat.evaluation.attacked import outcome
 from rheostat.methods import Dual
 from rheostat.models.tunable import Tunable
@@ -17,20 +18,29 @@ from rheostat.nn.norms import NormSet
 from rheostat.points.dial_map import DialMap
 from rheostat.points.phase import Phase
 from rheostat.points.point import Point
-from rheostat.results.intervals import share
-from rheostat.runtime.precision import full_precision
+from rheostat.results.intervals import exact, share
+from rheostat.runtime.precision import Asked, full_precision, resolved
 from rheostat.runtime.seeding import stream
 
 FINEST = 1 / 256
 
 
+IMAGES = 500
+"""Number of images on which a dial is fitted, unless the caller asks for another."""
+
+
 @dataclass(frozen=True)
 class Knot:
-    """SA and RA, in [0, 1], measured at one place u of the path from clean (0) to robust (1)."""
+    """RA of `n` images, in [0, 1], measured at one place u of the path from clean (0) to robust (1)."""
 
     place: float
-    clean: float
     robust: float
+    n: int = 0
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """The 95 % interval of RA; ValueError if the number of images is not known."""
+        return exact(round(self.robust * self.n), self.n)
 
 
 def on_path(model: Tunable, places: list[float]) -> Tunable:
@@ -46,44 +56,83 @@ def on_path(model: Tunable, places: list[float]) -> Tunable:
 
 @full_precision()
 def calibrate_dial(
-    model: Tunable, fit: Dataset, attack: Attack, *, coarse: int = 9, jump: float = 0.05, most: int = 21
+    model: Tunable,
+    fit: Dataset,
+    attack: Attack,
+    *,
+    coarse: int = 3,
+    jump: float = 0.05,
+    most: int = 21,
+    images: int | None = IMAGES,
+    precision: Asked = "auto",
 ) -> list[Knot]:
     """Fit `model.dial_map` on the split calibrate-fit and return the measured places.
 
-    SA and RA are measured at `coarse` places along the method's path (`Method.path`). Intervals over
-    which RA changes by more than `jump` are halved, up to `most` places in total. The position t of a
-    place is the fraction of the total rise of RA reached there (a running maximum makes it monotone);
-    places that add no rise are dropped. Pass calibrate-fit as `fit`, never the test split. Raises
-    ValueError if the model has no dial `robustness`, or if RA does not rise along the dial.
+    RA is measured at `coarse` places along the method's path (`Method.path`). Intervals over which RA changes by more
+    than `jump` are halved, up to `most` places in total. The position t of a place is the fraction of the total rise of
+    RA reached there (a running maximum makes it monotone); places that add no rise are dropped.
+
+    RA is that of a stratified subset of `images` images (None: all), and each knot states its interval. Only rows that
+    a place can decide are attacked there (`undecided`). With `precision` "bf16" an attack that can be finished in fp32
+    runs in bf16 first; "auto" is bf16 if the chip multiplies bf16 natively. All images are judged in fp32.
+
+    Pass calibrate-fit as `fit`. Raises ValueError if the model has no dial `robustness`, if RA does not rise along it,
+    or for the test split.
     """
     if "robustness" not in model.dials:
         raise ValueError("this model has no dial 'robustness' to calibrate")
+    data = subset(fit.to_choose_on(), images)
+    low = resolved(precision, data.images.device) == "bf16"
     places = [i / (coarse - 1) for i in range(coarse)]
     path = on_path(model, sorted({*places, 0.5}))
-    measured: dict[float, Knot] = {}
+    bits: dict[float, Tensor] = {}
 
-    def measure(u: float) -> Knot:
-        if u not in measured:
-            found = outcome(path, Point(robustness=u), fit, attack)
-            measured[u] = Knot(u, share(found.clean), share(found.robust))
-        return measured[u]
+    def measure(u: float) -> None:
+        at = Point(robustness=u)
+        rows, known = undecided(bits, u, len(data), halving=len(bits) >= coarse)
+        if len(rows):
+            known[rows] = outcome(path, at, data.only(rows.to(data.images.device)), attack, low=low).robust
+        bits[u] = known
 
-    for u in places:
-        measure(u)
-    while len(measured) < most:
-        knots = sorted(measured.values(), key=lambda k: k.place)
+    for i in halvings(coarse):
+        measure(places[i])
+    while len(bits) < most:
         gaps = [
-            (abs(b.robust - a.robust), a.place, b.place)
-            for a, b in itertools.pairwise(knots)
-            if b.place - a.place > FINEST
+            (abs(share(bits[b]) - share(bits[a])), a, b) for a, b in itertools.pairwise(sorted(bits)) if b - a > FINEST
         ]
-        widest, low, high = max(gaps, default=(0.0, 0.0, 0.0))
+        widest, start, end = max(gaps, default=(0.0, 0.0, 0.0))
         if widest <= jump:
             break
-        measure((low + high) / 2)
-    knots = sorted(measured.values(), key=lambda k: k.place)
+        measure((start + end) / 2)
+    knots = [Knot(u, share(bits[u]), len(data)) for u in sorted(bits)]
     model.dial_map = fitted(model, knots)
     return knots
+
+
+def undecided(bits: dict[float, Tensor], u: float, n: int, *, halving: bool) -> tuple[Tensor, Tensor]:
+    """(indices of the rows to attack at the place u, robust bits (n,) of the others), by the neighbours' bits (n,).
+
+    A row that stands at both neighbours counts as standing. While an interval is halved, a row that falls at both also
+    counts as fallen; at the coarse places it is attacked, because RA may peak inside the dial.
+    """
+    lower, upper = max((p for p in bits if p < u), default=None), min((p for p in bits if p > u), default=None)
+    if lower is None or upper is None:
+        return torch.arange(n), torch.zeros(n, dtype=torch.bool)
+    standing = bits[lower] & bits[upper]
+    rows = bits[lower] ^ bits[upper] if halving else ~standing
+    return rows.nonzero()[:, 0], standing
+
+
+def halvings(count: int) -> list[int]:
+    """The indices 0 to count-1 from the last, the first, and then the middle of each remaining range."""
+    order, ranges = [count - 1, 0], [(0, count - 1)]
+    while ranges:
+        low, high = ranges.pop(0)
+        if high - low > 1:
+            middle = (low + high) // 2
+            order.append(middle)
+            ranges += [(low, middle), (middle, high)]
+    return order
 
 
 def fitted(model: Tunable, knots: list[Knot]) -> DialMap:

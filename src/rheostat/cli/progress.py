@@ -64,6 +64,8 @@ class Show:
             self.console.print(epoch_line(event))
         elif kind == "precision" and self.lines:
             self.console.print(f"training in {event['precision']}: {event['why']}", markup=False)
+        elif kind == "dial" and self.lines:
+            self.console.print(dial_line(event), markup=False)
         elif kind == "finished":
             self.console.print(f"{event['folder']}: this run is already finished (--fresh starts it over)")
         elif kind == "calibration-failed":
@@ -124,6 +126,15 @@ def plan_line(event: dict[str, Any]) -> str:
         if k in event
     ]
     return "measuring " + " × ".join(parts)
+
+
+def dial_line(event: dict[str, Any]) -> str:
+    """The calibration of the dial as one line, with the interval of the highest RA."""
+    (first, top), (low, high) = event["robust_accuracy"], event["interval"]
+    return (
+        f"dial calibrated at {event['places']} places on {event['images']} images: RA {first:.3f} to {top:.3f} "
+        f"(95 % interval {low:.3f} to {high:.3f})"
+    )
 
 
 def epoch_line(event: dict[str, Any]) -> str:

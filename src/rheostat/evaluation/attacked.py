@@ -123,11 +123,11 @@ def attack_chunk(
     """Run one attack on one batch; with several seeds, the batch has as many equal parts, each with its own streams.
 
     `rows` are the rows to attack, which must be classified correctly; by default they are found here. The random
-    start of a row does not depend on which other rows are attacked. Success is scored on the returned images, on
-    the same images rounded to 8 bits inside the ball (unless `rounded` is False), and once more in a batch of
-    different size and order. `every` attacks all rows, also misclassified ones, as an attack on cost needs; the
-    later exit of the returned and the rounded image then counts. `low` runs the attack through `lowered`; it has no
-    effect with `every`.
+    start of a row does not depend on which other rows are attacked. Success is scored on the returned images and,
+    unless `rounded` is False, on the same images rounded to 8 bits inside the ball and once more in a batch of other
+    size and order. `every` attacks all rows, also misclassified ones, as an attack on cost needs; the later exit of the
+    returned and the rounded image then counts. `low` runs the attack through `lowered`, thorough unless `rounded` is
+    False; it has no effect with `every`.
     """
     judge = victim.judge(labels, stream(*seeds[0], "judge"))
     clean, queries = torch.zeros_like(labels, dtype=torch.bool), 0
@@ -168,6 +168,7 @@ def attack_chunk(
             starts,
             share=(rows, len(labels)),
             fooled=lambda made: fooled_by(looked, made, on_file(made))[0].any(0),
+            thorough=rounded,
         )
     else:
         moved = attack(watched, images[rows], starts, share=(rows, len(labels)))
@@ -178,11 +179,11 @@ def attack_chunk(
     found, adversarial[rows] = fooled_by([j.only(rows) for j in judges], moved, grid)
     fooled[:, rows] = found & inside
     down = rows[fooled.any(0)[rows]].flip(0)
-    if len(down) and not victim.randomised:
+    if len(down) and rounded and not victim.randomised:
         with torch.no_grad():
             unverified[down] = ~judge.only(down).judge(adversarial[down])[1]
     robust &= ~fooled.any(0)
-    queries += len(judges) * len(rows) + len(down) + sum(passed)
+    queries += len(judges) * len(rows) + len(down) * rounded + sum(passed)
     if exits is not None and victim.route is not None:
         exits[1, rows] = victim.route(adversarial[rows])
         if every:
@@ -211,17 +212,20 @@ def fooled_by(judges: Sequence[Objective], moved: Tensor, grid: Tensor) -> tuple
 
 
 @full_precision()
-def outcome(model: nn.Module, point: Point | None, dataset: Dataset, attack: Attack, *, seed: int = 0) -> Outcome:
+def outcome(
+    model: nn.Module, point: Point | None, dataset: Dataset, attack: Attack, *, seed: int = 0, low: bool = False
+) -> Outcome:
     """Clean and robust bits of a whole data set (on the model's device), scored on images as the attack returns them.
 
-    Selection and calibration use it, because they compare a model with itself; `evaluate` also scores rounded images.
+    Selection and calibration use it, because they compare a model with itself; `evaluate` also scores rounded images,
+    and scores images that fool a second time. `low` runs the attack through `lowered`.
     """
     victim = victim_at(model, point)
     label = point.label() if point is not None else ""
     clean, robust, queries = [], [], 0
     for i, part in enumerate(chunks(dataset)):
         images, labels = to_pixels(dataset.images[part]), dataset.labels[part]
-        found = attack_chunk(victim, images, labels, attack, (seed, label, attack.name, i), rounded=False)
+        found = attack_chunk(victim, images, labels, attack, (seed, label, attack.name, i), rounded=False, low=low)
         clean.append(found.clean)
         robust.append(found.robust)
         queries += found.queries

@@ -125,7 +125,7 @@ def _calibrated(ending: Ending) -> list[str]:
         (f.what, functools.partial(f.fit, model, held_out, attack)) for f in fittings(model)
     ]
     if settings.calibrate_dial:
-        wanted.append(("dial", lambda: calibrate_dial(model, held_out, attack)))
+        wanted.append(("dial", lambda: _dial(ending, held_out, attack)))
     if "exit" in model.dials:
         wanted.append(("exit policy", lambda: fit_policy(model, fit, **settings.policy.model_dump())))
     problems = []
@@ -135,6 +135,23 @@ def _calibrated(ending: Ending) -> list[str]:
         except ValueError as error:
             problems.append(f"{what}: {error}")
     return problems
+
+
+def _dial(ending: Ending, held_out: Dataset, attack: Attack) -> None:
+    """Calibrate the dial with attacks in the precision of the training, and report on how many images RA rests."""
+    precision = ending.settings.device.precision
+    knots = calibrate_dial(ending.model, held_out, attack, images=FITTED_ON, precision=precision)
+    if ending.writes and ending.report is not None:
+        best = max(knots, key=lambda knot: knot.robust)
+        ending.report(
+            {
+                "event": "dial",
+                "places": len(knots),
+                "images": best.n,
+                "robust_accuracy": [knots[0].robust, best.robust],
+                "interval": list(best.interval),
+            }
+        )
 
 
 def refilled(model: Tunable, path: Path, same: Callable[[Mapping[str, Any]], bool]) -> artifact.About | None:
