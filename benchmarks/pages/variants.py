@@ -13,6 +13,7 @@ NAMES = {
     ("oat", "paper"): "OAT, paper",
     ("float", "paper"): "FLOAT, paper",
     ("float", "start"): "FLOAT, ours from the public network's initial weights",
+    ("float", "cycle-start"): "the same, one-cycle rate",
     ("floats", "paper"): "FLOATS 0.3, paper",
     ("rdi", "paper"): "RDI-Nets, paper",
 }
@@ -34,7 +35,8 @@ def variants(rows: list[Row], results: Path) -> str:
     body, missing = [], []
     for (method, variant), name in NAMES.items():
         for seed in SEEDS:
-            other, ours = (points(rows, method, v, seed) for v in (variant, "ours"))
+            pair = (variant, "cycle" if variant.startswith("cycle") else "ours")
+            other, ours = (points(rows, method, v, seed) for v in pair)
             shared = [p for p in ours if p in other and other[p]["n"] == ours[p]["n"]]
             if not shared:
                 missing.append(f"{name} (seed {seed})")
