@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from markdown import cell, find, signed, table
+from markdown import cell, find, table
 from plain import Row, read_bits, worst_rows
 
+from rheostat.results.comparison import Difference
 from rheostat.results.intervals import paired
 
 NAMES = {
     ("oat", "paper"): "OAT, paper",
     ("float", "paper"): "FLOAT, paper",
     ("float", "start"): "FLOAT, ours from the public network's initial weights",
-    ("float", "cycle-start"): "the same, one-cycle rate",
+    ("float", "cycle-start"): "FLOAT, ours from those weights, one-cycle rate",
     ("floats", "paper"): "FLOATS 0.3, paper",
     ("rdi", "paper"): "RDI-Nets, paper",
 }
@@ -33,6 +34,7 @@ def points(rows: list[Row], method: str, variant: str, seed: str) -> dict[str, R
 def variants(rows: list[Row], results: Path) -> str:
     """Each published recipe against ours, at equal numbers of attacked images; missing networks are named."""
     body, missing = [], []
+    counts: dict[str, list[int]] = {name: [0] * 5 for name in NAMES.values()}
     for (method, variant), name in NAMES.items():
         for seed in SEEDS:
             pair = (variant, "cycle" if variant.startswith("cycle") else "ours")
@@ -42,7 +44,11 @@ def variants(rows: list[Row], results: Path) -> str:
                 missing.append(f"{name} (seed {seed})")
             for point in shared:
                 a, b = read_bits(results, other[point]), read_bits(results, ours[point])
-                gaps = [signed(*paired(a[kind], b[kind])) for kind in (0, 1)]
+                found = [Difference(*paired(a[kind], b[kind])) for kind in (0, 1)]
+                gaps = [gap.text() for gap in found]
+                verdicts = [gap.verdict for gap in found]
+                hits = [v == word for v in verdicts for word in ("better", "worse")]
+                counts[name] = [c + int(hit) for c, hit in zip(counts[name], [True, *hits], strict=True)]
                 n = str(ours[point]["n"])
                 body.append([name, seed, point, n, *cell(ours[point]), *cell(other[point]), *gaps])
     gaps_head = ["SA, variant minus ours", "RA, variant minus ours"]
@@ -54,5 +60,13 @@ def variants(rows: list[Row], results: Path) -> str:
         'images. `variant="paper"` is the '
         "published recipe as far as it is known; the docstring of each method lists the settings of both.\n\n"
         + (table(head, body) if body else "")
+        + (_summary(counts) if body else "")
         + (f"\nNot yet run: {', '.join(missing)}.\n" if missing else "")
     )
+
+
+def _summary(counts: dict[str, list[int]]) -> str:
+    """At how many points, over both seeds, a variant differs significantly from ours."""
+    head = ["variant", "points", "SA better than ours", "SA worse", "RA better", "RA worse"]
+    lines = [[name, *map(str, found)] for name, found in counts.items() if found[0]]
+    return "\nThe number of points at which the paired interval excludes 0:\n\n" + table(head, lines)
