@@ -47,7 +47,7 @@ def test_a_radius_is_written_as_people_write_it(rows) -> None:
     text = card(model, about, changed, name="x", digest="y")
     assert "(linf 8/255)" in text
     assert "linf eps 8/255." in text
-    assert "linf of 8/255;" in text
+    assert "The threat model is linf eps 8/255." in text
     assert "0.031" not in page(changed, title="A report").partition("<h2>Versions")[0]
 
 
