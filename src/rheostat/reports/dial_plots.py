@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 from typing import TYPE_CHECKING, Any
 
 from rheostat.results.curves import curve_names, curves
@@ -15,6 +16,10 @@ if TYPE_CHECKING:
 # Okabe and Ito's colours, which colour-blind readers can distinguish.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKS = ("o", "s", "^", "D", "v", "P", "X")
+MOST = len(COLOURS)
+"""The most curves of a plot along a dial; more could not be distinguished."""
+INSIDE = 6
+"""The most entries of a legend that lies inside the axes."""
 
 
 def trade_off(rows: list[Row], *, title: str = "") -> Figure:
@@ -64,18 +69,24 @@ def trade_off(rows: list[Row], *, title: str = "") -> Figure:
     axes.set_title(title, fontsize=11)
     axes.grid(alpha=0.25)
     if len(lines) > 1:
-        axes.legend(fontsize=8)
+        legend(figure, fontsize=8)
     return figure
 
 
 def along_dial(rows: list[Row]) -> Figure:
-    """SA and RA against the dial's position, with intervals as bands."""
+    """SA and RA against the dial's position, with intervals as bands.
+
+    Of more than `MOST` curves, which other dials make, it shows as many, evenly spaced by MACs; the title says so.
+    """
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(6.4, 3.6), layout="constrained")
     axes = figure.add_subplot()
     found = [r for r in worst_rows(rows) if "robustness" in r.at]
-    lines = list(curves(found, along="robustness").values())
+    every = list(curves(found, along="robustness").values())
+    lines = spaced(every, MOST)
+    if len(lines) < len(every):
+        axes.set_title(f"{len(lines)} of {len(every)} curves, from the fewest to the most MACs", fontsize=9)
     for i, (line, run) in enumerate(zip(lines, curve_names(lines), strict=True)):
         t = [r.at["robustness"] for r in line]
         for kind, style in (("clean", "-"), ("robust", "--")):
@@ -88,8 +99,31 @@ def along_dial(rows: list[Row]) -> Figure:
     axes.set_xlabel("robustness dial")
     axes.set_ylabel("accuracy, %")
     axes.grid(alpha=0.25)
-    axes.legend(fontsize=8)
+    legend(figure, fontsize=8)
     return figure
+
+
+def spaced(lines: list[list[Row]], most: int) -> list[list[Row]]:
+    """At most this many curves, evenly spaced in the order of their MACs; all in the given order if they are fewer."""
+    if len(lines) <= most:
+        return lines
+    ordered = sorted(lines, key=lambda line: line[0].macs.mean)
+    return [ordered[round(i * (len(ordered) - 1) / (most - 1))] for i in range(most)]
+
+
+def legend(figure: Figure, *, fontsize: int, columns: int = 2, inside: int = INSIDE) -> None:
+    """The legend of a figure with one axes: inside it, or below it if there are more than `inside` entries.
+
+    A figure grows by the height of a legend below it, because the axes would shrink otherwise.
+    """
+    (axes,) = figure.axes
+    handles, labels = axes.get_legend_handles_labels()
+    if len(labels) <= inside:
+        axes.legend(fontsize=fontsize)
+        return
+    rows = math.ceil(len(labels) / columns)
+    figure.set_figheight(figure.get_figheight() + 0.3 + rows * fontsize * 1.5 / 72)
+    figure.legend(handles, labels, loc="outside lower center", ncols=columns, fontsize=fontsize - 1)
 
 
 def as_bytes(figure: Figure, kind: str) -> bytes:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from rheostat.reports.dial_plots import COLOURS, MOST, legend, spaced
 from rheostat.results.curves import curve_names, curves
 from rheostat.results.row import Row
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 
 
 def live(rows: list[Row]) -> list[Row]:
@@ -19,13 +18,16 @@ def live(rows: list[Row]) -> list[Row]:
 
 
 def accuracy_against_macs(rows: list[Row]) -> Figure:
-    """SA and RA against mean MACs per image, as the dial `exit` moves the thresholds; one colour per run."""
+    """SA and RA against mean MACs per image, as the dial `exit` moves the thresholds; one colour per curve."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(6.4, 3.8), layout="constrained")
     axes = figure.add_subplot()
     worst = [r for r in rows if r.attack.name == "worst" and "exit" in r.at]
-    lines = list(curves(worst, along="exit").values())
+    every = list(curves(worst, along="exit").values())
+    lines = spaced(every, MOST)
+    if len(lines) < len(every):
+        axes.set_title(f"{len(lines)} of {len(every)} curves, from the fewest to the most MACs", fontsize=9)
     for i, (line, name) in enumerate(zip(lines, curve_names(lines), strict=True)):
         found = sorted(line, key=lambda r: r.macs.mean)
         for kind, style in (("clean", "o-"), ("robust", "s--")):
@@ -53,7 +55,7 @@ def accuracy_against_macs(rows: list[Row]) -> Figure:
     axes.set_xlabel("mean MACs per image, millions (vertical line: the static network)")
     axes.set_ylabel("accuracy, %")
     axes.grid(alpha=0.25)
-    axes.legend(fontsize=7)
+    legend(figure, fontsize=7, columns=1, inside=9)
     return figure
 
 
@@ -83,5 +85,5 @@ def shares_per_exit(rows: list[Row]) -> Figure:
     axes.set_yticks(range(len(names)), names, fontsize=7)
     axes.invert_yaxis()
     axes.set_xlabel("share of images, %")
-    axes.legend(fontsize=7, ncols=4, loc="upper center", bbox_to_anchor=(0.4, -0.25))
+    legend(figure, fontsize=7, columns=4, inside=0)
     return figure
