@@ -13,6 +13,11 @@ from rheostat.reports.dial_plots import COLOURS
 from rheostat.results.labels import percent
 
 POLICIES = ("goodput", "goodput, no floor written", "slack", "steps")
+FRONT = (
+    "Client, protocol and model share the cores of one machine here, and latency counts from the arrival in the trace. "
+    "The server's clock starts when a body has been read and decoded, so that a slow sender delays only itself. "
+    "Controllers and admission therefore do not see the time that a request waits before that.\n"
+)
 Key = tuple[str, str, float]
 
 
@@ -44,6 +49,8 @@ def section(rows: list[Row]) -> tuple[str, list[list[str]]]:
         if found:
             row = next(iter(next(iter(found.values())).values()))
             parts += [text, _about(row), *([_ladder(row)] if row["ladder"] != first["ladder"] else []), _table(found)]
+            if how == "live":
+                parts.append(FRONT)
             claims += _claims(how, found)
         if how == "simulated":
             text, more = goals(rows)
