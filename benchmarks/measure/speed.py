@@ -20,9 +20,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from timed_steps import interleaved, pgd, stepper
 
 from rheostat import data, nets
-from rheostat.attacks import Attack, training_step_size
+from rheostat.attacks import Attack
 from rheostat.evaluation.attacked import chunks
 from rheostat.evaluation.chunks import Task, measured
 from rheostat.methods.composition import COMPOSITIONS, compose
@@ -33,9 +34,7 @@ from rheostat.points.point import Point
 from rheostat.results.machine import hardware
 from rheostat.results.timings import write_timings
 from rheostat.runtime.allocator import keep_freed_memory
-from rheostat.runtime.distributed import Ranks
 from rheostat.runtime.seeding import stream
-from rheostat.training.step import Step
 
 RESULTS = Path(__file__).parents[1] / "results" / "speed.jsonl"
 SUPPORT_SHARE = 0.8  # of the rows with λ > 0, how many have λ < 1 and take a clean pass too
@@ -49,45 +48,6 @@ def predicted(paper: str, batch: int, steps: int) -> float:
         robust = batch - zeros
         return (3 * (zeros + SUPPORT_SHARE * robust + robust) + 2 * steps * robust) / pgd
     return batch / 2 * (3 + 3 + 2 * steps) / pgd
-
-
-def stepper(net: nets.Net, paper: str, batch: int, steps: int, eps: float) -> Callable[[int], float]:
-    """A function that makes one training step and returns its seconds outside forward and backward."""
-    model = Tunable(net, compose(paper)).to_layout(torch.channels_last)
-    attack = Attack("pgd", eps, steps, training_step_size(eps, steps), drop=False)
-    step = Step(model, attack, Ranks())
-    optimiser = torch.optim.SGD(model.parameters(), 0.01, momentum=0.9, weight_decay=5e-4)
-    for parameter in model.parameters():
-        parameter.grad = torch.zeros_like(parameter)
-    pool = torch.randint(0, 256, (1024, *net.image), dtype=torch.uint8)
-    labels = torch.randint(0, net.classes, (1024,))
-
-    def run(number: int) -> float:
-        outside = 0.0
-        start = time.perf_counter()
-        rows = torch.randperm(1024, generator=stream("rows", number))[:batch]
-        x, y = data.to_pixels(pool[rows]), labels[rows]
-        terms = model.method.plan(batch, stream("plan", number))
-        optimiser.zero_grad(set_to_none=False)
-        outside += time.perf_counter() - start
-        step.backward(terms, x, y, batch=batch, seed=("bench", number))
-        start = time.perf_counter()
-        optimiser.step()
-        return outside + time.perf_counter() - start
-
-    return run
-
-
-def interleaved(runs: dict[str, Callable[[int], float]], times: int) -> dict[str, list[tuple[float, float]]]:
-    """(seconds, of them outside forward and backward) of each run, taken in turns after a warm-up."""
-    out: dict[str, list[tuple[float, float]]] = {name: [] for name in runs}
-    for number in range(times + 1):
-        for name, run in runs.items():
-            start = time.perf_counter()
-            outside = run(number)
-            if number:
-                out[name].append((time.perf_counter() - start, outside))
-    return out
 
 
 def spread(values: list[float]) -> dict[str, float]:
@@ -120,7 +80,7 @@ def training(times: int) -> list[dict[str, object]]:
     for net, build, batch, bar, count in cases:
         for steps in (2, 7):
             papers = ("oat", "dual", "float", "pgd-at")
-            runs = {p: stepper(build(), p, batch, steps, 0.1) for p in papers}
+            runs = {p: stepper(build(), p, batch, pgd(steps)) for p in papers}
             found = interleaved(runs, count)
             for paper in ("oat", "dual"):
                 ratio = predicted(paper, batch, steps)
@@ -175,7 +135,7 @@ def stepping(
 ) -> list[dict[str, object]]:
     """Steps of compositions on one network, in turns, against PGD-AT's."""
     steps = 2
-    runs = {p: stepper(build(), p, batch, steps, 0.1) for p in papers}
+    runs = {p: stepper(build(), p, batch, pgd(steps)) for p in papers}
     found = interleaved(runs, times)
     rows = []
     for paper in papers:

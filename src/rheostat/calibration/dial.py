@@ -23,8 +23,6 @@ from rheostat.runtime.precision import Asked, full_precision, resolved
 from rheostat.runtime.seeding import stream
 
 FINEST = 1 / 256
-
-
 IMAGES = 500
 """Number of images on which a dial is fitted, unless the caller asks for another."""
 

@@ -9,6 +9,7 @@ from rheostat.deploy.choosing import Candidate, Need, candidates
 from rheostat.deploy.precisions import FULL, Key
 from rheostat.results.row import Row
 from rheostat.runtime.choices import nearest
+from rheostat.runtime.spacing import evenly
 
 GAIN = 0.1
 """Each point of a ladder saves at least this fraction of the time of the point before it."""
@@ -60,9 +61,7 @@ def choose_ladder(
             f"{ladder[0].point.label()} is the best and no other point is at least {100 * GAIN:.0f} % faster, so a "
             "ladder would save no time; measure points of a dial that costs time (width, depth, exit)"
         )
-    # Keep both ends and evenly spaced points between them.
-    kept = [ladder[round(i * (len(ladder) - 1) / (steps - 1))] for i in range(steps)] if len(ladder) > steps else ladder
-    return LadderChoice(tuple(kept), pareto, confidence, len(found))
+    return LadderChoice(tuple(evenly(ladder, steps)), pareto, confidence, len(found))
 
 
 def _time(candidate: Candidate) -> float:

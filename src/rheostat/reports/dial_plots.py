@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from rheostat.results.curves import curve_names, curves
 from rheostat.results.labels import worst_rows
 from rheostat.results.row import Row
+from rheostat.runtime.spacing import evenly
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -107,8 +108,7 @@ def spaced(lines: list[list[Row]], most: int) -> list[list[Row]]:
     """At most this many curves, evenly spaced in the order of their MACs; all in the given order if they are fewer."""
     if len(lines) <= most:
         return lines
-    ordered = sorted(lines, key=lambda line: line[0].macs.mean)
-    return [ordered[round(i * (len(ordered) - 1) / (most - 1))] for i in range(most)]
+    return evenly(sorted(lines, key=lambda line: line[0].macs.mean), most)
 
 
 def legend(figure: Figure, *, fontsize: int, columns: int = 2, inside: int = INSIDE) -> None:
