@@ -16,7 +16,7 @@ from serve_simulated import CONFIRMED, TUNED, Bench, ways
 
 from rheostat.serve.goodput import Goodput
 from rheostat.serve.punctual import Punctual
-from rheostat.serve.scheduling import Decision, Load
+from rheostat.serve.scheduling import Decision, Load, Waiting
 
 WAITING = (0, 1, 2, 4, 8, 16, 10**6)
 """Requests that wait, above which the next point is taken."""
@@ -40,8 +40,8 @@ class _Thresholds(Punctual):
 class _Open(Goodput):
     """Admits everybody; who can no longer be answered is refused when a batch ends."""
 
-    def admits(self, load: Load, images: int) -> bool:
-        self._count(load.now, images)
+    def admits(self, load: Load, job: Waiting) -> bool:
+        self._count(load.now, job.count)
         return True
 
 

@@ -6,6 +6,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from fakes import BEARER, IMAGE, NPY, TOKEN, fake, npy, running
 from rheostat.serve.app import make_app
 from rheostat.serve.backends import service
 from rheostat.serve.costs import Times
+from rheostat.serve.decoding import tensor
 from rheostat.serve.options import Options
 from rheostat.serve.policy import Policy, default_target
 
@@ -81,3 +83,18 @@ def test_a_service_is_timed_when_it_is_made(tmp_path: Path) -> None:
     assert default_target("a", {"a": Times(((1, 0.1),))}) == 500
     with pytest.raises(ValueError, match="no file"):
         service("oat-digits", backend="torch", every=True, costs=tmp_path / "none.jsonl")
+
+
+def test_a_wait_for_the_decoder_is_part_of_a_requests_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The deadline counts from the last byte of the request, so a busy decoder must not hide time from the policy."""
+
+    def late(*given: Any) -> np.ndarray:
+        time.sleep(SLOW)
+        return tensor(*given)
+
+    monkeypatch.setattr("rheostat.serve.workers.tensor", late)
+    with running(make_app(fake(), Policy(("safe",)))) as client:
+        assert client.post("/v1/predict", content=GOOD, headers=NPY).status_code == 200
+        text = client.get("/metrics").text
+    (waited,) = (line.split()[1] for line in text.splitlines() if line.startswith("rheostat_wait_seconds_sum"))
+    assert float(waited) >= SLOW

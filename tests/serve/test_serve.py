@@ -211,7 +211,8 @@ def test_overload_is_refused_and_nothing_hangs(model_file: Path, tmp_path: Path)
     file = tmp_path / "model.safetensors"
     shutil.copy(model_file, file)
     body, statuses, waits = npy(np.zeros((64, *IMAGE), np.float32)), [], []
-    with served(file, "--queue", "128", "--target-ms", "1", "--controller", "steps") as (url, _):
+    # A target that every batch misses on every machine, so that the ladder must step.
+    with served(file, "--queue", "128", "--target-ms", "0.001", "--controller", "steps") as (url, _):
 
         def load() -> None:
             with httpx.Client(timeout=20) as client:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable
 
 from fastapi import Request
@@ -31,11 +32,14 @@ async def answered(state: State, request: Request, read: Read, *, asked: str | N
         async with asyncio.timeout(options.request_seconds):
             with state.bytes.hold(client) as held:
                 body = await read_body(request, options.limits, held)
+                # The clock starts at the last byte: a body sent slowly delays only its sender, and a wait for the
+                # decoder counts.
+                arrived = time.perf_counter()
                 images, named = await read(body)
                 del body
             _may_ask(state, request, named)
             with state.images.hold(client, len(images)):
-                return await state.engine.submit(images, asked or named)
+                return await state.engine.submit(images, asked or named, arrived=arrived)
     except Full as full:
         raise Refusal(503, str(full)) from None
     except TimeoutError:

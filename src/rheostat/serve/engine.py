@@ -97,13 +97,18 @@ class Engine:
             return False
         return self.task is not None and not self.task.done() and not self.closing
 
-    async def submit(self, images: Array, point: str | None = None) -> tuple[str, Array]:
-        """Return (point used, probabilities (n, K)); raise Full if the queue has no room, Late if it is too slow."""
+    async def submit(
+        self, images: Array, point: str | None = None, *, arrived: float | None = None
+    ) -> tuple[str, Array]:
+        """Return (point used, probabilities (n, K)); raise Full if the queue has no room, Late if it is too slow.
+
+        `arrived`, default now, is when the request was complete, in seconds of `time.perf_counter`. Its deadline and
+        its wait count from there, so that a wait before this call, for the decoder, is part of them.
+        """
         if self.closing:
             raise Full
-        # The clock starts here and not at the headers, so that a body sent slowly delays only its sender.
         now = time.perf_counter()
-        job = _Job(images, now, asyncio.get_running_loop().create_future(), point)
+        job = _Job(images, now if arrived is None else arrived, asyncio.get_running_loop().create_future(), point)
         self.line.offer(job, now)
         self.arrived.set()
         return await job.done

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 
-from rheostat.serve.scheduling import Decision, Load
+from rheostat.serve.scheduling import Decision, Load, Waiting
 
 DOWN_AFTER = 3
 """The server steps down only after this many consecutive late batches,"""
@@ -89,7 +89,7 @@ class Steps:
         """The current point."""
         return self.ladder.name
 
-    def admits(self, load: Load, images: int) -> bool:
+    def admits(self, load: Load, job: Waiting) -> bool:
         """Always true."""
         return True
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
 
 from rheostat.serve.costs import Costs
 from rheostat.serve.ladder import LATE_FOR, Ladder
@@ -17,15 +16,6 @@ from rheostat.serve.scheduling import Load, Waiting
 
 CALM, BETWEEN, LATE = 0.0, 0.5, 2.0
 """Waits reported to the guard's ladder, whose target is 1: no request waits, neither case, a request is late."""
-
-
-@dataclass(frozen=True)
-class _Offer:
-    """A request that is not yet admitted."""
-
-    count: int
-    arrived: float
-    point: None = None
 
 
 class Punctual:
@@ -77,10 +67,10 @@ class Punctual:
         self.spread += 0.25 * (abs(ratio - self.slowdown) - self.spread)
         self.slowdown += 0.125 * (ratio - self.slowdown)
 
-    def admits(self, load: Load, images: int) -> bool:
-        """Whether the fastest usable point could answer these images before their deadline, after all waiting ones."""
-        self._count(load.now, images)
-        jobs = [*load.waiting, _Offer(images, load.now)]
+    def admits(self, load: Load, job: Waiting) -> bool:
+        """Whether the fastest usable point could answer this request before its deadline, after all waiting ones."""
+        self._count(load.now, job.count)
+        jobs = [*load.waiting, job]
         *_, (last, ends) = self._plan(jobs, self.fastest, load.free_at, load.most, 1.0)
         good = ends <= last.arrived + self.deadline
         if not good:

@@ -34,7 +34,7 @@ class Waiting(Protocol):
 
     @property
     def arrived(self) -> float:
-        """Arrival time, in seconds of the queue's clock."""
+        """When the whole request had arrived, in seconds of the queue's clock; its deadline counts from here."""
 
     @property
     def point(self) -> str | None:
@@ -72,8 +72,8 @@ class Controller(Protocol):
     def name(self) -> str:
         """The last point used; at the start the preferred one."""
 
-    def admits(self, load: Load, images: int) -> bool:
-        """Whether a request of `images` images may enter the queue now. Called once for each request."""
+    def admits(self, load: Load, job: Waiting) -> bool:
+        """Whether this request may enter the queue now. Called once for each request."""
 
     def hold(self, load: Load, window: float) -> float:
         """Seconds, from its arrival, that the oldest request may wait for the batch to fill; at most `window`."""
@@ -108,7 +108,7 @@ class Line(Generic[Job]):
             raise Full
         idle = not self.jobs and self.free_at is None
         # Always ask the controller, because it counts offered requests. An idle server refuses nobody.
-        if not self.controller.admits(self.load(now), job.count) and not idle:
+        if not self.controller.admits(self.load(now), job) and not idle:
             raise Late
         self.jobs.append(job)
         self.images += job.count
