@@ -62,6 +62,12 @@ NETS: dict[str, Callable[[], nets.Net]] = {
 }
 
 
+MORE_NETS: dict[str, Callable[[], nets.Net]] = {
+    "resnet-8, silu": lambda: nets.resnet(depth=8, base_width=4, image=(3, 8, 8), activation="silu")
+}
+"""Variants, which the contract of every method × network leaves out."""
+
+
 def make(paper: str, net: str) -> Tunable:
     """An untrained model whose parts have all been moved off their initial values."""
     torch.manual_seed(0)

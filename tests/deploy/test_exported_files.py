@@ -17,13 +17,13 @@ from rheostat.methods.composition import compose
 from rheostat.models.artifact import About, load_with
 from rheostat.models.tunable import Tunable
 from rheostat.points.point import Point
-from support import NETS, images_for
+from support import MORE_NETS, NETS, images_for
 
 
 def trained(paper: str, net: str, **options) -> Tunable:
     """A network whose statistics and conditioning are not at rest."""
     torch.manual_seed(0)
-    model = Tunable(NETS[net](), compose(paper, **options))
+    model = Tunable((NETS | MORE_NETS)[net](), compose(paper, **options))
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for name, tensor in model.state_dict().items():
@@ -41,6 +41,9 @@ CASES = [
     ("floats", "resnet-8"),
     ("smart", "resnet-8"),
     ("oat", "mobilenet_v2"),
+    ("oats", "resnet-8, silu"),
+    ("smart", "resnet-8, silu"),
+    ("rdi-slim-dual", "resnet-8, silu"),
 ]
 
 

@@ -39,6 +39,7 @@ def test_a_net_too_large_for_an_image_names_itself_and_the_least_size() -> None:
     [
         ({"name": "resnt"}, "did you mean 'resnet'"),
         ({"name": "resnet", "depht": 20}, "did you mean 'depth'"),
+        ({"name": "resnet", "activation": "silo"}, "resnet: no activation 'silo'; did you mean 'silu'"),
         ({"name": "resnet", "depth": 21}, "allowed: 8, 14, 18, 20"),
         ({"name": "wide_resnet", "depth": 17}, "6n"),
         ({"name": "resnet", "base_width": -1}, "base_width"),
@@ -67,3 +68,13 @@ def test_features_run_only_as_far_as_they_are_taken() -> None:
     next(features)
     next(features)
     assert calls == [0, 1]
+
+
+def test_a_smooth_activation_is_in_every_layer_and_head() -> None:
+    """A ReLU left in one layer would make the network less smooth, and nothing else would show it."""
+    torch.manual_seed(0)
+    model = Tunable(nets.resnet(depth=8, base_width=4, activation="silu"), compose("rdi", heads="paper")).eval()
+    assert model.net.spec["activation"] == "silu"
+    kinds = [f for module in model.modules() if (f := getattr(module, "activation", None)) is not None]
+    assert len(kinds) >= 5
+    assert set(kinds) == {torch.nn.functional.silu}

@@ -255,13 +255,13 @@ def _conv_of(folded: fx.GraphModule, node: fx.Node) -> nn.Conv2d | None:
 def _makers(folded: fx.GraphModule, node: fx.Node) -> list[nn.Module]:
     """The layers from the one that makes a convolution's input channels up to that convolution, or an empty list.
 
-    It goes only through layers that treat channels separately and have no other reader: ReLU, affine maps,
+    It goes only through layers that treat channels separately and have no other reader: activations, affine maps,
     max-pooling, depthwise convolutions.
     """
     found: list[nn.Module] = []
     place = node.args[0]
     while isinstance(place, fx.Node) and len(place.users) == 1:
-        if place.op == "call_function" and place.target in (F.relu, F.relu_, F.max_pool2d):
+        if place.op == "call_function" and place.target in (F.relu, F.relu_, F.silu, F.max_pool2d):
             place = place.args[0]
             continue
         if place.op != "call_module":

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from rheostat.nets.pieces import Features, Head
 
 P = ParamSpec("P")
+Activation = Callable[[Tensor], Tensor]
+"""A function of each number of a tensor alone, with f(0) = 0, so that a channel set to 0 stays 0."""
 Spec = dict[str, object]
 
 
@@ -55,18 +57,20 @@ class Block(nn.Module):
 
 
 class ConvBlock(Block):
-    """Convolution, optional norm, ReLU, optional 2×2 max-pooling: stems and the layers of small_cnn."""
+    """Convolution, optional norm, optional activation, optional 2×2 max-pooling: stems and layers of small_cnn."""
 
-    def __init__(self, conv: Conv, norm: Norm | None, *, relu: bool = True, pool: bool = False):
+    def __init__(
+        self, conv: Conv, norm: Norm | None, *, activation: Activation | None = F.relu_, pool: bool = False
+    ) -> None:
         super().__init__()
-        self.conv, self.norm, self.relu, self.pool = conv, norm, relu, pool
+        self.conv, self.norm, self.activation, self.pool = conv, norm, activation, pool
 
     def forward(self, x: Tensor, at: Resolved) -> Tensor:
         x = self.conv(x, at)
         if self.norm is not None:
             x = self.norm(x, at)
-        if self.relu:
-            x = F.relu_(x)
+        if self.activation is not None:
+            x = self.activation(x)
         return F.max_pool2d(x, 2) if self.pool else x
 
 

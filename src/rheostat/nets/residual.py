@@ -2,10 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from rheostat.nets.base import Block, Classifier, ConvBlock, Inner, Net, check_image, check_size, normaliser, register
+from rheostat.nets.base import (
+    Activation,
+    Block,
+    Classifier,
+    ConvBlock,
+    Inner,
+    Net,
+    check_image,
+    check_size,
+    normaliser,
+    register,
+)
 from rheostat.nets.pieces import Features, Head, Pool
 from rheostat.nn.layers import Conv
 from rheostat.nn.norms import Norm
@@ -14,6 +27,9 @@ from rheostat.runtime.choices import check_choice
 
 CIFAR_DEPTHS = (8, 14, 20, 32, 38, 56, 74, 110)
 IMAGENET_BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3)}
+
+
+ACTIVATIONS: Mapping[str, Activation] = {"relu": F.relu_, "silu": F.silu}
 
 
 class Shortcut(nn.Module):
@@ -32,8 +48,9 @@ class Shortcut(nn.Module):
 class BasicBlock(Block):
     """Two 3×3 convolutions with norms, and a shortcut."""
 
-    def __init__(self, inside: int, outside: int, *, stride: int = 1) -> None:
+    def __init__(self, inside: int, outside: int, *, stride: int = 1, activation: Activation = F.relu_) -> None:
         super().__init__()
+        self.activation = activation
         self.conv1 = Conv(inside, outside, stride=stride, padding=1)
         self.norm1 = Norm(outside)
         self.conv2 = Conv(outside, outside, padding=1)
@@ -42,9 +59,9 @@ class BasicBlock(Block):
         self.shortcut = Shortcut(inside, outside, stride) if changes else None
 
     def forward(self, x: Tensor, at: Resolved) -> Tensor:
-        out = F.relu_(self.norm1(self.conv1(x, at), at))
+        out = self.activation(self.norm1(self.conv1(x, at), at))
         out = self.norm2(self.conv2(out, at), at)
-        return F.relu_(out.add_(x if self.shortcut is None else self.shortcut(x, at)))
+        return self.activation(out.add_(x if self.shortcut is None else self.shortcut(x, at)))
 
     def inner(self) -> list[Inner]:
         return [Inner((self.conv1,), (self.norm1,), self.conv2)]
@@ -53,8 +70,9 @@ class BasicBlock(Block):
 class Bottleneck(Block):
     """1×1, 3×3, 1×1 convolutions with norms, and a shortcut; input and output are four times as wide as the inside."""
 
-    def __init__(self, inside: int, width: int, *, stride: int = 1) -> None:
+    def __init__(self, inside: int, width: int, *, stride: int = 1, activation: Activation = F.relu_) -> None:
         super().__init__()
+        self.activation = activation
         outside = 4 * width
         self.conv1 = Conv(inside, width, kernel_size=1)
         self.norm1 = Norm(width)
@@ -66,10 +84,10 @@ class Bottleneck(Block):
         self.shortcut = Shortcut(inside, outside, stride) if changes else None
 
     def forward(self, x: Tensor, at: Resolved) -> Tensor:
-        out = F.relu_(self.norm1(self.conv1(x, at), at))
-        out = F.relu_(self.norm2(self.conv2(out, at), at))
+        out = self.activation(self.norm1(self.conv1(x, at), at))
+        out = self.activation(self.norm2(self.conv2(out, at), at))
         out = self.norm3(self.conv3(out, at), at)
-        return F.relu_(out.add_(x if self.shortcut is None else self.shortcut(x, at)))
+        return self.activation(out.add_(x if self.shortcut is None else self.shortcut(x, at)))
 
     def inner(self) -> list[Inner]:
         return [Inner((self.conv1,), (self.norm1,), self.conv2), Inner((self.conv2,), (self.norm2,), self.conv3)]
@@ -77,16 +95,16 @@ class Bottleneck(Block):
 
 def residual_head(net: Net, features: Features, number: int) -> Head:
     """The layers of an exit by the number of later halvings: two or more, one, none (the paper's stages 1, 2, 3)."""
-    c = features.channels
+    c, active = features.channels, ACTIVATIONS[net.spec.get("activation", "relu")]
     if features.left >= 2:
         pieces: list[Block] = [
             Pool(1),
-            ConvBlock(Conv(c, 4 * c, kernel_size=5, padding=2), Norm(4 * c), pool=True),
-            ConvBlock(Conv(4 * c, 2 * c, padding=1), Norm(2 * c), relu=False),
+            ConvBlock(Conv(c, 4 * c, kernel_size=5, padding=2), Norm(4 * c), activation=active, pool=True),
+            ConvBlock(Conv(4 * c, 2 * c, padding=1), Norm(2 * c), activation=None),
         ]
         return Head(pieces, Classifier(2 * c, net.classes))
     if features.left == 1:
-        return Head([Pool(1), BasicBlock(c, c)], Classifier(c, net.classes))
+        return Head([Pool(1), BasicBlock(c, c, activation=active)], Classifier(c, net.classes))
     return Head([], Classifier(c, net.classes))
 
 
@@ -100,11 +118,13 @@ def resnet(
     mean: tuple[float, ...] | None = None,
     std: tuple[float, ...] | None = None,
     initialisation: str = "he",
+    activation: str = "relu",
 ) -> Net:
     """ResNet of depth 8, 14, 20, 32, 38, 56, 74, 110 (three stages, base width 16) or 18, 34, 50.
 
     The latter have four stages, base width 64 and a 3×3 stride-1 stem without pooling. Any image of
-    at least 8×8 pixels. `initialisation` "he", or torch's "default" (see `initialise`).
+    at least 8×8 pixels. `initialisation` "he", or torch's "default" (see `initialise`). `activation` "relu", or
+    "silu", which is smooth (Xie et al. 2020, "Smooth Adversarial Training": better gradients for attacks in training).
     """
     channels, *_ = check_image("resnet", image, 8)
     if depth in CIFAR_DEPTHS:
@@ -117,17 +137,20 @@ def resnet(
         allowed = ", ".join(str(d) for d in sorted((*CIFAR_DEPTHS, *IMAGENET_BLOCKS)))
         raise ValueError(f"resnet has no depth {depth}; allowed: {allowed}")
     check_size("resnet", base_width=width, classes=classes)
-    blocks: list[Block] = [ConvBlock(Conv(channels, width, padding=1, exact=True), Norm(width))]
+    check_choice("resnet", "activation", activation, tuple(ACTIVATIONS))
+    active = ACTIVATIONS[activation]
+    stem = ConvBlock(Conv(channels, width, padding=1, exact=True), Norm(width), activation=active)
+    blocks: list[Block] = [stem]
     inside = width
     for stage, count in enumerate(per_stage):
         for i in range(count):
             stride = 2 if stage > 0 and i == 0 else 1
             wide = width * 2**stage
             if depth == 50:
-                blocks.append(Bottleneck(inside, wide, stride=stride))
+                blocks.append(Bottleneck(inside, wide, stride=stride, activation=active))
                 inside = 4 * wide
             else:
-                blocks.append(BasicBlock(inside, wide, stride=stride))
+                blocks.append(BasicBlock(inside, wide, stride=stride, activation=active))
                 inside = wide
     initialise(blocks, initialisation)
     return Net(

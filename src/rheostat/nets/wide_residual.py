@@ -58,7 +58,7 @@ def wide_resnet(
         raise ValueError(f"wide_resnet: depth must be 6n + 4 (10, 16, 22, 28, 34, 40), given {depth}")
     check_size("wide_resnet", widen=widen, base_width=base_width, classes=classes)
     count = (depth - 4) // 6
-    blocks: list[Block] = [ConvBlock(Conv(channels, base_width, padding=1, exact=True), None, relu=False)]
+    blocks: list[Block] = [ConvBlock(Conv(channels, base_width, padding=1, exact=True), None, activation=None)]
     inside = base_width
     for stage in range(3):
         outside = base_width * widen * 2**stage
