@@ -95,7 +95,7 @@ class Bottleneck(Block):
 
 def residual_head(net: Net, features: Features, number: int) -> Head:
     """The layers of an exit by the number of later halvings: two or more, one, none (the paper's stages 1, 2, 3)."""
-    c, active = features.channels, ACTIVATIONS[net.spec.get("activation", "relu")]
+    c, active = features.channels, ACTIVATIONS[str(net.spec.get("activation", "relu"))]
     if features.left >= 2:
         pieces: list[Block] = [
             Pool(1),
