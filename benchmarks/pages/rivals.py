@@ -167,7 +167,7 @@ def section(rows: list[Row], results: Path) -> str:
         "## Rivals, at equal attacked images\n\n`rheostat queue benchmarks/queues/rivals.toml` trains these networks; "
         "each dial sees 50 000 attacked images. RA is the worst case per example over PGD-20 and PGD-50 on the margin "
         "loss. Two mixed networks are also attacked by PGD-20 on each of them alone, and MixedNUTS by both attacks "
-        "with its nonlinearity bypassed. Differences of areas over eleven positions are in square points, with paired "
+        "with its nonlinearity bypassed. Differences of areas over six positions are in square points, with paired "
         "bootstrap 95 % intervals ([definition](study.md#every-dial-against-plain-alternatives)).\n\n"
         + table(HEAD, body)
         + f"\n{picture}### Other settings of the rivals\n\n"

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -231,6 +233,25 @@ def test_a_stretch_ends_and_continues(tmp_path: Path) -> None:
     assert listed.stdout.split() == ["rows", "a"]
     rows = [json.loads(r) for r in (tmp_path / "x.jsonl").read_text().splitlines()]
     assert sorted(r["at"]["robustness"] for r in rows if r["attack"]["name"] == "worst") == [0, 1]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stop", [signal.SIGTERM, signal.SIGINT])
+def test_a_stopped_queue_stops_its_command_and_continues(stop: signal.Signals, tmp_path: Path) -> None:
+    """The signal reaches the queue alone; no command may run on without it and hold the run's folder."""
+    text = TEXT.replace("x.jsonl", str(tmp_path / "x.jsonl"))
+    (tmp_path / "q.toml").write_text(text.replace("epochs=1", 'epochs=500", "train.checkpoint_seconds=0'))
+    line = [*COMMAND, str(tmp_path / "q.toml"), "--runs", str(tmp_path), "--threads", "1"]
+    process = subprocess.Popen(line, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    while not (tmp_path / "a" / "checkpoint.safetensors").exists():
+        assert process.poll() is None
+        time.sleep(0.02)
+    (child,) = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    process.send_signal(stop)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "rheostat: the queue stopped; the same command continues it" in said
+    assert not Path(f"/proc/{child}").exists()
 
 
 def test_a_run_that_fails_does_not_stop_the_others(tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
@@ -12,12 +12,29 @@ class Interrupted(Exception):
     """Work stopped on request at a safe moment. The message says what is kept and how to continue."""
 
 
+Receive = Callable[[int, FrameType | None], None]
+
+
+@contextmanager
+def received_by(receive: Receive) -> Iterator[None]:
+    """Give SIGINT and SIGTERM to `receive`; the previous handlers are restored at the end.
+
+    Outside the main thread no signal arrives.
+    """
+    try:
+        before = {s: signal.signal(s, receive) for s in (signal.SIGINT, signal.SIGTERM)}
+    except ValueError:  # not the main thread: signals are its owner's business
+        before = {}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
 @contextmanager
 def stoppable() -> Iterator[list[int]]:
-    """Yield a list that receives the number of the first SIGINT or SIGTERM; a second signal interrupts at once.
-
-    Outside the main thread no signal arrives, and the list stays empty. The previous handlers are restored at the end.
-    """
+    """Yield a list that receives the number of the first SIGINT or SIGTERM; a second signal interrupts at once."""
     received: list[int] = []
 
     def receive(number: int, frame: FrameType | None) -> None:
@@ -25,15 +42,8 @@ def stoppable() -> Iterator[list[int]]:
             raise KeyboardInterrupt
         received.append(number)
 
-    try:
-        before = {s: signal.signal(s, receive) for s in (signal.SIGINT, signal.SIGTERM)}
-    except ValueError:  # not the main thread: signals are its owner's business
-        before = {}
-    try:
+    with received_by(receive):
         yield received
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 @contextmanager

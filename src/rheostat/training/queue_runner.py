@@ -1,7 +1,7 @@
 """Work through a queue: ordinary command lines train and measure each run.
 
 A finished run is never repeated. A killed run continues: its training from the checkpoint, its evaluation from the
-last finished point.
+last finished point. A stopped queue stops its current command, which keeps its results.
 """
 
 from __future__ import annotations
@@ -15,9 +15,11 @@ import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from types import FrameType
 
 from rheostat.results.rows import read_rows
 from rheostat.runtime.files import write_text
+from rheostat.runtime.interrupts import Interrupted, received_by
 from rheostat.training.queue import Run, finished, marks, recorded
 
 
@@ -61,15 +63,32 @@ def commands(run: Run, folder: Path, threads: int, *, verify: bool = True) -> li
 def call(line: list[str], until: float | None = None) -> int | None:
     """Run a command and return its exit code, or None if it was interrupted at time `until` (monotonic seconds).
 
-    An interrupted command keeps its results, and this function waits until it ends.
+    Ctrl-C and SIGTERM are passed on to the command. An interrupted command keeps its results; this function waits
+    until it ends, and then raises Interrupted if a signal was the reason.
     """
-    process = subprocess.Popen(line)
-    try:
-        return process.wait(timeout=None if until is None else max(until - time.monotonic(), 0.0))
-    except subprocess.TimeoutExpired:
-        process.send_signal(signal.SIGINT)
-        process.wait()
-        return None
+    process: subprocess.Popen[bytes] | None = None
+    signals: list[int] = []
+
+    def pass_on(number: int, frame: FrameType | None) -> None:
+        signals.append(number)
+        if process is not None:
+            process.send_signal(number)
+
+    with received_by(pass_on):
+        # A group of its own, so that Ctrl-C in a terminal reaches it from here alone: a second signal would make it
+        # stop before its results are kept.
+        process = subprocess.Popen(line, process_group=0)
+        if signals:
+            process.send_signal(signals[-1])
+        try:
+            code = process.wait(timeout=None if until is None else max(until - time.monotonic(), 0.0))
+        except subprocess.TimeoutExpired:
+            process.send_signal(signal.SIGINT)
+            process.wait()
+            code = None
+    if signals:
+        raise Interrupted("the queue stopped; the same command continues it")
+    return code
 
 
 def work(
