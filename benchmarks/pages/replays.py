@@ -14,9 +14,12 @@ from rheostat.results.labels import percent
 
 POLICIES = ("goodput", "goodput, no floor written", "slack", "steps")
 FRONT = (
-    "Client, protocol and model share the cores of one machine here, and latency counts from the arrival in the trace. "
-    "The server's clock starts when a body has been read and decoded, so that a slow sender delays only itself. "
-    "Controllers and admission therefore do not see the time that a request waits before that.\n"
+    "Client, protocol and model share the two cores of one machine, and latency counts from the arrival in the trace. "
+    "The server counts from the last byte of a request, so its controllers see the wait for the event loop and the "
+    "decoder, but not the wait in the socket. In a burst they see longer passes than those measured at the start, "
+    "because the other threads then need the cores too. They plan with the mean deviation of these times, and answers "
+    "that are late are mostly late by a fraction of a batch. The first batch of a burst still runs at a slow point: "
+    "nothing announces the burst.\n"
 )
 Key = tuple[str, str, float]
 

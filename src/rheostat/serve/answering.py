@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable
 from fastapi import Request
 
 from rheostat.serve.budgets import client_of
+from rheostat.serve.connections import RECEIVED
 from rheostat.serve.decoding import Array, Refusal
 from rheostat.serve.gate import read_body
 from rheostat.serve.scheduling import Full
@@ -33,8 +34,8 @@ async def answered(state: State, request: Request, read: Read, *, asked: str | N
             with state.bytes.hold(client) as held:
                 body = await read_body(request, options.limits, held)
                 # The clock starts at the last byte: a body sent slowly delays only its sender, and a wait for the
-                # decoder counts.
-                arrived = time.perf_counter()
+                # event loop or the decoder counts.
+                arrived = request.scope.get(RECEIVED, time.perf_counter())
                 images, named = await read(body)
                 del body
             _may_ask(state, request, named)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import Counter
 from dataclasses import dataclass
 from typing import Any, cast
@@ -28,6 +29,8 @@ class Connections:
     """How long accepted requests may still take after the server is asked to stop."""
 
 
+RECEIVED = "rheostat.received"
+"""Key of a request's scope: when the last bytes came from the network so far, in seconds of `time.perf_counter`."""
 REFUSED = (
     b"HTTP/1.1 %s\r\nContent-Type: application/json\r\nConnection: close\r\nRetry-After: 1\r\n"
     b"Content-Length: %d\r\n\r\n%s"
@@ -74,7 +77,11 @@ class BoundedProtocol(H11Protocol):
         """Run the time limit on headers while no request is being answered; further bytes do not extend it."""
         if self.transport.is_closing():
             return
+        now = time.perf_counter()
         super().data_received(data)
+        if self.cycle is not None:
+            # The application reads later, when the event loop comes to it. That wait is part of the request's.
+            cast(dict[str, Any], self.scope)[RECEIVED] = now
         if self.cycle is not None and not self.cycle.response_complete:
             self._stop("late")
         elif not self.transport.is_closing():

@@ -13,6 +13,7 @@ import numpy as np
 
 from rheostat.serve.decoding import Array
 from rheostat.serve.scheduling import Controller, Decision, Full, Line
+from rheostat.serve.smoothing import Smoothed
 
 Run = Callable[[Array], Array]
 """(B, C, H, W) → (B, K) probabilities."""
@@ -23,8 +24,10 @@ STALLED = 10.0
 @dataclass
 class _Job:
     images: Array
+    received: float
     arrived: float
-    done: asyncio.Future[tuple[str, Array]]
+    """What the controller counts the deadline from: earlier than `received` by the time that answering will take."""
+    done: asyncio.Future[tuple[str, Array, float]]
     point: str | None
 
     @property
@@ -71,6 +74,8 @@ class Engine:
         """When the batch in the model began; None while there is none."""
         self.rate = 0.0
         """Recent throughput in images per second, for Retry-After."""
+        self.after = Smoothed(0.0)
+        """Seconds from the end of a batch to its answers, while the event loop serves other clients."""
 
     def start(self) -> None:
         """Start serving, in the running event loop."""
@@ -108,10 +113,13 @@ class Engine:
         if self.closing:
             raise Full
         now = time.perf_counter()
-        job = _Job(images, now if arrived is None else arrived, asyncio.get_running_loop().create_future(), point)
-        self.line.offer(job, now)
+        received = now if arrived is None else arrived
+        done: asyncio.Future[tuple[str, Array, float]] = asyncio.get_running_loop().create_future()
+        self.line.offer(job := _Job(images, received, received - self.after.high, done, point), now)
         self.arrived.set()
-        return await job.done
+        name, found, ended = await job.done
+        self.after.update(time.perf_counter() - ended)
+        return name, found
 
     def retry_after(self) -> int:
         """Seconds after which a refused client should try again."""
@@ -137,13 +145,18 @@ class Engine:
                 return
 
     async def _run(self, decision: Decision, batch: list[_Job], begun: float) -> None:
-        name, waited = decision.point, begun - batch[0].arrived
-        images = np.concatenate([j.images for j in batch]) if len(batch) > 1 else batch[0].images
+        name, waited, run = decision.point, begun - batch[0].received, self.runs[decision.point]
+        parts, count = [job.images for job in batch], decision.images
         started = self.started = time.perf_counter()
-        try:
-            found = await asyncio.get_running_loop().run_in_executor(self.worker, self.runs[name], images)
-            if len(found) != len(images) or not np.isfinite(found).all():
+
+        def work() -> Array:  # in the worker, because the event loop answers clients meanwhile
+            found = run(np.concatenate(parts) if len(parts) > 1 else parts[0])
+            if len(found) != count or not np.isfinite(found).all():
                 raise RuntimeError(f"the model's answer at {name} is not finite")
+            return found
+
+        try:
+            found = await asyncio.get_running_loop().run_in_executor(self.worker, work)
         except Exception as error:
             for job in batch:
                 if not job.done.done():
@@ -151,17 +164,17 @@ class Engine:
             return
         finally:
             self.started = None
-            took = time.perf_counter() - started
-            self.line.finish(name, len(images), took)
-        rate = len(images) / max(took, 1e-9)
+            took = (ended := time.perf_counter()) - started
+            self.line.finish(name, count, took)
+        rate = count / max(took, 1e-9)
         self.rate = rate if not self.rate else 0.8 * self.rate + 0.2 * rate
         first = 0
         for job in batch:
             part = found[first : first + job.count]
             first += job.count
             if not job.done.done():
-                job.done.set_result((name, part))
-        self.note(Served(name, len(images), took, waited, decision.step))
+                job.done.set_result((name, part, ended))
+        self.note(Served(name, count, took, waited, decision.step))
 
     async def _fill(self) -> None:
         """Wait for a first request, then until the next batch should start."""

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import orjson
 
 from rheostat.runtime.choices import nearest
 from rheostat.serve.decoding import Array, Limits, Refusal, in_range
@@ -150,7 +151,7 @@ def answer(asked: Asked, point: str, found: Array) -> tuple[bytes, int | None]:
             tail.append(values[name].tobytes())
             tensor["parameters"] = {"binary_data_size": len(tail[-1])}
         else:
-            tensor["data"] = values[name].reshape(-1).tolist()
+            tensor["data"] = values[name].reshape(-1)
         outputs.append(tensor)
     message: dict[str, Any] = {
         "model_name": MODEL,
@@ -160,5 +161,5 @@ def answer(asked: Asked, point: str, found: Array) -> tuple[bytes, int | None]:
     }
     if asked.id:
         message["id"] = asked.id
-    head = json.dumps(message).encode()
+    head = orjson.dumps(message, option=orjson.OPT_SERIALIZE_NUMPY)
     return (head + b"".join(tail), len(head)) if tail else (head, None)
