@@ -237,7 +237,7 @@ def build(out: Path) -> None:
     found = results.Found(rows, RESULTS, sections, other_claims, equal_claims, read)
     zoo, zoo_rows = zoo_index.shipped(), read_rows(zoo_index.ROWS)
     write_text(docs / "results.md", results.page(found, appendix.contents(), dials_shipped.measured(zoo, zoo_rows)))
-    write_text(docs / "which.md", needs.page(rows, RESULTS))
+    write_text(docs / "which.md", needs.page(rows, read["rivals"], RESULTS))
     write_text(docs / "adopted.md", adopted.page(read["adopted"], read["adopted-speed"]))
     for name, text in method_pages.pages(rows + read["rivals"], RESULTS).items():
         write_text(docs / "methods" / f"{name}.md", text)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import rivals
+import verdict
 from groups import GROUPS, METHODS, TWICE, Group, curve, reference, steps
 from markdown import cell, dial, find, per_cent, table
 from plain import Row, read_rows_plain
@@ -79,7 +81,23 @@ def areas(rows: list[Row], group: Group) -> dict[str, str]:
     return found
 
 
-def page(rows: list[Row], results: Path) -> str:
+def rivals_text(rows: list[Row], results: Path) -> list[str]:
+    """What simple rivals reach at equal attacked images; nothing before they have run."""
+    found = verdict.lines(rows, results, rivals.METHODS)
+    if not found:
+        return []
+    said = "".join(f"- {sentence}\n" for sentence in verdict.sentences(found))
+    return [
+        "## Simple rivals\n",
+        "Weights on a straight line between two ends (`line`), low-rank adapters (`lora`), two networks whose logits "
+        "(`mixing`) or probabilities (`mixednuts`) are mixed at twice the compute: areas under the dial at equal "
+        "numbers of attacked images, in square points, as the mean over the seeds that have run "
+        "([every run](appendix/methods.md#rivals-at-equal-attacked-images)).\n",
+        said,
+    ]
+
+
+def page(rows: list[Row], rivals_rows: list[Row], results: Path) -> str:
     """The whole page."""
     took_step = steps(read_rows_plain(results / "speed.jsonl")) | {"pgd-at": 1.0}
     dense = find(rows, "pgd-at-1", None)[0]["params"]
@@ -126,6 +144,7 @@ def page(rows: list[Row], results: Path) -> str:
             "[The study](appendix/study.md#at-equal-numbers-of-attacked-images) has intervals and paired "
             "comparisons.\n",
             "![Every dial of the study](study.png)\n",
+            *rivals_text(rivals_rows, results),
             "## How to read it\n",
             "- **SA** is standard accuracy. **RA** is robust accuracy: the share of images that are still classified "
             "correctly after all attacks that were run. A stronger attack can only lower it.\n"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
+import verdict
 from groups import curve
 from markdown import cell, find, per_cent, signed, table
 from matplotlib.figure import Figure
@@ -169,6 +170,8 @@ def section(rows: list[Row], results: Path) -> str:
         "loss. Two mixed networks are also attacked by PGD-20 on each of them alone, and MixedNUTS by both attacks "
         "with its nonlinearity bypassed. Differences of areas over six positions are in square points, with paired "
         "bootstrap 95 % intervals ([definition](study.md#every-dial-against-plain-alternatives)).\n\n"
+        + verdict.section(verdict.lines(rows, results, METHODS))
+        + "### Every run\n\n"
         + table(HEAD, body)
         + f"\n{picture}### Other settings of the rivals\n\n"
         + table(HEAD, tried)

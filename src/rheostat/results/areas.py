@@ -53,19 +53,34 @@ def compared(
     Units are SA × RA, both in [0, 1]. Each resample takes the same images for both runs. ValueError if the runs were
     measured on different numbers of images.
     """
-    n = len(run[0][0])
-    if n != len(other[0][0]):
-        raise ValueError(f"runs of {n} and {len(other[0][0])} images are not paired")
+    return mean_compared([(run, other, reference)], draws=draws, seed=seed)
 
-    own, others = _resampled((run, other), (n,), draws, seed)
-    value, *found = (hypervolume(a, reference) - hypervolume(b, reference) for a, b in zip(own, others, strict=True))
+
+def mean_compared(
+    pairs: Sequence[tuple[Bits, Bits, tuple[float, float]]], *, draws: int = 1000, seed: int = 0
+) -> tuple[float, float, float]:
+    """(mean difference, low, high) over pairs such as the seeds of one comparison: (run, other, reference) each.
+
+    As `compared`, and each resample takes the same images for all pairs: the interval is that of the images and not
+    of the seeds.
+    """
+    runs = [bits for run, other, _ in pairs for bits in (run, other)]
+    numbers = sorted({len(bits[0][0]) for bits in runs})
+    if len(numbers) != 1:
+        raise ValueError(f"runs of {' and '.join(map(str, numbers))} images are not paired")
+    points = _resampled(runs, tuple(numbers), draws, seed)
+    each = [
+        [hypervolume(a, reference) - hypervolume(b, reference) for a, b in zip(own, others, strict=True)]
+        for own, others, (*_, reference) in zip(points[::2], points[1::2], pairs, strict=True)
+    ]
+    value, *found = (sum(one) / len(pairs) for one in zip(*each, strict=True))
     return value, *_interval(found)
 
 
-def _resampled(runs: tuple[Bits, Bits], sizes: tuple[int, ...], draws: int, seed: int) -> list[list[Points]]:
+def _resampled(runs: Sequence[Bits], sizes: tuple[int, ...], draws: int, seed: int) -> list[list[Points]]:
     """Each run's (SA, RA) points: on its original images, then on `draws` resamples of them.
 
-    With one size the runs share each resample; with two sizes they are resampled independently.
+    With one size the runs share each resample; with a size for each run they are resampled independently.
     """
     generator = torch.Generator().manual_seed(seed)
     counts = [torch.ones(1 + draws, n, dtype=torch.float64) for n in sizes]
@@ -73,7 +88,7 @@ def _resampled(runs: tuple[Bits, Bits], sizes: tuple[int, ...], draws: int, seed
         for n, count in zip(sizes, counts, strict=True):
             count[draw] = torch.randint(n, (n,), generator=generator).bincount(minlength=n)
     out = []
-    for bits, count in zip(runs, (counts[0], counts[-1]), strict=True):
+    for bits, count in zip(runs, counts * len(runs) if len(sizes) == 1 else counts, strict=True):
         # One product gives the means of all points, weighted by how often each image was drawn.
         table = torch.stack([bit for pair in bits for bit in pair]).double()
         means = (count @ table.T / count.shape[1]).unflatten(1, (-1, 2))
