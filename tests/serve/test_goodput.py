@@ -147,3 +147,13 @@ def test_a_tiny_trace_is_answered_as_ever() -> None:
 
 
 GOLDEN = "sssffffffffffbbbs"
+
+
+@pytest.mark.parametrize("kind", ["goodput", "slack"])
+def test_the_most_urgent_request_may_have_come_last(kind: str) -> None:
+    """A request that waited for its decoder is older than some before it; a batch must not grow past its deadline."""
+    used = made(kind=kind)
+    waiting = [Job(0.0), Job(0.0), Job(-0.035), *[Job(0.0)] * 5]  # eight at `fast` take 16 ms, and 15 ms are left
+    decision = used.decide(Load(0.0, waiting, 8, 0.0))
+    assert COSTS[decision.point](decision.images) <= 0.015 + 1e-9
+    assert decision.images >= 3

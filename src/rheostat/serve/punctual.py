@@ -98,9 +98,9 @@ class Punctual:
                 ends = begins + pace * times(job.count)
             batch.append(job)
             count += job.count
-            # Requests are in order of arrival, so the first that is still in time has the earliest deadline.
-            if tightest == math.inf and job.arrived + self.deadline >= ends:
-                tightest = job.arrived + self.deadline
+            # A request may have waited longer for its decoder than one before it, so no order is assumed.
+            if job.arrived + self.deadline >= ends:
+                tightest = min(tightest, job.arrived + self.deadline)
         begins += pace * times(count)
         yield from ((done, begins) for done in batch)
 
