@@ -32,8 +32,8 @@ def set_threads(count: int | None) -> None:
 @app.command(epilog="Example: rheostat choose runs/shop --min-robust 0.4 --max-macs 20M --name safe")
 def choose(
     run: Annotated[str, typer.Argument(help="A run's folder, or a model file with --rows.")],
-    min_robust: Annotated[float | None, typer.Option(help="Minimum robust accuracy, 0 to 1.")] = None,
-    min_clean: Annotated[float | None, typer.Option(help="Minimum clean accuracy, 0 to 1.")] = None,
+    min_robust: Annotated[float | None, typer.Option(help="Minimum robust accuracy (RA), 0 to 1.")] = None,
+    min_clean: Annotated[float | None, typer.Option(help="Minimum standard accuracy (SA), 0 to 1.")] = None,
     max_macs: Annotated[str | None, typer.Option(help="Maximum MACs per image: 20M, 1.5G.")] = None,
     max_latency: Annotated[
         str | None, typer.Option(help="Maximum time for one image, folded, on this machine: 5ms.")

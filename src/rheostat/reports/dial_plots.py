@@ -66,7 +66,7 @@ def trade_off(rows: list[Row], *, title: str = "") -> Figure:
                     color=colour,
                 )
     axes.set_xlabel("robust accuracy, % (worst case over the attacks run)")
-    axes.set_ylabel("clean accuracy, %")
+    axes.set_ylabel("standard accuracy, %")
     axes.set_title(title, fontsize=11)
     axes.grid(alpha=0.25)
     if len(lines) > 1:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def plot(rows: Sequence[Row], *, title: str = "") -> Figure:
-    """Plot clean against robust accuracy: one mark per point with its 95 % interval, joined along the dial.
+    """Plot standard against robust accuracy: one mark per point with its 95 % interval, joined along the dial.
 
     Returns a Matplotlib figure, which a notebook shows; `figure.savefig("curve.png")` writes it. ValueError if there
     is no row.

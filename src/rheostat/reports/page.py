@@ -109,7 +109,7 @@ def _section(title: str, about: str, *figures: Figure, alts: Sequence[str] = (),
 
 def _curves(rows: list[Row]) -> list[dict[str, Any]]:
     """The trade-off, accuracy along the dial, and exits if there are any."""
-    out = [_section("The trade-off", "", trade_off(rows), alts=["clean against robust accuracy"])]
+    out = [_section("The trade-off", "", trade_off(rows), alts=["standard against robust accuracy"])]
     if any("robustness" in r.at for r in worst_rows(rows)):
         out.append(_section("Along the dial", "", along_dial(rows), alts=["accuracy along the robustness dial"]))
     if live(rows):
