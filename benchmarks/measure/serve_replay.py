@@ -83,12 +83,14 @@ class _Connection(asyncio.Protocol):
         self.transport = transport
 
     def data_received(self, data: bytes) -> None:
+        if self.answer is None or self.answer.done():
+            return  # no request is waiting: the server says that it closes an idle connection
         self.read += data
         head = self.read.find(b"\r\n\r\n")
-        if head < 0 or self.answer is None:
+        if head < 0:
             return
         length = int(self.read[:head].lower().split(b"content-length:")[1].split(b"\r\n")[0])
-        if len(self.read) >= head + 4 + length and not self.answer.done():
+        if len(self.read) >= head + 4 + length:
             status, body = int(self.read[9:12]), bytes(self.read[head + 4 :])
             self.read.clear()
             self.answer.set_result((status, body, time.perf_counter()))
@@ -116,10 +118,15 @@ class _Pool:
         self.idle += [await self._new() for _ in range(count)]
 
     async def ask(self, request: bytes) -> tuple[int, bytes, float]:
-        """Send a request on an idle connection."""
-        while self.idle and self.idle[-1].transport.is_closing():
-            self.idle.pop()
-        connection = self.idle.pop() if self.idle else await self._new()
+        """Send a request on an idle connection, and again on the next one if the server closes that while it idles."""
+        while self.idle:
+            connection = self.idle.pop()
+            if not connection.transport.is_closing():
+                with contextlib.suppress(ConnectionError):
+                    return await self._asked(connection, request)
+        return await self._asked(await self._new(), request)
+
+    async def _asked(self, connection: _Connection, request: bytes) -> tuple[int, bytes, float]:
         found = await connection.ask(request)
         self.idle.append(connection)
         return found

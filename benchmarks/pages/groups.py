@@ -112,16 +112,16 @@ def steps(speed: list[Row]) -> dict[str, float]:
     return {r["a"]: r["ratio"]["median"] for r in speed if r["name"].startswith(name)}
 
 
-def curves(rows: list[Row], run: str) -> dict[int, list[Row]]:
-    """A run's eleven positions of the calibrated dial under `quick`, at full width, by number of images."""
+def curves(rows: list[Row], run: str, positions: int = 11) -> dict[int, list[Row]]:
+    """A run's positions of the calibrated dial under `quick`, at full width, by number of images; whole curves only."""
     found: dict[int, list[Row]] = {}
     for r in find(rows, run, None):
         if "robustness" in r["at"] and r["at"].get("width", 1.0) == 1.0 and not r["at"].get("exit"):
             found.setdefault(r["n"], []).append(r)
-    return {n: line for n, line in found.items() if len(line) == 11}
+    return {n: line for n, line in found.items() if len(line) == positions}
 
 
-def curve(rows: list[Row], run: str) -> list[Row]:
+def curve(rows: list[Row], run: str, positions: int = 11) -> list[Row]:
     """The curve over the most images, or an empty list."""
-    found = curves(rows, run)
+    found = curves(rows, run, positions)
     return found[max(found)] if found else []

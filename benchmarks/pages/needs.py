@@ -94,6 +94,7 @@ def rivals_text(rows: list[Row], results: Path) -> list[str]:
         "numbers of attacked images, in square points, as the mean over the seeds that have run "
         "([every run](appendix/methods.md#rivals-at-equal-attacked-images)).\n",
         said,
+        f"{verdict.CAUTION}\n",
     ]
 
 

@@ -15,11 +15,10 @@ from rheostat.results.labels import percent
 POLICIES = ("goodput", "goodput, no floor written", "slack", "steps")
 FRONT = (
     "Client, protocol and model share the two cores of one machine, and latency counts from the arrival in the trace. "
-    "The server counts from the last byte of a request, so its controllers see the wait for the event loop and the "
-    "decoder, but not the wait in the socket. In a burst they see longer passes than those measured at the start, "
-    "because the other threads then need the cores too. They plan with the mean deviation of these times, and answers "
-    "that are late are mostly late by a fraction of a batch. The first batch of a burst still runs at a slow point: "
-    "nothing announces the burst.\n"
+    "The server counts from the last bytes that it reads of a request. Its controllers see the wait for the event "
+    "loop, but not that in the socket. In a burst, other threads need the cores too, and passes take longer than those "
+    "measured at the start; admission allows for the mean deviation of recent passes. Nothing announces a burst, so "
+    "its first requests find the worker at a slow point.\n"
 )
 Key = tuple[str, str, float]
 

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import torch
 import verdict
-from groups import curve
 from markdown import cell, find, per_cent, signed, table
 from matplotlib.figure import Figure
 from plain import Row, read_bits
+from verdict import curve
 
 from rheostat.reports.dial_plots import COLOURS, MARKS
 from rheostat.results.areas import compared
@@ -55,7 +55,7 @@ HEAD = [
     "RA, t = 1, PGD-20 alone",
     "area minus OAT's",
     "area minus dual's",
-    "MACs, t = 0.5",
+    "MACs, t = 0.6",
     "parameters",
     "training, s (shared machine)",
 ]

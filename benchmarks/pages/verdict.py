@@ -6,11 +6,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from groups import curve
+import groups
 from markdown import find, table
 from plain import Row, read_bits
 
-from rheostat.results.areas import mean_compared
+from rheostat.results.areas import Bits, mean_compared
 from rheostat.results.comparison import MARGIN, Difference
 
 BASE = "dual"
@@ -19,6 +19,15 @@ DATA = {
     "CIFAR-10 subset": ("rival-c10-{}", "rival-c10-{}-s1"),
 }
 """The patterns of the runs' names, one per seed."""
+
+
+POSITIONS = 6
+CAUTION = "The interval is that of the images, not of the seeds, and it is not corrected for the number of comparisons."
+
+
+def curve(rows: list[Row], run: str) -> list[Row]:
+    """The positions of a rival's dial over the most images, or an empty list."""
+    return groups.curve(rows, run, POSITIONS)
 
 
 @dataclass(frozen=True)
@@ -39,18 +48,20 @@ class Line:
 
 def beside(rows: list[Row], results: Path, patterns: tuple[str, ...], method: str, name: str) -> Line | None:
     """The method's line; None if no seed of it and of `BASE` has run."""
-    pairs, found = [], []
+    pairs: list[tuple[Bits, Bits, tuple[float, float]]] = []
+    found: list[list[Row]] = []
     for pattern in patterns:
         both = [curve(rows, pattern.format(m)) for m in (method, BASE)]
         robust = next(iter(find(rows, pattern.format("pgd-at-1"), None)), None)
-        if robust is None or not all(both) or both[0][0]["n"] != both[1][0]["n"]:
+        if robust is None or not all(both) or len({line[0]["n"] for line in (*both, *found[:1])}) > 1:
             continue
         own, base = ([read_bits(results, r) for r in line] for line in both)
         pairs.append((own, base, (robust["clean_accuracy"] - MARGIN, 0.0)))
-        found.append(both[0][len(both[0]) // 2])
+        found.append(both[0])
     if not pairs:
         return None
-    return Line(name, len(pairs), Difference(*mean_compared(pairs)), found[0]["macs"]["mean"], found[0]["params"])
+    middle = found[0][POSITIONS // 2]
+    return Line(name, len(pairs), Difference(*mean_compared(pairs)), middle["macs"]["mean"], middle["params"])
 
 
 def lines(rows: list[Row], results: Path, methods: Mapping[str, str]) -> dict[str, list[Line]]:
@@ -100,6 +111,9 @@ def section(found: dict[str, list[Line]]) -> str:
         "### The verdict\n\n"
         + "".join(f"- {sentence}\n" for sentence in sentences(found))
         + f"\nThe area under a dial minus that of `{BASE}`, in square points: the mean over seeds, with a bootstrap "
-        "95 % interval in which all runs share the resampled images. It is the interval of the images and not of the "
-        "seeds.\n\n" + table(["", "method", "seeds", f"area minus {BASE}'s", "MACs, middle", "parameters"], body) + "\n"
+        "95 % interval in which all runs share the resampled images. "
+        + CAUTION
+        + "\n\n"
+        + table(["", "method", "seeds", f"area minus {BASE}'s", "MACs, middle", "parameters"], body)
+        + "\n"
     )

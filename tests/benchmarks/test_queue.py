@@ -236,19 +236,23 @@ def test_a_stretch_ends_and_continues(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("stop", [signal.SIGTERM, signal.SIGINT])
-def test_a_stopped_queue_stops_its_command_and_continues(stop: signal.Signals, tmp_path: Path) -> None:
+@pytest.mark.parametrize("stop", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_a_stopped_queue_stops_its_command(stop: signal.Signals, tmp_path: Path) -> None:
     """The signal reaches the queue alone; no command may run on without it and hold the run's folder."""
     text = TEXT.replace("x.jsonl", str(tmp_path / "x.jsonl"))
     (tmp_path / "q.toml").write_text(text.replace("epochs=1", 'epochs=500", "train.checkpoint_seconds=0'))
     line = [*COMMAND, str(tmp_path / "q.toml"), "--runs", str(tmp_path), "--threads", "1"]
     process = subprocess.Popen(line, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-    while not (tmp_path / "a" / "checkpoint.safetensors").exists():
-        assert process.poll() is None
-        time.sleep(0.02)
-    (child,) = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-    process.send_signal(stop)
-    _, said = process.communicate(timeout=60)
+    try:
+        until = time.monotonic() + 120
+        while not (tmp_path / "a" / "checkpoint.safetensors").exists():
+            assert process.poll() is None
+            assert time.monotonic() < until
+            time.sleep(0.02)
+        (child,) = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    finally:
+        process.send_signal(stop)
+        _, said = process.communicate(timeout=60)
     assert process.returncode == 130
     assert "rheostat: the queue stopped; the same command continues it" in said
     assert not Path(f"/proc/{child}").exists()

@@ -14,9 +14,10 @@ import numpy as np
 import pytest
 import uvicorn
 from fakes import IMAGE, NPY, fake, npy
+from fastapi import Request
 
 from rheostat.serve.app import make_app
-from rheostat.serve.connections import Connections, config
+from rheostat.serve.connections import RECEIVED, Connections, config
 from rheostat.serve.decoding import Limits
 from rheostat.serve.options import Options
 from rheostat.serve.policy import Policy
@@ -28,6 +29,13 @@ GOOD = npy(np.zeros((1, *IMAGE), np.float32))
 def serving(limits: Connections, options: Options | None = None) -> Iterator[int]:
     """The port of a server under these limits, stopped at the end."""
     server = uvicorn.Server(config(make_app(fake(), Policy(("safe",)), options), "127.0.0.1", 0, limits))
+    with started(server) as port:
+        yield port
+
+
+@contextlib.contextmanager
+def started(server: uvicorn.Server) -> Iterator[int]:
+    """The port of a running server, which is stopped at the end."""
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
     try:
@@ -175,3 +183,20 @@ def test_no_handler_of_the_process_is_closed() -> None:
     config(make_app(fake(), Policy(("safe",))), "127.0.0.1", 0)
     log.removeHandler(handler)
     assert not handler.ended
+
+
+def test_a_request_carries_the_time_of_its_last_bytes() -> None:
+    """Headers and half of a body at once, the rest half a second later: the time is that of the rest."""
+    app = make_app(fake(), Policy(("safe",)))
+
+    @app.post("/age")
+    async def age(request: Request) -> dict[str, float]:
+        await request.body()
+        return {"age": time.perf_counter() - request.scope[RECEIVED]}
+
+    server = uvicorn.Server(config(app, "127.0.0.1", 0, Connections()))
+    with started(server) as port, wire(port, b"POST /age HTTP/1.1\r\nHost: x\r\nContent-Length: 4\r\n\r\nab") as found:
+        time.sleep(0.5)
+        found.sendall(b"cd")
+        answer = found.recv(65536)
+        assert 0 <= float(answer.rpartition(b":")[2].rstrip(b"}")) < 0.4

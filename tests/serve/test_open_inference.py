@@ -69,6 +69,8 @@ def test_what_there_is_and_whether_it_is_ready(client: TestClient) -> None:
 def test_json_and_binary_give_the_same(client: TestClient) -> None:
     plain = client.post(INFER, json={**body(GREY), "id": "seven"}).json()
     assert plain["id"] == "seven"
+    half = json.dumps({**body(GREY), "id": "\ud800"})  # half of a character, which cannot be written
+    assert client.post(INFER, content=half).json()["id"] == "?"
     assert plain["parameters"] == {"point": "balanced"}
     assert plain["outputs"][1]["data"] == [5, 5]
     assert plain["outputs"][0]["shape"] == [2, 10]

@@ -33,14 +33,13 @@ async def answered(state: State, request: Request, read: Read, *, asked: str | N
         async with asyncio.timeout(options.request_seconds):
             with state.bytes.hold(client) as held:
                 body = await read_body(request, options.limits, held)
-                # The clock starts at the last byte: a body sent slowly delays only its sender, and a wait for the
-                # event loop or the decoder counts.
-                arrived = request.scope.get(RECEIVED, time.perf_counter())
+                now = time.perf_counter()
+                waited = now - request.scope.get(RECEIVED, now)
                 images, named = await read(body)
                 del body
             _may_ask(state, request, named)
             with state.images.hold(client, len(images)):
-                return await state.engine.submit(images, asked or named, arrived=arrived)
+                return await state.engine.submit(images, asked or named, waited=waited)
     except Full as full:
         raise Refusal(503, str(full)) from None
     except TimeoutError:

@@ -80,7 +80,7 @@ class BoundedProtocol(H11Protocol):
         now = time.perf_counter()
         super().data_received(data)
         if self.cycle is not None:
-            # The application reads later, when the event loop comes to it. That wait is part of the request's.
+            # The application reads later, when the event loop comes to it. Load makes that wait, so it counts.
             cast(dict[str, Any], self.scope)[RECEIVED] = now
         if self.cycle is not None and not self.cycle.response_complete:
             self._stop("late")

@@ -13,7 +13,6 @@ import numpy as np
 
 from rheostat.serve.decoding import Array
 from rheostat.serve.scheduling import Controller, Decision, Full, Line
-from rheostat.serve.smoothing import Smoothed
 
 Run = Callable[[Array], Array]
 """(B, C, H, W) → (B, K) probabilities."""
@@ -24,10 +23,8 @@ STALLED = 10.0
 @dataclass
 class _Job:
     images: Array
-    received: float
     arrived: float
-    """What the controller counts the deadline from: earlier than `received` by the time that answering will take."""
-    done: asyncio.Future[tuple[str, Array, float]]
+    done: asyncio.Future[tuple[str, Array]]
     point: str | None
 
     @property
@@ -74,8 +71,6 @@ class Engine:
         """When the batch in the model began; None while there is none."""
         self.rate = 0.0
         """Recent throughput in images per second, for Retry-After."""
-        self.after = Smoothed(0.0)
-        """Seconds from the end of a batch to its answers, while the event loop serves other clients."""
 
     def start(self) -> None:
         """Start serving, in the running event loop."""
@@ -102,24 +97,20 @@ class Engine:
             return False
         return self.task is not None and not self.task.done() and not self.closing
 
-    async def submit(
-        self, images: Array, point: str | None = None, *, arrived: float | None = None
-    ) -> tuple[str, Array]:
+    async def submit(self, images: Array, point: str | None = None, *, waited: float = 0.0) -> tuple[str, Array]:
         """Return (point used, probabilities (n, K)); raise Full if the queue has no room, Late if it is too slow.
 
-        `arrived`, default now, is when the request was complete, in seconds of `time.perf_counter`. Its deadline and
-        its wait count from there, so that a wait before this call, for the decoder, is part of them.
+        `waited` is the number of seconds for which load has already delayed the request. Its deadline and its wait
+        count from then. A body that is sent slowly, or is slow to decode, delays only its sender: if its time counted,
+        a few such requests would move the dial for everybody.
         """
         if self.closing:
             raise Full
         now = time.perf_counter()
-        received = now if arrived is None else arrived
-        done: asyncio.Future[tuple[str, Array, float]] = asyncio.get_running_loop().create_future()
-        self.line.offer(job := _Job(images, received, received - self.after.high, done, point), now)
+        job = _Job(images, now - waited, asyncio.get_running_loop().create_future(), point)
+        self.line.offer(job, now)
         self.arrived.set()
-        name, found, ended = await job.done
-        self.after.update(time.perf_counter() - ended)
-        return name, found
+        return await job.done
 
     def retry_after(self) -> int:
         """Seconds after which a refused client should try again."""
@@ -145,7 +136,7 @@ class Engine:
                 return
 
     async def _run(self, decision: Decision, batch: list[_Job], begun: float) -> None:
-        name, waited, run = decision.point, begun - batch[0].received, self.runs[decision.point]
+        name, waited, run = decision.point, begun - min(job.arrived for job in batch), self.runs[decision.point]
         parts, count = [job.images for job in batch], decision.images
         started = self.started = time.perf_counter()
 
@@ -164,7 +155,7 @@ class Engine:
             return
         finally:
             self.started = None
-            took = (ended := time.perf_counter()) - started
+            took = time.perf_counter() - started
             self.line.finish(name, count, took)
         rate = count / max(took, 1e-9)
         self.rate = rate if not self.rate else 0.8 * self.rate + 0.2 * rate
@@ -173,7 +164,7 @@ class Engine:
             part = found[first : first + job.count]
             first += job.count
             if not job.done.done():
-                job.done.set_result((name, part, ended))
+                job.done.set_result((name, part))
         self.note(Served(name, count, took, waited, decision.step))
 
     async def _fill(self) -> None:

@@ -73,6 +73,8 @@ def parse(body: bytes, header: str | None, image: tuple[int, int, int], limits: 
     if point is not None and not isinstance(point, str):
         raise Refusal(422, "point must be the name of a point")
     name = found.get("id", "")
+    if isinstance(name, str):  # JSON may hold half of a character, which no answer could repeat
+        name = name.encode(errors="replace").decode()
     return Asked(
         _images(given[0], body[length:], image, limits),
         name[:200] if isinstance(name, str) else "",

@@ -98,7 +98,7 @@ class Punctual:
                 ends = begins + pace * times(job.count)
             batch.append(job)
             count += job.count
-            # A request may have waited longer for its decoder than one before it, so no order is assumed.
+            # A request may have waited longer for the event loop than one before it, so no order is assumed.
             if job.arrived + self.deadline >= ends:
                 tightest = min(tightest, job.arrived + self.deadline)
         begins += pace * times(count)

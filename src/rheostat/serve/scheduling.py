@@ -34,7 +34,7 @@ class Waiting(Protocol):
 
     @property
     def arrived(self) -> float:
-        """When the whole request had arrived, in seconds of the queue's clock; its deadline counts from here."""
+        """When its deadline and its wait began, in seconds of the queue's clock."""
 
     @property
     def point(self) -> str | None:

@@ -63,8 +63,8 @@ def commands(run: Run, folder: Path, threads: int, *, verify: bool = True) -> li
 def call(line: list[str], until: float | None = None) -> int | None:
     """Run a command and return its exit code, or None if it was interrupted at time `until` (monotonic seconds).
 
-    Ctrl-C and SIGTERM are passed on to the command. An interrupted command keeps its results; this function waits
-    until it ends, and then raises Interrupted if a signal was the reason.
+    Ctrl-C, SIGTERM and a closed terminal stop the command too. An interrupted command keeps its results; this function
+    waits until it ends, and then raises Interrupted if a signal was the reason.
     """
     process: subprocess.Popen[bytes] | None = None
     signals: list[int] = []
@@ -72,18 +72,21 @@ def call(line: list[str], until: float | None = None) -> int | None:
     def pass_on(number: int, frame: FrameType | None) -> None:
         signals.append(number)
         if process is not None:
-            process.send_signal(number)
+            process.send_signal(signal.SIGINT)
 
-    with received_by(pass_on):
-        # A group of its own, so that Ctrl-C in a terminal reaches it from here alone: a second signal would make it
-        # stop before its results are kept.
+    # `nohup` ignores SIGHUP, and that must remain so.
+    closed = [] if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN else [signal.SIGHUP]
+    with received_by(pass_on, signal.SIGINT, signal.SIGTERM, *closed):
+        # A group of its own, so that signals of the terminal reach it from here alone: a second one would make it stop
+        # before its results are kept.
         process = subprocess.Popen(line, process_group=0)
         if signals:
-            process.send_signal(signals[-1])
+            process.send_signal(signal.SIGINT)
         try:
             code = process.wait(timeout=None if until is None else max(until - time.monotonic(), 0.0))
         except subprocess.TimeoutExpired:
-            process.send_signal(signal.SIGINT)
+            if not signals:
+                process.send_signal(signal.SIGINT)
             process.wait()
             code = None
     if signals:
