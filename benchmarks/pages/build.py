@@ -26,6 +26,7 @@ import progress
 import readme
 import replays
 import rivals
+import searches
 import squares
 import study
 import surprises
@@ -48,7 +49,7 @@ RESULTS = ROOT / "benchmarks" / "results"
 OTHERS = (
     *("speed", "costs", "believe", "serve", "serve-trace", "exit-latency", "exports", "alphas", "l2", "margin"),
     *("variants", "precision", "rivals", "naive-segment", "adopted", "adopted-speed", "square"),
-    *("runtimes", "precision-speed"),
+    *("runtimes", "precision-speed", "search"),
 )
 """Files whose rows are not evaluations along a dial."""
 
@@ -212,6 +213,7 @@ def build(out: Path) -> None:
         "training": [
             training.ablation(rows),
             training.options(rows, RESULTS),
+            searches.section(read["search"]),
             precisions.section(read["precision"], RESULTS),
             precisions.attacks(read["precision"], RESULTS),
             latencies.steps(read["precision-speed"]),
