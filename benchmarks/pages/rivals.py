@@ -20,19 +20,19 @@ METHODS = {
     "dual": "dual",
     "float": "FLOAT",
     "smart": "SMART",
-    "line": "line, sampled",
-    "line-halves": "line, halves",
-    "lora": "LoRA, one adapter",
-    "lora-per-end": "LoRA, one adapter per end (PaLoRA)",
+    "line": "line (sampled)",
+    "line-halves": "line (halves)",
+    "lora": "LoRA (one adapter)",
+    "lora-per-end": "LoRA (one adapter per end, PaLoRA)",
     "mixing": "logit mixing",
     "mixednuts": "MixedNUTS",
 }
 TRIED = {
-    "line-affine": "line, sampled; affine parts on the segment, one set of statistics",
-    "line-re-estimated": "line, sampled; statistics re-estimated along λ",
-    "line-halves-re-estimated": "line, halves; statistics re-estimated along λ",
-    "lora-halves": "LoRA, one adapter, halves",
-    "lora-r16": "LoRA, one adapter of rank 16",
+    "line-affine": "line (sampled), affine parts on the segment, one set of statistics",
+    "line-re-estimated": "line (sampled), statistics re-estimated along λ",
+    "line-halves-re-estimated": "line (halves), statistics re-estimated along λ",
+    "lora-halves": "LoRA (one adapter), halves",
+    "lora-r16": "LoRA (one adapter), rank 16",
     "mixednuts-t1": "MixedNUTS, T = 1",
 }
 """Other settings of the rivals, on Fashion-MNIST at seed 0."""
