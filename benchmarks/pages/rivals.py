@@ -20,6 +20,7 @@ METHODS = {
     "dual": "dual",
     "float": "FLOAT",
     "smart": "SMART",
+    "line-re-estimated": "line (sampled, re-estimated norms)",
     "line": "line (sampled)",
     "line-halves": "line (halves)",
     "lora": "LoRA (one adapter)",
@@ -29,7 +30,6 @@ METHODS = {
 }
 TRIED = {
     "line-affine": "line (sampled), affine parts on the segment, one set of statistics",
-    "line-re-estimated": "line (sampled), statistics re-estimated along λ",
     "line-halves-re-estimated": "line (halves), statistics re-estimated along λ",
     "lora-halves": "LoRA (one adapter), halves",
     "lora-r16": "LoRA (one adapter), rank 16",
