@@ -239,6 +239,8 @@ def test_a_stretch_ends_and_continues(tmp_path: Path) -> None:
 @pytest.mark.parametrize("stop", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_stopped_queue_stops_its_command(stop: signal.Signals, tmp_path: Path) -> None:
     """The signal reaches the queue alone; no command may run on without it and hold the run's folder."""
+    if signal.getsignal(stop) is signal.SIG_IGN and stop == signal.SIGHUP:
+        pytest.skip("these tests run under nohup, and the queue then ignores SIGHUP on purpose")
     text = TEXT.replace("x.jsonl", str(tmp_path / "x.jsonl"))
     (tmp_path / "q.toml").write_text(text.replace("epochs=1", 'epochs=500", "train.checkpoint_seconds=0'))
     line = [*COMMAND, str(tmp_path / "q.toml"), "--runs", str(tmp_path), "--threads", "1"]
