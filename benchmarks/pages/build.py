@@ -32,6 +32,7 @@ import study
 import surprises
 import timings
 import variants
+import verdict
 import zoo_index
 from dedicated import against_dedicated, along
 from markdown import find, table
@@ -89,6 +90,7 @@ def build(out: Path) -> None:
     widths, widths_met = conditioning.widths(rows)
     smart, smart_claims = claims.smart(rows)
     static, static_claims = claims.exits(rows, RESULTS)
+    decided = verdict.lines(read["rivals"], RESULTS, rivals.METHODS)
     tiers, tier_claims = believing.tiers(read["believe"])
     serving, serving_claims = believing.serving(read["serve"])
     replayed, replay_claims = replays.section(read["serve-trace"])
@@ -207,7 +209,7 @@ def build(out: Path) -> None:
             widths,
             conditioning.noise(rows, RESULTS, read["alphas"]),
             variants.variants(read["variants"], RESULTS),
-            rivals.section(read["rivals"] + read["naive-segment"], RESULTS),
+            rivals.section(read["rivals"] + read["naive-segment"], RESULTS, decided),
         ],
         "exits": [static, timing, multi_exit.matrix(rows), multi_exit.three_dials(rows)],
         "training": [
@@ -239,7 +241,7 @@ def build(out: Path) -> None:
     found = results.Found(rows, RESULTS, sections, other_claims, equal_claims, read)
     zoo, zoo_rows = zoo_index.shipped(), read_rows(zoo_index.ROWS)
     write_text(docs / "results.md", results.page(found, appendix.contents(), dials_shipped.measured(zoo, zoo_rows)))
-    write_text(docs / "which.md", needs.page(rows, read["rivals"], RESULTS))
+    write_text(docs / "which.md", needs.page(rows, decided, RESULTS))
     write_text(docs / "adopted.md", adopted.page(read["adopted"], read["adopted-speed"]))
     for name, text in method_pages.pages(rows + read["rivals"], RESULTS).items():
         write_text(docs / "methods" / f"{name}.md", text)

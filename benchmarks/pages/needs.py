@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import rivals
 import verdict
 from groups import GROUPS, METHODS, TWICE, Group, curve, reference, steps
 from markdown import cell, dial, find, per_cent, table
@@ -81,9 +80,8 @@ def areas(rows: list[Row], group: Group) -> dict[str, str]:
     return found
 
 
-def rivals_text(rows: list[Row], results: Path) -> list[str]:
+def rivals_text(found: dict[str, list[verdict.Line]]) -> list[str]:
     """What simple rivals reach at equal attacked images; nothing before they have run."""
-    found = verdict.lines(rows, results, rivals.METHODS)
     if not found:
         return []
     said = "".join(f"- {sentence}\n" for sentence in verdict.sentences(found))
@@ -98,7 +96,7 @@ def rivals_text(rows: list[Row], results: Path) -> list[str]:
     ]
 
 
-def page(rows: list[Row], rivals_rows: list[Row], results: Path) -> str:
+def page(rows: list[Row], rivals: dict[str, list[verdict.Line]], results: Path) -> str:
     """The whole page."""
     took_step = steps(read_rows_plain(results / "speed.jsonl")) | {"pgd-at": 1.0}
     dense = find(rows, "pgd-at-1", None)[0]["params"]
@@ -145,7 +143,7 @@ def page(rows: list[Row], rivals_rows: list[Row], results: Path) -> str:
             "[The study](appendix/study.md#at-equal-numbers-of-attacked-images) has intervals and paired "
             "comparisons.\n",
             "![Every dial of the study](study.png)\n",
-            *rivals_text(rivals_rows, results),
+            *rivals_text(rivals),
             "## How to read it\n",
             "- **SA** is standard accuracy. **RA** is robust accuracy: the share of images that are still classified "
             "correctly after all attacks that were run. A stronger attack can only lower it.\n"

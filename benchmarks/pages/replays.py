@@ -14,7 +14,7 @@ from rheostat.results.labels import percent
 
 POLICIES = ("goodput", "goodput, no floor written", "slack", "steps")
 FRONT = (
-    "Client, protocol and model share the two cores of one machine, and latency counts from the arrival in the trace. "
+    "Client, protocol and model share the cores of one machine, and latency counts from the arrival in the trace. "
     "The server counts from the last bytes that it reads of a request. Its controllers see the wait for the event "
     "loop, but not that in the socket. In a burst, other threads need the cores too, and passes take longer than those "
     "measured at the start; admission allows for the mean deviation of recent passes. Nothing announces a burst, so "

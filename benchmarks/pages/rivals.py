@@ -9,7 +9,7 @@ import verdict
 from markdown import cell, find, per_cent, signed, table
 from matplotlib.figure import Figure
 from plain import Row, read_bits
-from verdict import curve
+from verdict import DATA, POSITIONS, Line, curve
 
 from rheostat.reports.dial_plots import COLOURS, MARKS
 from rheostat.results.areas import compared
@@ -36,12 +36,7 @@ TRIED = {
     "mixednuts-t1": "MixedNUTS, T = 1",
 }
 """Other settings of the rivals, on Fashion-MNIST at seed 0."""
-GROUPS = {
-    "Fashion-MNIST, seed 0": "rival-fmnist-{}",
-    "Fashion-MNIST, seed 1": "rival-fmnist-{}-s1",
-    "CIFAR-10 subset, seed 0": "rival-c10-{}",
-    "CIFAR-10 subset, seed 1": "rival-c10-{}-s1",
-}
+GROUPS = {f"{data}, seed {seed}": pattern for data, patterns in DATA.items() for seed, pattern in enumerate(patterns)}
 DEDICATED = ("pgd-at-0", "pgd-at-0.2", "pgd-at-1")
 NAIVE = {"apart": "trained apart", "ancestor": "fine-tuned from one ancestor"}
 MISSING = "not yet run"
@@ -55,7 +50,7 @@ HEAD = [
     "RA, t = 1, PGD-20 alone",
     "area minus OAT's",
     "area minus dual's",
-    "MACs, t = 0.6",
+    f"MACs, t = {POSITIONS // 2 / (POSITIONS - 1):g}",
     "parameters",
     "training, s (shared machine)",
 ]
@@ -63,12 +58,9 @@ HEAD = [
 
 def gap(rows: list[Row], results: Path, pattern: str, run: str, other: str) -> str:
     """The difference of the areas of two dials on the same images, in the worst case over attacks, or ""."""
-    lines = [curve(rows, pattern.format(name)) for name in (run, other)]
-    base = next(iter(find(rows, pattern.format("pgd-at-1"), None)), None)
-    if run == other or not all(lines) or base is None or lines[0][0]["n"] != lines[1][0]["n"]:
+    if run == other or (bits := verdict.pair(rows, results, pattern, run, other)) is None:
         return ""
-    bits = ([read_bits(results, r) for r in line] for line in lines)
-    found = Difference(*compared(*bits, (base["clean_accuracy"] - 0.02, 0.0)))
+    found = Difference(*compared(*bits))
     return f"{found.text(1e4, 0)} {found.verdict}"
 
 
@@ -148,7 +140,7 @@ def below(first: torch.Tensor, middle: torch.Tensor, last: torch.Tensor) -> tupl
     return float(found.mean()), float(found.mean()) - spread, float(found.mean()) + spread
 
 
-def section(rows: list[Row], results: Path) -> str:
+def section(rows: list[Row], results: Path, lines: dict[str, list[Line]]) -> str:
     """The whole section; networks without rows are marked as not yet run."""
     body: list[list[str]] = []
     for group, pattern in GROUPS.items():
@@ -170,7 +162,7 @@ def section(rows: list[Row], results: Path) -> str:
         "loss. Two mixed networks are also attacked by PGD-20 on each of them alone, and MixedNUTS by both attacks "
         "with its nonlinearity bypassed. Differences of areas over six positions are in square points, with paired "
         "bootstrap 95 % intervals ([definition](study.md#every-dial-against-plain-alternatives)).\n\n"
-        + verdict.section(verdict.lines(rows, results, METHODS))
+        + verdict.section(lines)
         + "### Every run\n\n"
         + table(HEAD, body)
         + f"\n{picture}### Other settings of the rivals\n\n"

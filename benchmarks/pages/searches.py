@@ -13,11 +13,10 @@ FIXED = ("trial", "state", "score", "epochs", "seconds", "note")
 
 
 def section(trials: list[Row]) -> str:
-    """Every trial, the best score first."""
+    """Every trial, in the order that `tune` writes: the best score first."""
     if not trials:
         return ""
     keys = sorted({key for trial in trials for key in trial} - set(FIXED))
-    ordered = sorted(trials, key=lambda t: -(t["score"] or 0.0))
     body = [
         [
             str(trial["trial"]),
@@ -27,7 +26,7 @@ def section(trials: list[Row]) -> str:
             *(_said(trial.get(key)) for key in keys),
             trial["note"],
         ]
-        for trial in ordered
+        for trial in trials
     ]
     return (
         "## The search for the CIFAR-10 model that ships\n\n`rheostat tune cifar10-resnet20 --space "

@@ -19,8 +19,7 @@ DATA = {
     "CIFAR-10 subset": ("rival-c10-{}", "rival-c10-{}-s1"),
 }
 """The patterns of the runs' names, one per seed."""
-
-
+Pair = tuple[Bits, Bits, tuple[float, float]]
 POSITIONS = 6
 CAUTION = "The interval is that of the images, not of the seeds, and it is not corrected for the number of comparisons."
 
@@ -46,21 +45,25 @@ class Line:
         return f"{self.name} ({self.difference.text(1e4, 0)})"
 
 
+def pair(rows: list[Row], results: Path, pattern: str, method: str, other: str) -> Pair | None:
+    """Both methods' bits at every position, on the same images, and the reference of their areas; None if not run."""
+    both = [curve(rows, pattern.format(m)) for m in (method, other)]
+    robust = next(iter(find(rows, pattern.format("pgd-at-1"), None)), None)
+    if robust is None or not all(both) or both[0][0]["n"] != both[1][0]["n"]:
+        return None
+    own, base = ([read_bits(results, r) for r in line] for line in both)
+    return own, base, (robust["clean_accuracy"] - MARGIN, 0.0)
+
+
 def beside(rows: list[Row], results: Path, patterns: tuple[str, ...], method: str, name: str) -> Line | None:
     """The method's line; None if no seed of it and of `BASE` has run."""
-    pairs: list[tuple[Bits, Bits, tuple[float, float]]] = []
-    found: list[list[Row]] = []
-    for pattern in patterns:
-        both = [curve(rows, pattern.format(m)) for m in (method, BASE)]
-        robust = next(iter(find(rows, pattern.format("pgd-at-1"), None)), None)
-        if robust is None or not all(both) or len({line[0]["n"] for line in (*both, *found[:1])}) > 1:
-            continue
-        own, base = ([read_bits(results, r) for r in line] for line in both)
-        pairs.append((own, base, (robust["clean_accuracy"] - MARGIN, 0.0)))
-        found.append(both[0])
-    if not pairs:
+    made = [(p, pair(rows, results, p, method, BASE)) for p in patterns]
+    found = [(pattern, bits) for pattern, bits in made if bits is not None]
+    if not found:
         return None
-    middle = found[0][POSITIONS // 2]
+    n = len(found[0][1][0][0][0])
+    pairs = [bits for _, bits in found if len(bits[0][0][0]) == n]
+    middle = curve(rows, found[0][0].format(method))[POSITIONS // 2]
     return Line(name, len(pairs), Difference(*mean_compared(pairs)), middle["macs"]["mean"], middle["params"])
 
 

@@ -46,10 +46,11 @@ def test_a_request_that_would_be_late_is_refused_at_once() -> None:
         assert 'rheostat_refused_total{status="503"}' in client.get("/metrics").text
         assert ask(0)[0] == 200, "an idle server refuses nobody"
     assert {status for status, _, _ in found} == {200, 503}
+    assert sum(status == 200 for status, _, _ in found) <= 4
     for status, seconds, text in found:
         if status == 503:
             assert "no allowed point could answer in time" in text
-            assert seconds < 2 * SLOW, "refused when it came, and not when its deadline had passed"
+            assert seconds < SLOW
 
 
 def test_a_ladder_that_saves_no_time_is_warned_about() -> None:

@@ -151,7 +151,7 @@ GOLDEN = "sssffffffffffbbbs"
 
 @pytest.mark.parametrize("kind", ["goodput", "slack"])
 def test_the_most_urgent_request_may_have_come_last(kind: str) -> None:
-    """A request that waited for its decoder is older than some before it; a batch must not grow past its deadline."""
+    """A request that waited for the event loop is older than some before it; no batch may grow past its deadline."""
     used = made(kind=kind)
     waiting = [Job(0.0), Job(0.0), Job(-0.035), *[Job(0.0)] * 5]  # eight at `fast` take 16 ms, and 15 ms are left
     decision = used.decide(Load(0.0, waiting, 8, 0.0))

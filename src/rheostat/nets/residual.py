@@ -27,8 +27,6 @@ from rheostat.runtime.choices import check_choice
 
 CIFAR_DEPTHS = (8, 14, 20, 32, 38, 56, 74, 110)
 IMAGENET_BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3)}
-
-
 ACTIVATIONS: Mapping[str, Activation] = {"relu": F.relu_, "silu": F.silu}
 
 
@@ -137,7 +135,7 @@ def resnet(
         allowed = ", ".join(str(d) for d in sorted((*CIFAR_DEPTHS, *IMAGENET_BLOCKS)))
         raise ValueError(f"resnet has no depth {depth}; allowed: {allowed}")
     check_size("resnet", base_width=width, classes=classes)
-    check_choice("resnet", "activation", activation, tuple(ACTIVATIONS))
+    check_choice("resnet", "activation", activation, ACTIVATIONS)
     active = ACTIVATIONS[activation]
     stem = ConvBlock(Conv(channels, width, padding=1, exact=True), Norm(width), activation=active)
     blocks: list[Block] = [stem]

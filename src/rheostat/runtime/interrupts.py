@@ -59,12 +59,5 @@ def stoppable() -> Iterator[list[int]]:
 @contextmanager
 def breakable() -> Iterator[None]:
     """Let SIGTERM raise KeyboardInterrupt, as Ctrl-C does."""
-    try:
-        before = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    except ValueError:  # not the main thread: signals are its owner's business
+    with received_by(signal.default_int_handler, signal.SIGTERM):
         yield
-        return
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)

@@ -13,7 +13,6 @@ from collections.abc import Iterable, Iterator, Mapping
 from rheostat.serve.costs import Costs
 from rheostat.serve.ladder import LATE_FOR, Ladder
 from rheostat.serve.scheduling import Load, Waiting
-from rheostat.serve.smoothing import Smoothed
 
 CALM, BETWEEN, LATE = 0.0, 0.5, 2.0
 """Waits reported to the guard's ladder, whose target is 1: no request waits, neither case, a request is late."""
@@ -45,8 +44,7 @@ class Punctual:
         self.pressed = -math.inf
         self.pending = 0
         self.name = allowed[0]
-        self.slowdown = Smoothed(1.0)
-        """The ratio of observed to measured time."""
+        self.slowdown, self.spread = 1.0, 0.0
         self.rate, self.counted = 0.0, -math.inf
 
     @property
@@ -61,18 +59,20 @@ class Punctual:
 
     def expected(self, point: str, images: int) -> float:
         """Expected seconds of a batch: the measured time, scaled by how much slower recent batches were."""
-        return self.slowdown.mean * self.costs[point](images)
+        return self.slowdown * self.costs[point](images)
 
     def observe(self, point: str, images: int, seconds: float) -> None:
-        """Update the ratio of observed to measured time."""
-        self.slowdown.update(min(4.0, max(0.25, seconds / self.costs[point](images))))
+        """Update the smoothed ratio of observed to measured time, and its mean deviation (as in RFC 6298)."""
+        ratio = min(4.0, max(0.25, seconds / self.costs[point](images)))
+        self.spread += 0.25 * (abs(ratio - self.slowdown) - self.spread)
+        self.slowdown += 0.125 * (ratio - self.slowdown)
 
     def admits(self, load: Load, job: Waiting) -> bool:
         """Whether the fastest usable point could answer this request before its deadline, after all waiting ones."""
         self._count(load.now, job.count)
         jobs = [*load.waiting, job]
-        *_, (last, ends) = self._plan(jobs, self.fastest, load.free_at, load.most, self._caution)
-        good = ends <= last.arrived + self.deadline
+        *_, (_, ends) = self._plan(jobs, self.fastest, load.free_at, load.most, self._caution)
+        good = ends <= job.arrived + self.deadline
         if not good:
             self._press(load.now)
         return good
@@ -86,7 +86,7 @@ class Punctual:
         self, jobs: Iterable[Waiting], point: str, begins: float, most: int, caution: float
     ) -> Iterator[tuple[Waiting, float]]:
         """(request, its end) in batches at one point, each as large as possible without making a request late."""
-        pace, times = self.slowdown.mean * caution, self.costs[point]
+        pace, times = self.slowdown * caution, self.costs[point]
         batch: list[Waiting] = []
         count, tightest = 0, math.inf
         for job in jobs:
@@ -121,7 +121,7 @@ class Punctual:
 
     @property
     def _caution(self) -> float:
-        return self.slowdown.high / self.slowdown.mean
+        return 1.0 + self.spread / self.slowdown
 
     def _cautious(self, point: str, images: int) -> float:
         return self._caution * self.expected(point, images)
