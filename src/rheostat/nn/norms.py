@@ -96,16 +96,16 @@ class NormSet(AffineSet):
     def normalise(self, x: Tensor, scale: Tensor, shift: Tensor, at: Resolved) -> Tensor:
         """Normalise by the statistics of these rows over all ranks, update the running ones, and apply the affine map.
 
-        scale and shift are (1, C) or (B, C).
+        scale and shift are (1, C) or (B, C). It computes in fp32 and returns the dtype of x.
         """
         if at.across:
-            return affine_map(self._normalise_across(x), scale, shift)
+            return affine_map(self._normalise_across(widened(x)), scale, shift).to(x.dtype)
         buffers = self.running_mean, self.running_var
         if x.shape[0] == 0:
             return x
         if scale.shape[0] == 1:
             return F.batch_norm(x, *buffers, scale[0], shift[0], True, self.momentum, self.eps)
-        return row_norm(x, scale, shift, *buffers, self.momentum, self.eps)
+        return row_norm(widened(x), scale, shift, *buffers, self.momentum, self.eps).to(x.dtype)
 
     def _normalise_across(self, x: Tensor) -> Tensor:
         from torch.distributed.nn.functional import all_reduce  # differentiable sum over ranks
@@ -126,8 +126,14 @@ class NormSet(AffineSet):
 
 
 def affine_map(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
-    """x·scale + shift per channel in one operator; scale and shift are (1, C) or (B, C)."""
-    return torch.addcmul(shift[:, :, None, None], x, scale[:, :, None, None])
+    """x·scale + shift per channel, computed in fp32 and returned in the dtype of x; scale and shift: (1, C) or (B, C).
+
+    Batch norm's kernel reads and writes half precision and computes in fp32, so that x needs no copy in fp32.
+    """
+    if scale.shape[0] == 1 and in_half(x):
+        mean, var = torch.zeros_like(scale[0]), torch.ones_like(scale[0])
+        return F.batch_norm(x, mean, var, scale[0], shift[0], False, 0.0, 0.0)
+    return torch.addcmul(shift[:, :, None, None], widened(x), scale[:, :, None, None]).to(x.dtype)
 
 
 class RowNorm(torch.autograd.Function):
@@ -211,10 +217,15 @@ class Norm(nn.Module):
         if at.training:
             chosen = self.source.pick(at)
             assert isinstance(chosen, NormSet)
-            return chosen.normalise(widened(x), scale, shift, at).to(x.dtype)
-        return affine_map(widened(x), scale, shift).to(x.dtype)
+            return chosen.normalise(x, scale, shift, at)
+        return affine_map(x, scale, shift)
+
+
+def in_half(x: Tensor) -> bool:
+    """Whether x is in half precision."""
+    return x.dtype in (torch.bfloat16, torch.float16)
 
 
 def widened(x: Tensor) -> Tensor:
     """x in fp32 if it is in half precision, because norms compute in fp32 or wider."""
-    return x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
+    return x.float() if in_half(x) else x

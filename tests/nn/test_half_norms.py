@@ -1,0 +1,64 @@
+"""Batch norms of half-precision features: fp32 inside, no copy of the features in fp32."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from rheostat.nn.norms import Norm
+from rheostat.points.phase import Phase
+from rheostat.points.resolved import Resolved
+
+CHANNELS = 6
+
+
+def seat() -> Norm:
+    norm = Norm(CHANNELS)
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for tensor in norm.source.state_dict().values():
+            tensor.copy_(torch.rand(CHANNELS, generator=generator) + 0.5)
+    return norm
+
+
+def features() -> Tensor:
+    x = 3 + 2 * torch.randn(8, CHANNELS, 9, 9, generator=torch.Generator().manual_seed(1))
+    return x.bfloat16().contiguous(memory_format=torch.channels_last)
+
+
+def traced(norm: Norm, x: Tensor, phase: Phase) -> tuple[dict[str, Tensor], list[Tensor]]:
+    """Output, gradients and running statistics of one pass, and the tensors that its graph keeps."""
+    kept: list[Tensor] = []
+
+    def keep(tensor: Tensor) -> Tensor:
+        kept.append(tensor)
+        return tensor
+
+    x = x.requires_grad_()
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda t: t):
+        out = norm(x, Resolved(phase=phase))
+    slope = torch.linspace(-1, 1, out.numel()).reshape(out.shape).bfloat16()
+    found = torch.autograd.grad(out, (x, *norm.parameters()), slope.to(out.dtype))
+    names = ("input", *(name for name, _ in norm.named_parameters()))
+    return {"output": out.detach(), **dict(zip(names, found, strict=True)), **dict(norm.named_buffers())}, kept
+
+
+@pytest.mark.parametrize("phase", [Phase.TRAIN, Phase.ATTACK, Phase.EVAL])
+def test_half_features_are_normalised_in_fp32(phase: Phase) -> None:
+    half, _ = traced(seat(), features(), phase)
+    wide, _ = traced(seat(), features().float(), phase)
+    assert half["output"].dtype == half["input"].dtype == torch.bfloat16
+    for name, expected in wide.items():
+        # Results are rounded to bf16, 8 bits.
+        scale = float(expected.abs().max())
+        torch.testing.assert_close(half[name].float(), expected, atol=2**-7 * scale, rtol=0)
+    for name, _ in seat().named_buffers():
+        torch.testing.assert_close(half[name], wide[name], atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("phase", [Phase.TRAIN, Phase.ATTACK])
+def test_half_features_are_not_copied_in_fp32(phase: Phase) -> None:
+    x = features()
+    _, kept = traced(seat(), x, phase)
+    assert [t.dtype for t in kept if t.numel() >= x.numel() and t.dtype != torch.bfloat16] == []
