@@ -14,7 +14,7 @@ FOLDER = Path(__file__).parents[2] / "docs" / "methods"
 DATA = {"Fashion-MNIST": FASHION, "CIFAR-10 subset": CIFAR}
 MORE = {
     "float-slim": ("float-slim-fashion", "c10-float-slim"),
-    "line": ("rival-fmnist-line", "rival-c10-line"),
+    "line": ("rival-fmnist-line-re-estimated", "rival-c10-line-re-estimated"),
     "lora": ("rival-fmnist-lora", "rival-c10-lora"),
     "mixednuts": ("rival-fmnist-mixednuts", "rival-c10-mixednuts"),
 }

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from rheostat.nn.norms import Norm
+from rheostat.nn.norms import Norm, row_norm
 from rheostat.points.phase import Phase
 from rheostat.points.resolved import Resolved
 
@@ -62,3 +62,21 @@ def test_half_features_are_not_copied_in_fp32(phase: Phase) -> None:
     x = features()
     _, kept = traced(seat(), x, phase)
     assert [t.dtype for t in kept if t.numel() >= x.numel() and t.dtype != torch.bfloat16] == []
+
+
+@pytest.mark.parametrize("channels", [6, 40])
+def test_rows_with_their_own_affine_maps_are_normalised_in_fp32(channels: int) -> None:
+    generator = torch.Generator().manual_seed(2)
+    x = 3 + 2 * torch.randn(8, channels, 9, 9, generator=generator).bfloat16()
+    tables = torch.rand(2, 8, channels, generator=generator)
+    slope = torch.linspace(-1, 1, x.numel()).reshape(x.shape).bfloat16()
+    found = []
+    for given in (x, x.float()):
+        given = given.contiguous(memory_format=torch.channels_last).requires_grad_()
+        scale, shift = (t.clone().requires_grad_() for t in tables)
+        running = torch.zeros(channels), torch.ones(channels)
+        out = row_norm(given, scale, shift, *running, 0.1, 1e-5)
+        assert out.dtype == given.dtype
+        found.append([out.detach(), *torch.autograd.grad(out, (given, scale, shift), slope.to(out.dtype)), *running])
+    for half, wide in zip(*found, strict=True):
+        torch.testing.assert_close(half.float(), wide, atol=2**-6 * float(wide.abs().max()), rtol=0)

@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +17,6 @@ from rheostat.methods.exits import ExitCommand
 from rheostat.models.tunable import Tunable
 from rheostat.nn.layers import Conv, Dense, kernel
 from rheostat.points.point import Point
-from rheostat.points.resolved import Resolved
 from rheostat.runtime.seeding import preserved, stream
 
 
@@ -191,9 +191,9 @@ class _Used:
         for handle in self.handles:
             handle.remove()
 
-    def _note(self, seat: nn.Module, inputs: tuple[Tensor, Resolved], out: Tensor) -> None:
+    def _note(self, seat: nn.Module, inputs: tuple[Any, ...], out: Tensor) -> None:
         assert isinstance(seat, Conv | Dense)
-        x, at = inputs
+        x, at, *_ = inputs
         for weight, _ in kernel(seat, x, at):
             used = weight.detach() != 0
             positions = out.numel() // out.shape[1 if isinstance(seat, Conv) else -1]

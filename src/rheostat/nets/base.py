@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from rheostat.nn.layers import Conv, Dense, Dropout, Normalise, Seat, weighted
+from rheostat.nn.layers import Conv, Dense, Dropout, Normalise, Seat, normed, weighted
 from rheostat.nn.norms import Norm
 from rheostat.points.resolved import Resolved
 from rheostat.runtime.choices import nearest
@@ -66,9 +66,7 @@ class ConvBlock(Block):
         self.conv, self.norm, self.activation, self.pool = conv, norm, activation, pool
 
     def forward(self, x: Tensor, at: Resolved) -> Tensor:
-        x = self.conv(x, at)
-        if self.norm is not None:
-            x = self.norm(x, at)
+        x = self.conv(x, at) if self.norm is None else normed(self.conv, self.norm, x, at)
         if self.activation is not None:
             x = self.activation(x)
         return F.max_pool2d(x, 2) if self.pool else x

@@ -8,7 +8,7 @@ from torch import Tensor
 from rheostat.nets.base import Block, Classifier, ConvBlock, Inner, Net, check_image, check_size, normaliser, register
 from rheostat.nets.pieces import Activate, Features, Head, Normed
 from rheostat.nets.residual import Shortcut, initialise
-from rheostat.nn.layers import Conv
+from rheostat.nn.layers import Conv, normed
 from rheostat.nn.norms import Norm
 from rheostat.points.resolved import Resolved
 
@@ -32,9 +32,9 @@ class InvertedResidual(Block):
         self.shortcut = Shortcut(inside, outside, 1) if stride == 1 and inside != outside else None
 
     def forward(self, x: Tensor, at: Resolved) -> Tensor:
-        out = F.relu_(self.norm1(self.conv1(x, at), at))
-        out = F.relu_(self.norm2(self.conv2(out, at), at))
-        out = self.norm3(self.conv3(out, at), at)
+        out = F.relu_(normed(self.conv1, self.norm1, x, at))
+        out = F.relu_(normed(self.conv2, self.norm2, out, at))
+        out = normed(self.conv3, self.norm3, out, at)
         if not self.adds:
             return out
         return out + (x if self.shortcut is None else self.shortcut(x, at))

@@ -20,7 +20,7 @@ from rheostat.nets.base import (
     register,
 )
 from rheostat.nets.pieces import Features, Head, Pool
-from rheostat.nn.layers import Conv
+from rheostat.nn.layers import Conv, normed
 from rheostat.nn.norms import Norm
 from rheostat.points.resolved import Resolved
 from rheostat.runtime.choices import check_choice
@@ -39,7 +39,7 @@ class Shortcut(nn.Module):
         self.norm = Norm(outside, conditioned=False)
 
     def forward(self, x: Tensor, at: Resolved) -> Tensor:
-        out: Tensor = self.norm(self.conv(x, at), at)
+        out: Tensor = normed(self.conv, self.norm, x, at)
         return out
 
 
@@ -57,8 +57,8 @@ class BasicBlock(Block):
         self.shortcut = Shortcut(inside, outside, stride) if changes else None
 
     def forward(self, x: Tensor, at: Resolved) -> Tensor:
-        out = self.activation(self.norm1(self.conv1(x, at), at))
-        out = self.norm2(self.conv2(out, at), at)
+        out = self.activation(normed(self.conv1, self.norm1, x, at))
+        out = normed(self.conv2, self.norm2, out, at)
         return self.activation(out.add_(x if self.shortcut is None else self.shortcut(x, at)))
 
     def inner(self) -> list[Inner]:
@@ -82,9 +82,9 @@ class Bottleneck(Block):
         self.shortcut = Shortcut(inside, outside, stride) if changes else None
 
     def forward(self, x: Tensor, at: Resolved) -> Tensor:
-        out = self.activation(self.norm1(self.conv1(x, at), at))
-        out = self.activation(self.norm2(self.conv2(out, at), at))
-        out = self.norm3(self.conv3(out, at), at)
+        out = self.activation(normed(self.conv1, self.norm1, x, at))
+        out = self.activation(normed(self.conv2, self.norm2, out, at))
+        out = normed(self.conv3, self.norm3, out, at)
         return self.activation(out.add_(x if self.shortcut is None else self.shortcut(x, at)))
 
     def inner(self) -> list[Inner]:

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from rheostat.nets.base import Block, Classifier, ConvBlock, Inner, Net, check_image, check_size, normaliser, register
 from rheostat.nets.residual import initialise, residual_head
-from rheostat.nn.layers import Conv, Dropout
+from rheostat.nn.layers import Conv, Dropout, normed
 from rheostat.nn.norms import Norm
 from rheostat.points.resolved import Resolved
 
@@ -27,7 +27,7 @@ class WideBlock(Block):
 
     def forward(self, x: Tensor, at: Resolved) -> Tensor:
         active = F.relu_(self.norm1(x, at))
-        out = F.relu_(self.norm2(self.conv1(active, at), at))
+        out = F.relu_(normed(self.conv1, self.norm2, active, at))
         out = self.conv2(self.dropout(out, at), at)
         # If the shape changes, the shortcut starts from the activated input too.
         return out + (x if self.shortcut is None else self.shortcut(active, at))

@@ -14,11 +14,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from rheostat.nn.norms import Norm, affine_map, in_half
 from rheostat.points.resolved import Resolved
 
 Size = int | tuple[int, int]
 Parts = tuple[tuple[Tensor, Tensor | None], ...]
 """A kernel as a weighted sum: tensors, each with a factor per setting (S,), or None for the factor 1."""
+Affine = tuple[Tensor, Tensor]
+"""Scale and shift of each channel, (1, C) each, or (B, C) if the rows differ."""
 
 
 class Transform(nn.Module):
@@ -56,9 +59,12 @@ def kernel(seat: Seat, x: Tensor, at: Resolved) -> Parts:
             parts = transform(parts, seat, x, at)
         return parts
 
-    if any(isinstance(t, Transform) and t.draws(at) for t in seat.transforms):
-        return compute()
-    return at.once(seat, compute)
+    return compute() if draws(seat, at) else at.once(seat, compute)
+
+
+def draws(seat: Seat, at: Resolved) -> bool:
+    """Whether a seat's kernel is random at this point: drawn again in each pass."""
+    return any(isinstance(t, Transform) and t.draws(at) for t in seat.transforms)
 
 
 def _summed(parts: Parts, product: Callable[[Tensor], Tensor], at: Resolved) -> Tensor:
@@ -106,14 +112,17 @@ class Conv(nn.Module):
     def extra_repr(self) -> str:
         return f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}, stride={self.stride}"
 
-    def forward(self, x: Tensor, at: Resolved) -> Tensor:
-        """(B, C, H, W) → (B, C', H', W'). The input may have fewer channels than the seat (slimming)."""
+    def forward(self, x: Tensor, at: Resolved, affine: Affine | None = None) -> Tensor:
+        """(B, C, H, W) → (B, C', H', W'). The input may have fewer channels than the seat (slimming).
+
+        `affine` maps the output: it becomes part of the kernel if all rows have the same (see `normed`).
+        """
         if self.exact and not x.is_meta and torch.is_autocast_enabled(x.device.type):
             with torch.autocast(x.device.type, enabled=False):
-                return self._product(x.float(), at)
-        return self._product(x, at)
+                return self._product(x.float(), at, affine)
+        return self._product(x, at, affine)
 
-    def _product(self, x: Tensor, at: Resolved) -> Tensor:
+    def _product(self, x: Tensor, at: Resolved, affine: Affine | None) -> Tensor:
         parts: Parts = kernel(self, x, at) if self.transforms else ((self.weight, None),)
         groups = self.groups if self.groups == 1 else x.shape[1] * self.groups // self.in_channels
 
@@ -127,9 +136,23 @@ class Conv(nn.Module):
         first, amount = parts[0]
         bias = None if self.bias is None else self.bias[: first.shape[0]]
         if len(parts) == 1 and amount is None:
-            return product(first, bias)
-        out = _summed(parts, product, at)
-        return out if bias is None else out + bias[:, None, None]
+            if affine is not None and affine[0].shape[0] == 1:
+                return product(*self._merged(first, bias, affine, at, x))
+            out = product(first, bias)
+        else:
+            out = _summed(parts, product, at)
+            out = out if bias is None else out + bias[:, None, None]
+        return out if affine is None else affine_map(out, *affine)
+
+    def _merged(self, weight: Tensor, bias: Tensor | None, affine: Affine, at: Resolved, x: Tensor) -> Affine:
+        """Kernel and bias with the affine map, in the dtype of x if that is half precision."""
+
+        def compute() -> Affine:
+            scale, shift = affine[0][0], affine[1][0]
+            found = weight * scale[:, None, None, None], shift if bias is None else torch.addcmul(shift, bias, scale)
+            return (found[0].to(x.dtype), found[1].to(x.dtype)) if in_half(x) else found
+
+        return compute() if draws(self, at) else at.once(self, compute, what="merged")
 
     def _overruns(self, x: Tensor) -> bool:
         """Whether the CPU's gradient of this kernel would write past its workspace.
@@ -145,6 +168,17 @@ class Conv(nn.Module):
             and x.device.type == "cpu"
             and torch.is_grad_enabled()
         )
+
+
+def normed(conv: Conv, norm: Norm, x: Tensor, at: Resolved) -> Tensor:
+    """norm(conv(x)): (B, C, H, W) → (B, C', H', W').
+
+    In the passes of an attack, which share their weights, the norm's affine map becomes part of the kernel, once for
+    all passes: this saves reading and writing the features for each norm, forward and backward.
+    """
+    if at.memo is None or at.training or not norm.affine_in_eval:
+        return norm(conv(x, at), at)
+    return conv(x, at, norm.affine(at))
 
 
 def _pair(size: Size) -> tuple[int, int]:

@@ -18,6 +18,9 @@ from torch.autograd.function import once_differentiable
 
 from rheostat.points.resolved import Resolved
 
+LANES = 32
+"""Numbers in half precision that a vector register of 512 bits holds."""
+
 
 class Modulation(nn.Module):
     """A part of a Norm seat that transforms its scale and shift tables, (S, C) each."""
@@ -105,7 +108,7 @@ class NormSet(AffineSet):
             return x
         if scale.shape[0] == 1:
             return F.batch_norm(x, *buffers, scale[0], shift[0], True, self.momentum, self.eps)
-        return row_norm(widened(x), scale, shift, *buffers, self.momentum, self.eps).to(x.dtype)
+        return row_norm(x, scale, shift, *buffers, self.momentum, self.eps)
 
     def _normalise_across(self, x: Tensor) -> Tensor:
         from torch.distributed.nn.functional import all_reduce  # differentiable sum over ranks
@@ -140,7 +143,8 @@ class RowNorm(torch.autograd.Function):
     """Batch normalisation followed by an affine map with one scale and shift per row and channel.
 
     It computes `batch_norm(x) * scale + shift` with about half the passes over memory: the backward pass needs only
-    two sums over the pixels of each row, Σg and Σg·x̂.
+    two sums over the pixels of each row, Σg and Σg·x̂. Statistics and sums are in fp32. For x in half precision, the
+    normalised features, scale and shift are rounded to it, as a convolution rounds its weights.
     """
 
     @staticmethod
@@ -154,23 +158,33 @@ class RowNorm(torch.autograd.Function):
         momentum: float,
         eps: float,
     ) -> Tensor:
-        normal, _, inverse = torch.native_batch_norm(x, None, None, running_mean, running_var, True, momentum, eps)
+        unit, zero = torch.ones_like(running_var), torch.zeros_like(running_mean)  # half precision needs both
+        normal, _, inverse = torch.native_batch_norm(x, unit, zero, running_mean, running_var, True, momentum, eps)
         ctx.save_for_backward(normal, scale, inverse)
-        return affine_map(normal, scale, shift)
+        return _scaled(shift[:, :, None, None], normal, scale)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         normal, scale, inverse = ctx.saved_tensors
         n = grad.numel() / grad.shape[1]
-        total = grad.sum((2, 3))
-        along = (grad * normal).sum((2, 3))
+        total = grad.sum((2, 3), dtype=scale.dtype)
+        along = (grad * normal).sum((2, 3), dtype=scale.dtype)
         # Gradient of the normalisation: subtract the mean of the gradient and its component along x̂.
         mean = -(scale * total).sum(0, keepdim=True) / n * inverse
         slope = -(scale * along).sum(0, keepdim=True) / n * inverse
-        out = affine_map(normal, slope, mean)
-        out.addcmul_(grad, (scale * inverse)[:, :, None, None])
+        out = _scaled(affine_map(normal, slope, mean), grad, scale * inverse)
         return out, along, total, None, None, None, None
+
+
+def _scaled(shift: Tensor, x: Tensor, scale: Tensor) -> Tensor:
+    """shift + x·scale in the dtype of x, for (B, C) scale; shift is (B, C, 1, 1) or has the shape of x.
+
+    In half precision scale is rounded. The kernel does not vectorise there over fewer than `LANES` channels, for which
+    fp32 is twice as fast, its copies included.
+    """
+    dtype = torch.float32 if in_half(x) and x.shape[1] < LANES else x.dtype
+    return torch.addcmul(shift.to(dtype), x.to(dtype), scale[:, :, None, None].to(dtype)).to(x.dtype)
 
 
 row_norm: Callable[..., Tensor] = RowNorm.apply
@@ -179,8 +193,11 @@ row_norm: Callable[..., Tensor] = RowNorm.apply
 class Norm(nn.Module):
     """Batch normalisation seat, and the base class of the seats in `feature_norms`.
 
-    `conditioned` is False for norms that FiLM skips (shortcuts, the last norm of a WRN).
+    `conditioned` is False for norms that FiLM skips (shortcuts, the last norm of a WRN). `affine_in_eval` says that
+    the seat is only an affine map outside training.
     """
+
+    affine_in_eval = True
 
     def __init__(self, channels: int, *, conditioned: bool = True) -> None:
         super().__init__()

@@ -50,7 +50,7 @@ class Resolved:
     generator: torch.Generator | None = None
     across: bool = False
     derived: tuple[object, ...] = ()
-    memo: dict[int, Any] | None = field(default=None, repr=False)
+    memo: dict[object, Any] | None = field(default=None, repr=False)
 
     @property
     def training(self) -> bool:
@@ -102,17 +102,20 @@ class Resolved:
         """This view with a separate memo, for one of several passes that an attack makes of each image."""
         if self.memo is None:
             return self
-        return replace(self, memo=self.memo.setdefault(-1 - number, {}))
+        return replace(self, memo=self.memo.setdefault(number, {}))
 
     def gather(self, values: Tensor) -> Tensor:
         """(S, ...) values of the settings → (B, ...) values of the rows (or a broadcastable (1, ...))."""
         return values if self.rows is None else values.index_select(0, self.rows)
 
-    def once(self, seat: object, compute: Callable[[], T]) -> T:
-        """The cached value for `seat` in this attack's memo, computed by `compute()` if it is missing."""
+    def once(self, seat: object, compute: Callable[[], T], *, what: str = "") -> T:
+        """The cached value for `seat` in this attack's memo, computed by `compute()` if it is missing.
+
+        `what` names the value if a seat has several.
+        """
         if self.memo is None:
             return compute()
-        key = id(seat)
+        key = (id(seat), what)
         if key not in self.memo:
             with torch.no_grad():
                 self.memo[key] = compute()
