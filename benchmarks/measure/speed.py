@@ -107,18 +107,25 @@ def training(times: int) -> list[dict[str, object]]:
     return rows
 
 
+def rows_of(model: Tunable, batch: int, steps: int, number: int) -> tuple[float, float]:
+    """Rows that one step trains on, and rows times steps that it attacks, by its plan; in rows at full width."""
+    widths = model.dials["width"].values if "width" in model.dials else None
+    share = {w: observe(model, model.net.image, Point(width=w)).macs for w in widths or ()}
+    trained = attacked = 0.0
+    for term in model.method.plan(batch, stream("plan", number)):
+        size = share[float(term.at["width"])] / share[1.0] if share else 1.0
+        trained += len(term.rows) * size
+        attacked += steps * len(term.rows) * size * (term.images != "clean")
+    return trained, attacked
+
+
 def passes(model: Tunable, batch: int, steps: int, number: int) -> float:
     """Passes of one step over those of PGD-AT, by its plan; unit: a forward pass of one row at full width.
 
     A pass of training is 3 (forward, and backward to weights and input), a step of the attack 2.
     """
-    widths = model.dials["width"].values if "width" in model.dials else None
-    share = {w: observe(model, model.net.image, Point(width=w)).macs for w in widths or ()}
-    total = 0.0
-    for term in model.method.plan(batch, stream("plan", number)):
-        size = share[float(term.at["width"])] / share[1.0] if share else 1.0
-        total += len(term.rows) * size * (3 + 2 * steps * (term.images != "clean"))
-    return total / (batch * (3 + 2 * steps))
+    trained, attacked = rows_of(model, batch, steps, number)
+    return (3 * trained + 2 * attacked) / (batch * (3 + 2 * steps))
 
 
 def every(times: int) -> list[dict[str, object]]:

@@ -13,6 +13,7 @@ from rheostat.nn.norms import Norm
 from rheostat.points.phase import Phase
 from rheostat.points.point import Point
 from rheostat.points.resolved import Resolved
+from rheostat.runtime.precision import full_precision, low_precision
 from rheostat.runtime.seeding import stream
 from support import images_for
 
@@ -37,6 +38,22 @@ def test_passes_of_an_attack_equal_passes_of_the_model(model: Tunable, phase: Ph
         found, slope = loss_and_gradient(model, x, point, phase, memo=True)
         assert (found - logits).abs().max() <= 1e-4 * logits.abs().max().clamp_min(1)
         assert (slope - gradient).norm() <= 1e-3 * gradient.norm().clamp_min(1e-3)
+
+
+@pytest.mark.parametrize("level", [0.0, 0.4, 1.0])
+def test_an_image_made_in_bf16_is_judged_in_fp32(level: float) -> None:
+    """Both passes share the memo of one objective, and the kernels of one must not serve the other."""
+    model = Tunable(nets.resnet(depth=8, base_width=8, image=(1, 8, 8)), compose("dual"))
+    x = torch.rand(4, 1, 8, 8)
+    expected = model(x, Point(robustness=level))
+    at = model.resolve(Point(robustness=level), x, memo=True)
+    for _ in range(2):
+        with low_precision(x.device):
+            lowered = model.read(x, at).logits
+        with full_precision():
+            judged = model.read(x, at).logits
+    torch.testing.assert_close(judged, expected)
+    assert 0 < (lowered - expected).abs().max() < 0.05 * expected.abs().max().clamp_min(1)
 
 
 def test_an_attack_at_one_point_runs_no_norm_that_follows_a_convolution(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,8 +14,9 @@ from rheostat.methods.base import Method, Stack, Term
 from rheostat.methods.composition import compose, parse_method
 from rheostat.methods.dual import Pair
 from rheostat.models.tunable import Tunable
+from rheostat.nn.affine import row_norm
 from rheostat.nn.layers import seats
-from rheostat.nn.norms import Norm, NormSet, row_norm
+from rheostat.nn.norms import Norm, NormSet
 from rheostat.points.dial_map import DialMap
 from rheostat.points.phase import Phase
 from rheostat.points.point import Point

@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from rheostat.nn.norms import Norm, row_norm
+from rheostat.nn.affine import affine_map, row_norm
+from rheostat.nn.norms import Norm
 from rheostat.points.phase import Phase
 from rheostat.points.resolved import Resolved
 
@@ -64,10 +65,12 @@ def test_half_features_are_not_copied_in_fp32(phase: Phase) -> None:
     assert [t.dtype for t in kept if t.numel() >= x.numel() and t.dtype != torch.bfloat16] == []
 
 
-@pytest.mark.parametrize("channels", [6, 40])
-def test_rows_with_their_own_affine_maps_are_normalised_in_fp32(channels: int) -> None:
+@pytest.mark.parametrize("kind", ["norm", "affine map"])
+@pytest.mark.parametrize("channels", [4, 6, 16, 40])
+def test_rows_with_their_own_affine_maps_are_those_of_fp32(channels: int, kind: str) -> None:
+    """At 4 and 16 channels neighbouring pixels are taken together; 6 do not divide a vector register."""
     generator = torch.Generator().manual_seed(2)
-    x = 3 + 2 * torch.randn(8, channels, 9, 9, generator=generator).bfloat16()
+    x = (1 + 2 * torch.randn(8, channels, 8, 8, generator=generator)).bfloat16()
     tables = torch.rand(2, 8, channels, generator=generator)
     slope = torch.linspace(-1, 1, x.numel()).reshape(x.shape).bfloat16()
     found = []
@@ -75,8 +78,11 @@ def test_rows_with_their_own_affine_maps_are_normalised_in_fp32(channels: int) -
         given = given.contiguous(memory_format=torch.channels_last).requires_grad_()
         scale, shift = (t.clone().requires_grad_() for t in tables)
         running = torch.zeros(channels), torch.ones(channels)
-        out = row_norm(given, scale, shift, *running, 0.1, 1e-5)
+        out = row_norm(given, scale, shift, *running, 0.1, 1e-5) if kind == "norm" else affine_map(given, scale, shift)
         assert out.dtype == given.dtype
+        assert out.is_contiguous(memory_format=torch.channels_last)
+        out = torch.relu_(out)
         found.append([out.detach(), *torch.autograd.grad(out, (given, scale, shift), slope.to(out.dtype)), *running])
     for half, wide in zip(*found, strict=True):
-        torch.testing.assert_close(half.float(), wide, atol=2**-6 * float(wide.abs().max()), rtol=0)
+        # A value near 0 can be on the other side of the ReLU: compare norms.
+        assert (half.float() - wide).norm() <= 0.06 * wide.norm()

@@ -10,7 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from rheostat.nn.norms import AffineSet, Norm, affine_map, widened
+from rheostat.nn.affine import affine_map, widened
+from rheostat.nn.norms import AffineSet, Norm
 from rheostat.points.resolved import Resolved
 
 

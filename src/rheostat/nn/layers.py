@@ -14,7 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from rheostat.nn.norms import Norm, affine_map, in_half
+from rheostat.nn.affine import affine_map, in_half
+from rheostat.nn.norms import Norm
 from rheostat.points.resolved import Resolved
 
 Size = int | tuple[int, int]
@@ -152,7 +153,7 @@ class Conv(nn.Module):
             found = weight * scale[:, None, None, None], shift if bias is None else torch.addcmul(shift, bias, scale)
             return (found[0].to(x.dtype), found[1].to(x.dtype)) if in_half(x) else found
 
-        return compute() if draws(self, at) else at.once(self, compute, what="merged")
+        return compute() if draws(self, at) else at.once(self, compute, what=f"merged, {x.dtype}")
 
     def _overruns(self, x: Tensor) -> bool:
         """Whether the CPU's gradient of this kernel would write past its workspace.

@@ -6,20 +6,16 @@ normalisation and one affine map.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Self
 
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 
+from rheostat.nn.affine import affine_map, row_norm, widened
 from rheostat.points.resolved import Resolved
-
-LANES = 32
-"""Numbers in half precision that a vector register of 512 bits holds."""
 
 
 class Modulation(nn.Module):
@@ -128,68 +124,6 @@ class NormSet(AffineSet):
         return centred * torch.rsqrt(var + self.eps)[:, None, None]
 
 
-def affine_map(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
-    """x·scale + shift per channel, computed in fp32 and returned in the dtype of x; scale and shift: (1, C) or (B, C).
-
-    Batch norm's kernel reads and writes half precision and computes in fp32, so that x needs no copy in fp32.
-    """
-    if scale.shape[0] == 1 and in_half(x):
-        mean, var = torch.zeros_like(scale[0]), torch.ones_like(scale[0])
-        return F.batch_norm(x, mean, var, scale[0], shift[0], False, 0.0, 0.0)
-    return torch.addcmul(shift[:, :, None, None], widened(x), scale[:, :, None, None]).to(x.dtype)
-
-
-class RowNorm(torch.autograd.Function):
-    """Batch normalisation followed by an affine map with one scale and shift per row and channel.
-
-    It computes `batch_norm(x) * scale + shift` with about half the passes over memory: the backward pass needs only
-    two sums over the pixels of each row, Σg and Σg·x̂. Statistics and sums are in fp32. For x in half precision, the
-    normalised features, scale and shift are rounded to it, as a convolution rounds its weights.
-    """
-
-    @staticmethod
-    def forward(
-        ctx: Any,
-        x: Tensor,
-        scale: Tensor,
-        shift: Tensor,
-        running_mean: Tensor,
-        running_var: Tensor,
-        momentum: float,
-        eps: float,
-    ) -> Tensor:
-        unit, zero = torch.ones_like(running_var), torch.zeros_like(running_mean)  # half precision needs both
-        normal, _, inverse = torch.native_batch_norm(x, unit, zero, running_mean, running_var, True, momentum, eps)
-        ctx.save_for_backward(normal, scale, inverse)
-        return _scaled(shift[:, :, None, None], normal, scale)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        normal, scale, inverse = ctx.saved_tensors
-        n = grad.numel() / grad.shape[1]
-        total = grad.sum((2, 3), dtype=scale.dtype)
-        along = (grad * normal).sum((2, 3), dtype=scale.dtype)
-        # Gradient of the normalisation: subtract the mean of the gradient and its component along x̂.
-        mean = -(scale * total).sum(0, keepdim=True) / n * inverse
-        slope = -(scale * along).sum(0, keepdim=True) / n * inverse
-        out = _scaled(affine_map(normal, slope, mean), grad, scale * inverse)
-        return out, along, total, None, None, None, None
-
-
-def _scaled(shift: Tensor, x: Tensor, scale: Tensor) -> Tensor:
-    """shift + x·scale in the dtype of x, for (B, C) scale; shift is (B, C, 1, 1) or has the shape of x.
-
-    In half precision scale is rounded. The kernel does not vectorise there over fewer than `LANES` channels, for which
-    fp32 is twice as fast, its copies included.
-    """
-    dtype = torch.float32 if in_half(x) and x.shape[1] < LANES else x.dtype
-    return torch.addcmul(shift.to(dtype), x.to(dtype), scale[:, :, None, None].to(dtype)).to(x.dtype)
-
-
-row_norm: Callable[..., Tensor] = RowNorm.apply
-
-
 class Norm(nn.Module):
     """Batch normalisation seat, and the base class of the seats in `feature_norms`.
 
@@ -236,13 +170,3 @@ class Norm(nn.Module):
             assert isinstance(chosen, NormSet)
             return chosen.normalise(x, scale, shift, at)
         return affine_map(x, scale, shift)
-
-
-def in_half(x: Tensor) -> bool:
-    """Whether x is in half precision."""
-    return x.dtype in (torch.bfloat16, torch.float16)
-
-
-def widened(x: Tensor) -> Tensor:
-    """x in fp32 if it is in half precision, because norms compute in fp32 or wider."""
-    return x.float() if in_half(x) else x

@@ -1,0 +1,146 @@
+"""Training steps against their passes at the speed of the plain network → results/step-limit.jsonl.
+
+`python benchmarks/measure/step_limit.py` on an idle machine. The plain network has the same layers in plain PyTorch
+(`plain_nets`), in the same layout, precision and number of threads. Two of its passes are timed: one of training
+(forward, and backward to the weights) and one of an attack (in eval, forward, and backward to the images alone). A
+step's passes are those of the method's plan with one step of N-FGSM; at widths, by the share of multiplications. A
+ratio of 1 means that conditioning, norms of both kinds and bookkeeping cost nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from plain_nets import plain_resnet
+from speed import row, rows_of, show
+from timed_steps import interleaved, stepper
+from torch import nn
+
+from rheostat import nets
+from rheostat.attacks import Attack
+from rheostat.methods.composition import compose
+from rheostat.models.tunable import Tunable
+from rheostat.results.timings import write_timings
+from rheostat.runtime.allocator import keep_freed_memory
+from rheostat.runtime.precision import low_precision, native_bf16
+
+RESULTS = Path(__file__).parents[1] / "results" / "step-limit.jsonl"
+ATTACK = Attack("n-fgsm", 8 / 255, 1, drop=False)
+
+
+@dataclass(frozen=True)
+class Case:
+    """A network, the size of its batch, and the goal of each method."""
+
+    depth: int
+    width: int
+    image: tuple[int, int, int]
+    batch: int
+    bars: dict[str, float]
+
+
+WIDE = {"dual": 0.85, "float": 1.0, "oat": 1.0, "smart": 1.0, "oats": 1.25}
+NARROW = {"dual": 1.10, "float": 1.10, "oat": 1.10, "smart": 1.10, "oats": 1.25}
+CASES = {
+    "narrow ResNet-8": Case(8, 16, (1, 28, 28), 128, NARROW),
+    "ResNet-20": Case(20, 16, (3, 32, 32), 128, NARROW),
+    "ResNet-18, width 32": Case(18, 32, (3, 32, 32), 128, WIDE),
+    "ResNet-18": Case(18, 64, (3, 32, 32), 64, WIDE),
+}
+
+
+def scope(low: bool) -> contextlib.AbstractContextManager[object]:
+    return low_precision(torch.device("cpu")) if low else contextlib.nullcontext()
+
+
+def training_pass(net: nn.Module, x: torch.Tensor, y: torch.Tensor, low: bool) -> float:
+    """Seconds of one forward and backward in training."""
+    net.train().requires_grad_()
+    started = time.perf_counter()
+    with scope(low):
+        loss = F.cross_entropy(net(x).float(), y)
+    loss.backward()
+    return time.perf_counter() - started
+
+
+def attack_pass(net: nn.Module, x: torch.Tensor, y: torch.Tensor, low: bool) -> float:
+    """Seconds of one forward and backward to the images in eval."""
+    net.eval().requires_grad_(False)
+    given = x.detach().clone(memory_format=torch.channels_last).requires_grad_()
+    started = time.perf_counter()
+    with scope(low):
+        loss = F.cross_entropy(net(given).float(), y)
+    torch.autograd.grad(loss, given)
+    return time.perf_counter() - started
+
+
+def measured(name: str, times: int, threads: int, low: bool) -> list[dict[str, object]]:
+    """One row for each method on one network in one precision."""
+    case = CASES[name]
+    plain = plain_resnet(case.depth, case.width, case.image[0]).to(memory_format=torch.channels_last)
+    x = torch.rand(case.batch, *case.image).contiguous(memory_format=torch.channels_last)
+    y = torch.randint(0, 10, (case.batch,))
+    seconds: dict[str, list[float]] = {"train": [], "attack": []}
+
+    def timed(what: str, run: Callable[..., float]) -> Callable[[int], float]:
+        def once(number: int) -> float:
+            seconds[what].append(run(plain, x, y, low))
+            return 0.0
+
+        return once
+
+    def build() -> nets.Net:
+        return nets.resnet(depth=case.depth, base_width=case.width, image=case.image)
+
+    runs = {p: stepper(build(), p, case.batch, ATTACK, low=low) for p in case.bars}
+    # The plain network takes its turns among the methods, so that all see the same machine.
+    found = interleaved(
+        {"plain training": timed("train", training_pass), "plain attack": timed("attack", attack_pass), **runs}, times
+    )
+    rows = []
+    for paper, bar in case.bars.items():
+        model = Tunable(build(), compose(paper))
+        values = []
+        for number, (took, _) in enumerate(found[paper], start=1):
+            trained, attacked = rows_of(model, case.batch, ATTACK.steps, number)
+            limit = (trained * seconds["train"][number] + attacked * seconds["attack"][number]) / case.batch
+            values.append(took / limit)
+        precision = "bf16" if low else "fp32"
+        speed = case.batch / statistics.median(t for t, _ in found[paper])
+        rows.append(
+            row(f"{name}, {precision}: step ÷ its passes", paper, "plain", values, bar=bar, images_per_second=speed)
+        )
+        rows[-1] |= {"batch": case.batch, "threads": threads, "native": native_bf16(torch.device("cpu"))}
+        show(rows[-1])
+    return rows
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--times", type=int, default=10, help="interleaved repetitions")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--net", action="append", choices=list(CASES), help="default: all")
+    parser.add_argument("--out", type=Path, default=RESULTS)
+    options = parser.parse_args()
+    keep_freed_memory()
+    torch.set_num_threads(options.threads)
+    rows = [
+        r
+        for name in options.net or CASES
+        for low in (True, False)
+        for r in measured(name, options.times, options.threads, low)
+    ]
+    write_timings(options.out, rows)
+    print(f"wrote {options.out}")
+
+
+if __name__ == "__main__":
+    main()
