@@ -1,7 +1,7 @@
 """The naive rival: weights interpolated between a standard and a robust network that were trained without each other.
 
 `python benchmarks/measure/naive_segment.py [--data cifar10] [--seed 0]` trains two networks apart (other seeds, as a
-user who has both would), and two fine-tuned from one ancestor that was trained as the standard one. At eleven λ it
+user who has both would), and two fine-tuned from one ancestor that was trained as the standard one. At five λ it
 interpolates all their tensors, re-estimates the norms on training images and measures the network that this makes. Rows
 go to results/naive-segment.jsonl, as naive-DATA-apart-sSEED-λ and naive-DATA-ancestor-sSEED-λ.
 """
@@ -36,7 +36,7 @@ from rheostat.training.step import Step, batches, sgd, training_attack
 RESULTS = Path(__file__).parents[1] / "results" / "naive-segment.jsonl"
 CIFAR = ("data.name=cifar10", "attack.eps=8/255", "attack.step_size=5.6/255")
 ATTACKS = "pgd20,pgd50-margin"
-POINTS = 11
+POINTS = 5
 
 
 def recipe_of(options: argparse.Namespace, level: float, seed: int, epochs: int) -> Recipe:
@@ -94,7 +94,7 @@ def main() -> None:
     parser.add_argument("--data-dir", type=Path, default=None)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--epochs", type=int, default=6, help="of each network, its ancestor's included")
-    parser.add_argument("--examples", type=int, default=1000)
+    parser.add_argument("--examples", type=int, default=500)
     parser.add_argument("--set", action="append", default=[], help="a change of the recipe, section.key=value")
     parser.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args()

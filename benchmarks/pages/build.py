@@ -50,7 +50,7 @@ RESULTS = ROOT / "benchmarks" / "results"
 OTHERS = (
     *("speed", "costs", "believe", "serve", "serve-trace", "exit-latency", "exports", "alphas", "l2", "margin"),
     *("variants", "precision", "rivals", "naive-segment", "adopted", "adopted-speed", "square"),
-    *("runtimes", "precision-speed", "search"),
+    *("runtimes", "precision-speed", "step-limit", "search"),
 )
 """Files whose rows are not evaluations along a dial."""
 
@@ -219,6 +219,7 @@ def build(out: Path) -> None:
             precisions.section(read["precision"], RESULTS),
             precisions.attacks(read["precision"], RESULTS),
             latencies.steps(read["precision-speed"]),
+            latencies.limits(read["step-limit"]),
             "## Training time (one thread, machine shared with other runs)\n",
             table(["run", "seconds"], [[k, f"{v:.0f}"] for k, v in seconds.items()]),
             timings.speed(read["speed"]),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import claims
 from markdown import table
 from plain import Row
 
@@ -51,4 +52,32 @@ def steps(rows: list[Row]) -> str:
         f"{title}`dual` with N-FGSM, batch {first['batch']}, {first['threads']} thread(s), "
         f"{first['hardware']['device']}; the chip multiplies bf16 natively: {'yes' if first['native'] else 'no'}.\n\n"
         + table(head, body)
+    )
+
+
+def limits(rows: list[Row]) -> str:
+    """The rows of `benchmarks/measure/step_limit.py`."""
+    title = "## Training steps against their passes (`python benchmarks/measure/step_limit.py`)\n\n"
+    if not rows:
+        return title + "Not yet run.\n"
+    body = [
+        [
+            r["name"].partition(":")[0],
+            r["a"],
+            "{median:.2f} [{low:.2f}, {high:.2f}]".format(**r["ratio"]),
+            *claims.bar(r),
+            f"{r['images_per_second']:.0f}",
+            str(r["batch"]),
+            str(r["n"]),
+        ]
+        for r in rows
+    ]
+    head = ["network, precision", "method", "step ÷ its passes [quartiles]", "goal", "", "images/s", "batch", "n"]
+    first = rows[0]
+    return (
+        f"{title}A step's time over the time of its passes in the same network of plain PyTorch layers, in the same "
+        "precision: passes of training, and of N-FGSM's one step, in eval and without gradients to the weights. 1 "
+        "means that conditioning, norms and bookkeeping cost nothing. Attacks merge norms into convolutions, which can "
+        f"bring it below 1. {first['threads']} thread(s), {first['hardware']['device']}; the chip multiplies bf16 "
+        f"natively: {'yes' if first['native'] else 'no'}.\n\n" + table(head, body)
     )
