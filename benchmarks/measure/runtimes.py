@@ -28,7 +28,7 @@ from rheostat.models.folding import fold
 from rheostat.models.tunable import Tunable
 from rheostat.points.point import Point
 from rheostat.results.machine import hardware
-from rheostat.results.timings import write_timings
+from rheostat.results.timings import merge_timings
 from rheostat.runtime.allocator import keep_freed_memory
 
 RESULTS = Path(__file__).parents[1] / "results" / "runtimes.jsonl"
@@ -115,13 +115,10 @@ def main() -> None:
     keep_freed_memory()
     torch.set_num_threads(options.threads)
     batches = tuple(options.batch or BATCHES)
-    rows = [
-        row
-        for net in options.net or NETS
-        for part in options.part or PARTS
-        for row in measured(net, part, batches, options.seconds, options.threads)
-    ]
-    write_timings(options.out, rows)
+    for net in options.net or NETS:
+        for part in options.part or PARTS:
+            rows = measured(net, part, batches, options.seconds, options.threads)
+            merge_timings(options.out, rows, key=("name", "batch"))
     print(f"wrote {options.out}")
 
 

@@ -28,7 +28,7 @@ from rheostat import nets
 from rheostat.attacks import Attack
 from rheostat.methods.composition import compose
 from rheostat.models.tunable import Tunable
-from rheostat.results.timings import write_timings
+from rheostat.results.timings import merge_timings
 from rheostat.runtime.allocator import keep_freed_memory
 from rheostat.runtime.precision import low_precision, native_bf16
 
@@ -132,13 +132,9 @@ def main() -> None:
     options = parser.parse_args()
     keep_freed_memory()
     torch.set_num_threads(options.threads)
-    rows = [
-        r
-        for name in options.net or CASES
-        for low in (True, False)
-        for r in measured(name, options.times, options.threads, low)
-    ]
-    write_timings(options.out, rows)
+    for name in options.net or CASES:
+        for low in (True, False):
+            merge_timings(options.out, measured(name, options.times, options.threads, low), key=("name", "a"))
     print(f"wrote {options.out}")
 
 

@@ -6,7 +6,7 @@ They are not rows of an evaluation: they have no tier, and `read_rows` refuses t
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,3 +34,18 @@ def holds_timings(path: str | Path) -> bool:
 def write_timings(path: str | Path, timings: Iterable[Mapping[str, Any]]) -> None:
     """Write all timings of a file atomically."""
     write_text(Path(path), "".join(json.dumps(t) + "\n" for t in timings))
+
+
+def merge_timings(path: str | Path, timings: Iterable[Mapping[str, Any]], *, key: Sequence[str]) -> None:
+    """Add timings to a file atomically, in place of those with equal values of the fields `key`.
+
+    Only lines of the same hardware stay, so that one table compares one machine. A script that calls this after each
+    measurement loses nothing when it is killed.
+    """
+    new = {tuple(t.get(name) for name in key): dict(t) for t in timings}
+    if not new:
+        return
+    hardware = next(iter(new.values())).get("hardware")
+    kept = [t for t in read_timings(path) if t.get("hardware") == hardware]
+    old = {tuple(t.get(name) for name in key): t for t in kept}
+    write_timings(path, {**old, **new}.values())
