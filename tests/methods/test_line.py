@@ -189,6 +189,10 @@ def test_an_adopted_network_gets_a_line() -> None:
 def test_what_does_not_go_together_is_named() -> None:
     with pytest.raises(ValueError, match=r"line: norms 'affine' needs one norm set, and dual has two; give sets=1"):
         narrow(Dual(), Line(norms="affine"))
+    with pytest.raises(ValueError, match=r'line: norms "banked" blends two norm sets, and dual has one; give sets=2'):
+        Tunable(nets.resnet(depth=8, base_width=8, image=(1, 8, 8)), compose("line", norms="banked"))
+    with pytest.raises(ValueError, match=r'lora: norms "banked" blends two norm sets'):
+        narrow(Dual(sets=1), Lora())
     with pytest.raises(ValueError, match="both claim the weight segment"):
         Stack(Dual(), Line(), Lora())
     with pytest.raises(ValueError, match="reads the dial 'robustness'"):

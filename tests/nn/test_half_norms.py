@@ -86,3 +86,9 @@ def test_rows_with_their_own_affine_maps_are_those_of_fp32(channels: int, kind: 
     for half, wide in zip(*found, strict=True):
         # A value near 0 can be on the other side of the ReLU: compare norms.
         assert (half.float() - wide).norm() <= 0.06 * wide.norm()
+
+
+@pytest.mark.parametrize("channels", [4, 40])
+def test_no_rows_are_no_error(channels: int) -> None:
+    x = torch.zeros(0, channels, 8, 8).bfloat16().contiguous(memory_format=torch.channels_last)
+    assert affine_map(x, torch.zeros(0, channels), torch.zeros(0, channels)).shape == x.shape

@@ -15,6 +15,7 @@ import pytest
 import torch
 
 from rheostat import data
+from rheostat.methods import compose
 from rheostat.runtime.distributed import Ranks
 from rheostat.runtime.files import read_tensors
 from rheostat.runtime.seeding import stream
@@ -154,6 +155,16 @@ def test_one_process_trains_in_a_folder(tmp_path: Path) -> None:
         assert not (tmp_path / "recipe.json").exists()
         other.kill()
     train(recipe("train.max_steps=2"), out=tmp_path)
+
+
+def test_a_checkpoint_of_a_method_with_other_defaults_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The recipe says the same, and the network that it builds is another one."""
+    train(recipe("train.max_steps=2"), out=tmp_path)
+    monkeypatch.setattr(Recipe, "stack", lambda self: compose("dual"))
+    with pytest.raises(ValueError, match="another network than this recipe builds now"):
+        train(recipe("train.max_steps=2"), out=tmp_path)
 
 
 def test_a_checkpoint_of_another_recipe_is_refused(tmp_path: Path) -> None:

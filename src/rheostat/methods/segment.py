@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from rheostat.methods.base import Term
 from rheostat.nets.base import Net
 from rheostat.nn.layers import Conv, Dense, Seat, seats
-from rheostat.nn.norms import Modulation, Norm, NormSet
+from rheostat.nn.norms import AffineSet, Modulation, Norm, NormSet
 from rheostat.points.point import Point
 from rheostat.points.resolved import Level, Resolved
 from rheostat.runtime.choices import check_choice
@@ -98,22 +98,26 @@ def check_segment(who: str, norms: str, plan: str) -> None:
 
 
 def install_norms(net: Net, who: str, norms: str) -> None:
-    """Prepare every norm for the mode `norms`; ValueError if another method's norm bank contradicts it."""
-    if norms == "banked":
-        return
-    plain = [
+    """Prepare every norm for the mode `norms`; ValueError if the number of norm sets contradicts it."""
+    found = [
         (parent, name, child)
         for parent in list(net.modules())
         for name, child in parent.named_children()
-        if isinstance(child, NormSet)
+        if isinstance(child, AffineSet)
     ]
-    if any(name == "adversarial" for _, name, _ in plain):
-        raise ValueError(f"{who}: norms {norms!r} needs one norm set, and dual has two; give sets=1")
+    banked = any(name == "adversarial" for _, name, _ in found)
+    if norms == "banked":
+        if found and not banked:
+            raise ValueError(f'{who}: norms "banked" blends two norm sets, and dual has one; give sets=2')
+        return
+    if banked:
+        raise ValueError(f'{who}: norms {norms!r} needs one norm set, and dual has two; give sets=1, or norms="banked"')
     for norm in seats(net, Norm):
         norm.modulations.append(Tilt(norm.channels))
     if norms == "re-estimated":
-        for parent, name, child in plain:
-            setattr(parent, name, Knots(child))
+        for parent, name, child in found:
+            if isinstance(child, NormSet):
+                setattr(parent, name, Knots(child))
 
 
 def weighted(net: nn.Module) -> Iterator[Seat]:

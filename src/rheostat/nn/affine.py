@@ -1,6 +1,7 @@
 """Affine maps of feature maps, one for the batch or one for each row, and batch norm followed by one for each row.
 
-They compute in fp32 or wider and return the dtype of the features, without a copy of half-precision features in fp32.
+They return the dtype of the features, without a copy of half-precision features in fp32. Statistics and the shared map
+are computed in fp32 or wider; maps of single rows, and sums over pixels, round their results to half precision.
 """
 
 from __future__ import annotations
@@ -31,11 +32,12 @@ def affine_map(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
     """x·scale + shift per channel in the dtype of x; scale and shift are (1, C), or (B, C) if the rows differ.
 
     In half precision, one scale and shift go through batch norm's kernel, which reads and writes half precision and
-    computes in fp32. With one for each row they are rounded to half precision, as x was.
+    computes in fp32. With one for each row they are rounded to half precision, as x was: an error of 0.4 % of a mean
+    much larger than its deviation is then large, which matters to gradients of an attack and to no judgement.
     """
     if not in_half(x):
         return torch.addcmul(shift[:, :, None, None], x, scale[:, :, None, None])
-    if scale.shape[0] > 1:
+    if scale.shape[0] != 1:
         return row_affine(x, scale, shift)
     mean, var = torch.zeros_like(scale[0]), torch.ones_like(scale[0])
     return F.batch_norm(x, mean, var, scale[0], shift[0], False, 0.0, 0.0)
@@ -46,7 +48,7 @@ def scaled(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
     """x·scale + shift in the dtype of x; scale is (B, C), shift is too or is as large as x. No gradients."""
     scale, shift = scale.to(x.dtype), shift.to(x.dtype)
     pixels = _together(x)
-    if pixels == 1:
+    if pixels == 1 or len(x) == 0:
         return torch.addcmul(shift if shift.ndim == 4 else shift[:, :, None, None], x, scale[:, :, None, None])
 
     def flat(t: Tensor) -> Tensor:
@@ -82,7 +84,7 @@ def _over_pixels(x: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 class RowAffine(torch.autograd.Function):
-    """x·scale + shift with (B, C) scale and shift, for x in half precision."""
+    """x·scale + shift with (B, C) scale and shift, for x in half precision. First derivatives only."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
@@ -105,8 +107,8 @@ class RowNorm(torch.autograd.Function):
     """Batch normalisation followed by an affine map with one scale and shift per row and channel.
 
     It computes `batch_norm(x) * scale + shift` with about half the passes over memory: the backward pass needs only
-    two sums over the pixels of each row, Σg and Σg·x̂. Statistics and sums are in fp32. For x in half precision, the
-    normalised features, scale and shift are rounded to it, as a convolution rounds its weights.
+    two sums over the pixels of each row, Σg and Σg·x̂. For x in half precision, statistics are in fp32; normalised
+    features, scale, shift and both sums are rounded, as a convolution rounds its weights. First derivatives only.
     """
 
     @staticmethod

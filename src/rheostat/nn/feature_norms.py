@@ -18,8 +18,6 @@ from rheostat.points.resolved import Resolved
 class FeatureNorm(Norm):
     """A norm seat whose sources are affine sets; subclasses normalise."""
 
-    affine_in_eval = False
-
     def __init__(self, channels: int, *, eps: float = 1e-5, conditioned: bool = True) -> None:
         super().__init__(channels, conditioned=conditioned)
         self.eps = eps

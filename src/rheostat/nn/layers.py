@@ -22,7 +22,7 @@ Size = int | tuple[int, int]
 Parts = tuple[tuple[Tensor, Tensor | None], ...]
 """A kernel as a weighted sum: tensors, each with a factor per setting (S,), or None for the factor 1."""
 Affine = tuple[Tensor, Tensor]
-"""Scale and shift of each channel, (1, C) each, or (B, C) if the rows differ."""
+"""Scale and shift of each channel, (1, C) each; of a kernel, its weight and bias."""
 
 
 class Transform(nn.Module):
@@ -116,7 +116,7 @@ class Conv(nn.Module):
     def forward(self, x: Tensor, at: Resolved, affine: Affine | None = None) -> Tensor:
         """(B, C, H, W) → (B, C', H', W'). The input may have fewer channels than the seat (slimming).
 
-        `affine` maps the output: it becomes part of the kernel if all rows have the same (see `normed`).
+        `affine`, the same for all rows, maps the output; it becomes part of the kernel (see `normed`).
         """
         if self.exact and not x.is_meta and torch.is_autocast_enabled(x.device.type):
             with torch.autocast(x.device.type, enabled=False):
@@ -137,7 +137,7 @@ class Conv(nn.Module):
         first, amount = parts[0]
         bias = None if self.bias is None else self.bias[: first.shape[0]]
         if len(parts) == 1 and amount is None:
-            if affine is not None and affine[0].shape[0] == 1:
+            if affine is not None:
                 return product(*self._merged(first, bias, affine, at, x))
             out = product(first, bias)
         else:
@@ -174,12 +174,16 @@ class Conv(nn.Module):
 def normed(conv: Conv, norm: Norm, x: Tensor, at: Resolved) -> Tensor:
     """norm(conv(x)): (B, C, H, W) → (B, C', H', W').
 
-    In the passes of an attack, which share their weights, the norm's affine map becomes part of the kernel, once for
-    all passes: this saves reading and writing the features for each norm, forward and backward.
+    The passes of an attack share their weights. There the affine map of a norm becomes part of the kernel, once for all
+    passes, if the pass has one setting: this saves reading and writing the features for each norm, forward and
+    backward. Forward hooks of such a norm do not run in an attack; those of its convolution see normalised features.
     """
-    if at.memo is None or at.training or not norm.affine_in_eval:
-        return norm(conv(x, at), at)
-    return conv(x, at, norm.affine(at))
+    plain = type(norm).forward is Norm.forward and type(conv).forward is Conv.forward
+    if plain and at.memo is not None and not at.training:
+        affine = norm.settings(at)
+        if affine[0].shape[0] == 1:
+            return conv(x, at, affine)
+    return norm(conv(x, at), at)
 
 
 def _pair(size: Size) -> tuple[int, int]:

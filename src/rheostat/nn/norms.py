@@ -127,11 +127,8 @@ class NormSet(AffineSet):
 class Norm(nn.Module):
     """Batch normalisation seat, and the base class of the seats in `feature_norms`.
 
-    `conditioned` is False for norms that FiLM skips (shortcuts, the last norm of a WRN). `affine_in_eval` says that
-    the seat is only an affine map outside training.
+    `conditioned` is False for norms that FiLM skips (shortcuts, the last norm of a WRN).
     """
-
-    affine_in_eval = True
 
     def __init__(self, channels: int, *, conditioned: bool = True) -> None:
         super().__init__()
@@ -151,16 +148,17 @@ class Norm(nn.Module):
         scale, shift = self.source.table(at)
         return self.modulated(scale, shift, at)
 
-    def affine(self, at: Resolved) -> tuple[Tensor, Tensor]:
-        """Scale and shift of this pass: (1, C), or (B, C) if the rows differ."""
+    def settings(self, at: Resolved) -> tuple[Tensor, Tensor]:
+        """Scale and shift of each setting of this pass, (S, C)."""
         if at.training:
             chosen = self.source.pick(at)
-            scale, shift = self.modulated(chosen.weight[None], chosen.bias[None], at)
-        else:
-            scale, shift = at.once(self, lambda: self.table(at))
-        if scale.shape[0] > 1:
-            scale, shift = at.gather(scale), at.gather(shift)
-        return scale, shift
+            return self.modulated(chosen.weight[None], chosen.bias[None], at)
+        return at.once(self, lambda: self.table(at))
+
+    def affine(self, at: Resolved) -> tuple[Tensor, Tensor]:
+        """Scale and shift of this pass: (1, C), or (B, C) if the rows differ."""
+        scale, shift = self.settings(at)
+        return (scale, shift) if scale.shape[0] == 1 else (at.gather(scale), at.gather(shift))
 
     def forward(self, x: Tensor, at: Resolved) -> Tensor:
         """(B, C, H, W) → the same shape; computed in fp32, returned in the dtype of x."""

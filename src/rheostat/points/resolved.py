@@ -117,7 +117,8 @@ class Resolved:
             return compute()
         key = (id(seat), what)
         if key not in self.memo:
-            with torch.no_grad():
+            # Not in bf16: the value also serves passes in fp32, which judge.
+            with torch.no_grad(), torch.autocast("cpu", enabled=False), torch.autocast("cuda", enabled=False):
                 self.memo[key] = compute()
         kept: T = self.memo[key]
         return kept

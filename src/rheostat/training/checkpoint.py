@@ -110,7 +110,13 @@ def restore(path: Path, state: State, fingerprint: str) -> None:
     for key, value in tensors.items():
         group, _, name = key.partition("/")
         groups.setdefault(group, {})[name] = value
-    state.model.load_state_dict(groups["model"])
+    try:
+        state.model.load_state_dict(groups["model"])
+    except RuntimeError as error:
+        raise ValueError(
+            f"{path} holds another network than this recipe builds now, perhaps because the method's defaults changed "
+            "since; choose another --out, or --fresh to start over (in Python: out=, fresh=True)"
+        ) from error
     device = next(state.model.parameters()).device
     parameters = dict(state.model.named_parameters())
     kept_tensors = {MOMENTUM + k: v for k, v in groups.get("momentum", {}).items()} | groups.get("optimiser", {})
