@@ -128,9 +128,10 @@ def barriers(rows: list[Row], results: Path) -> str:
     ]
     return (
         "### The naive rival\n\nThe weights, biases and norms of a standard and a robust network are interpolated. At "
-        "each λ, the statistics are estimated again on training images (`benchmarks/measure/naive_segment.py`). Networks "
-        "trained apart have 6 epochs each; those fine-tuned from one ancestor share its 3 epochs of standard training and "
-        "have 3 of their own. There is a barrier if the middle lies below the mean of the ends.\n\n" + table(head, body)
+        "each λ, the statistics are estimated again on training images (`benchmarks/measure/naive_segment.py`). "
+        "Networks trained apart have 6 epochs each. Those fine-tuned from one ancestor share its 3 epochs of standard "
+        "training and have 3 of their own. There is a barrier if the middle lies below the mean of the ends.\n\n"
+        + table(head, body)
     )
 
 
