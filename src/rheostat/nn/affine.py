@@ -32,8 +32,8 @@ def affine_map(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
     """x·scale + shift per channel in the dtype of x; scale and shift are (1, C), or (B, C) if the rows differ.
 
     In half precision, one scale and shift go through batch norm's kernel, which reads and writes half precision and
-    computes in fp32. With one for each row they are rounded to half precision, as x was: an error of 0.4 % of a mean
-    much larger than its deviation is then large, which matters to gradients of an attack and to no judgement.
+    computes in fp32. With one for each row they are rounded to half precision, as x was. Where a channel's mean is much
+    larger than its deviation, this rounding is a large error; only gradients of attacks see it, as judgements are fp32.
     """
     if not in_half(x):
         return torch.addcmul(shift[:, :, None, None], x, scale[:, :, None, None])
