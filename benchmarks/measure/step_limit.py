@@ -10,7 +10,6 @@ ratio of 1 means that conditioning, norms of both kinds and bookkeeping cost not
 from __future__ import annotations
 
 import argparse
-import contextlib
 import statistics
 import time
 from collections.abc import Callable
@@ -21,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from plain_nets import plain_resnet
 from speed import row, rows_of, show
-from timed_steps import interleaved, stepper
+from timed_steps import interleaved, scope, stepper
 from torch import nn
 
 from rheostat import nets
@@ -30,7 +29,7 @@ from rheostat.methods.composition import compose
 from rheostat.models.tunable import Tunable
 from rheostat.results.timings import merge_timings
 from rheostat.runtime.allocator import keep_freed_memory
-from rheostat.runtime.precision import low_precision, native_bf16
+from rheostat.runtime.precision import native_bf16
 
 RESULTS = Path(__file__).parents[1] / "results" / "step-limit.jsonl"
 ATTACK = Attack("n-fgsm", 8 / 255, 1, drop=False)
@@ -55,10 +54,6 @@ CASES = {
     "ResNet-18, width 32": Case(18, 32, (3, 32, 32), 128, WIDE),
     "ResNet-18": Case(18, 64, (3, 32, 32), 64, WIDE),
 }
-
-
-def scope(low: bool) -> contextlib.AbstractContextManager[object]:
-    return low_precision(torch.device("cpu")) if low else contextlib.nullcontext()
 
 
 def training_pass(net: nn.Module, x: torch.Tensor, y: torch.Tensor, low: bool) -> float:

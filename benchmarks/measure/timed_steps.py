@@ -23,6 +23,11 @@ def pgd(steps: int, eps: float = 0.1) -> Attack:
     return Attack("pgd", eps, steps, training_step_size(eps, steps), drop=False)
 
 
+def scope(low: bool) -> contextlib.AbstractContextManager[object]:
+    """Products on the CPU in bf16 if `low`, else as they are."""
+    return low_precision(torch.device("cpu")) if low else contextlib.nullcontext()
+
+
 def stepper(net: nets.Net, paper: str, batch: int, attack: Attack, *, low: bool = False) -> Callable[[int], float]:
     """A function that makes one training step, `low` in bf16, and returns its seconds outside forward and backward."""
     model = Tunable(net, compose(paper)).to_layout(torch.channels_last)
@@ -41,7 +46,7 @@ def stepper(net: nets.Net, paper: str, batch: int, attack: Attack, *, low: bool 
         terms = model.method.plan(batch, stream("plan", number))
         optimiser.zero_grad(set_to_none=False)
         outside += time.perf_counter() - start
-        with low_precision(x.device) if low else contextlib.nullcontext():
+        with scope(low):
             step.backward(terms, x, y, batch=batch, seed=("bench", number))
         start = time.perf_counter()
         optimiser.step()

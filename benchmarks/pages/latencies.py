@@ -48,11 +48,7 @@ def steps(rows: list[Row]) -> str:
     ]
     first = rows[0]
     head = ["network", "seconds, bf16 ÷ fp32 [quartiles]", "images/s, fp32", "images/s, bf16", "n"]
-    return (
-        f"{title}`dual` with N-FGSM, batch {first['batch']}, {first['threads']} thread(s), "
-        f"{first['hardware']['device']}; the chip multiplies bf16 natively: {'yes' if first['native'] else 'no'}.\n\n"
-        + table(head, body)
-    )
+    return f"{title}`dual` with N-FGSM, batch {first['batch']}, {_machine(first)}.\n\n" + table(head, body)
 
 
 def limits(rows: list[Row]) -> str:
@@ -73,11 +69,15 @@ def limits(rows: list[Row]) -> str:
         for r in rows
     ]
     head = ["network, precision", "method", "step ÷ its passes [quartiles]", "goal", "", "images/s", "batch", "n"]
-    first = rows[0]
     return (
         f"{title}A step's time over the time of its passes in the same network of plain PyTorch layers, in the same "
         "precision: passes of training, and of N-FGSM's one step, in eval and without gradients to the weights. 1 "
         "means that conditioning, norms and bookkeeping cost nothing. Attacks merge norms into convolutions, which can "
-        f"bring it below 1. {first['threads']} thread(s), {first['hardware']['device']}; the chip multiplies bf16 "
-        f"natively: {'yes' if first['native'] else 'no'}.\n\n" + table(head, body)
+        f"bring it below 1. {_machine(rows[0])}.\n\n" + table(head, body)
     )
+
+
+def _machine(row: Row) -> str:
+    """What a row of steps was measured on."""
+    native = "yes" if row["native"] else "no"
+    return f"{row['threads']} thread(s), {row['hardware']['device']}; the chip multiplies bf16 natively: {native}"
