@@ -146,9 +146,11 @@ class Search:
                     study.tell(trial.number, state=optuna.trial.TrialState.FAIL)
                     _again(study, trial)
             while (ended := len(study.get_trials(deepcopy=False, states=states))) < trials:
-                # Each trial's sampler has its own seed, so a resumed search draws the same values.
+                # Each trial's sampler has its own seed, so a resumed search draws the same values. Trials that other
+                # workers are training count as well: two workers that start together draw different values.
+                others = len(study.get_trials(deepcopy=False, states=[optuna.trial.TrialState.RUNNING]))
                 study.sampler = optuna.samplers.TPESampler(
-                    seed=seed_of(self.seed, "trial", ended) % 2**32, n_startup_trials=4
+                    seed=seed_of(self.seed, "trial", ended + others) % 2**32, n_startup_trials=4
                 )
                 try:
                     study.optimize(self.one, n_trials=1, callbacks=[self._ended])
