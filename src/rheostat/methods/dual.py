@@ -57,12 +57,14 @@ class Dual(Method):
     `sets` is 2, or 1 for the ablation without a bank. `between` selects the set for 0 < λ < 1 in eval: "at-0" the
     adversarial set above 0 (OAT), "at-0.1" from 0.1 on (FLOAT's public code), "at-0.5" from 0.5 on, "at-0.6" from
     0.6 on (that code's two-sided rule), "blend" a mixture of both affine maps (ours, the default). Training always
-    uses the adversarial set above 0. Without another method, `Dual` trains in halves: even rows of the (shuffled)
-    batch clean at λ = 0, odd rows adversarial at λ = 1, so that every rank has both.
+    uses the adversarial set above 0. Unless another method has a plan of its own, `attacked` is the fraction of the
+    (shuffled) batch that trains adversarially at λ = 1; the other rows train clean at λ = 0. Attacked rows are spread
+    evenly over the batch, so that every rank has both; at 1/2 (OAT's and FLOAT's code) they are the odd rows.
     """
 
     sets: int = 2
     between: str = "blend"
+    attacked: float = 0.5
 
     seam = 10
     claims = "norm bank"
@@ -72,6 +74,8 @@ class Dual(Method):
         if self.sets not in (1, 2):
             raise ValueError(f"dual: sets must be 1 or 2, given {self.sets}")
         check_choice("dual", "between", self.between, BETWEEN)
+        if not 0 < self.attacked < 1:
+            raise ValueError(f"dual: attacked must be above 0 and below 1, given {self.attacked:g}")
 
     def dials(self) -> tuple[Dial, ...]:
         return (Dial(name="robustness", rest=0.0),)
@@ -105,7 +109,11 @@ class Dual(Method):
         return at
 
     def plan(self, batch: int, generator: torch.Generator) -> list[Term]:
-        return [
-            Term(torch.arange(0, batch, 2), Point(robustness=0.0)),
-            Term(torch.arange(1, batch, 2), Point(robustness=1.0), images="adversarial"),
+        # Row i is attacked if the number of attacked rows up to it, rounded down, rises at it.
+        number = (torch.arange(batch + 1, dtype=torch.float64) * self.attacked + 1e-9).floor()
+        attacked = number.diff() > 0
+        terms = [
+            Term((~attacked).nonzero()[:, 0], Point(robustness=0.0)),
+            Term(attacked.nonzero()[:, 0], Point(robustness=1.0), images="adversarial"),
         ]
+        return [term for term in terms if len(term.rows)]
