@@ -230,6 +230,25 @@ def test_a_plan_has_one_owner() -> None:
 
 
 @pytest.mark.parametrize(
+    ("attacked", "batch", "expected"),
+    [
+        (0.5, 8, [1, 3, 5, 7]),
+        (0.5, 7, [1, 3, 5]),
+        (0.75, 8, [1, 2, 3, 5, 6, 7]),
+        (0.65, 20, [1, 3, 4, 6, 7, 9, 10, 12, 13, 15, 16, 18, 19]),
+        (0.1, 8, []),
+        (0.9, 10, [1, 2, 3, 4, 5, 6, 7, 8, 9]),
+    ],
+)
+def test_the_attacked_fraction_of_a_batch(attacked: float, batch: int, expected: list[int]) -> None:
+    terms = Dual(attacked=attacked).plan(batch, torch.Generator())
+    rows = {term.images: term.rows.tolist() for term in terms}
+    assert rows.get("adversarial", []) == expected
+    assert sorted(rows["clean"] + expected) == list(range(batch))
+    assert [float(t.at["robustness"]) for t in terms] == [0.0, 1.0][: len(terms)]
+
+
+@pytest.mark.parametrize(
     "text",
     [
         "__import__('os').system('true')",
@@ -253,6 +272,8 @@ def test_a_composition_is_never_evaluated(text: str) -> None:
         ({"dims": 4}, "did you mean 'dim'"),
         ({"encoding": "orthogonal", "dim": 5}, "too small"),
         ({"sets": 3}, "1 or 2"),
+        ({"attacked": 1.0}, "below 1"),
+        ({"attacked": 0.7}, "attacked=0.7 has no effect.*film defines the terms"),
     ],
 )
 def test_impossible_options_name_the_nearest(options: dict[str, object], message: str) -> None:

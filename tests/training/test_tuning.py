@@ -124,6 +124,21 @@ def test_workers_share_a_study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert len(tuning.tune(other, trials=1, out=tmp_path / "two", storage=shared).trials) == 1
 
 
+def test_workers_that_work_at_once_draw_different_values(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shared = f"sqlite:///{tmp_path / 'shared.db'}"
+    searched, drawn = space(tmp_path), []
+
+    def train(recipe: Recipe, **_: Any) -> types.SimpleNamespace:
+        drawn.append(recipe.train.lr)
+        if len(drawn) == 1:  # another worker starts while this one trains its first trial
+            tuning.tune(searched, trials=1, out=tmp_path / "two", storage=shared)
+        return types.SimpleNamespace(progress=types.SimpleNamespace(best_score=0.5, seconds=1.0))
+
+    monkeypatch.setattr(tuning, "train", train)
+    tuning.tune(searched, trials=1, out=tmp_path / "one", storage=shared)
+    assert len(drawn) == len(set(drawn)) == 2
+
+
 def test_mistakes_at_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "space.toml").write_text(SPACE)
     tail = ["--out", str(tmp_path / "out")]

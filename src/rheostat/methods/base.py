@@ -37,6 +37,8 @@ class Method:
     condition), norm banks 10, widths 20, modulations 30, noise 40, masks 50, experts 60."""
     gives_way: ClassVar[bool] = False
     """Whether `plan` is only a default, which another method's plan in the stack replaces."""
+    for_plan: ClassVar[tuple[str, ...]] = ()
+    """Options that only this method's own `plan` reads; a stack whose plan is another method's refuses them."""
     multiplies: ClassVar[bool] = False
     """Whether `extend` repeats the given terms: then it runs after methods that only add terms."""
     claims: ClassVar[str] = ""
@@ -173,6 +175,13 @@ class Stack(Method):
                 if read not in declared:
                     raise ValueError(
                         f"{method.name} reads the dial {read!r}, which no method of this stack declares; add Dual()"
+                    )
+            for option in method.for_plan if method is not self.owner else ():
+                if getattr(method, option) != getattr(type(method), option):  # a dataclass keeps defaults there
+                    assert self.owner is not None
+                    raise ValueError(
+                        f"{method.name}: {option}={getattr(method, option)!r} has no effect here, because "
+                        f"{self.owner.name} defines the terms of a training step; leave {option} out"
                     )
 
     def dials(self) -> tuple[Dial, ...]:

@@ -69,6 +69,7 @@ class Dual(Method):
     seam = 10
     claims = "norm bank"
     gives_way = True
+    for_plan = ("attacked",)
 
     def __post_init__(self) -> None:
         if self.sets not in (1, 2):

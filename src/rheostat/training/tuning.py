@@ -65,6 +65,8 @@ def _again(study: optuna.Study, trial: optuna.trial.FrozenTrial) -> None:
 def open_study(space: Space, storage: str) -> optuna.Study:
     """Open the study of a search in a database (`sqlite:///FILE`, or a server's URL), or create it."""
     optuna = _optuna()
+    from rheostat.training.halving import Halving
+
     try:
         kept = optuna.storages.RDBStorage(
             storage, heartbeat_interval=HEARTBEAT, grace_period=3 * HEARTBEAT, heartbeat_stale_trial_callback=_again
@@ -76,7 +78,7 @@ def open_study(space: Space, storage: str) -> optuna.Study:
         study_name=study_name(space),
         direction=optuna.study.StudyDirection.MAXIMIZE,
         load_if_exists=True,
-        pruner=optuna.pruners.SuccessiveHalvingPruner(reduction_factor=2),
+        pruner=Halving(),
     )
 
 
@@ -98,6 +100,7 @@ class Search:
         self, space: Space, out: Path, *, seed: int = 0, data_dir: Path | None = None, report: Report | None = None
     ) -> None:
         self.space, self.out, self.seed, self.data_dir, self.report = space, out, seed, data_dir, report
+        self.trial = -1
 
     def one(self, trial: optuna.Trial) -> float:
         """Train one trial and return the score of its kept weights."""
@@ -105,15 +108,20 @@ class Search:
         number = trial.user_attrs.get("run", trial.number)
         trial.set_user_attr("run", number)
         trial.set_user_attr("worker", str(self.out.resolve()))
-        folder = self.out / f"trial-{number}"
+        folder, before = self.out / f"trial-{number}", 0
         try:
             recipe = self.space.changed({**self.space.suggest(trial), "calibrate_dial": False})
         except ValueError as problem:  # an invalid combination of values
             trial.set_user_attr("note", str(problem))
             raise optuna.TrialPruned from None
+        self.trial = trial.number
         for line in _metrics(folder):
             if line["score"] >= 0:
                 trial.report(line["score"], line["epoch"])
+                before = line["epoch"]
+        if 0 < before < recipe.train.epochs and trial.should_prune():  # it was killed before it was judged there
+            trial.set_user_attr("note", f"stopped after epoch {before}")
+            raise optuna.TrialPruned
 
         def watch(event: dict[str, Any]) -> None:
             if self.report is not None:
@@ -155,8 +163,7 @@ class Search:
                 try:
                     study.optimize(self.one, n_trials=1, callbacks=[self._ended])
                 except (Interrupted, KeyboardInterrupt) as stop:
-                    failed = study.get_trials(deepcopy=False, states=[optuna.trial.TrialState.FAIL])
-                    _again(study, failed[-1])
+                    _again(study, study.trials[self.trial])
                     raise Interrupted(f"the search stopped; the same command continues it ({stop})") from None
 
     def _ended(self, study: optuna.Study, trial: optuna.trial.FrozenTrial) -> None:
