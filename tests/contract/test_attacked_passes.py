@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from rheostat import nets
 from rheostat.methods.composition import compose
+from rheostat.models.adoption import adopted
 from rheostat.models.tunable import Tunable
 from rheostat.nn.norms import Norm
 from rheostat.points.phase import Phase
@@ -92,8 +94,21 @@ def test_an_image_made_in_bf16_is_judged_in_fp32(paper: str, level: float) -> No
     assert 0 < (lowered - expected).abs().max() < 0.1 * expected.abs().max().clamp_min(1)
 
 
-def test_an_attack_at_one_point_runs_no_norm_that_follows_a_convolution(monkeypatch: pytest.MonkeyPatch) -> None:
-    model = Tunable(nets.resnet(depth=8, base_width=8, image=(1, 8, 8)), compose("dual"))
+def users_own() -> nets.Net:
+    blocks = [(nn.Conv2d(a, a + 8, 3, padding=1), nn.BatchNorm2d(a + 8), nn.ReLU(inplace=True)) for a in (1, 9)]
+    return adopted(
+        nn.Sequential(
+            *blocks[0], nn.MaxPool2d(2), *blocks[1], nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(17, 10)
+        ),
+        image=(1, 8, 8),
+    )
+
+
+@pytest.mark.parametrize("net", [lambda: nets.resnet(depth=8, base_width=8, image=(1, 8, 8)), users_own])
+def test_an_attack_at_one_point_runs_no_norm_that_follows_a_convolution(
+    net: Callable[[], nets.Net], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = Tunable(net(), compose("dual"))
     ran: list[Norm] = []
     forward = Norm.forward
 

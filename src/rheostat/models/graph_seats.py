@@ -11,7 +11,7 @@ from torch import Tensor, fx, nn
 from rheostat.models import seating
 from rheostat.models.seating import FROZEN, LAYERS, OWN_STATE, RENAMED, SEATS, SIGNATURES
 from rheostat.models.tracing import Traced
-from rheostat.nn.layers import Conv, Dense, Dropout
+from rheostat.nn.layers import Conv, Dense, Dropout, normed
 from rheostat.nn.norms import Norm
 
 STATEFUL = (nn.modules.dropout._DropoutNd, nn.modules.batchnorm._NormBase, nn.RNNBase)
@@ -189,6 +189,22 @@ def _add_in_place(root: nn.Module, found: Traced) -> None:
             if norm and same[0] == same[1] is not None and type(root.get_submodule(str(first.target))) is Norm:
                 node.target, node.args = operator.iadd, (first, second)
                 break
+
+
+def merge_norms(root: nn.Module, graph: fx.Graph) -> None:
+    """Call a convolution and the norm that alone reads it together, so that attacks merge them (see `normed`)."""
+    for node in list(graph.nodes):
+        before = node.args[0] if node.args else None
+        pair = [n for n in (before, node) if isinstance(n, fx.Node) and n.op == "call_module"]
+        kinds = [type(root.get_submodule(str(n.target))) for n in pair]
+        if kinds != [Conv, Norm] or len(pair[0].users) > 1:
+            continue
+        with graph.inserting_before(node):
+            layers = [graph.get_attr(str(n.target)) for n in pair]
+            both = graph.call_function(normed, (*layers, *pair[0].args))
+        node.replace_all_uses_with(both)
+        for done in reversed(pair):
+            graph.erase_node(done)
 
 
 def _finish(root: nn.Module, graph: fx.Graph) -> None:

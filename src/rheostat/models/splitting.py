@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, fx, nn
 
+from rheostat.models.graph_seats import merge_norms
 from rheostat.models.tracing import Traced
 from rheostat.nn.layers import Conv
 from rheostat.runtime.choices import nearest
@@ -121,10 +122,15 @@ def _pieces(root: nn.Module, graph: fx.Graph, ends: list[fx.Node]) -> list[fx.Gr
         known[node] = piece.node_copy(node, known.__getitem__)
         if node in ends:
             piece.output(known[node])
-            found.append(fx.GraphModule(root, piece, class_name="Piece"))
+            found.append(_compiled(root, piece))
             piece, known = _started()
             known[node] = known["x"]
-    return [*found, fx.GraphModule(root, piece, class_name="Piece")]
+    return [*found, _compiled(root, piece)]
+
+
+def _compiled(root: nn.Module, piece: fx.Graph) -> fx.GraphModule:
+    merge_norms(root, piece)
+    return fx.GraphModule(root, piece, class_name="Piece")
 
 
 def _started() -> tuple[fx.Graph, dict[fx.Node | str, fx.Node]]:
