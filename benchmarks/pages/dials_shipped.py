@@ -74,7 +74,7 @@ def hero(models: Sequence[Shipped], rows: Sequence[Row], before: list[PlainRow])
 
 def caption(models: Sequence[Shipped], rows: Sequence[Row]) -> str:
     """The lines of README that show the picture and its caption."""
-    entry, _, alone = hero_rows(models, rows)
+    entry, own, alone = hero_rows(models, rows)
     if entry is None:
         return (
             "![One network with a dial beside networks trained for one balance each](docs/trade_off.png)\n\n"
@@ -83,7 +83,10 @@ def caption(models: Sequence[Shipped], rows: Sequence[Row]) -> str:
             "about level with them.*\n"
         )
     what = "One network with a dial" + (" beside networks trained for one balance each" if alone else "")
-    crosses = "; each cross is a network trained for that balance alone, for as many epochs" if alone else ""
+    epochs, others = own[0].train.epochs, sorted({r.train.epochs or 0 for r in alone})
+    few = f"{' and '.join(map(str, others))} epochs, the dial for {epochs}"
+    trained = "as many epochs" if others == [epochs] else few
+    crosses = f"; each cross is a network trained for that balance alone, for {trained}" if alone else ""
     return (
         f"![{what}](docs/trade_off.png)\n\n*Each mark is a position of the dial of `{entry.name}`, which ships with "
         f"the package{crosses}.\n[Its card](docs/models/{entry.name}.md) has stronger attacks and intervals.*\n"

@@ -32,7 +32,8 @@ def section(trials: list[Row]) -> str:
         "## The search for the CIFAR-10 model that ships\n\n`rheostat tune cifar10-resnet20 --space "
         "benchmarks/zoo/search.toml` (the file has the whole command) trained these recipes for few epochs, and "
         "stopped weak ones early. The score is the mean of (1-λ)·SA + λ·RA over λ = 0, 0.2 and 1, under PGD-10 on "
-        "1 000 images of `calibrate-fit`. Short trainings favour options that act early.\n\n"
+        "500 images of `calibrate-fit`, so differences of two points mean little. Short trainings favour options that "
+        "act early, and the time of a trial depends on its method and attack.\n\n"
         + table(["trial", "score", "epochs", "training, s", *(f"`{key}`" for key in keys), ""], body)
     )
 
