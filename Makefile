@@ -37,7 +37,7 @@ check: $(VENV)/.installed
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-# Ten minutes of hostile input, on loopback alone; the table at the end says what was tried and what came of it.
+# Hostile input, on loopback alone, with eight minutes of fuzzing; the table at the end says what was tried and what came of it.
 harden: $(VENV)/.installed
 	env OMP_NUM_THREADS=1 MPLBACKEND=Agg RHEOSTAT_HARDEN_SECONDS=$(or $(SECONDS_OF_FUZZING),480) \
 	  $(BIN)/python -m pytest tests/hardening tests/serve tests/data/test_hostile.py tests/data/test_mat.py \

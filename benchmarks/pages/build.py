@@ -220,7 +220,8 @@ def build(out: Path) -> None:
             precisions.attacks(read["precision"], RESULTS),
             latencies.steps(read["precision-speed"]),
             latencies.limits(read["step-limit"]),
-            "## Training time (one thread, machine shared with other runs)\n",
+            "## Training time (one thread, machine shared with other runs)\n\nNames are those of the queues in "
+            "`benchmarks/queues/`. Other processes used the machine, so these times are not comparable.\n",
             table(["run", "seconds"], [[k, f"{v:.0f}"] for k, v in seconds.items()]),
             timings.speed(read["speed"]),
         ],

@@ -60,7 +60,7 @@ def limits(rows: list[Row]) -> str:
         [
             r["name"].partition(":")[0],
             r["a"],
-            "{median:.2f} [{low:.2f}, {high:.2f}]".format(**r["ratio"]),
+            "{median:.3f} [{low:.3f}, {high:.3f}]".format(**r["ratio"]),
             *claims.bar(r),
             f"{r['images_per_second']:.0f}",
             str(r["batch"]),

@@ -7,7 +7,7 @@ from pathlib import Path
 from filling import filled
 from groups import steps
 from markdown import dial, find, table
-from needs import CIFAR, EPOCHS, FASHION, HALVES, ends
+from needs import CIFAR, EPOCHS, FASHION, HALVES, SHORTER, ends
 from plain import Row, read_rows_plain
 
 FOLDER = Path(__file__).parents[2] / "docs" / "methods"
@@ -19,8 +19,6 @@ MORE = {
     "mixednuts": ("rival-fmnist-mixednuts", "rival-c10-mixednuts"),
 }
 """Methods that docs/which.md does not compare: their runs on Fashion-MNIST and on CIFAR-10."""
-SPECIAL = {"floats": ("floats-0.3", "c10-floats-0.3")}
-"""Runs shown instead of those of docs/which.md if the latter have not run: on Fashion-MNIST and on CIFAR-10."""
 
 
 def pages(rows: list[Row], results: Path) -> dict[str, str]:
@@ -49,7 +47,7 @@ def pages(rows: list[Row], results: Path) -> dict[str, str]:
 
 def run_of(method: str, data: str) -> str:
     """The run whose rows a page shows."""
-    named = SPECIAL | MORE
+    named = SHORTER | MORE
     if method in named:
         return named[method][list(DATA).index(data)]
     return DATA[data][method]

@@ -110,9 +110,9 @@ def attacks(rows: list[Row], results: Path) -> str:
                 body.append([method, tier, *_attacked(found, results)])
     head = ["", "tier", "n", "RA, fp32", "RA, bf16", "RA, bf16 minus fp32", "above by at most 0.2"]
     return (
-        "## Attacks in bf16, judged in fp32\n\n`rheostat evaluate --attack-precision auto` takes gradients in bf16, "
-        "judges every image in fp32, and repeats the last quarter of the steps in fp32 for images that did not fool. "
-        "The networks are those of the table above that were trained in fp32, at λ = 1.\n\n"
+        "## Attacks in bf16, judged in fp32\n\n`rheostat evaluate --attack-precision auto` computes gradients in bf16, "
+        "judges every image in fp32, and repeats the last quarter of the steps in fp32 for images that did not fool "
+        "the model. The networks are those of the table above that were trained in fp32, at λ = 1.\n\n"
         + (table(head, body) if body else "Not yet run.\n")
     )
 

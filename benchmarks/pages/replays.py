@@ -68,15 +68,18 @@ def ladder(rows: list[Row]) -> str:
     if not group:
         return ""
     used, first = group[DEFAULT], _fixed(group)[0]
-    points = list(used["ladder"].values())
+    names, points = list(used["ladder"]), list(used["ladder"].values())
     slow, fast = points[0], points[-1]
+    body = [
+        [name, f"{p['ms']['1']:.2f}", percent(p["clean_accuracy"]), percent(p["robust_accuracy"])]
+        for name, p in ((f"`{names[0]}`", slow), (f"`{names[-1]}`", fast))
+    ]
     return (
-        f"A ladder of this network steps from {slow['ms']['1']:.2f} to {fast['ms']['1']:.2f} ms an image. Its clean "
-        f"accuracy falls from {percent(slow['clean_accuracy'])} to {percent(fast['clean_accuracy'])} %.\nIts robust "
-        f"accuracy falls from {percent(slow['robust_accuracy'])} to {percent(fast['robust_accuracy'])} %. When a "
-        f"production trace asks for {used['load']:g} times what the first point\ncarries, the ladder answers "
-        f"{percent(used['effective_clean'])} % of clean images correctly and in time, the first point alone "
-        f"{percent(first['effective_clean'])} %\n([measured times, simulated queue](docs/appendix/deployment.md"
+        f"A ladder of this recipe, on {used['test_images']} test images (RA under `{used['attack']}`):\n\n"
+        + table(["point", "ms per image", "SA %", "RA %"], body)
+        + f"\nAt {used['load']:g} times the load that the first point can serve, the ladder answers "
+        f"{percent(used['effective_clean'])} % of clean images correctly and in time;\nthe first point alone answers "
+        f"{percent(first['effective_clean'])} % ([measured times, simulated queue](docs/appendix/deployment.md"
         "#a-server-under-load-python-benchmarksmeasureserve_tracepy)).\n"
     )
 

@@ -119,7 +119,7 @@ def orders(before: list[list[str]], after: list[list[str]]) -> str:
     turned = [line for line in body if line[2] != line[4]]
     opposite = [line for line in body if {line[2], line[4]} == {"better", "worse"}]
     text = (
-        "## Do these orders stand under a stronger attack?\n\nThe comparisons are repeated on 1 000 images with PGD-50 "
+        "## Do these orders hold under a stronger attack?\n\nThe comparisons are repeated on 1 000 images with PGD-50 "
         f"on the margin loss after PGD-20, at all eleven points: {len(turned)} of {len(body)} verdicts change, "
         f"{len(opposite)} of them to the opposite. The areas are smaller because RA is lower; the SA above which they "
         "count is the same under every attack.\n\n"

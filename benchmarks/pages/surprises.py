@@ -38,11 +38,11 @@ def time(equal: Lines) -> str:
         return ""
     ahead = [line for line in lines if line[2] == "worse"]
     if len(ahead) == len(lines):
-        head = "OAT's lead at equal epochs is not only due to the cost of its steps."
+        head = "OAT leads at equal epochs, and at equal numbers of attacked images too."
     elif not ahead:
-        head = "OAT leads at equal epochs only because each of its steps costs more."
+        head = "OAT leads at equal epochs, but not at equal numbers of attacked images."
     else:
-        head = "OAT leads at equal epochs partly because each of its steps costs more."
+        head = "OAT leads at equal epochs, but only sometimes at equal numbers of attacked images."
     return (
         f"**{head}** Methods that train in halves attack half of each batch. With twice the epochs, they see as many "
         "attacked images as OAT in about the same time. Verdicts on the areas under their dials in "

@@ -35,15 +35,15 @@ def speed(rows: list[Row]) -> str:
         "ratio, median [quartiles]",
         "predicted from passes",
         "n",
-        "bar",
+        "limit",
         "verdict",
         "images/s",
         "share outside forward and backward",
         "peak MiB (process)",
     ]
     text = (
-        "## Speed (`make bench`)\n\nEach line is the time of a ÷ the time of b, measured in turns. With *measured ÷ "
-        "predicted*, that ratio is divided by the ratio predicted from the passes of a step.\n\n"
+        "## Speed (`make bench`)\n\nEach row is the time of a ÷ the time of b; the two are measured alternately. "
+        "With *measured ÷ predicted*, that ratio is divided by the ratio predicted from the passes of a step.\n\n"
     )
     return text + table(head, body)
 
@@ -63,10 +63,10 @@ def costs(found: list[Row]) -> str:
         for r in found
         if "ratio" in r
     ]
-    head = ["folded latency", "batch", "ratio of medians [of quartiles]", "ms, first", "ms, second", "bar", "verdict"]
+    head = ["folded latency", "batch", "ratio of medians [of quartiles]", "ms, first", "ms, second", "limit", "verdict"]
     return (
         "## Costs (`python benchmarks/measure/costs.py`)\n\nThe first table counts parameters. The second compares the "
-        "latencies of two folded networks, measured in turns.\n\n"
+        "latencies of two folded networks, measured alternately.\n\n"
         + table(["ResNet-34", "parameters"], counts)
         + "\n"
         + table(head, body)

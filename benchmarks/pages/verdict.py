@@ -21,7 +21,10 @@ DATA = {
 """The patterns of the runs' names, one per seed."""
 Pair = tuple[Bits, Bits, tuple[float, float]]
 POSITIONS = 6
-CAUTION = "The interval is that of the images, not of the seeds, and it is not corrected for the number of comparisons."
+CAUTION = (
+    '"Significantly" means that the 95 % interval of the difference, a bootstrap paired by image, excludes 0. It '
+    "covers the choice of test images but not that of seeds, and it is not corrected for the number of comparisons."
+)
 
 
 def curve(rows: list[Row], run: str) -> list[Row]:

@@ -2,7 +2,7 @@
 # # Train, choose, serve
 #
 # From nothing to an answer over HTTP: train one network on images of clothing, measure it, choose the point that
-# keeps your limits, and serve it. It needs the extra `serve`, no data and no network; it takes about two minutes on
+# keeps your limits, and serve it. It needs the extra `serve`, no data and no internet connection; it takes about two minutes on
 # one core.
 #
 # ## Train

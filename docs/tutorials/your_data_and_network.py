@@ -2,7 +2,7 @@
 # # Your data and network
 #
 # A folder of photos of several sizes and a network of your own become one model with a dial, which a service then uses
-# on photos of any size. It needs the extra `serve`, no data and no network; it takes about a minute on one core.
+# on photos of any size. It needs the extra `serve`, no data and no internet connection; it takes about a minute on one core.
 #
 # ## A folder of images
 #
