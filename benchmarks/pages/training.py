@@ -79,6 +79,6 @@ def ablation(rows: list[Row]) -> str:
     levels = [f"λ = {r['at']['robustness']:g}" for r in found]
     return (
         "## OAT's ablation\n\nEach row is one network, trained on 5 000 images of Fashion-MNIST for 5 epochs with seed "
-        '0. Cells are SA / RA under PGD-20 on 500 test images, with the rule "at-0"; an interval is about ± 4 points.\n\n'
-        + table(["norm sets", "encoding of λ", "initialisation of FiLM", *levels], body)
+        '0. Cells are SA / RA under PGD-20 on 500 test images, with the rule "at-0"; an interval is about ± 4 '
+        "points.\n\n" + table(["norm sets", "encoding of λ", "initialisation of FiLM", *levels], body)
     )
