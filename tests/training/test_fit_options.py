@@ -105,6 +105,7 @@ CHANGES: dict[str, dict[str, Any]] = {
     "weighted": {"sampler": torch_data.WeightedRandomSampler([1.0] * 64 + [2.0] * 64, 128)},
     "class weights": {"class_weights": [1.0] * 9 + [3.0]},
     "balanced": {"class_weights": "balanced"},
+    "smaller early images": {"early_size": 0.75},
 }
 
 

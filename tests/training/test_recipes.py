@@ -92,6 +92,7 @@ def test_a_recipe_that_cannot_be_trained_is_refused_when_it_is_loaded(
         ("rdi-mnist", ["policy.macs=1e6"], "policy.macs has no effect, because the rule is 'equal-shares'"),
         ("pgd-at-fashion", ["select.robustness=[0,1]"], "select.robustness has no effect"),
         ("oat-digits", ["train.awp_from=0.5"], "train.awp_from has no effect, because train.awp is 0"),
+        ("oat-digits", ["train.early_until=0.7"], "train.early_until has no effect, because train.early_size is 1"),
         ("oat-digits", ["data.augment=none", "data.padding=3"], "data.padding has no effect"),
     ],
 )

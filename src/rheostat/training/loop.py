@@ -24,6 +24,7 @@ from rheostat.runtime.seeding import preserved, seed_global, seed_of
 from rheostat.training import checkpoint
 from rheostat.training.attacks import as_training_attack
 from rheostat.training.checkpoint import Progress, State
+from rheostat.training.early_size import check_early_size
 from rheostat.training.feed import Feed
 from rheostat.training.finishing import Ending, finish, refilled
 from rheostat.training.optimisers import made_optimiser, made_scheduler
@@ -105,6 +106,7 @@ def _running(job: Job, state: State, report: Report | None) -> TrainingRun:
     """The run in progress of a job, at the step of its state."""
     settings, options, train = job.settings, job.options, job.settings.train
     radius = settings.attack
+    check_early_size(job.model, train)
     given = options.attack if options.attack is not None else training_attack(settings)
     attack = as_training_attack(given, eps=radius.eps, norm=radius.norm)
     step = Step(

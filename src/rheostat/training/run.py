@@ -24,6 +24,7 @@ from rheostat.training.attacks import OwnAttack
 from rheostat.training.averaging import follow, updated
 from rheostat.training.callbacks import call
 from rheostat.training.checkpoint import State
+from rheostat.training.early_size import sized
 from rheostat.training.feed import Feed
 from rheostat.training.optimisers import Scheduler, after_epoch, after_step
 from rheostat.training.selection import Watch
@@ -102,6 +103,7 @@ class TrainingRun:
         for part in range(self.feed.parts):
             of_part = (part,) if self.feed.parts > 1 else ()
             images, labels = next(incoming)
+            images = sized(images, t, number / self.total)
             terms = model.method.plan(self.feed.piece, stream(t.seed, "plan", number, *of_part))
             seed_global(seed_of(t.seed, "dropout", number, rank, *of_part), images.device)
             # Only the step runs under autocast; evaluations use full precision.

@@ -100,6 +100,10 @@ class TrainSection(Section):
     """γ of adversarial weight perturbation, 0.005 in its paper; 0 is off."""
     awp_from: float = Field(default=0.1, ge=0, lt=1)
     """The share of training after which weight perturbation starts."""
+    early_size: float = Field(default=1.0, gt=0, le=1)
+    """Height and width of the images in the early part of training, as a share of the full size; 1 is off."""
+    early_until: float = Field(default=0.5, gt=0, le=1)
+    """The share of training that has images of `early_size`."""
     clip: float | None = Field(default=None, gt=0)
     seed: int = 0
     max_steps: int | None = Field(default=None, ge=1)
