@@ -26,7 +26,7 @@ from rheostat.training.recipe import Recipe, load_recipe, parse_recipe
 ROOT = Path(__file__).parents[2]
 ROWS = ROOT / "benchmarks" / "results" / "zoo.jsonl"
 POINTS = {"clean": "clean", "balanced": "balanced", "robust": "robust"}
-"""Named points, and what each makes best: the lower bound of SA, of the mean of SA and RA, of RA."""
+"""Named points, and the goal of each: SA, a large share of both, RA."""
 KEPT = ("recipe", "dataset", "seconds", "best_epoch", "flags", "calibration", "versions")
 """What a shipped file says of where its weights are from."""
 NOTES = {

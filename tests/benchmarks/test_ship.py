@@ -82,7 +82,7 @@ def test_a_shipped_model_has_points_with_bounds_and_temperatures(placed, finishe
     root, said = placed
     file = root / "src/rheostat/models/artifacts/oat-digits.safetensors"
     model, about = artifact.load_with(file)
-    assert {k: p["robustness"] for k, p in model.points.items()} == {"clean": 0.0, "balanced": 0.8, "robust": 1.0}
+    assert {k: p["robustness"] for k, p in model.points.items()} == {"clean": 0.0, "balanced": 0.5, "robust": 1.0}
     for name in model.points:
         numbers = about.measured[name]
         assert numbers["split"] == "calibrate-choose"
@@ -148,7 +148,7 @@ def test_the_index_and_pages_are_made_from_files_and_rows(scripts, placed) -> No
     card = scripts["pages"].card_page(entry, root / "src/rheostat/models/artifacts/oat-digits.safetensors", rows)
     assert "![SA and RA along the dial of oat-digits](oat-digits.png)" in card
     assert "A copy made for tests." in card
-    assert "| `balanced` | robustness=0.8 |" in card
+    assert "| `balanced` | robustness=0.5 |" in card
     assert "rheostat train oat-digits --out runs/oat-digits" in card
     assert " 50 |" not in card  # the same point on fewer images
     between = made_row(torch.ones(50), run="oat-digits", artifact=digest, at={"robustness": 0.25})

@@ -41,7 +41,7 @@ def choose(
     maximise: Annotated[
         str,
         typer.Option(
-            help="Goal: the highest clean, robust or balanced (their mean) accuracy, or the lowest macs or latency."
+            help="Goal: the highest clean or robust accuracy, balanced (much of both), or the lowest macs or latency."
         ),
     ] = "clean",
     confidence: Annotated[float, typer.Option(help="Confidence at which all bounds hold simultaneously.")] = 0.95,

@@ -17,7 +17,7 @@ from rheostat.runtime.choices import nearest
 
 SPLIT = "calibrate-choose"
 GOALS = ("clean", "robust", "balanced", "macs", "latency")
-"""Goals of a choice: accuracies are maximised (`balanced` is the mean of both bounds), costs minimised."""
+"""Goals of a choice: accuracies are maximised (`balanced` as in `worths`), costs minimised."""
 
 
 @dataclass(frozen=True)
@@ -83,13 +83,12 @@ class Candidate:
         return found
 
     def worth(self, goal: str) -> float:
-        """The value that the goal maximises; costs are negated."""
+        """The value that the goal maximises; costs are negated. `worths` has that of "balanced"."""
         if goal == "latency" and self.latency is None:
             raise ValueError("latency as the goal needs measured latencies")
         values = {
             "clean": self.clean_bound,
             "robust": self.robust_bound,
-            "balanced": (self.clean_bound + self.robust_bound) / 2,
             "macs": -self.macs,
             "latency": -(self.latency or 0.0),
         }
@@ -179,6 +178,24 @@ def candidates(
     ]
 
 
+def worths(found: Sequence[Candidate], goal: str) -> list[float]:
+    """The value of each point that the goal maximises.
+
+    For "balanced" it is the smaller of two shares: of the range of SA over these points, and of the range of RA, that the
+    point reaches. (The mean of SA and RA is highest at one end of most dials.)
+    """
+    if goal != "balanced":
+        return [one.worth(goal) for one in found]
+    pairs = zip(_shares([c.clean_bound for c in found]), _shares([c.robust_bound for c in found]), strict=True)
+    return [min(pair) for pair in pairs]
+
+
+def _shares(values: list[float]) -> list[float]:
+    """Where each value lies between the lowest (0) and the highest (1); 1 if all are equal."""
+    low, high = min(values), max(values)
+    return [(value - low) / (high - low) if high > low else 1.0 for value in values]
+
+
 def choose(
     rows: list[Row],
     need: Need,
@@ -189,7 +206,7 @@ def choose(
 ) -> Choice:
     """The point with the best value of the goal among those whose bounds meet every limit.
 
-    `maximise` is "clean" or "robust" (their lower bounds), "balanced" (the mean of both), or "macs" or "latency" (the
+    `maximise` is "clean" or "robust" (their lower bounds), "balanced" (see `worths`), or "macs" or "latency" (the
     lowest). `latencies` are milliseconds per image, by point. Only rows in fp32 count. Raises ValueError as
     `candidates` does, for an unknown goal, or if a limit or goal needs latencies that are missing.
     """
@@ -198,7 +215,8 @@ def choose(
     times = {(point, FULL): ms for point, ms in (latencies or {}).items()}
     found = candidates(rows, confidence=confidence, latencies=times)
     # Ties go to the more robust, then to the cheaper point, so that the order of rows does not matter.
-    ranked = sorted(found, key=lambda c: (-c.worth(maximise), -c.robust_bound, c.macs))
+    valued = zip(worths(found, maximise), found, strict=True)
+    ranked = [c for _, c in sorted(valued, key=lambda pair: (-pair[0], -pair[1].robust_bound, pair[1].macs))]
     good = [c for c in ranked if not c.lacks(need)]
     closest = None if good else min(ranked, key=lambda c: sum(c.lacks(need).values()))
     return Choice(
