@@ -181,8 +181,8 @@ def candidates(
 def worths(found: Sequence[Candidate], goal: str) -> list[float]:
     """The value of each point that the goal maximises.
 
-    For "balanced" it is the smaller of two shares: of the range of SA over these points, and of the range of RA, that the
-    point reaches. (The mean of SA and RA is highest at one end of most dials.)
+    For "balanced" it is the smaller of two shares: of the range of SA over these points, and of the range of RA, that
+    the point reaches. (The mean of SA and RA is highest at one end of most dials.)
     """
     if goal != "balanced":
         return [one.worth(goal) for one in found]
