@@ -102,7 +102,7 @@ def attacks(rows: list[Row], results: Path) -> str:
             found = {
                 precision: r
                 for rule in ("at-0", None)
-                for r in find(rows, f"precision-{method}-fp32", rule, tier=tier)
+                for r in find(rows, f"attacked-{method}", rule, tier=tier)
                 if r["at"].get("robustness", 1.0) == 1.0
                 for precision in [r.get("attack_precision", "fp32")]
             }
@@ -112,8 +112,8 @@ def attacks(rows: list[Row], results: Path) -> str:
     return (
         "## Attacks in bf16, judged in fp32\n\n`rheostat evaluate --attack-precision auto` computes gradients in bf16, "
         "judges every image in fp32, and repeats the last quarter of the steps in fp32 for images that did not fool "
-        "the model. The networks are those of the table above that were trained in fp32, at λ = 1.\n\n"
-        + (table(head, body) if body else "Not yet run.\n")
+        "the model. The networks were trained as those above, in fp32, and are attacked at λ = 1 "
+        "(`benchmarks/queues/attack-precision.toml`).\n\n" + (table(head, body) if body else "Not yet run.\n")
     )
 
 

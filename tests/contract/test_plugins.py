@@ -204,7 +204,7 @@ def test_another_package_adds_one_of_each_and_all_of_the_road_uses_it(tmp_path: 
     assert used.returncode == 0, used.stderr
     found = json.loads(used.stdout)
     assert found == {
-        "method": "Stack(Dual(sets=2, between='blend'), Gain(low=0.25))",
+        "method": "Stack(Dual(sets=2, between='blend', attacked=0.5), Gain(low=0.25))",
         "net": "their_net",
         "same": True,
         "moved": True,

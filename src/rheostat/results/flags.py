@@ -185,7 +185,7 @@ ALL = (
     Flag(
         "robust-overfitting",
         "training",
-        "robust accuracy falls on the calibrate split while it rises on the training images",
+        "robust accuracy falls on calibrate-fit while it rises on the training images",
         "the last weights are less robust than earlier ones",
         "keep the selected epoch (the default); fewer epochs, weight decay",
     ),
