@@ -48,7 +48,7 @@ NEEDS = {
     "rdi-slim-dual": "robustness, width and early exit, all at run time",
 }
 SHORTER = {"floats": ("floats-0.3", "c10-floats-0.3")}
-"""Runs of fewer epochs that are shown until those above have run: on Fashion-MNIST and on CIFAR-10."""
+"""Runs of fewer epochs, on Fashion-MNIST and CIFAR-10: shown here until those above have run, and in docs/methods."""
 HALVES = ("dual", "float", "floats", "smart")
 EPOCHS = 6
 

@@ -76,7 +76,8 @@ def _entry(where: Where, file: Path, rows: list[Row]) -> Shipped:
 def along(rows: Iterable[Row], tier: str, *, split: str = "test") -> list[Row]:
     """The worst-case rows of one model along its dial, for an attacker who knows the point, by position.
 
-    All rows of a line have the same number of images: the largest on which any position was measured.
+    All rows of a line have the same number of images: that on which most positions were measured, the largest if
+    several have as many.
     """
     found = []
     for row in worst_rows(list(rows)):
@@ -84,7 +85,8 @@ def along(rows: Iterable[Row], tier: str, *, split: str = "test") -> list[Row]:
         if not known or (row.tier, row.split) != (tier, split) or set(row.at) != {"robustness"}:
             continue
         found.append(row)
-    most = max((r.n for r in found), default=0)
+    sizes = [r.n for r in found]
+    most = max(sizes, key=lambda n: (sizes.count(n), n), default=0)
     return sorted((r for r in found if r.n == most), key=lambda r: r.at["robustness"])
 
 

@@ -125,7 +125,7 @@ def _deciding(recipe: Recipe) -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for section, value in recipe.model_dump(mode="json").items():
         flat |= {f"{section}.{k}": v for k, v in value.items()} if isinstance(value, dict) else {section: value}
-    for key in ("data.verify", "device.threads", "train.checkpoint_seconds"):
+    for key in ("about", "data.verify", "device.threads", "train.checkpoint_seconds"):
         del flat[key]
     return flat
 

@@ -57,6 +57,8 @@ def test_the_best_point_that_keeps_the_limits() -> None:
     assert choose(CURVE, Need(), maximise="robust").chosen.point == Point(robustness=1)
     assert choose(CURVE, Need(), maximise="balanced").chosen.point == Point(robustness=0.5)
     assert choose(CURVE[:1], Need(), maximise="balanced").chosen.point == Point(robustness=0)
+    # The ranges are those of the points that meet the limits.
+    assert choose(CURVE, Need(min_robust=0.4), maximise="balanced").chosen.point == Point(robustness=0.75)
     assert [c.point["robustness"] for c in found.front] == [0, 0.25, 0.5, 0.75, 1]
     dominated = choose([*CURVE, row(0.6, 925, 480)], Need())
     assert 0.6 not in [c.point["robustness"] for c in dominated.front]

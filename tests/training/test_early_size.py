@@ -14,7 +14,7 @@ from rheostat import data, nets
 from rheostat.attacks import Objective
 from rheostat.methods import compose
 from rheostat.models.tunable import Tunable
-from rheostat.training.early_size import sized
+from rheostat.training.early_size import check_early_size, sized
 from rheostat.training.settings import TrainSection
 
 OPTIONS: dict[str, Any] = {
@@ -62,10 +62,13 @@ def test_a_network_of_one_size_refuses_before_training(tmp_path: Path) -> None:
     assert not (tmp_path / "checkpoint.safetensors").exists()
 
 
-def test_checking_a_network_leaves_it_as_it_was(tmp_path: Path) -> None:
-    from rheostat.training.early_size import check_early_size
-
-    model = Tunable(nets.resnet(depth=8, base_width=4, image=(1, 8, 8)), compose("float"))
+@pytest.mark.parametrize("compiled", [False, True])
+def test_checking_a_network_leaves_it_as_it_was(compiled: bool) -> None:
+    model = Tunable(nets.wide_resnet(depth=10, widen=1, dropout=0.5, image=(1, 8, 8)), compose("float"))
+    if compiled:
+        model.read = torch.compile(model.read, backend="eager")  # type: ignore[method-assign]
     before = {k: v.clone() for k, v in model.state_dict().items()}
+    drawn = torch.random.get_rng_state()
     check_early_size(model, TrainSection(epochs=1, early_size=0.75))
     assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
+    assert torch.equal(torch.random.get_rng_state(), drawn)

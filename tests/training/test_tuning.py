@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from rheostat.cli import main
+from rheostat.runtime.interrupts import Interrupted
 from rheostat.training import tuning
 from rheostat.training.recipe import Recipe, load_recipe
 from rheostat.training.space import Space, as_toml, read_space
@@ -122,6 +123,42 @@ def test_workers_share_a_study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert len(both.trials) == 6
     other = read_space(tmp_path / "space.toml", load_recipe("oat-digits", changes=[*TINY, "train.seed=1"]))
     assert len(tuning.tune(other, trials=1, out=tmp_path / "two", storage=shared).trials) == 1
+
+
+def test_an_interrupt_queues_the_trial_in_progress_again_and_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    searched, calls = space(tmp_path), []
+    changed = Space.changed
+
+    def interrupted(self: Space, values: dict[str, Any]) -> Recipe:
+        calls.append(values)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return changed(self, values)
+
+    monkeypatch.setattr(tuning, "train", pretended(lambda r: [r.train.lr]))
+    monkeypatch.setattr(Space, "changed", interrupted)
+    with pytest.raises(Interrupted):
+        tuning.tune(searched, trials=4, out=tmp_path / "a")
+    found = tuning.tune(searched, trials=4, out=tmp_path / "a")
+    assert sorted(t["trial"] for t in found.trials) == [0, 1, 2, 4]
+    third = next(t for t in found.trials if t["trial"] == 2)
+    assert third["train.lr"] == calls[2]["train.lr"]
+
+
+def test_a_resumed_trial_is_judged_at_the_epoch_at_which_it_was_killed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    searched, folder = space(tmp_path), tmp_path / "a"
+    monkeypatch.setattr(tuning, "train", pretended(lambda r: [0.5, 0.6]))
+    tuning.tune(searched, trials=2, out=folder)
+    (folder / "trial-2").mkdir()
+    line = {"epoch": 1, "score": 0.1}
+    (folder / "trial-2" / "metrics.jsonl").write_text(json.dumps(line) + "\n")
+    monkeypatch.setattr(tuning, "train", pretended(lambda r: pytest.fail("it was trained further")))
+    found = tuning.tune(searched, trials=3, out=folder)
+    assert next(t for t in found.trials if t["trial"] == 2)["note"] == "stopped after epoch 1"
 
 
 def test_workers_that_work_at_once_draw_different_values(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

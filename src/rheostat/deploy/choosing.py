@@ -83,7 +83,9 @@ class Candidate:
         return found
 
     def worth(self, goal: str) -> float:
-        """The value that the goal maximises; costs are negated. `worths` has that of "balanced"."""
+        """The value that the goal maximises; costs are negated. "balanced" compares points; see `worths`."""
+        if goal == "balanced":
+            raise ValueError("'balanced' compares points with one another; use `worths`")
         if goal == "latency" and self.latency is None:
             raise ValueError("latency as the goal needs measured latencies")
         values = {
@@ -215,9 +217,11 @@ def choose(
     times = {(point, FULL): ms for point, ms in (latencies or {}).items()}
     found = candidates(rows, confidence=confidence, latencies=times)
     # Ties go to the more robust, then to the cheaper point, so that the order of rows does not matter.
-    valued = zip(worths(found, maximise), found, strict=True)
+    allowed = [c for c in found if not c.lacks(need)]
+    ranked = allowed or found
+    valued = zip(worths(ranked, maximise), ranked, strict=True)
     ranked = [c for _, c in sorted(valued, key=lambda pair: (-pair[0], -pair[1].robust_bound, pair[1].macs))]
-    good = [c for c in ranked if not c.lacks(need)]
+    good = ranked if allowed else []
     closest = None if good else min(ranked, key=lambda c: sum(c.lacks(need).values()))
     return Choice(
         good[0] if good else None,

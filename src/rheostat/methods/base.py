@@ -181,7 +181,8 @@ class Stack(Method):
                     assert self.owner is not None
                     raise ValueError(
                         f"{method.name}: {option}={getattr(method, option)!r} has no effect here, because "
-                        f"{self.owner.name} defines the terms of a training step; leave {option} out"
+                        f"{self.owner.name} defines the terms of a training step; leave {option} out "
+                        "(`--set method={}` drops a recipe's options)"
                     )
 
     def dials(self) -> tuple[Dial, ...]:

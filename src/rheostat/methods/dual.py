@@ -58,8 +58,9 @@ class Dual(Method):
     adversarial set above 0 (OAT), "at-0.1" from 0.1 on (FLOAT's public code), "at-0.5" from 0.5 on, "at-0.6" from
     0.6 on (that code's two-sided rule), "blend" a mixture of both affine maps (ours, the default). Training always
     uses the adversarial set above 0. Unless another method has a plan of its own, `attacked` is the fraction of the
-    (shuffled) batch that trains adversarially at λ = 1; the other rows train clean at λ = 0. Attacked rows are spread
-    evenly over the batch, so that every rank has both; at 1/2 (OAT's and FLOAT's code) they are the odd rows.
+    (shuffled) batch that trains adversarially at λ = 1, rounded down to rows; the other rows train clean at λ = 0. A
+    batch of two rows or more has at least one of each. Attacked rows are spread evenly over the batch, and so over
+    ranks; at 1/2 (OAT's and FLOAT's code) they are the odd rows.
     """
 
     sets: int = 2
@@ -113,6 +114,10 @@ class Dual(Method):
         # Row i is attacked if the number of attacked rows up to it, rounded down, rises at it.
         number = (torch.arange(batch + 1, dtype=torch.float64) * self.attacked + 1e-9).floor()
         attacked = number.diff() > 0
+        if batch > 1 and not attacked.any():
+            attacked[-1] = True
+        if batch > 1 and attacked.all():
+            attacked[0] = False
         terms = [
             Term((~attacked).nonzero()[:, 0], Point(robustness=0.0)),
             Term(attacked.nonzero()[:, 0], Point(robustness=1.0), images="adversarial"),

@@ -129,6 +129,8 @@ def _pieces(root: nn.Module, graph: fx.Graph, ends: list[fx.Node]) -> list[fx.Gr
 
 
 def _compiled(root: nn.Module, piece: fx.Graph) -> fx.GraphModule:
+    for node in piece.nodes:
+        node.type = None  # the user's annotations may be strings, with which a graph cannot be pickled
     merge_norms(root, piece)
     return fx.GraphModule(root, piece, class_name="Piece")
 

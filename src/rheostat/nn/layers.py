@@ -12,7 +12,7 @@ from typing import TypeVar
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from rheostat.nn.affine import affine_map, in_half
 from rheostat.nn.norms import Norm
@@ -153,7 +153,9 @@ class Conv(nn.Module):
             found = weight * scale[:, None, None, None], shift if bias is None else torch.addcmul(shift, bias, scale)
             return (found[0].to(x.dtype), found[1].to(x.dtype)) if in_half(x) else found
 
-        return compute() if draws(self, at) else at.once(self, compute, what=f"merged, {x.dtype}")
+        # A convolution may be called before several norms; each keeps its own table for as long as the memo lives.
+        what = f"merged, {id(affine[0])}, {x.dtype}"
+        return compute() if draws(self, at) else at.once(self, compute, what=what)
 
     def _overruns(self, x: Tensor) -> bool:
         """Whether the CPU's gradient of this kernel would write past its workspace.
@@ -179,6 +181,8 @@ def normed(conv: Conv, norm: Norm, x: Tensor, at: Resolved) -> Tensor:
     backward. Forward hooks of such a norm do not run in an attack; those of its convolution see normalised features.
     """
     plain = type(norm).forward is Norm.forward and type(conv).forward is Conv.forward
+    if isinstance(at, fx.Proxy):  # torch.fx traces an adopted network when it is unpickled
+        return norm(conv(x, at), at)
     if plain and at.memo is not None and not at.training:
         affine = norm.settings(at)
         if affine[0].shape[0] == 1:

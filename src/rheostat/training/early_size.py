@@ -14,7 +14,7 @@ from torch import Tensor
 
 from rheostat.models.tunable import Tunable
 from rheostat.points.phase import Phase
-from rheostat.runtime.seeding import stream
+from rheostat.runtime.seeding import preserved, stream
 from rheostat.training.settings import TrainSection
 
 
@@ -40,10 +40,12 @@ def check_early_size(model: Tunable, train: TrainSection) -> None:
         return
     size = reduced_size(model.net.image, train)
     trial = copy.deepcopy(model)  # a pass of training, which runs every head, updates running statistics
+    trial.__dict__.pop("read", None)  # a compiled pass would be that of the model itself
     device = next((p.device for p in trial.parameters()), torch.device("cpu"))
     x = torch.full((2, trial.net.image[0], *size), 0.5, device=device)
     try:
-        trial.read(x, trial.resolve(trial.complete(None), x, phase=Phase.TRAIN, generator=stream("early size")))
+        with preserved(device):
+            trial.read(x, trial.resolve(trial.complete(None), x, phase=Phase.TRAIN, generator=stream("early size")))
     except (RuntimeError, ValueError) as error:
         raise ValueError(
             f"train.early_size={train.early_size:g}: this network does not take images of {size[0]} × {size[1]} pixels "

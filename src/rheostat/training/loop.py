@@ -170,6 +170,10 @@ def fingerprint(settings: Settings, world: int, *more: object) -> str:
         values["train"].pop("warmup")
     if settings.train.rate_by == "step":
         values["train"].pop("rate_by")
+    if settings.train.early_size == 1:
+        values["train"].pop("early_size")
+        values["train"].pop("early_until")
+    values.pop("about", None)
     if values["data"].get("size") is None:
         for key in ("size", "resize", "mode"):
             values["data"].pop(key, None)

@@ -100,11 +100,14 @@ class Search:
         self, space: Space, out: Path, *, seed: int = 0, data_dir: Path | None = None, report: Report | None = None
     ) -> None:
         self.space, self.out, self.seed, self.data_dir, self.report = space, out, seed, data_dir, report
-        self.trial = -1
+        self.trial: int | None = None
+        """The number of the trial in progress."""
 
     def one(self, trial: optuna.Trial) -> float:
         """Train one trial and return the score of its kept weights."""
         optuna = _optuna()
+        self.trial = trial.number
+        self._seed(trial)
         number = trial.user_attrs.get("run", trial.number)
         trial.set_user_attr("run", number)
         trial.set_user_attr("worker", str(self.out.resolve()))
@@ -114,7 +117,6 @@ class Search:
         except ValueError as problem:  # an invalid combination of values
             trial.set_user_attr("note", str(problem))
             raise optuna.TrialPruned from None
-        self.trial = trial.number
         for line in _metrics(folder):
             if line["score"] >= 0:
                 trial.report(line["score"], line["epoch"])
@@ -140,6 +142,18 @@ class Search:
         trial.set_user_attr("seconds", round(trained.progress.seconds, 1))
         return trained.progress.best_score
 
+    def _seed(self, trial: optuna.Trial) -> None:
+        """Give the trial's sampler a seed of its own, so that a resumed search draws the same values.
+
+        Failed trials do not count: each was queued again with its values, under a later number.
+        """
+        optuna = _optuna()
+        failed = trial.study.get_trials(deepcopy=False, states=[optuna.trial.TrialState.FAIL])
+        place = trial.number - sum(t.number < trial.number for t in failed)
+        trial.study.sampler = optuna.samplers.TPESampler(
+            seed=seed_of(self.seed, "trial", place) % 2**32, n_startup_trials=4
+        )
+
     def run(self, study: optuna.Study, trials: int) -> None:
         """Work until all workers together have finished `trials` trials. Interrupted after Ctrl-C; nothing is lost."""
         optuna = _optuna()
@@ -153,17 +167,13 @@ class Search:
                     # No other process holds this folder, so the worker that ran this trial has died.
                     study.tell(trial.number, state=optuna.trial.TrialState.FAIL)
                     _again(study, trial)
-            while (ended := len(study.get_trials(deepcopy=False, states=states))) < trials:
-                # Each trial's sampler has its own seed, so a resumed search draws the same values. Trials that other
-                # workers are training count as well: two workers that start together draw different values.
-                others = len(study.get_trials(deepcopy=False, states=[optuna.trial.TrialState.RUNNING]))
-                study.sampler = optuna.samplers.TPESampler(
-                    seed=seed_of(self.seed, "trial", ended + others) % 2**32, n_startup_trials=4
-                )
+            while len(study.get_trials(deepcopy=False, states=states)) < trials:
+                self.trial = None
                 try:
                     study.optimize(self.one, n_trials=1, callbacks=[self._ended])
                 except (Interrupted, KeyboardInterrupt) as stop:
-                    _again(study, study.trials[self.trial])
+                    if self.trial is not None and study.trials[self.trial].state is optuna.trial.TrialState.FAIL:
+                        _again(study, study.trials[self.trial])
                     raise Interrupted(f"the search stopped; the same command continues it ({stop})") from None
 
     def _ended(self, study: optuna.Study, trial: optuna.trial.FrozenTrial) -> None:
