@@ -52,8 +52,8 @@ def difference(now: Sequence[float], before: Sequence[float], *, precision: str 
 
     `now` may be shorter. Sums in another order (two threads for one, another memory layout) move a loss by some 1e-8 of
     its value. The attack of training takes signs of gradients, so that a few pixels then go the other way, and weights
-    and losses part further: measured over 50 steps at most 6e-3 (digits) and 3e-3 (Fashion-MNIST, ResNet-8). In bf16 with
-    and without native instructions the first loss of ResNet-20 on CIFAR-10 differed by 3e-4, and a later one by 1e-2.
+    and losses part further: measured over 50 steps at most 6e-3 (digits) and 3e-3 (Fashion-MNIST, ResNet-8). In bf16,
+    with and without native instructions, the first loss of ResNet-20 on CIFAR-10 differed by 3e-4, a later one by 1e-2.
     """
     for step, (a, b) in enumerate(zip(now, before, strict=False), 1):
         allowed = FIRST[precision] if step == 1 else LATER
