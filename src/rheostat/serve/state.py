@@ -43,6 +43,7 @@ class State:
                 for name, other in worse.items()
             ]
             self.notes += idle_steps(self._controller(self.policy).allowed, served.costs)
+        self.storing = asyncio.Lock()
         self.bytes = Budget("bytes of bodies", options.bytes_in_flight)
         self.images = Budget("images in the queue", options.queue + options.most)
         self.rate = Rate(options.rate)
@@ -67,14 +68,17 @@ class State:
 
     async def keep(self, new: Policy) -> None:
         """Store a policy, then use it. If it cannot be stored: Refusal (503), and nothing changes."""
-        if self.options.store is not None:
-            try:
-                await asyncio.to_thread(self.options.store.write, new)
-            except OSError as error:
-                self.metrics.errors.inc()
-                log.error("the policy could not be stored: %s", error)
-                raise Refusal(503, f"the policy could not be stored ({error.strerror}); nothing has changed") from None
-        self.take(new)
+        async with self.storing:
+            if self.options.store is not None:
+                try:
+                    await asyncio.to_thread(self.options.store.write, new)
+                except OSError as error:
+                    self.metrics.errors.inc()
+                    log.error("the policy could not be stored: %s", error)
+                    raise Refusal(
+                        503, f"the policy could not be stored ({error.strerror}); nothing has changed"
+                    ) from None
+            self.take(new)
 
     def take(self, new: Policy) -> None:
         """Use a policy from the next batch on."""
@@ -90,19 +94,21 @@ class State:
         refused: Policy | None = None
         while store is not None and poll is not None:
             await asyncio.sleep(poll)
-            try:
-                new = await asyncio.to_thread(store.read)
-            except Exception as error:  # neither a file nor a cluster's actor may end this task
-                log.warning("the stored policy could not be read: %s", error)
-                continue
-            if new is None or new in (self.policy, refused):
-                continue
-            try:
-                self.take(self.allowed(new))
-                refused = None if self.policy == new else new
-            except ValueError as error:
-                refused = new
-                log.warning("the stored policy is not used: %s", error)
+            # A policy that was read before another was stored here must not be used after it.
+            async with self.storing:
+                try:
+                    new = await asyncio.to_thread(store.read)
+                except Exception as error:  # neither a file nor a cluster's actor may end this task
+                    log.warning("the stored policy could not be read: %s", error)
+                    continue
+                if new is None or new in (self.policy, refused):
+                    continue
+                try:
+                    self.take(self.allowed(new))
+                    refused = None if self.policy == new else new
+                except ValueError as error:
+                    refused = new
+                    log.warning("the stored policy is not used: %s", error)
 
     def _controller(self, policy: Policy) -> Controller:
         return controller(policy, self.served.measured, self.served.costs)
