@@ -217,15 +217,13 @@ def choose(
     times = {(point, FULL): ms for point, ms in (latencies or {}).items()}
     found = candidates(rows, confidence=confidence, latencies=times)
     # Ties go to the more robust, then to the cheaper point, so that the order of rows does not matter.
-    allowed = [c for c in found if not c.lacks(need)]
-    ranked = allowed or found
-    valued = zip(worths(ranked, maximise), ranked, strict=True)
+    good = [c for c in found if not c.lacks(need)]
+    valued = zip(worths(good or found, maximise), good or found, strict=True)
     ranked = [c for _, c in sorted(valued, key=lambda pair: (-pair[0], -pair[1].robust_bound, pair[1].macs))]
-    good = ranked if allowed else []
     closest = None if good else min(ranked, key=lambda c: sum(c.lacks(need).values()))
     return Choice(
-        good[0] if good else None,
-        good[1] if len(good) > 1 else None,
+        ranked[0] if good else None,
+        ranked[1] if len(good) > 1 else None,
         closest,
         front(found),
         confidence,

@@ -14,12 +14,12 @@ from torch import Tensor
 
 from rheostat.methods.base import Method, Term
 from rheostat.methods.composition import register
+from rheostat.methods.terms import in_two
 from rheostat.nets.base import Net
 from rheostat.nn.layers import seats
 from rheostat.nn.norms import AffineSet, Norm, NormChoice, Source
 from rheostat.points.dial import Dial
 from rheostat.points.phase import Phase
-from rheostat.points.point import Point
 from rheostat.points.resolved import Resolved
 from rheostat.runtime.choices import check_choice
 
@@ -111,15 +111,4 @@ class Dual(Method):
         return at
 
     def plan(self, batch: int, generator: torch.Generator) -> list[Term]:
-        # Row i is attacked if the number of attacked rows up to it, rounded down, rises at it.
-        number = (torch.arange(batch + 1, dtype=torch.float64) * self.attacked + 1e-9).floor()
-        attacked = number.diff() > 0
-        if batch > 1 and not attacked.any():
-            attacked[-1] = True
-        if batch > 1 and attacked.all():
-            attacked[0] = False
-        terms = [
-            Term((~attacked).nonzero()[:, 0], Point(robustness=0.0)),
-            Term(attacked.nonzero()[:, 0], Point(robustness=1.0), images="adversarial"),
-        ]
-        return [term for term in terms if len(term.rows)]
+        return in_two(batch, self.attacked)

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from rheostat.methods.base import Term
+from rheostat.methods.terms import in_two
 from rheostat.nets.base import Net
 from rheostat.nn.layers import Conv, Dense, Seat, seats
 from rheostat.nn.norms import AffineSet, Modulation, Norm, NormSet
@@ -146,10 +147,7 @@ def segment_terms(plan: str, batch: int, generator: torch.Generator) -> list[Ter
     images have weight 1-λ and attacked images λ. Each term thus has one kernel.
     """
     if plan == "halves":
-        return [
-            Term(torch.arange(0, batch, 2), Point(robustness=0.0)),
-            Term(torch.arange(1, batch, 2), Point(robustness=1.0), images="adversarial"),
-        ]
+        return in_two(batch)
     order = torch.randperm(batch, generator=generator)
     zeros = -(-batch // 3)
     middle = zeros + batch // 3

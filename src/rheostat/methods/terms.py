@@ -41,6 +41,26 @@ class Term:
         return replace(self, rows=self.rows[local] - first, at=self.at.only(local), weight=weight)
 
 
+def in_two(batch: int, attacked: float = 0.5) -> list[Term]:
+    """The plan of a step that trains both ends alone: clean rows at λ = 0, attacked rows at λ = 1.
+
+    `attacked` is the fraction of the attacked rows, rounded down; two rows or more have one of each. Attacked rows are
+    spread evenly, and so over ranks; at 1/2 they are the odd rows.
+    """
+    # Row i is attacked if the number of attacked rows up to it, rounded down, rises at it.
+    number = (torch.arange(batch + 1, dtype=torch.float64) * attacked + 1e-9).floor()
+    chosen = number.diff() > 0
+    if batch > 1 and not chosen.any():
+        chosen[-1] = True
+    if batch > 1 and chosen.all():
+        chosen[0] = False
+    terms = [
+        Term((~chosen).nonzero()[:, 0], Point(robustness=0.0)),
+        Term(chosen.nonzero()[:, 0], Point(robustness=1.0), images="adversarial"),
+    ]
+    return [term for term in terms if len(term.rows)]
+
+
 def everything(batch: int) -> list[Term]:
     """The default plan, if no method of a stack has one: every row, clean, at the rest point."""
     return [Term(torch.arange(batch))]
