@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from speed import row, show
+from ratios import row, show
 from timed_steps import interleaved, stepper
 
 from rheostat import nets

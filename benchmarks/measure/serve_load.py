@@ -1,4 +1,6 @@
-"""Load on a real server over loopback, against ONNX Runtime alone in the same run → results/serve.jsonl.
+"""Load on a real server over loopback, against the runtime alone in the same run → results/serve.jsonl.
+
+A point is served in fp32 by ONNX Runtime, and in bf16 by OpenVINO where the machine has both (extra openvino).
 
 Throughput: enough clients that the queue never empties. Then open-loop arrivals at 80 % of it (p99 against
 deadline + 2 batch times), and at 200 % (503s, no time-outs). The client shares the machine's cores.
@@ -24,8 +26,7 @@ import numpy as np
 import torch
 
 from rheostat import nets
-from rheostat.deploy.exporting import export
-from rheostat.deploy.onnx_session import Session
+from rheostat.deploy.precisions import FULL, lacking, open_in, write_in
 from rheostat.methods.composition import compose
 from rheostat.models import artifact
 from rheostat.models.artifact import About, versions
@@ -38,26 +39,28 @@ RESULTS = Path(__file__).parents[1] / "results" / "serve.jsonl"
 THREADS = os.cpu_count() or 1
 DEADLINE = 0.005
 CASES = {
-    # name: network, images of a request, bar on the share of ONNX Runtime's throughput
+    # name: network, images of a request, bar on the share of the runtime's throughput
     "ResNet-18, 32×32": ({"name": "resnet", "depth": 18, "image": [3, 32, 32]}, 16, 0.8),
     "narrow ResNet-8, 28×28": ({"name": "resnet", "depth": 8, "base_width": 16, "image": [1, 28, 28]}, 64, 0.6),
 }
 
 
-def model_of(spec: dict[str, object], folder: Path) -> Path:
+def model_of(spec: dict[str, object], folder: Path, precision: str) -> Path:
     torch.manual_seed(0)
     model = Tunable(nets.build({**spec, "classes": 10}), compose("dual"))
     file = artifact.save(folder / "model.safetensors", model, About(tuple("0123456789"), {"eps": 0.1, "norm": "linf"}))
-    artifact.name_point(file, "safe", Point(robustness=1.0), {"robust_bound": 0.5})
+    measured = {"robust_bound": 0.5, **({} if precision == FULL else {"precision": precision})}
+    artifact.name_point(file, "safe", Point(robustness=1.0), measured)
     artifact.name_point(file, "fast", Point(robustness=0.0), {"robust_bound": 0.0})
     return file
 
 
-def alone(file: Path, batch: int, image: tuple[int, ...]) -> float:
-    """Seconds of a batch of ONNX Runtime by itself, the median of 2 seconds of passes."""
+def alone(file: Path, batch: int, image: tuple[int, ...], precision: str) -> float:
+    """Seconds of a batch of the point's runtime by itself, the median of 2 seconds of passes."""
     model, about = artifact.load_with(file)
-    (onnx,) = export(model, about, file.with_suffix(".onnx"), at="safe")
-    session, x = (Session(onnx, threads=THREADS), np.random.default_rng(0).random((batch, *image)).astype(np.float32))
+    onnx = write_in(precision, model, about, file.with_suffix(".onnx"), at="safe", images=torch.rand(2, *image))
+    session = open_in(precision, onnx, threads=THREADS)
+    x = np.random.default_rng(0).random((batch, *image)).astype(np.float32)
     times, started = [], time.perf_counter()
     while time.perf_counter() - started < 2.0 or len(times) < 10:
         begun = time.perf_counter()
@@ -144,50 +147,63 @@ async def opened(url: str, body: bytes, rate: float, seconds: float) -> list[tup
     return out
 
 
+def measured(name: str, precision: str) -> dict[str, object]:
+    """The row of one network in one precision."""
+    spec, count, bar = CASES[name]
+    image = tuple(spec["image"])  # type: ignore[arg-type]
+    buffer = io.BytesIO()
+    np.save(buffer, np.random.default_rng(1).integers(0, 255, (count, *image), dtype=np.uint8))
+    body, most = buffer.getvalue(), 64
+    with tempfile.TemporaryDirectory() as folder:
+        file = model_of(spec, Path(folder), precision)
+        before = alone(file, most, image, precision)
+        with server(file, most) as url:
+            asyncio.run(closed(url, body, 2, 1.0))
+            begun = time.perf_counter()
+            found = asyncio.run(closed(url, body, 3 * most // count + 1, 8.0))
+            rate = sum(s == 200 for s, _ in found) / (time.perf_counter() - begun)
+            busy = asyncio.run(opened(url, body, 0.8 * rate, 8.0))
+            over = asyncio.run(opened(url, body, 2 * rate, 6.0))
+        after = alone(file, most, image, precision)
+    batch = statistics.mean((before, after))
+    p99 = float(np.quantile([t for s, t in busy if s == 200], 0.99))
+    return {
+        "name": name,
+        "precision": precision,
+        "images_per_request": count,
+        "batch": most,
+        "throughput": rate * count,
+        "alone": most / batch,
+        "ratio": rate * count * batch / most,
+        "bar_at_least": bar,
+        "p99_ms": 1e3 * p99,
+        "p99_bar_ms": 1e3 * (DEADLINE + 2 * batch),
+        "busy": {str(s): sum(x == s for x, _ in busy) for s in {x for x, _ in busy}},
+        "overload": {str(s): sum(x == s for x, _ in over) for s in {x for x, _ in over}},
+        "overload_longest_s": max(t for _, t in over),
+        "hardware": hardware(torch.device("cpu")),
+        "versions": versions(),
+        "seed": 0,
+    }
+
+
 def main() -> None:
     argparse.ArgumentParser(description=__doc__).parse_args()
     rows = []
-    for name, (spec, count, bar) in CASES.items():
-        image = tuple(spec["image"])  # type: ignore[arg-type]
-        buffer = io.BytesIO()
-        np.save(buffer, np.random.default_rng(1).integers(0, 255, (count, *image), dtype=np.uint8))
-        body, most = buffer.getvalue(), 64
-        with tempfile.TemporaryDirectory() as folder:
-            file = model_of(spec, Path(folder))
-            before = alone(file, most, image)
-            with server(file, most) as url:
-                asyncio.run(closed(url, body, 2, 1.0))
-                begun = time.perf_counter()
-                found = asyncio.run(closed(url, body, 3 * most // count + 1, 8.0))
-                rate = sum(s == 200 for s, _ in found) / (time.perf_counter() - begun)
-                busy = asyncio.run(opened(url, body, 0.8 * rate, 8.0))
-                over = asyncio.run(opened(url, body, 2 * rate, 6.0))
-            after = alone(file, most, image)
-        batch = statistics.mean((before, after))
-        p99 = float(np.quantile([t for s, t in busy if s == 200], 0.99))
-        row = {
-            "name": name,
-            "images_per_request": count,
-            "batch": most,
-            "throughput": rate * count,
-            "alone": most / batch,
-            "ratio": rate * count * batch / most,
-            "bar_at_least": bar,
-            "p99_ms": 1e3 * p99,
-            "p99_bar_ms": 1e3 * (DEADLINE + 2 * batch),
-            "busy": {str(s): sum(x == s for x, _ in busy) for s in {x for x, _ in busy}},
-            "overload": {str(s): sum(x == s for x, _ in over) for s in {x for x, _ in over}},
-            "overload_longest_s": max(t for _, t in over),
-            "hardware": hardware(torch.device("cpu")),
-            "versions": versions(),
-            "seed": 0,
-        }
-        rows.append(row)
-        print(
-            f"{name}: {row['throughput']:.0f} images/s, ONNX Runtime alone {row['alone']:.0f}: {row['ratio']:.2f} "
-            f"(bar {bar}); at 80 % p99 {row['p99_ms']:.0f} ms (bar {row['p99_bar_ms']:.0f}); at 200 % "
-            f"{row['overload']}, longest {row['overload_longest_s']:.1f} s"
-        )
+    for name in CASES:
+        for precision in ("fp32", "bf16"):
+            if problem := lacking(precision):
+                print(f"{name}, {precision}: not measured, {problem}")
+                continue
+            row = measured(name, precision)
+            rows.append(row)
+            print(
+                f"{name}, {precision}: {row['throughput']:.0f} images/s, the runtime alone {row['alone']:.0f}: "
+                f"{row['ratio']:.2f} (bar {row['bar_at_least']}); at 80 % p99 {row['p99_ms']:.0f} ms "
+                f"(bar {row['p99_bar_ms']:.0f}); at 200 % {row['overload']}, "
+                f"longest {row['overload_longest_s']:.1f} s",
+                flush=True,
+            )
     write_timings(RESULTS, rows)
 
 

@@ -15,19 +15,16 @@ import argparse
 import json
 import resource
 import statistics
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from attack_speed import subject, sweep
+from ratios import row, show
 from timed_steps import interleaved, pgd, stepper
 
-from rheostat import data, nets
-from rheostat.attacks import Attack
-from rheostat.evaluation.attacked import chunks
-from rheostat.evaluation.chunks import Task, measured
+from rheostat import nets
 from rheostat.methods.composition import COMPOSITIONS, compose
-from rheostat.models.artifact import load_with, versions
 from rheostat.models.costs import observe
 from rheostat.models.tunable import Tunable
 from rheostat.points.point import Point
@@ -48,26 +45,6 @@ def predicted(paper: str, batch: int, steps: int) -> float:
         robust = batch - zeros
         return (3 * (zeros + SUPPORT_SHARE * robust + robust) + 2 * steps * robust) / pgd
     return batch / 2 * (3 + 3 + 2 * steps) / pgd
-
-
-def spread(values: list[float]) -> dict[str, float]:
-    """Median and quartiles."""
-    quarters = statistics.quantiles(values, n=4)
-    return {"median": statistics.median(values), "low": quarters[0], "high": quarters[2]}
-
-
-def row(name: str, a: str, b: str, values: list[float], **more: object) -> dict[str, object]:
-    return {
-        "name": name,
-        "a": a,
-        "b": b,
-        "ratio": spread(values),
-        "n": len(values),
-        "seed": 0,
-        "hardware": hardware(torch.device("cpu")),
-        "versions": versions(),
-        **more,
-    }
 
 
 def training(times: int) -> list[dict[str, object]]:
@@ -167,87 +144,10 @@ def stepping(
     return rows
 
 
-def sweep(times: int, which: str = "oat-digits", images: int = 500) -> list[dict[str, object]]:
-    """11 points with PGD-20: ours against 11 Foolbox runs of the same step in one process; warm against cold.
-
-    Ours drops what fell and lets points share batches; a warm start gives up the latter for a first
-    look at what other points' attacks found.
-    """
-    import foolbox
-
-    model, about = load_with(which)
-    name = about.provenance["recipe"]["data"]["name"]
-    test = data.subset(data.load(name)[1], images)
-    x, y = data.to_pixels(test.images), test.labels
-    eps = about.threat["eps"]
-    points = [Point(robustness=i / 10) for i in range(11)]
-    attack = Attack("pgd", eps, 20)
-    values, warmer, ours, theirs, speed = [], [], [], [], []
-    for number in range(times):
-        start = time.perf_counter()
-        ours.append(_swept(model, points, attack, test, number, warm=False))
-        middle = time.perf_counter()
-        stood = []
-        for point in points:
-            at = model.at(point)
-            wrapped = foolbox.PyTorchModel(at, bounds=(0, 1))
-            torch.manual_seed(number)
-            reference = foolbox.attacks.LinfPGD(abs_stepsize=attack.size, steps=20)
-            _, (moved,), _ = reference(wrapped, x, y, epsilons=[eps])
-            with torch.no_grad():
-                stood.append(float((at(moved).argmax(1) == y).double().mean()))
-        theirs.append(statistics.mean(stood))
-        last = time.perf_counter()
-        warm = _swept(model, points, attack, test, number, warm=True)
-        end = time.perf_counter()
-        assert warm <= ours[-1] + 0.01
-        values.append((last - middle) / (middle - start))
-        warmer.append((middle - start) / (end - last))
-        speed.append(11 * len(test) / (middle - start))
-    found = row(
-        f"sweep of 11 points, PGD-20, {name}: Foolbox ÷ ours",
-        "foolbox",
-        "rheostat",
-        values,
-        bar_at_least=1.5,
-        images_per_second=statistics.median(speed),
-        robust_accuracy_gap=statistics.mean(ours) - statistics.mean(theirs),
-    )
-    gain = row(f"sweep of 11 points, PGD-20, {name}: cold ÷ warm", "cold", "warm", warmer)
-    show(found)
-    show(gain)
-    return [found, gain]
-
-
-def _swept(model: Tunable, points: list[Point], attack: Attack, test: data.Dataset, seed: int, *, warm: bool) -> float:
-    """Mean RA over points of what `evaluate` measures, chunk by chunk."""
-    task = Task(model, tuple(points), (attack,), seed, warm)
-    standing = [
-        measured(task, data.to_pixels(test.images[part]), test.labels[part], number)["standing"][:, -1]
-        for number, part in enumerate(chunks(test))
-    ]
-    return float(torch.cat(standing, 1).double().mean())
-
-
-def show(found: dict[str, object]) -> None:
-    """One line of the table."""
-    ratio = found["ratio"]
-    assert isinstance(ratio, dict)
-    common = ("name", "a", "b", "ratio", "n", "seed", "hardware", "versions")
-    more = {k: v for k, v in found.items() if v and k not in common}
-    text = ", ".join(f"{k} {v:.3g}" if isinstance(v, float) else f"{k} {v}" for k, v in more.items())
-    print(
-        f"{found['name']:<44} {found['a']:>8}  {ratio['median']:.3f} "
-        f"[{ratio['low']:.3f}, {ratio['high']:.3f}] n={found['n']}  {text}",
-        flush=True,
-    )
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--times", type=int, default=12, help="interleaved repetitions")
     parser.add_argument("--only", choices=["training", "sweep"], help="one part alone")
-    parser.add_argument("--sweep", default="oat-digits", help="the model that is swept")
     parser.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args()
     keep_freed_memory()
@@ -255,7 +155,10 @@ def main() -> None:
     if options.only != "sweep":
         rows += training(options.times) + every(options.times)
     if options.only != "training":
-        rows += sweep(max(options.times // 3, 3), options.sweep)
+        swept = sweep(subject("oat-digits", 500, label="digits"), max(options.times // 3, 3))
+        for found in swept:
+            show(found)
+        rows += swept
     if options.only is None:
         write_timings(options.out, rows)
         print(f"wrote {options.out}")

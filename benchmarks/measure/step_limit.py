@@ -19,7 +19,8 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from plain_nets import plain_resnet
-from speed import row, rows_of, show
+from ratios import row, show
+from speed import rows_of
 from timed_steps import interleaved, scope, stepper
 from torch import nn
 

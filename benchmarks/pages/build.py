@@ -10,11 +10,14 @@ from pathlib import Path
 
 import adopted
 import appendix
+import attack_times
 import believing
 import claims
 import concepts
 import conditioning
 import dials_shipped
+import exit_times
+import fast
 import latencies
 import masks
 import method_pages
@@ -50,7 +53,7 @@ RESULTS = ROOT / "benchmarks" / "results"
 OTHERS = (
     *("speed", "costs", "believe", "serve", "serve-trace", "exit-latency", "exports", "alphas", "l2", "margin"),
     *("variants", "precision", "rivals", "naive-segment", "adopted", "adopted-speed", "square"),
-    *("runtimes", "precision-speed", "step-limit", "search"),
+    *("runtimes", "precision-speed", "step-limit", "search", "fast", "attack-speed", "exit-runtimes"),
 )
 """Files whose rows are not evaluations along a dial."""
 
@@ -95,6 +98,8 @@ def build(out: Path) -> None:
     serving, serving_claims = believing.serving(read["serve"])
     replayed, replay_claims = replays.section(read["serve-trace"])
     timing, timing_claims = multi_exit.latency(read["exit-latency"])
+    exit_table, exit_claims = exit_times.section(read["exit-runtimes"])
+    attack_table, attack_claims = attack_times.section(read["attack-speed"])
     others, other_claims = study.alternatives(rows, RESULTS)
     equal, equal_claims = study.equal_attacks(rows, RESULTS, read["speed"])
     strong, strong_claims = study.stronger(rows)
@@ -145,7 +150,7 @@ def build(out: Path) -> None:
         "OAT and OATS (Wang et al., NeurIPS 2020)": claims.oat(rows, RESULTS) + width_claims + step_claims,
         "FLOAT and FLOATS (Kundu et al., WACV 2023)": claims.float_(rows, RESULTS, read["speed"], read["costs"]),
         "SMART (Kundu et al., ICASSP 2023)": smart_claims,
-        "RDI-Nets (Hu et al., ICLR 2020)": static_claims + timing_claims,
+        "RDI-Nets (Hu et al., ICLR 2020)": static_claims + timing_claims + exit_claims,
         "Against plain alternatives (area under the dial, square points)": claims.beaten(
             [c for c in other_claims if "twice" not in c[0]] + equal_claims
         ),
@@ -153,6 +158,7 @@ def build(out: Path) -> None:
         "Evaluation and shipping (ours)": tier_claims
         + strong_claims
         + sweep_claims
+        + attack_claims
         + serving_claims
         + replay_claims
         + export_claims,
@@ -167,6 +173,7 @@ def build(out: Path) -> None:
         surprises.widths(read["speed"]),
     )
     first = find(rows, "oat-fashion", "at-0")[0]
+    zoo_timed = read_rows_plain(RESULTS / "zoo.jsonl")
     pages = {
         "claims": [claims.page(sections), full],
         "study": [
@@ -211,11 +218,13 @@ def build(out: Path) -> None:
             variants.variants(read["variants"], RESULTS),
             rivals.section(read["rivals"] + read["naive-segment"], RESULTS, decided),
         ],
-        "exits": [static, timing, multi_exit.matrix(rows), multi_exit.three_dials(rows)],
+        "exits": [static, timing, exit_table, multi_exit.matrix(rows), multi_exit.three_dials(rows)],
         "training": [
             training.ablation(rows),
             training.options(rows, RESULTS),
             searches.section(read["search"]),
+            fast.timed(zoo_timed),
+            fast.ablation(read["fast"], RESULTS),
             precisions.section(read["precision"], RESULTS),
             precisions.attacks(read["precision"], RESULTS),
             latencies.steps(read["precision-speed"]),
@@ -225,7 +234,7 @@ def build(out: Path) -> None:
             table(["run", "seconds"], [[k, f"{v:.0f}"] for k, v in seconds.items()]),
             timings.speed(read["speed"]),
         ],
-        "evaluation": [tiers, squares.budget(read["square"], RESULTS), believing.l2(read["l2"])],
+        "evaluation": [tiers, attack_table, squares.budget(read["square"], RESULTS), believing.l2(read["l2"])],
         "deployment": [
             serving,
             replayed,

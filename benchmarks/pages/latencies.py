@@ -28,7 +28,32 @@ def runtimes(rows: list[Row]) -> str:
         f"{title}Median milliseconds of a batch on {rows[0]['hardware']['device']}, {threads} thread(s), in fp32 "
         "unless the column says otherwise. Networks have random weights. The robust end of a dual norm is served, "
         "whole, at a width, or with masked channels cut out. Files in fp32 differ from the model by at most "
-        f"{exact:.0e} of the largest logit{'' if low is None else f', in bf16 by {low:.0e}'}.\n\n" + table(head, body)
+        f"{exact:.0e} of the largest logit{'' if low is None else f', in bf16 by {low:.0e}'}.\n\n"
+        + table(head, body)
+        + _parts(rows)
+    )
+
+
+def _parts(rows: list[Row]) -> str:
+    """The time of each smaller part over that of the whole network, in each form."""
+    whole = {(r["net"], r["batch"]): r for r in rows if r["part"] == "whole"}
+    body = []
+    for r in rows:
+        base = whole.get((r["net"], r["batch"]))
+        if r["part"] == "whole" or base is None:
+            continue
+        ratios = [
+            f"{r['milliseconds'][form]['median'] / base['milliseconds'][form]['median']:.2f}"
+            if form in r["milliseconds"] and form in base["milliseconds"]
+            else ""
+            for form in FORMS
+        ]
+        body.append([r["net"], r["part"], str(r["batch"]), f"{r['macs'] / base['macs']:.2f}", *ratios])
+    if not body:
+        return ""
+    return (
+        "\nThe time of a part over that of the whole network, both from the table above, beside its share of the "
+        "multiplications:\n\n" + table(["network", "part", "batch", "MACs", *FORMS], body)
     )
 
 
