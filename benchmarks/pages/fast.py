@@ -26,8 +26,10 @@ MINUTES = 60
 RUN = "cifar10-resnet18"
 
 
-def _ends(rows: list[Row]) -> dict[float, Row]:
-    return {r["at"]["robustness"]: r for r in rows}
+def ends(rows: list[Row]) -> dict[float, Row]:
+    """The rows at both ends of the dial by λ; empty unless both are there."""
+    found = {r["at"]["robustness"]: r for r in rows}
+    return found if set(found) == {0.0, 1.0} else {}
 
 
 def timed(rows: list[Row]) -> str:
@@ -66,26 +68,27 @@ def timed(rows: list[Row]) -> str:
 def ablation(rows: list[Row], results: Path) -> str:
     """What each change to the recipe does to SA and RA at the ends, paired with the base."""
     title = "## What the parts of the fast recipe gain (`benchmarks/queues/fast.toml`)\n\n"
-    found = {name: _ends(find(rows, name, "at-0")) for name in CHANGES}
+    found = {name: ends(find(rows, name, "at-0")) for name in CHANGES}
     base = found[BASE]
     if not base:
         return title + "Not yet run.\n"
     body = []
     for name, what in CHANGES.items():
-        if set(ends := found[name]) != {0.0, 1.0}:
+        mine = found[name]
+        if not mine:
             continue
         values = [
-            per_cent(ends[0.0]["clean_accuracy"]),
-            per_cent(ends[1.0]["clean_accuracy"]),
-            per_cent(ends[1.0]["robust_accuracy"]),
+            per_cent(mine[0.0]["clean_accuracy"]),
+            per_cent(mine[1.0]["clean_accuracy"]),
+            per_cent(mine[1.0]["robust_accuracy"]),
         ]
         moved = [""] * 3
         if name != BASE:
             moved = [
-                signed(*paired(*(read_bits(results, of[at])[kind] for of in (ends, base))))
+                signed(*paired(*(read_bits(results, of[at])[kind] for of in (mine, base))))
                 for at, kind in ((0.0, 0), (1.0, 0), (1.0, 1))
             ]
-        body.append([what, *values, *moved, f"{ends[1.0]['train']['seconds']:.0f}"])
+        body.append([what, *values, *moved, f"{mine[1.0]['train']['seconds']:.0f}"])
     first = base[1.0]
     names = ("SA(0)", "SA(1)", "RA(1)")
     return (

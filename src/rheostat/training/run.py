@@ -125,7 +125,7 @@ class TrainingRun:
         progress.step = number + 1
         model.method.after_step(model.net, progress.step / self.total)
         if t.ema is not None:
-            state.average = updated(state.average, model, t.ema)
+            state.average = updated(state.average, model, t.ema, progress.step)
         return loss
 
     def end_epoch(self) -> None:
@@ -145,12 +145,12 @@ class TrainingRun:
             "train_robust_accuracy": sums["robust"] / max(sums["robust_n"], 1),
             "seconds": round(progress.seconds, 1),
         }
-        current = model.state_dict()
+        last: dict[str, torch.Tensor] = {}
+        scored = self.watch.score(model, epoch)
         if state.average is not None:
             follow(state.average, model)  # masks may have changed after the last step
-            kept = {k: v.clone() for k, v in current.items()}
-            model.load_state_dict(state.average)
-        scored = self.watch.score(model, epoch)
+            last = {k: v.detach().clone() for k, v in model.state_dict().items()}
+            scored = self._better(scored, last, state.average, epoch)
         line |= scored
         # A flag stays raised: the run has the flags of all its epochs.
         progress.flags = sorted({*progress.flags, *self.watch.flags(progress.epochs, line)})
@@ -160,14 +160,30 @@ class TrainingRun:
         if self.watch.may_select(epoch) and scored["score"] > progress.best_score:
             progress.best_score, progress.best_epoch = scored["score"], epoch
             state.best = {k: v.detach().clone() for k, v in model.state_dict().items()}
-        if state.average is not None:
-            model.load_state_dict(kept)
+        if last:
+            model.load_state_dict(last)
         if ranks.first:
             text = "".join(json.dumps(e) + "\n" for e in progress.epochs)
             write_text(self.folder / "metrics.jsonl", text)
             call(self.callbacks, "on_epoch", self, line)
         if self.report is not None and ranks.first:
             self.report({"event": "epoch", "epochs": self.settings.train.epochs, **line})
+
+    def _better(
+        self, scored: dict[str, Any], last: dict[str, torch.Tensor], average: dict[str, torch.Tensor], epoch: int
+    ) -> dict[str, Any]:
+        """Load the average or the last weights into the model, whichever scores higher; returns that score.
+
+        Where the rate falls to 0, there is little left to average, and an average lags behind the last weights.
+        """
+        if scored["score"] < 0:
+            return scored
+        self.model.load_state_dict(average)
+        of_average = self.watch.score(self.model, epoch)
+        if of_average["score"] >= scored["score"]:
+            return of_average | {"weights": "average"}
+        self.model.load_state_dict(last)
+        return scored | {"weights": "last"}
 
     def _summed(self, sums: dict[str, float]) -> dict[str, float]:
         keys = sorted(sums)
