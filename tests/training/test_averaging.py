@@ -64,7 +64,7 @@ def test_norm_statistics_are_averaged_as_weights_are() -> None:
 
 
 def test_the_first_state_leaves_the_average_within_a_short_run() -> None:
-    """A fixed decay of 0.999 kept 74 % of the first state after 300 steps, and with it variances of untrained layers."""
+    """A fixed decay of 0.999 kept 74 % of the first state after 300 steps, and its variances with it."""
     model = build(load_recipe("oat-digits"), data.load("digits")[0])
     name = next(k for k, _ in model.named_buffers() if k.endswith("running_var"))
     with torch.no_grad():

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
+from pathlib import Path
+
 import pytest
 import torch
 from torch import Tensor
@@ -11,6 +14,7 @@ from rheostat.data import Dataset, subset
 from rheostat.models.tunable import Tunable
 from rheostat.points.point import Point
 from rheostat.training import selection
+from rheostat.training.loop import train
 from rheostat.training.recipe import load_recipe
 from rheostat.training.selection import Watch, alike, settings
 from support import make
@@ -83,3 +87,21 @@ def test_selection_attacks_in_the_precision_of_training(
     assert low["score"] == pytest.approx(full["score"], abs=0.06)
     for a, b in zip(low["calibrate"], full["calibrate"], strict=True):
         assert a["clean_accuracy"] == b["clean_accuracy"]
+
+
+@pytest.mark.parametrize(
+    ("last", "average", "kept"), [(0.6, 0.4, "last"), (0.4, 0.6, "average"), (0.5, 0.5, "average")]
+)
+def test_the_average_is_kept_only_if_it_scores_as_high_as_the_last_weights(
+    last: float, average: float, kept: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An average that lags behind cost 11 points of SA, because the last weights were no candidates."""
+    small = ["train.max_steps=3", "train.batch=32", "attack.steps=2", "calibrate_dial=false"]
+    plain = train(load_recipe("oat-digits", changes=small), out=tmp_path / "plain")
+    scores = itertools.cycle([last, average])
+    monkeypatch.setattr(Watch, "score", lambda self, model, epoch: {"score": next(scores)})
+    done = train(load_recipe("oat-digits", changes=[*small, "train.ema=0.5"]), out=tmp_path / "averaged")
+    assert done.progress.epochs[-1]["weights"] == kept
+    assert done.progress.best_score == max(last, average)
+    same = all(torch.equal(v, plain.model.state_dict()[k]) for k, v in done.model.state_dict().items())
+    assert same == (kept == "last")

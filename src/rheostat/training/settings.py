@@ -93,7 +93,7 @@ class TrainSection(Section):
     attacked_smoothing: float | None = Field(default=None, ge=0, lt=1)
     """Label smoothing of attacked rows; None uses `label_smoothing` for these rows too."""
     ema: float | None = Field(default=None, gt=0, lt=1)
-    """Decay of a moving average of the weights, which is scored and kept instead of them; None is off."""
+    """Decay of a moving average of the weights; selection keeps it or the last weights. None is off."""
     trades: float | None = Field(default=None, gt=0)
     """β of TRADES on adversarial rows, 6 in its paper; None trains them by cross-entropy."""
     awp: float = Field(default=0.0, ge=0, lt=1)
