@@ -18,7 +18,6 @@ import conditioning
 import dials_shipped
 import exit_times
 import fast
-import good_one
 import latencies
 import masks
 import method_pages
@@ -253,8 +252,6 @@ def build(out: Path) -> None:
     found = results.Found(rows, RESULTS, sections, other_claims, equal_claims, read)
     zoo, zoo_rows = zoo_index.shipped(), read_rows(zoo_index.ROWS)
     write_text(docs / "results.md", results.page(found, appendix.contents(), dials_shipped.measured(zoo, zoo_rows)))
-    guide = (ROOT / "docs" / "training.md").read_text()
-    write_text(docs / "training.md", good_one.page(guide, read["fast"], RESULTS))
     write_text(docs / "which.md", needs.page(rows, decided, RESULTS))
     write_text(docs / "adopted.md", adopted.page(read["adopted"], read["adopted-speed"]))
     for name, text in method_pages.pages(rows + read["rivals"], RESULTS).items():
