@@ -48,7 +48,9 @@ def _parts(rows: list[Row]) -> str:
             else ""
             for form in FORMS
         ]
-        body.append([r["net"], r["part"], str(r["batch"]), f"{r['macs'] / base['macs']:.2f}", *ratios])
+        # The operations of a masked network are counted before its channels are cut out.
+        share = "" if r["macs"] == base["macs"] else f"{r['macs'] / base['macs']:.2f}"
+        body.append([r["net"], r["part"], str(r["batch"]), share, *ratios])
     if not body:
         return ""
     return (
