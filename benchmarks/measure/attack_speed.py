@@ -46,12 +46,12 @@ class Subject:
 def subject(
     which: str, images: int, *, label: str | None = None, folder: Path | None = None, verify: bool = True
 ) -> Subject:
-    """A model trained for L-inf and the first test images of its data set; rows call it `label`, or as it was given."""
+    """A model trained for L-inf and the first test images of its data set; rows call it `label`, or by its file."""
     model, about = load_with(which)
     name = about.provenance["recipe"]["data"]["name"]
     test = data.subset(data.load(name, folder=folder, verify=verify)[1], images)
     assert about.threat["norm"] == "linf"
-    return Subject(label or which, model.to_layout(torch.channels_last), test, about.threat["eps"])
+    return Subject(label or Path(which).name, model.to_layout(torch.channels_last), test, about.threat["eps"])
 
 
 def attacked(of: Subject, task: Task) -> Tensor:
