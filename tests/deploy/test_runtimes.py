@@ -137,3 +137,14 @@ def test_the_faster_runtime_serves(file: Path, monkeypatch: pytest.MonkeyPatch, 
         chosen.append(served.runs["t-1"](images))
     assert np.allclose(chosen[0], chosen[1], atol=1e-4)
     assert np.allclose(chosen[0], chosen[2], atol=1e-4)
+
+
+def test_a_batch_of_any_size_gives_each_image_its_own_answer(file: Path) -> None:
+    """Batches are padded to few sizes, so the answers of added rows must not be returned or mixed in."""
+    session = Session(file, runtime="openvino", threads=1)
+    x = torch.rand(37, 1, 8, 8, generator=torch.Generator().manual_seed(0)).numpy()
+    each = np.concatenate([session(row[None]) for row in x])
+    for rows in (0, 1, 8, 9, 13, 32, 33, 37):
+        found = session(x[:rows])
+        assert found.shape == (rows, 10)
+        np.testing.assert_allclose(found, each[:rows], atol=1e-4)

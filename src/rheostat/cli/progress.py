@@ -149,5 +149,7 @@ def epoch_line(event: dict[str, Any]) -> str:
             f"  calibrate SA {first['clean_accuracy']:.3f}…{last['clean_accuracy']:.3f} RA "
             f"{first['robust_accuracy']:.3f}…{last['robust_accuracy']:.3f}"
         )
+    if "weights" in event:
+        line += f" ({event['weights']} weights)"
     line += f"  {event['seconds']:.0f} s"
     return line + (f"  raised: {', '.join(event['flags'])}" if event["flags"] else "")
