@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import claims
-from markdown import signed, table
+from markdown import table
 from plain import Row
 
 Lines = list[list[str]]
@@ -16,7 +16,7 @@ def section(rows: list[Row]) -> tuple[str, Lines]:
         return title + "Not yet run.\n", []
     body, found = [], []
     for r in rows:
-        gap = signed(100 * r["gap"]) if "gap" in r else ""
+        gap = f"{100 * r['gap']:+.1f}" if "gap" in r else ""
         shown = "{median:.2f} [{low:.2f}, {high:.2f}]".format(**r["ratio"])
         images = str(r.get("images", ""))
         body.append([r["name"], r["a"], r["b"], shown, *claims.bar(r), gap, images, str(r["n"])])
