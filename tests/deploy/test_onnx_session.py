@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 
 from rheostat.deploy.onnx_session import _about
-from rheostat.deploy.runtimes import padded_size
 
 STAGES = {"stages": 3, "thresholds": [0.1, 2], "measure": "entropy"}
 
@@ -37,12 +36,3 @@ def test_a_description_that_cannot_be_is_refused_by_name(text: str, message: str
 def test_descriptions_of_exported_files_are_read() -> None:
     assert _about(Path("a.onnx"), json.dumps(STAGES)) == STAGES
     assert _about(Path("a.onnx"), json.dumps({"live": ["robustness"]})) == {"live": ["robustness"]}
-
-
-def test_few_sizes_of_a_batch_reach_openvino() -> None:
-    """At most a quarter of the rows is added, sizes that are used stay as they are, and there are few."""
-    sizes = {rows: padded_size(rows) for rows in range(1025)}
-    assert all(rows <= size <= 1.25 * rows for rows, size in sizes.items())
-    assert all(padded_size(size) == size for size in sizes.values())
-    assert all(sizes[2**k] == 2**k for k in range(11))
-    assert len(set(sizes.values())) <= 9 + 4 * 7

@@ -71,16 +71,6 @@ class OnnxRuntimeGraph:
         return found
 
 
-def padded_size(rows: int) -> int:
-    """The number of rows, at least `rows`, to which a batch is padded: four sizes between one power of 2 and the next.
-
-    OpenVINO prepares its kernels once for every size of a batch that it meets. Early exit and a server's queue would
-    give it a new size at almost every call. At most a quarter of the rows is added, and none up to 8 rows.
-    """
-    step = max(1, 2 ** ((rows - 1).bit_length() - 3)) if rows > 8 else 1
-    return -(-rows // step) * step
-
-
 class OpenVinoGraph:
     """A file under OpenVINO; with bf16, products are in bf16, inputs and outputs in fp32."""
 
@@ -113,15 +103,8 @@ class OpenVinoGraph:
         """The outputs of named inputs, in the file's order."""
         if not hasattr(self._local, "request"):  # a request holds buffers, so each thread needs its own
             self._local.request = self._compiled.create_infer_request()
-        rows = min(len(v) for v in feed.values())
-        added = padded_size(rows) - rows
-        done = self._local.request.infer({k: _padded(v, added) for k, v in feed.items()})
-        return [np.array(done[output][:rows]) for output in self._compiled.outputs]
-
-
-def _padded(rows: Array, added: int) -> Array:
-    """The rows (B, ...), contiguous, with the last one `added` times more."""
-    return np.ascontiguousarray(np.concatenate([rows, np.repeat(rows[-1:], added, axis=0)]) if added else rows)
+        done = self._local.request.infer({k: np.ascontiguousarray(v) for k, v in feed.items()})
+        return [np.array(done[output]) for output in self._compiled.outputs]
 
 
 def _description(path: Path) -> str | None:
