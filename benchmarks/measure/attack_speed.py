@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import argparse
 import statistics
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from ratios import row, show
-from torch import Tensor
+from timed_steps import interleaved
 
 from rheostat import data
 from rheostat.attacks import Attack, named
@@ -54,15 +53,13 @@ def subject(
     return Subject(label or Path(which).name, model.to_layout(torch.channels_last), test, about.threat["eps"])
 
 
-def attacked(of: Subject, task: Task) -> Tensor:
-    """What `evaluate` measures, chunk by chunk: (points, images) bool, correct after every attack of the task."""
-    return torch.cat(
-        [
-            measured(task, data.to_pixels(of.images.images[part]), of.images.labels[part], number)["standing"][:, -1]
-            for number, part in enumerate(chunks(of.images))
-        ],
-        1,
-    )
+def attacked(of: Subject, task: Task) -> float:
+    """Mean RA over the points of a task after all its attacks, as `evaluate` measures it, chunk by chunk."""
+    standing = [
+        measured(task, data.to_pixels(of.images.images[part]), of.images.labels[part], number)["standing"][:, -1]
+        for number, part in enumerate(chunks(of.images))
+    ]
+    return float(torch.cat(standing, 1).double().mean())
 
 
 def by_foolbox(of: Subject, points: list[Point], attack: Attack, seed: int) -> float:
@@ -79,17 +76,6 @@ def by_foolbox(of: Subject, points: list[Point], attack: Attack, seed: int) -> f
         with torch.no_grad():
             found.append(float((at(moved).argmax(1) == y).double().mean()))
     return statistics.mean(found)
-
-
-def in_turns(runs: dict[str, Callable[[int], float]], times: int) -> dict[str, list[tuple[float, float]]]:
-    """(seconds, result) of each run, in turns."""
-    out: dict[str, list[tuple[float, float]]] = {name: [] for name in runs}
-    for number in range(times):
-        for name, run in runs.items():
-            started = time.perf_counter()
-            result = run(number)
-            out[name].append((time.perf_counter() - started, result))
-    return out
 
 
 def ratio(found: dict[str, list[tuple[float, float]]], a: str, b: str) -> list[float]:
@@ -112,9 +98,7 @@ def sweep(of: Subject, times: int, *, low: bool = False, bar: float = 1.5) -> li
     attack = Attack("pgd", of.eps, 20)
 
     def ours(warm: bool, low: bool) -> Callable[[int], float]:
-        return lambda seed: float(
-            attacked(of, Task(of.model, tuple(points), (attack,), seed, warm, low=low)).double().mean()
-        )
+        return lambda seed: attacked(of, Task(of.model, tuple(points), (attack,), seed, warm, low=low))
 
     runs = {
         "rheostat": ours(False, False),
@@ -122,7 +106,7 @@ def sweep(of: Subject, times: int, *, low: bool = False, bar: float = 1.5) -> li
         "warm": ours(True, False),
         **({"rheostat, bf16": ours(False, True)} if low else {}),
     }
-    found = in_turns(runs, times)
+    found = interleaved(runs, times, warm_up=0)
     name = f"sweep of 11 points, PGD-20, {of.name}"
     rows = []
     for mine in [m for m in runs if m.startswith("rheostat")]:
@@ -141,16 +125,14 @@ def standard(of: Subject, times: int, *, low: bool) -> list[dict[str, object]]:
 
     def run(tier: str, low: bool) -> Callable[[int], float]:
         attacks = tuple(named(a, eps=of.eps, norm="linf") for a in tiers[tier])
-        return lambda seed: float(
-            attacked(of, Task(of.model, (Point(robustness=1.0),), attacks, seed, low=low)).double().mean()
-        )
+        return lambda seed: attacked(of, Task(of.model, (Point(robustness=1.0),), attacks, seed, low=low))
 
     runs = {
         "standard": run("standard", False),
         **({"standard, bf16": run("standard", True)} if low else {}),
         "autoattack": run("autoattack", False),
     }
-    found = in_turns(runs, times)
+    found = interleaved(runs, times, warm_up=0)
     return [
         row(
             f"the tier standard at t = 1, {of.name}: ours ÷ AutoAttack",

@@ -12,11 +12,10 @@ import copy
 import importlib.util
 import statistics
 import tempfile
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from exit_latency import timed
 from ratios import spread
 from torch import Tensor, nn
 
@@ -39,22 +38,19 @@ GOALS = {32: 0.85, 256: 0.75}
 Forms = dict[str, nn.Module]
 
 
-def variants(model: Tunable) -> dict[str, tuple[Tunable, Point]]:
-    """The three forms: a model and its point."""
+def points(model: Tunable) -> dict[str, Point]:
+    """The points with exits and without, at the robust end."""
     at = Point(robustness=1.0) if "robustness" in model.dials else Point()
-    never = copy.deepcopy(model)
-    never.net.get_buffer("thresholds").fill_(-1.0)  # no uncertainty is below this
-    return {
-        "early exit": (model, at.replace(exit=1.0)),
-        "no image leaves": (never, at.replace(exit=1.0)),
-        "static": (model, at.replace(exit=0.0)),
-    }
+    return {"early exit": at.replace(exit=1.0), "static": at.replace(exit=0.0)}
 
 
 def by_runtime(model: Tunable, about: About, folder: Path, threads: int) -> dict[str, Forms]:
     """Runtime → its forms: eager PyTorch, ONNX Runtime, and OpenVINO in fp32 and bf16 where the machine has them."""
     model.to_layout(torch.channels_last)
-    wanted = variants(model)
+    wanted = {name: (model, point) for name, point in points(model).items()}
+    never = copy.deepcopy(model)
+    never.net.get_buffer("thresholds").fill_(-1.0)  # no uncertainty is below this
+    wanted["no image leaves"] = (never, points(model)["early exit"])
     eager: Forms = {name: of.at(point) for name, (of, point) in wanted.items()}
     eager["static"] = fold(*wanted["static"]).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     files = {}
@@ -73,13 +69,6 @@ def by_runtime(model: Tunable, about: About, folder: Path, threads: int) -> dict
     return found
 
 
-def seconds_of(run: Callable[[Tensor], object], x: Tensor) -> float:
-    """Seconds of one pass."""
-    started = time.perf_counter()
-    run(x)
-    return time.perf_counter() - started
-
-
 def in_turns(forms: Forms, parts: list[Tensor]) -> dict[str, list[float]]:
     """Seconds of every form on every batch; the order of the forms changes, so that none always finds a warm cache."""
     names = list(forms)
@@ -90,14 +79,14 @@ def in_turns(forms: Forms, parts: list[Tensor]) -> dict[str, list[float]]:
     for number, part in enumerate(parts):
         for place in range(len(names)):
             name = names[(place + number) % len(names)]
-            out[name].append(seconds_of(forms[name], part))
+            out[name].append(timed(forms[name], part))
     return out
 
 
 def exits_of(model: Tunable, test: data.Dataset) -> dict[str, object]:
     """Network, SA with exits and without, and the share of the images that takes each exit."""
-    wanted = {name: point for name, (_, point) in variants(model).items()}
-    taken, right = [], dict.fromkeys(("early exit", "static"), 0)
+    wanted = points(model)
+    taken, right = [], dict.fromkeys(wanted, 0)
     for images, labels in zip(test.images.split(256), test.labels.split(256), strict=True):
         x = data.to_pixels(images)
         found = model.read(x, model.resolve(wanted["early exit"], x)).taken

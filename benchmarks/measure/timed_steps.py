@@ -55,13 +55,15 @@ def stepper(net: nets.Net, paper: str, batch: int, attack: Attack, *, low: bool 
     return run
 
 
-def interleaved(runs: dict[str, Callable[[int], float]], times: int) -> dict[str, list[tuple[float, float]]]:
-    """(seconds, of them outside forward and backward) of each run, taken in turns after a warm-up."""
+def interleaved(
+    runs: dict[str, Callable[[int], float]], times: int, *, warm_up: int = 1
+) -> dict[str, list[tuple[float, float]]]:
+    """(seconds, what it returned) of each run, taken in turns after `warm_up` turns; it is given the turn, from 1."""
     out: dict[str, list[tuple[float, float]]] = {name: [] for name in runs}
-    for number in range(times + 1):
+    for number in range(1 - warm_up, times + 1):
         for name, run in runs.items():
             start = time.perf_counter()
-            outside = run(number)
-            if number:
-                out[name].append((time.perf_counter() - start, outside))
+            returned = run(number)
+            if number > 0:
+                out[name].append((time.perf_counter() - start, returned))
     return out

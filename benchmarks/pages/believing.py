@@ -91,17 +91,17 @@ def l2(rows: list[Row]) -> str:
 
 
 def serving(rows: list[Row]) -> tuple[str, list[list[str]]]:
-    """The server under load, compared with ONNX Runtime alone."""
+    """The server under load, compared with its runtime alone, and bf16 with fp32."""
     body, claims = [], []
-    full = {r["name"]: r["throughput"] for r in rows if r.get("precision", "fp32") == "fp32"}
+    full = {r["name"]: r["throughput"] for r in rows if r["precision"] == "fp32"}
     for r in rows:
         over = ", ".join(f"{v} × {k}" for k, v in sorted(r["overload"].items()))
-        precision = r.get("precision", "fp32")
+        precision = r["precision"]
         what = r["name"] if precision == "fp32" else f"{r['name']}, {precision}"
-        if precision != "fp32" and r["name"] in full:
+        if precision != "fp32" and r["name"].startswith("ResNet-18"):
             gain = r["throughput"] / full[r["name"]]
-            goal = ["", "met" if gain >= 4 else "not met"][r["name"].startswith("ResNet-18")]
-            claims.append([f"{what}: throughput of the server ÷ that in fp32, ≥ 4 on ResNet-18", f"{gain:.2f}", goal])
+            met = "met" if gain >= 4 else "not met"
+            claims.append([f"{what}: throughput of the server ÷ that in fp32, ≥ 4", f"{gain:.2f}", met])
         body.append(
             [
                 r["name"],

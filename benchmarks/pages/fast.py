@@ -27,7 +27,7 @@ RUN = "cifar10-resnet18"
 
 
 def ends(rows: list[Row]) -> dict[float, Row]:
-    """The rows at both ends of the dial by λ; empty unless both are there."""
+    """The rows at both ends of the dial by λ, the later of two; empty unless both are there."""
     found = {r["at"]["robustness"]: r for r in rows}
     return found if set(found) == {0.0, 1.0} else {}
 
@@ -38,13 +38,9 @@ def timed(rows: list[Row]) -> str:
     body = []
     seconds = 0.0
     for split in ("calibrate-choose", "test"):
-        found: dict[float, Row] = {}
-        for r in rows:
-            at = r["at"].get("robustness")
-            mine = r["run"] == RUN and r["split"] == split and r["attack"]["name"] == "worst" and r["tier"] == "quick"
-            if mine and at in (0.0, 1.0) and (at not in found or r["n"] > found[at]["n"]):
-                found[at] = r
-        if set(found) != {0.0, 1.0}:
+        mine = [r for r in find(rows, RUN, None) if r["split"] == split and r["at"].get("robustness") in (0.0, 1.0)]
+        found = ends(sorted(mine, key=lambda r: r["n"]))
+        if not found:
             continue
         seconds = found[1.0]["train"]["seconds"]
         values = {

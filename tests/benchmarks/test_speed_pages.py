@@ -93,6 +93,7 @@ def test_the_timed_recipe_is_judged_on_calibrate_choose_within_its_minutes() -> 
     def end(at: float, split: str, n: int, clean: float, robust: float, seconds: float = 3000.0) -> dict[str, Any]:
         return {
             "run": "cifar10-resnet18",
+            "rule": None,
             "at": {"robustness": at},
             "split": split,
             "tier": "quick",

@@ -145,12 +145,7 @@ class TrainingRun:
             "train_robust_accuracy": sums["robust"] / max(sums["robust_n"], 1),
             "seconds": round(progress.seconds, 1),
         }
-        last: dict[str, torch.Tensor] = {}
-        scored = self.watch.score(model, epoch)
-        if state.average is not None:
-            follow(state.average, model)  # masks may have changed after the last step
-            last = {k: v.detach().clone() for k, v in model.state_dict().items()}
-            scored = self._better(scored, last, state.average, epoch)
+        scored, weights = self._scored(epoch)
         line |= scored
         # A flag stays raised: the run has the flags of all its epochs.
         progress.flags = sorted({*progress.flags, *self.watch.flags(progress.epochs, line)})
@@ -159,9 +154,7 @@ class TrainingRun:
         after_epoch(self.scheduler, line)
         if self.watch.may_select(epoch) and scored["score"] > progress.best_score:
             progress.best_score, progress.best_epoch = scored["score"], epoch
-            state.best = {k: v.detach().clone() for k, v in model.state_dict().items()}
-        if last:
-            model.load_state_dict(last)
+            state.best = {k: v.detach().clone() for k, v in weights.items()}
         if ranks.first:
             text = "".join(json.dumps(e) + "\n" for e in progress.epochs)
             write_text(self.folder / "metrics.jsonl", text)
@@ -169,21 +162,25 @@ class TrainingRun:
         if self.report is not None and ranks.first:
             self.report({"event": "epoch", "epochs": self.settings.train.epochs, **line})
 
-    def _better(
-        self, scored: dict[str, Any], last: dict[str, torch.Tensor], average: dict[str, torch.Tensor], epoch: int
-    ) -> dict[str, Any]:
-        """Load the average or the last weights into the model, whichever scores higher; returns that score.
+    def _scored(self, epoch: int) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+        """The score of the last weights or of their average, whichever is higher, and those weights.
 
         Where the rate falls to 0, there is little left to average, and an average lags behind the last weights.
         """
-        if scored["score"] < 0:
-            return scored
-        self.model.load_state_dict(average)
-        of_average = self.watch.score(self.model, epoch)
+        model, average = self.model, self.state.average
+        scored = self.watch.score(model, epoch)
+        if average is None:
+            return scored, model.state_dict()
+        follow(average, model)  # masks may have changed after the last step
+        if scored["score"] < 0:  # an epoch that is not scored
+            return scored, average
+        last = {k: v.detach().clone() for k, v in model.state_dict().items()}
+        model.load_state_dict(average)
+        of_average = self.watch.score(model, epoch)
+        model.load_state_dict(last)
         if of_average["score"] >= scored["score"]:
-            return of_average | {"weights": "average"}
-        self.model.load_state_dict(last)
-        return scored | {"weights": "last"}
+            return of_average | {"weights": "average"}, average
+        return scored | {"weights": "last"}, last
 
     def _summed(self, sums: dict[str, float]) -> dict[str, float]:
         keys = sorted(sums)
