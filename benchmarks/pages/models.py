@@ -54,7 +54,8 @@ def page(models: Sequence[Shipped]) -> str:
         + "\n`rheostat models` lists them and shows which files are on this machine. `rheostat info NAME`, `rheostat "
         "evaluate NAME`, `rheostat serve NAME` and `rheostat card NAME` take them by name.\n\n"
         '```python\nimport rheostat\n\nmodel = rheostat.load("oat-digits")\nprint(model.dials)\n```\n\n'
-        "A file of up to 1.5 MB is part of the package and works offline. A larger file is downloaded when it is first "
+        "A file of up to 1.5 MB is part of the package and works offline. A source tree holds the larger files in "
+        "`models/`. An installed package downloads a larger file when it is first "
         f"needed, checked against its SHA-256, and kept in the user's cache or in the folder that `{CACHE}` names. "
         f"`{ADDRESS}` names a mirror.\n\n"
         "The named points `clean`, `balanced` and `robust` are chosen from eleven positions, which are measured on the "

@@ -114,6 +114,28 @@ def test_a_large_model_is_fetched_once_and_then_works_offline(server, large, mon
         artifact.name_point(LARGE, "safe", Point(robustness=1.0), {})
 
 
+def test_a_source_tree_holds_the_large_files(large, tmp_path, monkeypatch, capsys) -> None:
+    folder = tmp_path / "models"
+    folder.mkdir()
+    monkeypatch.setattr(zoo, "SOURCE", folder)
+    (folder / large.file).write_bytes(b"a pointer to the file")
+    assert large.state == "not fetched"
+    (folder / large.file).write_bytes(artifact.locate("oat-digits").read_bytes())
+    assert rheostat.load(LARGE).dials
+    assert kept(large) == [large.file]
+    assert large.path.parent == folder
+    main(["models"])
+    assert "in models/" in capsys.readouterr().out
+
+
+def test_every_model_of_the_repository_is_in_it() -> None:
+    for name, entry in zoo.index().items():
+        if entry.where == "repository":
+            assert entry.state == "in models/", name
+            assert fetching.sha256(entry.path) == entry.sha256
+            assert artifact.digest(name) == entry.digest
+
+
 def test_a_damaged_copy_is_fetched_again(server, large) -> None:
     rheostat.load(LARGE)
     large.path.write_bytes(large.path.read_bytes()[:-1] + b"x")

@@ -52,6 +52,20 @@ def test_points_that_are_one_network_are_measured_once(paper: str, expected: lis
         assert second == third
 
 
+def test_the_loss_that_judges_is_an_option(digits, monkeypatch) -> None:
+    recipe = load_recipe("oat-digits", changes=[*FEW, "select.loss=margin"])
+    losses = []
+    original = selection.outcome
+
+    def noted(model, point, data, attack, **more):
+        losses.append((attack.kind, attack.loss))
+        return original(model, point, data, attack, **more)
+
+    monkeypatch.setattr(selection, "outcome", noted)
+    Watch(recipe, digits[0], epochs=2).score(rheostat.load("oat-digits"), 2)
+    assert {loss for kind, loss in losses if kind == "pgd"} == {"margin"}
+
+
 def test_points_that_differ_a_little_are_two_networks() -> None:
     """Planted: the second point differs in the last bit of one weight of the norm."""
     model = make("dual", "small_cnn")

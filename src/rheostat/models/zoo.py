@@ -16,6 +16,8 @@ INDEX = "zoo.json"
 """The file of the index, beside this one; `benchmarks/pages/build.py` writes it from the files and rows alone."""
 LARGEST = 1_500_000
 """Bytes of the largest file that comes with the package; larger ones are fetched when they are first asked for."""
+SOURCE = Path(__file__).parents[3] / "models"
+"""The folder of the larger files in a source tree; an installed package has none."""
 
 Where = Literal["package", "repository"]
 
@@ -77,16 +79,26 @@ class Shipped:
 
     @property
     def path(self) -> Path:
-        """Where the file is on this machine, or will be once it is fetched."""
-        return (artifacts() if self.where == "package" else cache_folder()) / self.file
+        """Where the file is on this machine, or will be once it is fetched.
+
+        A source tree holds the larger files too; nothing is then fetched.
+        """
+        if self.where == "package":
+            return artifacts() / self.file
+        return own if self._whole(own := SOURCE / self.file) else cache_folder() / self.file
+
+    def _whole(self, path: Path) -> bool:
+        """Whether a file is there with the right size; `fetch` compares its hash when the model is loaded."""
+        return path.is_file() and path.stat().st_size == self.bytes
 
     @property
     def state(self) -> str:
-        """Whether it is packaged, cached or not fetched; a file in the cache counts if its size is right."""
+        """Whether it is packaged, in the source tree, cached or not fetched; a file counts if its size is right."""
         if self.where == "package":
             return "packaged"
-        there = self.path.is_file() and self.path.stat().st_size == self.bytes
-        return "cached" if there else "not fetched"
+        if self.path.parent == SOURCE:
+            return "in models/"
+        return "cached" if self._whole(self.path) else "not fetched"
 
 
 def artifacts() -> Path:

@@ -173,6 +173,8 @@ def fingerprint(settings: Settings, world: int, *more: object) -> str:
     if settings.train.early_size == 1:
         values["train"].pop("early_size")
         values["train"].pop("early_until")
+    if settings.select.loss == "ce":
+        values["select"].pop("loss")
     values.pop("about", None)
     if values["data"].get("size") is None:
         for key in ("size", "resize", "mode"):

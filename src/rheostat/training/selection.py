@@ -49,7 +49,7 @@ class Watch:
         select, attack = settings.select, settings.attack
         self.settings, self.epochs = settings, epochs
         self.fit = subset(fit, select.images)
-        self.pgd = Attack("pgd", attack.eps, select.steps, norm=attack.norm, loss="ce")
+        self.pgd = Attack("pgd", attack.eps, select.steps, norm=attack.norm, loss=select.loss)
         self.single = Attack("fgsm", attack.eps, norm=attack.norm)
 
     def may_select(self, epoch: int) -> bool:

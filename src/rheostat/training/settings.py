@@ -148,11 +148,13 @@ class SelectSection(Section):
     """Selection by one score on calibrate-fit: the mean over dial settings λ of (1-λ)·SA + λ·RA.
 
     The model is scored every `every` epochs in the last share `tail` of training; the best weights are kept, one
-    checkpoint for all λ.
+    checkpoint for all λ. RA is that under PGD of `steps` steps on `loss`. Smoothed labels make PGD on cross-entropy
+    weaker and leave PGD on the margin as it was, so `margin` compares such runs fairly.
     """
 
     images: int = Field(default=300, ge=1)
     steps: int = Field(default=5, ge=1)
+    loss: Literal["ce", "margin"] = "ce"
     every: int = Field(default=1, ge=1)
     tail: float = Field(default=0.34, ge=0, le=1)
     robustness: tuple[float, ...] = (0.0, 0.2, 1.0)
