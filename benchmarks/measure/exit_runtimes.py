@@ -51,8 +51,10 @@ def by_runtime(model: Tunable, about: About, folder: Path, threads: int) -> dict
     never = copy.deepcopy(model)
     never.net.get_buffer("thresholds").fill_(-1.0)  # no uncertainty is below this
     wanted["no image leaves"] = (never, points(model)["early exit"])
-    eager: Forms = {name: of.at(point) for name, (of, point) in wanted.items()}
-    eager["static"] = fold(*wanted["static"]).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    eager: Forms = {
+        name: fold(of, point).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        for name, (of, point) in wanted.items()
+    }
     files = {}
     for name, (of, point) in wanted.items():
         files[name] = folder / f"{name.replace(' ', '-')}.onnx"

@@ -12,6 +12,7 @@ from rheostat.attacks import multi_exit as forms
 from rheostat.calibration.exit_policy import anytime, fit_policy, stacked
 from rheostat.methods.composition import compose
 from rheostat.models.costs import exit_costs, observe
+from rheostat.models.folding import fold
 from rheostat.models.tunable import Tunable
 from rheostat.points.point import Point
 from support import make
@@ -82,6 +83,10 @@ def test_real_early_exit_is_the_simulated_policy_row_by_row(net: str, measure: s
     found = model.read(x, model.resolve(LIVE, x))
     assert torch.equal(found.taken, exits)
     assert torch.allclose(found.logits, stack[torch.arange(len(x)), exits], atol=1e-4)
+    others = torch.rand(32, *model.net.image)  # no uncertainty equals a threshold
+    expected = model.read(others, model.resolve(LIVE, others))
+    assert len(expected.taken.unique()) > 1
+    assert torch.allclose(fold(model, LIVE)(others), expected.logits, atol=1e-4)
 
 
 def test_the_dial_runs_from_the_last_exit_to_the_fitted_policy() -> None:

@@ -64,7 +64,7 @@ def test_a_fixed_exit_folds_to_a_smaller_plain_network(model: Tunable) -> None:
     whole, part = observe(model, model.net.image), observe(folded, model.net.image)
     assert part.macs < 0.5 * whole.macs
     assert part.params < 0.5 * whole.params
-    with pytest.raises(ValueError, match="live exits"):
+    with pytest.raises(ValueError, match="not fitted yet"):
         fold(model, SMALL.replace(exit=1.0))
 
 

@@ -10,7 +10,7 @@ from rheostat import nets
 from rheostat.methods.composition import compose
 from rheostat.models.adoption import adopt
 from rheostat.models.costs import latency, observe
-from rheostat.models.folding import fold
+from rheostat.models.folding import FoldedExits, fold
 from rheostat.models.tunable import Tunable
 from rheostat.nn.masking import Masking
 from rheostat.points.point import Point
@@ -29,8 +29,8 @@ def test_every_foldable_point_equals_the_model_and_is_plain(model: Tunable) -> N
     x = images_for(model)
     folds = 0
     for point in points_of(model):
-        if model.method.passes(point) > 1 or model.method.live(point):
-            with pytest.raises(ValueError, match=r"2 passes|live exits"):
+        if model.method.passes(point) > 1:
+            with pytest.raises(ValueError, match="2 passes"):
                 fold(model, point)
             continue
         folded = fold(model, point)
@@ -38,12 +38,15 @@ def test_every_foldable_point_equals_the_model_and_is_plain(model: Tunable) -> N
         assert (folded(x) - expected).abs().max() <= 1e-5 * expected.abs().max().clamp_min(1)
         kinds = {type(m).__name__ for m in folded.modules()}
         assert not kinds & {"Conv", "Dense", "Norm", "Dropout"}
+        folds += 1
+        if model.method.live(point):  # the cost depends on where each row leaves
+            assert isinstance(folded, FoldedExits)
+            continue
         plain, dialled = (observe(folded, model.net.image), observe(model, model.net.image, point))
         # Less where masks leave whole channels out.
         assert plain.convolution_macs <= dialled.convolution_macs
         if not any(isinstance(m, Masking) for m in model.modules()):
             assert plain.convolution_macs == dialled.convolution_macs
-        folds += 1
     assert folds >= 1
 
 

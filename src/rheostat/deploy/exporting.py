@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from rheostat.deploy.onnx_session import Session
 from rheostat.deploy.runtimes import KEY, open_graph
-from rheostat.methods.exits import Exits, policy, side_exits
+from rheostat.methods.exits import Exits, policy
 from rheostat.models.artifact import About, check_finite, versions
 from rheostat.models.folding import foldable
 from rheostat.models.tunable import Tunable
@@ -58,20 +58,10 @@ class Stage(nn.Module):
         self.model, self.point, self.number = model, point, number
         exits = model.method.part(Exits)
         assert isinstance(exits, Exits)
-        ends = [*exits.positions, len(model.net.blocks) - 1]
-        self.first = 0 if number == 0 else ends[number - 1] + 1
-        self.last = ends[number]
-        self.final = number == len(ends) - 1
+        self.exits = exits
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        net = self.model.net
-        at = self.model.resolve(self.point, x)
-        if self.number == 0:
-            x = net.enter(x)
-        for block in range(self.first, self.last + 1):
-            x = net.blocks[block](x, at)
-        logits = net.classifier(x, at) if self.final else side_exits(net)[self.number](x, at)
-        return x, logits.float()
+        return self.exits.stage(self.model.net, x, self.model.resolve(self.point, x), self.number)
 
 
 def describe(model: Tunable, about: About, point: Point, name: str | None, artifact: str) -> dict[str, Any]:

@@ -66,14 +66,14 @@ def bench(
         folded = foldable(model, point)
         if folded is not None:
             forms["folded"] = folded
-            if compiled:
+            if compiled and not model.method.live(point):
                 forms["compiled"] = torch.compile(folded)  # type: ignore[assignment]
         with tempfile.TemporaryDirectory() as folder:
-            if folded is not None or model.method.live(point):
+            if folded is not None:
                 file = Path(folder) / "x.onnx"
                 export(model, about, file, at=point)
                 forms |= _sessions(file)
-                if int8 and folded is not None:
+                if int8 and not model.method.live(point):
                     made = quantise(file, file.with_name("int8.onnx"), noise)
                     forms[SERVED_AS["int8"][0]] = SessionModule(Session(made, threads=torch.get_num_threads()))
             times = {batch: latency(forms, model.net.image, batch=batch, seconds=seconds) for batch in BATCHES}

@@ -117,9 +117,10 @@ class Session:
             if not last:
                 leaves = unsure(logits, self.about["measure"]) < self.about["thresholds"][number]
             out[rows[leaves]] = logits[leaves]
-            rows, x = rows[~leaves], np.ascontiguousarray(x[~leaves])
-            if not len(rows):
+            if leaves.all():
                 break
+            if leaves.any():
+                rows, x = rows[~leaves], x[~leaves]
         assert out is not None
         return out
 

@@ -6,8 +6,9 @@ prediction. Source: RDI-Nets (Hu et al., ICLR 2020). The cost of leaving at exit
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -127,52 +128,27 @@ class Exits(Method):
         return logits
 
     def _early(self, net: Net, x: Tensor, at: Resolved, depth: int) -> Output:
-        """Rows leave by the first exit whose threshold they meet; the batch is compacted after each exit.
+        now = [at]  # the point of the rows that continue
 
-        The size is rounded up, and rows that have left fill the gap: operators are prepared anew for each batch
-        size, which on a CPU takes longer than running the extra rows.
-        """
+        def run(number: int, features: Tensor) -> tuple[Tensor, Tensor]:
+            return self.stage(net, features, now[0], number)
+
+        def narrowed(kept: Tensor) -> None:
+            now[0] = now[0].only(kept)
+
         thresholds = policy(net, depth) * at.settings["exit"]
-        heads = side_exits(net)
-        place = torch.arange(len(x), device=x.device)
-        live = torch.ones_like(place, dtype=torch.bool)
-        left = len(x)
-        logits: list[Tensor] = []
-        rows: list[Tensor] = []
-        ends: list[Tensor] = []
+        stages = [partial(run, number) for number in range(depth)]
+        return leave_early(x, stages, thresholds, self.measure, narrowed=narrowed)
 
-        def leave(found: Tensor, which: Tensor, number: int) -> None:
-            logits.append(found[which])
-            rows.append(place[which])
-            ends.append(torch.full_like(rows[-1], number))
-
-        x = net.enter(x)
-        for block in range(len(net.blocks)):
+    def stage(self, net: Net, x: Tensor, at: Resolved, number: int) -> tuple[Tensor, Tensor]:
+        """The pass from the exit before `number` (0-based; the images at 0) to that exit: (features, logits (B, K))."""
+        ends = (*self.positions, len(net.blocks) - 1)
+        if number == 0:
+            x = net.enter(x)
+        for block in range(ends[number - 1] + 1 if number else 0, ends[number] + 1):
             x = net.blocks[block](x, at)
-            number = self.positions.index(block) if block in self.positions else None
-            if number is None or number >= depth:
-                continue
-            found = heads[number](x, at)
-            if number == depth - 1:
-                leaves = live
-            else:
-                leaves = live & (forms.uncertainty(found.detach(), self.measure) < thresholds[number])
-            count = int(leaves.sum())
-            if not count:
-                continue
-            leave(found, leaves, number)
-            left -= count
-            if not left:
-                break
-            live = live ^ leaves
-            size = rounded(left)
-            if size < len(place):
-                x, kept = compacted(x, live, size)
-                place, live, at = place[kept], live[kept], at.only(kept)
-        if left:
-            leave(net.classifier(x, at).float(), live, len(self.positions))
-        order = torch.cat(rows).argsort()
-        return Output(torch.cat(logits)[order], taken=torch.cat(ends)[order])
+        logits = net.classifier(x, at) if number == len(self.positions) else side_exits(net)[number](x, at)
+        return x, logits.float()
 
     def extend(self, terms: list[Term]) -> list[Term]:
         """Without another plan: all rows clean and all rows attacked, half the loss each. With another method's plan:
@@ -241,6 +217,50 @@ class Exits(Method):
 
     def live(self, point: Point) -> bool:
         return bool(point.get("exit", 0.0) != 0.0)
+
+
+def leave_early(
+    x: Tensor,
+    stages: Sequence[Callable[[Tensor], tuple[Tensor, Tensor]]],
+    thresholds: Tensor,
+    measure: str,
+    *,
+    narrowed: Callable[[Tensor], None] = lambda kept: None,
+) -> Output:
+    """Rows leave by the first exit whose uncertainty is below its threshold; the batch is compacted after each exit.
+
+    Every stage is features → (features, logits (n, K)); all rows leave at the last. `narrowed` is told the rows that
+    continue, as indices of the rows before. The size is rounded up, and rows that have left fill the gap: operators
+    are prepared anew for each batch size, which on a CPU takes longer than running the extra rows.
+    """
+    place = torch.arange(len(x), device=x.device)
+    live = torch.ones_like(place, dtype=torch.bool)
+    left = len(x)
+    logits: list[Tensor] = []
+    rows: list[Tensor] = []
+    ends: list[Tensor] = []
+    for number, stage in enumerate(stages):
+        x, found = stage(x)
+        leaves = live
+        if number < len(stages) - 1:
+            leaves = live & (forms.uncertainty(found.detach(), measure) < thresholds[number])
+        count = int(leaves.sum())
+        if not count:
+            continue
+        logits.append(found[leaves])
+        rows.append(place[leaves])
+        ends.append(torch.full_like(rows[-1], number))
+        left -= count
+        if not left:
+            break
+        live = live ^ leaves
+        size = rounded(left)
+        if size < len(place):
+            x, kept = compacted(x, live, size)
+            place, live = place[kept], live[kept]
+            narrowed(kept)
+    order = torch.cat(rows).argsort()
+    return Output(torch.cat(logits)[order], taken=torch.cat(ends)[order])
 
 
 def side_exits(net: Net) -> nn.ModuleList:

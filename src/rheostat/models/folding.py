@@ -1,64 +1,24 @@
 """Fold a point into a plain `nn.Module`: all conditioning becomes part of the weights.
 
-Noise, masks and widths become plain weights. Norms and FiLM become an affine map, which is merged into the preceding
-convolution where that is exact, and otherwise stays a per-channel affine map (norms before an activation, shifts
-before padding). Channels that no layer reads are cut out. The graph is traced (torch.fx), so it folds exactly what the
-pass computes, and the result is checked against the pass.
+Noise, masks and widths become plain weights, and norms become part of convolutions (`plain_layers`). The graph is
+traced (torch.fx), so it folds exactly what the pass computes, and the result is checked against the pass.
 """
 
 from __future__ import annotations
 
 import copy
-import operator
-from typing import Any
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
 
 from rheostat.methods.base import Output
+from rheostat.methods.exits import Exits, depth_of, leave_early, policy
+from rheostat.models.plain_layers import plain
 from rheostat.models.tunable import Tunable
 from rheostat.nets.base import Net
-from rheostat.nn.feature_norms import FeatureNorm, GroupNorm
-from rheostat.nn.layers import Conv, Dense, Dropout, Normalise, Seat, kernel
-from rheostat.nn.norms import Norm
 from rheostat.points.point import Point
 from rheostat.points.resolved import Resolved
 from rheostat.runtime.seeding import preserved, stream
-
-LEAVES = (Conv, Dense, Norm, Dropout, Normalise)
-
-
-class Affine(nn.Module):
-    """x·scale + shift per channel: (B, C, H, W) → the same."""
-
-    def __init__(self, scale: Tensor, shift: Tensor) -> None:
-        super().__init__()
-        self.scale = nn.Parameter(scale.reshape(1, -1, 1, 1))
-        self.shift = nn.Parameter(shift.reshape(1, -1, 1, 1))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return torch.addcmul(self.shift, x, self.scale)
-
-
-class _Tracer(fx.Tracer):
-    """A tracer for which seats are leaves and their operating point is a constant.
-
-    `seen` maps each seat's name to the points that it was called with.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.seen: dict[str, list[Any]] = {}
-
-    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return isinstance(m, LEAVES) or super().is_leaf_module(m, module_qualified_name)
-
-    def call_module(self, m: nn.Module, forward: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        if isinstance(m, LEAVES):
-            self.seen.setdefault(self.path_of_module(m), []).append(args[1] if args[1:] else None)
-            return self.create_proxy("call_module", self.path_of_module(m), (args[0],), {})
-        return super().call_module(m, forward, args, kwargs)
 
 
 class _Pass(nn.Module):
@@ -74,19 +34,50 @@ class _Pass(nn.Module):
         return method.read(self.net, x, at, lambda y, a: Output(self.net(y, a))).logits
 
 
+class _Stage(nn.Module):
+    """The part of a pass from one exit to the next, as a module to trace: features → (features, logits)."""
+
+    def __init__(self, exits: Exits, net: Net, at: Resolved, number: int) -> None:
+        super().__init__()
+        self.net = net
+        self._call = (exits, at, number)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        exits, at, number = self._call
+        return exits.stage(self.net, x, at, number)
+
+
+class FoldedExits(nn.Module):
+    """A point with live exits: images (B, C, H, W) in [0, 1] → logits (B, K).
+
+    Its stages are plain modules, features → (features, logits of the exit). A row leaves by the first exit whose
+    uncertainty is below its threshold.
+    """
+
+    thresholds: Tensor
+
+    def __init__(self, stages: list[nn.Module], thresholds: Tensor, measure: str) -> None:
+        super().__init__()
+        self.stages = nn.ModuleList(stages)
+        self.register_buffer("thresholds", thresholds)
+        self.measure = measure
+
+    def forward(self, x: Tensor) -> Tensor:
+        return leave_early(x, list(self.stages), self.thresholds, self.measure).logits
+
+
 @preserved(torch.device("cpu"))  # new layers draw initial weights, which are then replaced
-def fold(model: Tunable, point: Point | None = None) -> fx.GraphModule:
+def fold(model: Tunable, point: Point | None = None) -> nn.Module:
     """A plain module, images (B, C, H, W) in [0, 1] → logits (B, K), equal to `model.at(point)`.
 
-    The result has no dials and does not depend on this package. ValueError if the point is not one fixed network:
-    noise drawn in each pass, a mixture of two passes, or live exits.
+    The result has no dials and does not depend on this package, except at a point with live exits, where the result
+    is `FoldedExits`. ValueError if the point is not one fixed network: noise drawn in each pass, or a mixture of two
+    passes.
     """
     point = model.complete(point)
     point.numbers()
     if model.method.randomised(point):
         raise ValueError(f"{point} draws noise in each pass; it does not fold")
-    if model.method.live(point):
-        raise ValueError(f"{point} has live exits; it does not fold (fold a depth, with exit 0)")
     if model.method.passes(point) != 1:
         raise ValueError(f"{point} takes {model.method.passes(point)} passes of the network; it does not fold")
     net = copy.deepcopy(model.net)
@@ -95,22 +86,26 @@ def fold(model: Tunable, point: Point | None = None) -> fx.GraphModule:
     image = torch.rand(2, *net.image, generator=stream("fold")).to(device)
     with torch.no_grad():
         at = model.resolve(point, image)
-        tracer = _Tracer()
-        root = _Pass(model, net, at)
-        graph = tracer.trace(root)
-        _plain(root, graph, tracer.seen, image)
-        folded = fx.GraphModule(root, graph, class_name="Folded").eval()
-        _cut(folded)
-        folded.recompile()
+        folded = _in_stages(model, net, at, image) if model.method.live(point) else plain(_Pass(model, net, at), image)
         _check(folded, model, point, image)
     return folded
 
 
-def foldable(model: Tunable, point: Point) -> fx.GraphModule | None:
+def _in_stages(model: Tunable, net: Net, at: Resolved, image: Tensor) -> FoldedExits:
+    exits = model.method.part(Exits)
+    assert isinstance(exits, Exits)
+    stages: list[nn.Module] = []
+    features = image
+    for number in range(depth_of(at)):
+        stages.append(plain(_Stage(exits, net, at, number), features))
+        features = stages[-1](features)[0]
+    return FoldedExits(stages, policy(net, depth_of(at)) * at.settings["exit"], exits.measure)
+
+
+def foldable(model: Tunable, point: Point) -> nn.Module | None:
     """The folded module, or None if the point is not one fixed network."""
     point = model.complete(point)
-    method = model.method
-    if method.randomised(point) or method.live(point) or method.passes(point) != 1:
+    if model.method.randomised(point) or model.method.passes(point) != 1:
         return None
     return fold(model, point)
 
@@ -120,162 +115,3 @@ def _check(folded: nn.Module, model: Tunable, point: Point, image: Tensor) -> No
     gap, room = (expected - found).abs().max(), 1e-5 * expected.abs().max().clamp_min(1)
     if not gap <= 10 * room:
         raise ValueError(f"folding {point} changed the logits by {float(gap):.2g}; not folded")
-
-
-def _plain(root: nn.Module, graph: fx.Graph, seen: dict[str, list[Any]], image: Tensor) -> None:
-    """Replace seats by plain layers, using a pass that records each seat's effective weight."""
-    values: dict[fx.Node, Any] = {}
-    for node in list(graph.nodes):
-        if node.op == "placeholder":
-            values[node] = image
-        elif node.op == "call_module" and node.target in seen:
-            name = str(node.target)
-            if len(seen[name]) != 1:
-                raise ValueError(f"layer {name!r} runs {len(seen[name])} times; it does not fold")
-            seat, at, x = root.get_submodule(name), seen[name][0], values[node.args[0]]
-            if isinstance(seat, Dropout):
-                node.replace_all_uses_with(node.args[0])
-                values[node] = x
-                graph.erase_node(node)
-                continue
-            values[node] = seat(x) if isinstance(seat, Normalise) else seat(x, at)
-            if isinstance(seat, Norm) and not isinstance(seat, FeatureNorm) and _into_convolution(root, node, seat, at):
-                node.replace_all_uses_with(node.args[0])
-                graph.erase_node(node)
-                values[node.args[0]] = values[node]
-                continue
-            if not isinstance(seat, Normalise):
-                _put(root, name, _layer(seat, x, at))
-        elif node.op != "output":
-            values[node] = _run(root, node, values)
-
-
-def _run(root: nn.Module, node: fx.Node, values: dict[fx.Node, Any]) -> Any:
-    arguments = fx.map_arg(node.args, lambda n: values[n])
-    options = fx.map_arg(node.kwargs, lambda n: values[n])
-    # An in-place activation would change a stored value.
-    arguments = tuple(a.clone() if isinstance(a, Tensor) else a for a in arguments)
-    if node.op == "call_function":
-        return node.target(*arguments, **options)  # type: ignore[operator]
-    if node.op == "call_method":
-        return getattr(arguments[0], str(node.target))(*arguments[1:], **options)
-    if node.op == "get_attr":
-        return operator.attrgetter(str(node.target))(root)  # a parameter or a buffer
-    return root.get_submodule(str(node.target))(*arguments, **options)
-
-
-def _weight(seat: Seat, x: Tensor, at: Resolved) -> Tensor:
-    """A seat's kernel at a point as one tensor: the sum of its parts."""
-    total: Tensor | None = None
-    for weight, amount in kernel(seat, x, at):
-        term = weight if amount is None else weight * amount[0]
-        total = term if total is None else total + term
-    assert total is not None
-    return total.detach().clone()
-
-
-def _layer(seat: nn.Module, x: Tensor, at: Resolved) -> nn.Module:
-    if isinstance(seat, Norm):
-        scale, shift = seat.table(at)
-        return _feature_norm(seat, scale[0], shift[0]) if isinstance(seat, FeatureNorm) else Affine(scale[0], shift[0])
-    assert isinstance(seat, Conv | Dense)
-    weight = _weight(seat, x, at)
-    plain: nn.Module
-    if isinstance(seat, Dense):
-        plain = nn.Linear(weight.shape[1], weight.shape[0], bias=seat.bias is not None)
-    else:
-        groups = seat.groups if seat.groups == 1 else x.shape[1] * seat.groups // seat.in_channels
-        shape: dict[str, Any] = {name: getattr(seat, name) for name in ("kernel_size", "stride", "padding", "dilation")}
-        plain = nn.Conv2d(weight.shape[1] * groups, weight.shape[0], groups=groups, bias=seat.bias is not None, **shape)
-    plain.to(weight.device)
-    plain.weight = nn.Parameter(weight)
-    if seat.bias is not None:
-        plain.bias = nn.Parameter(seat.bias.detach()[: weight.shape[0]].clone())
-    return plain
-
-
-def _feature_norm(seat: FeatureNorm, scale: Tensor, shift: Tensor) -> nn.Module:
-    """PyTorch's layer or group norm with a point's scale and shift."""
-    channels = scale.numel()
-    plain: nn.LayerNorm | nn.GroupNorm
-    if isinstance(seat, GroupNorm):
-        plain = nn.GroupNorm(seat.groups_of(channels), channels, eps=seat.eps)
-    else:
-        plain = nn.LayerNorm(channels, eps=seat.eps)
-    plain.to(scale.device)
-    plain.weight, plain.bias = nn.Parameter(scale.detach().clone()), nn.Parameter(shift.detach().clone())
-    return plain
-
-
-def _into_convolution(root: nn.Module, node: fx.Node, norm: Norm, at: Resolved) -> bool:
-    """Fold a norm's affine map into the preceding convolution, if no other layer reads that convolution's output."""
-    before = node.args[0]
-    if not isinstance(before, fx.Node) or before.op != "call_module" or len(before.users) != 1:
-        return False
-    conv = root.get_submodule(str(before.target))
-    if not isinstance(conv, nn.Conv2d) or isinstance(conv, Conv):
-        return False
-    scale, shift = norm.table(at)
-    conv.weight.mul_(scale[0][:, None, None, None])
-    bias = shift[0] if conv.bias is None else shift[0] + conv.bias * scale[0]
-    conv.bias = nn.Parameter(bias.detach().clone())
-    return True
-
-
-def _cut(folded: fx.GraphModule) -> None:
-    """Remove channels for which a convolution's only reader has zero weights."""
-    for node in reversed(list(folded.graph.nodes)):
-        reader = _conv_of(folded, node)
-        if reader is None or reader.groups != 1:
-            continue
-        chain = _makers(folded, node)
-        keep = reader.weight.detach().abs().amax((0, 2, 3)) > 0
-        if not chain or bool(keep.all()) or not bool(keep.any()):
-            continue
-        reader.weight = nn.Parameter(reader.weight[:, keep].clone())
-        reader.in_channels = int(keep.sum())
-        for layer in chain:
-            for name, parameter in list(layer.named_parameters()):
-                dim = 1 if isinstance(layer, Affine) else 0
-                rows = keep.nonzero()[:, 0]
-                setattr(layer, name, nn.Parameter(parameter.index_select(dim, rows).clone()))
-            if isinstance(layer, nn.Conv2d):
-                layer.out_channels = int(keep.sum())
-                if layer.groups != 1:
-                    layer.groups = layer.in_channels = int(keep.sum())
-
-
-def _conv_of(folded: fx.GraphModule, node: fx.Node) -> nn.Conv2d | None:
-    if node.op != "call_module":
-        return None
-    layer = folded.get_submodule(str(node.target))
-    return layer if isinstance(layer, nn.Conv2d) else None
-
-
-def _makers(folded: fx.GraphModule, node: fx.Node) -> list[nn.Module]:
-    """The layers from the one that makes a convolution's input channels up to that convolution, or an empty list.
-
-    It goes only through layers that treat channels separately and have no other reader: activations, affine maps,
-    max-pooling, depthwise convolutions.
-    """
-    found: list[nn.Module] = []
-    place = node.args[0]
-    while isinstance(place, fx.Node) and len(place.users) == 1:
-        if place.op == "call_function" and place.target in (F.relu, F.relu_, F.silu, F.max_pool2d):
-            place = place.args[0]
-            continue
-        if place.op != "call_module":
-            return []
-        layer = folded.get_submodule(str(place.target))
-        found.append(layer)
-        if isinstance(layer, nn.Conv2d) and (layer.groups == 1 or layer.groups != layer.in_channels):
-            return found if layer.groups == 1 else []
-        if not isinstance(layer, nn.Conv2d | Affine):
-            return []
-        place = place.args[0]
-    return []
-
-
-def _put(root: nn.Module, name: str, layer: nn.Module) -> None:
-    parent, _, last = name.rpartition(".")
-    setattr(root.get_submodule(parent), last, layer)
