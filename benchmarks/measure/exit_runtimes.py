@@ -45,7 +45,7 @@ def points(model: Tunable) -> dict[str, Point]:
 
 
 def by_runtime(model: Tunable, about: About, folder: Path, threads: int) -> dict[str, Forms]:
-    """Runtime → its forms: eager PyTorch, ONNX Runtime, and OpenVINO in fp32 and bf16 where the machine has them."""
+    """Runtime → its forms: PyTorch, ONNX Runtime, and OpenVINO in fp32 and bf16 where the machine has them."""
     model.to_layout(torch.channels_last)
     wanted = {name: (model, point) for name, point in points(model).items()}
     never = copy.deepcopy(model)
@@ -63,7 +63,7 @@ def by_runtime(model: Tunable, about: About, folder: Path, threads: int) -> dict
     def opened(**how: object) -> Forms:
         return {n: SessionModule(Session(f, threads=threads, spin=False, **how)) for n, f in files.items()}  # type: ignore[arg-type]
 
-    found = {"eager": eager, "ONNX Runtime": opened()}
+    found = {"PyTorch": eager, "ONNX Runtime": opened()}
     if importlib.util.find_spec("openvino") is not None:
         found["OpenVINO"] = opened(runtime="openvino")
     if not lacking("bf16"):

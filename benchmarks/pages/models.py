@@ -30,7 +30,7 @@ def page(models: Sequence[Shipped]) -> str:
                 f"`{entry.composition}`",
                 f"{entry.norm} {entry.threat.removeprefix(entry.norm).strip()}",
                 *("not yet measured" if share is None else percent(share) for share in entry.headline()),
-                f"{entry.bytes / 1e6:.2f} MB, {'in the package' if entry.where == 'package' else 'fetched'}",
+                f"{entry.bytes / 1e6:.2f} MB, {'in the package' if entry.where == 'package' else 'in `models/`'}",
                 entry.licence,
             ]
         )
@@ -54,10 +54,11 @@ def page(models: Sequence[Shipped]) -> str:
         + "\n`rheostat models` lists them and shows which files are on this machine. `rheostat info NAME`, `rheostat "
         "evaluate NAME`, `rheostat serve NAME` and `rheostat card NAME` take them by name.\n\n"
         '```python\nimport rheostat\n\nmodel = rheostat.load("oat-digits")\nprint(model.dials)\n```\n\n'
-        "A file of up to 1.5 MB is part of the package and works offline. A source tree holds the larger files in "
-        "`models/`. An installed package downloads a larger file when it is first "
-        f"needed, checked against its SHA-256, and kept in the user's cache or in the folder that `{CACHE}` names. "
-        f"`{ADDRESS}` names a mirror.\n\n"
+        "A file of up to 1.5 MB is part of the package and works offline. Larger files are in `models/` of the "
+        "repository, and an editable install (`pip install -e .`) reads them there. Any other install downloads a "
+        f"larger file from the address that `{ADDRESS}` names when the file is first needed, checks it against its "
+        f"SHA-256, and keeps it in the user's cache or in the folder that `{CACHE}` names. You can also copy the file "
+        "there yourself.\n\n"
         "The named points `clean`, `balanced` and `robust` are chosen from eleven positions, which are measured on the "
         "split `calibrate-choose`. `clean` has the highest lower bound of SA, and `robust` that of RA. Each position "
         "reaches a share of the range of SA along the dial, and a share of that of RA; `balanced` is the position "

@@ -10,9 +10,10 @@ import torch
 from rheostat import data, nets
 from rheostat.attacks import multi_exit as forms
 from rheostat.calibration.exit_policy import anytime, fit_policy, stacked
+from rheostat.methods import Dual, Exits, Experts, Stack
 from rheostat.methods.composition import compose
 from rheostat.models.costs import exit_costs, observe
-from rheostat.models.folding import fold
+from rheostat.models.folding import FoldedExits, fold
 from rheostat.models.tunable import Tunable
 from rheostat.points.point import Point
 from support import make
@@ -83,10 +84,54 @@ def test_real_early_exit_is_the_simulated_policy_row_by_row(net: str, measure: s
     found = model.read(x, model.resolve(LIVE, x))
     assert torch.equal(found.taken, exits)
     assert torch.allclose(found.logits, stack[torch.arange(len(x)), exits], atol=1e-4)
-    others = torch.rand(32, *model.net.image)  # no uncertainty equals a threshold
-    expected = model.read(others, model.resolve(LIVE, others))
-    assert len(expected.taken.unique()) > 1
-    assert torch.allclose(fold(model, LIVE)(others), expected.logits, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("net", "paper", "at"),
+    [
+        ("resnet-8", "rdi", LIVE),
+        ("resnet-18", "rdi", LIVE),
+        ("resnet-18", "rdi", Point(exit=1.0, depth=3.0)),
+        ("resnet-18", "rdi", Point(exit=1.0, depth=1.0)),
+        ("mobilenet_v2", "rdi", LIVE),
+        ("resnet-8", "rdi-slim-dual", Point(exit=1.0, width=0.5, robustness=0.5)),
+    ],
+)
+def test_folded_stages_leave_as_the_model_does(net: str, paper: str, at: Point) -> None:
+    """New images, so that no uncertainty equals a threshold; compaction works in place without gradients."""
+    model, fit = varied(net, paper)
+    fit_policy(model, fit, at=at.replace(exit=0.0))
+    images = torch.rand(48, *model.net.image, generator=torch.Generator().manual_seed(5))
+    before = images.clone()
+    folded = fold(model, at)
+    assert isinstance(folded, FoldedExits)
+    assert not {type(m).__name__ for m in folded.modules()} & {"Conv", "Dense", "Norm"}
+    with torch.no_grad():
+        expected = model.read(images, model.resolve(at, images))
+        assert len(expected.taken.unique()) > 1 or at.numbers().get("depth") == 1.0
+        for layout in (torch.contiguous_format, torch.channels_last):
+            module = folded.to(memory_format=layout)
+            for _ in range(2):
+                assert torch.allclose(module(images), expected.logits, atol=1e-4, rtol=1e-4)
+    assert torch.equal(images, before)
+
+
+def test_exits_of_two_experts_fold_at_both_ends() -> None:
+    model = Tunable(nets.resnet(depth=8, base_width=4, image=(1, 8, 8)), Stack(Dual(), Exits(), Experts()))
+    model.method.finish(model.net)
+    model.net.get_buffer("thresholds").fill_(2.2)
+    images = torch.rand(16, 1, 8, 8)
+    for level in (0.0, 1.0):
+        at = Point(robustness=level, exit=1.0)
+        with torch.no_grad():
+            assert torch.allclose(fold(model, at)(images), model(images, at), atol=1e-4, rtol=1e-4)
+
+
+def test_a_policy_that_is_not_fitted_does_not_fold() -> None:
+    model = Tunable(nets.resnet(depth=8, base_width=4, image=(1, 8, 8)), compose("rdi"))
+    with pytest.raises(ValueError, match="not fitted yet"):
+        fold(model, LIVE)
+    assert fold(model, Point(exit=1.0, depth=1.0))(torch.rand(2, 1, 8, 8)).shape == (2, 10)
 
 
 def test_the_dial_runs_from_the_last_exit_to_the_fitted_policy() -> None:

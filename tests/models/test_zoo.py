@@ -68,7 +68,7 @@ def large(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> zoo.Shipped:
 
 def kept(entry: zoo.Shipped) -> list[str]:
     """What the cache holds, but for locks."""
-    folder = entry.path.parent
+    folder = entry.cached.parent
     return [p.name for p in folder.iterdir() if not p.name.endswith(".lock")] if folder.is_dir() else []
 
 
@@ -120,15 +120,32 @@ def test_a_source_tree_holds_the_large_files(large, tmp_path, monkeypatch, capsy
     monkeypatch.setattr(zoo, "SOURCE", folder)
     (folder / large.file).write_bytes(b"a pointer to the file")
     assert large.state == "not fetched"
-    (folder / large.file).write_bytes(artifact.locate("oat-digits").read_bytes())
+    whole = artifact.locate("oat-digits").read_bytes()
+    (folder / large.file).write_bytes(whole)
     assert rheostat.load(LARGE).dials
-    assert kept(large) == [large.file]
-    assert large.path.parent == folder
     main(["models"])
     assert "in models/" in capsys.readouterr().out
+    assert [p.name for p in folder.iterdir()] == [large.file]  # no lock beside it
+    assert not kept(large)
+    monkeypatch.chdir(folder)
+    assert zoo.ships(Path(large.file))
+    (folder / large.file).write_bytes(whole[:-1] + b"x")
+    assert "sha256 differs" in refused()
+    assert (folder / large.file).read_bytes() == whole[:-1] + b"x"
 
 
-def test_every_model_of_the_repository_is_in_it() -> None:
+def test_a_copy_in_the_cache_ships_too(server, large, tmp_path, monkeypatch) -> None:
+    rheostat.load(LARGE)
+    monkeypatch.setattr(zoo, "SOURCE", tmp_path)
+    (tmp_path / large.file).write_bytes(large.path.read_bytes())
+    assert zoo.ships(large.cached)
+    assert zoo.ships(tmp_path / large.file)
+    assert not zoo.ships(tmp_path / "another.safetensors")
+
+
+def test_models_holds_every_large_file_of_the_index() -> None:
+    if not zoo.SOURCE.is_dir():
+        pytest.skip("this source tree came without models/")
     for name, entry in zoo.index().items():
         if entry.where == "repository":
             assert entry.state == "in models/", name

@@ -24,9 +24,8 @@ from torch import Tensor, nn
 
 from rheostat.deploy.onnx_session import Session
 from rheostat.deploy.runtimes import KEY, open_graph
-from rheostat.methods.exits import Exits, policy
 from rheostat.models.artifact import About, check_finite, versions
-from rheostat.models.folding import foldable
+from rheostat.models.folding import FoldedExits, foldable
 from rheostat.models.tunable import Tunable
 from rheostat.points.point import Point
 from rheostat.runtime.choices import nearest
@@ -48,20 +47,6 @@ class Live(nn.Module):
     def forward(self, images: Tensor, robustness: Tensor) -> Tensor:
         logits: Tensor = self.model(images, self.fixed.replace(robustness=robustness))
         return logits
-
-
-class Stage(nn.Module):
-    """The blocks from one exit to the next: features → (features, logits (B, K) of the exit)."""
-
-    def __init__(self, model: Tunable, point: Point, number: int) -> None:
-        super().__init__()
-        self.model, self.point, self.number = model, point, number
-        exits = model.method.part(Exits)
-        assert isinstance(exits, Exits)
-        self.exits = exits
-
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        return self.exits.stage(self.model.net, x, self.model.resolve(self.point, x), self.number)
 
 
 def describe(model: Tunable, about: About, point: Point, name: str | None, artifact: str) -> dict[str, Any]:
@@ -130,10 +115,8 @@ def export(
     about_file = describe(model, about, point, name, artifact)
     if live:
         return _live(model, point, out, to, about_file, x)
-    if model.method.live(point):
-        if to != "onnx":
-            raise ValueError("live exits can be exported only as ONNX stages; give --to onnx, or exit=0")
-        return _stages(model, point, out, about_file, x)
+    if model.method.live(point) and to != "onnx":
+        raise ValueError("live exits can be exported only as ONNX stages; give --to onnx, or exit=0")
     folded = foldable(model, point)
     if folded is None:
         raise ValueError(
@@ -142,6 +125,8 @@ def export(
         )
     with torch.no_grad():
         expected = model(x, point)
+    if isinstance(folded, FoldedExits):
+        return _stages(folded, out, about_file, x, expected)
     return [_write(folded, (x,), ("images",), out, to, about_file, [expected])]
 
 
@@ -166,21 +151,15 @@ def _live(model: Tunable, point: Point, out: Path, to: str, about: dict[str, Any
     return paths
 
 
-def _stages(model: Tunable, point: Point, out: Path, about: dict[str, Any], x: Tensor) -> list[Path]:
-    exits = model.method.part(Exits)
-    assert isinstance(exits, Exits)
-    depth = int(point.numbers()["depth"])
-    thresholds = (policy(model.net, depth) * point.numbers()["exit"]).tolist()
-    with torch.no_grad():
-        whole = model(x, point)
+def _stages(folded: FoldedExits, out: Path, about: dict[str, Any], x: Tensor, whole: Tensor) -> list[Path]:
     paths, features = [], x
-    for number in range(depth):
-        stage = Stage(model, point, number)
+    entry = {"stages": len(folded.stages), "thresholds": folded.thresholds.tolist(), "measure": folded.measure}
+    for number, stage in enumerate(folded.stages):
         with torch.no_grad():
             expected = stage(features)
-        entry = about | {"stage": number, "stages": depth, "thresholds": thresholds, "measure": exits.measure}
         place = out if number == 0 else out.with_name(f"{out.stem}.stage-{number}{out.suffix}")
-        paths.append(_write(stage, (features,), ("features",), place, "onnx", entry, list(expected)))
+        own = about | {"stage": number} | entry
+        paths.append(_write(stage, (features,), ("features",), place, "onnx", own, list(expected)))
         features = expected[0]
     found = torch.from_numpy(Session(out)(x.numpy()))
     _compare(found, whole, out)

@@ -35,10 +35,12 @@ class ExitCommand:
     """Overrides the exit policy of a pass.
 
     Every exit within the depth returns logits (`Output.exits`). With `leave`, all rows leave by that exit (0-based)
-    and the heads before it run too, so that costs can be observed.
+    and the heads before it run too, so that costs can be observed. With `stage`, the input is what left the exit before
+    that one (the images at 0), and the pass goes to that exit: `Output.features` and its logits.
     """
 
     leave: int | None = None
+    stage: int | None = None
 
 
 @register
@@ -92,6 +94,9 @@ class Exits(Method):
         command = at.get(ExitCommand)
         if command is not None and command.leave is not None:
             return Output(next(out for k, out in self.progressive(net, x, at, depth) if k == command.leave))
+        if command is not None and command.stage is not None:
+            features, logits = self._stage(net, x, at, command.stage)
+            return Output(logits, features=features)
         if at.training or command is not None:
             found = tuple(logits for _, logits in self.progressive(net, x, at, depth))
             return Output(found[-1], found)
@@ -131,7 +136,7 @@ class Exits(Method):
         now = [at]  # the point of the rows that continue
 
         def run(number: int, features: Tensor) -> tuple[Tensor, Tensor]:
-            return self.stage(net, features, now[0], number)
+            return self._stage(net, features, now[0], number)
 
         def narrowed(kept: Tensor) -> None:
             now[0] = now[0].only(kept)
@@ -140,8 +145,8 @@ class Exits(Method):
         stages = [partial(run, number) for number in range(depth)]
         return leave_early(x, stages, thresholds, self.measure, narrowed=narrowed)
 
-    def stage(self, net: Net, x: Tensor, at: Resolved, number: int) -> tuple[Tensor, Tensor]:
-        """The pass from the exit before `number` (0-based; the images at 0) to that exit: (features, logits (B, K))."""
+    def _stage(self, net: Net, x: Tensor, at: Resolved, number: int) -> tuple[Tensor, Tensor]:
+        """The pass from one exit to the next: (features, logits (B, K))."""
         ends = (*self.positions, len(net.blocks) - 1)
         if number == 0:
             x = net.enter(x)

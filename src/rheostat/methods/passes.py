@@ -22,6 +22,8 @@ class Output:
     exits: tuple[Tensor, ...] = ()
     taken: Tensor | None = None
     """(B,) the exit that each row left by, if exits are live; else None."""
+    features: Tensor | None = None
+    """The input of the next stage, if the pass ended at an exit by command; else None."""
 
 
 Read = Callable[[Tensor, Resolved], Output]

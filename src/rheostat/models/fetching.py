@@ -48,12 +48,16 @@ def address() -> str | None:
 
 
 def fetch(entry: Shipped) -> Path:
-    """The local file of a model that does not come with the package; fetched where it is not there or is damaged.
+    """The local file of a model that does not come with the package; fetched if it is not there or is damaged.
 
     ValueError in one line where it cannot be fetched; nothing is kept of a download that fails or is another file.
     One process downloads, and others wait for it.
     """
-    path = entry.path
+    if (own := entry.source) is not None:  # of the user's source tree: it is read, and never written
+        if sha256(own) != entry.sha256:
+            raise ValueError(f"{own} is not the published file (its sha256 differs); restore it, or move it elsewhere")
+        return own
+    path = entry.cached
     try:
         with locked(path):
             if not (path.is_file() and sha256(path) == entry.sha256):
@@ -130,7 +134,7 @@ def _by_hand(entry: Shipped) -> str:
     """What to do where nothing can be fetched."""
     return (
         f"try again online, or copy {entry.file} (sha256 {entry.sha256[:12]}…) from models/ of the repository to "
-        f"{entry.path.parent}"
+        f"{entry.cached.parent}"
     )
 
 

@@ -9,10 +9,10 @@ from __future__ import annotations
 import copy
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from rheostat.methods.base import Output
-from rheostat.methods.exits import Exits, depth_of, leave_early, policy
+from rheostat.methods.exits import ExitCommand, Exits, depth_of, leave_early, policy
 from rheostat.models.plain_layers import plain
 from rheostat.models.tunable import Tunable
 from rheostat.nets.base import Net
@@ -29,22 +29,24 @@ class _Pass(nn.Module):
         self.net = net
         self._call = (model.method, at)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def _read(self, x: Tensor) -> Output:
         method, at = self._call
-        return method.read(self.net, x, at, lambda y, a: Output(self.net(y, a))).logits
+        return method.read(self.net, x, at, lambda y, a: Output(self.net(y, a)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self._read(x).logits
 
 
-class _Stage(nn.Module):
-    """The part of a pass from one exit to the next, as a module to trace: features → (features, logits)."""
+class _Stage(_Pass):
+    """The part of a pass from one exit to the next: features → (features, logits)."""
 
-    def __init__(self, exits: Exits, net: Net, at: Resolved, number: int) -> None:
-        super().__init__()
-        self.net = net
-        self._call = (exits, at, number)
+    def __init__(self, model: Tunable, net: Net, at: Resolved, number: int) -> None:
+        super().__init__(model, net, at.with_(ExitCommand(stage=number)))
 
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        exits, at, number = self._call
-        return exits.stage(self.net, x, at, number)
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
+        found = self._read(x)
+        assert found.features is not None
+        return found.features, found.logits
 
 
 class FoldedExits(nn.Module):
@@ -67,51 +69,66 @@ class FoldedExits(nn.Module):
 
 
 @preserved(torch.device("cpu"))  # new layers draw initial weights, which are then replaced
-def fold(model: Tunable, point: Point | None = None) -> nn.Module:
+def fold(model: Tunable, point: Point | None = None) -> fx.GraphModule | FoldedExits:
     """A plain module, images (B, C, H, W) in [0, 1] → logits (B, K), equal to `model.at(point)`.
 
     The result has no dials and does not depend on this package, except at a point with live exits, where the result
-    is `FoldedExits`. ValueError if the point is not one fixed network: noise drawn in each pass, or a mixture of two
-    passes.
+    is `FoldedExits`: there, a row whose uncertainty is within rounding of a threshold may leave by another exit.
+    ValueError if a pass draws noise or is a mixture of two passes, or if the exit policy is not fitted.
     """
     point = model.complete(point)
     point.numbers()
-    if model.method.randomised(point):
-        raise ValueError(f"{point} draws noise in each pass; it does not fold")
-    if model.method.passes(point) != 1:
-        raise ValueError(f"{point} takes {model.method.passes(point)} passes of the network; it does not fold")
+    if problem := _unfoldable(model, point):
+        raise ValueError(f"{point} {problem}; it does not fold")
     net = copy.deepcopy(model.net)
     net.to_layout(torch.contiguous_format)
     device = next(net.parameters()).device
     image = torch.rand(2, *net.image, generator=stream("fold")).to(device)
     with torch.no_grad():
         at = model.resolve(point, image)
-        folded = _in_stages(model, net, at, image) if model.method.live(point) else plain(_Pass(model, net, at), image)
-        _check(folded, model, point, image)
+        if model.method.live(point):
+            return _in_stages(model, net, at, image, point)
+        folded = plain(_Pass(model, net, at), image)
+        _check(folded(image), model(image, point), point)
     return folded
 
 
-def _in_stages(model: Tunable, net: Net, at: Resolved, image: Tensor) -> FoldedExits:
+def foldable(model: Tunable, point: Point) -> fx.GraphModule | FoldedExits | None:
+    """The folded module, or None if a pass draws noise or is a mixture of two passes."""
+    point = model.complete(point)
+    return None if _unfoldable(model, point) else fold(model, point)
+
+
+def _unfoldable(model: Tunable, point: Point) -> str:
+    """Why a point does not fold, or nothing."""
+    method = model.method
+    if method.randomised(point):
+        return "draws noise in each pass"
+    if method.passes(point) != 1:
+        return f"takes {method.passes(point)} passes of the network"
+    if method.live(point) and method.part(Exits) is None:
+        return "decides by the image which layers run"
+    return ""
+
+
+def _in_stages(model: Tunable, net: Net, at: Resolved, image: Tensor, point: Point) -> FoldedExits:
+    """The folded stages of a point; each is checked on the features of the one before."""
     exits = model.method.part(Exits)
     assert isinstance(exits, Exits)
+    thresholds = policy(net, depth_of(at)) * at.settings["exit"]
     stages: list[nn.Module] = []
     features = image
     for number in range(depth_of(at)):
-        stages.append(plain(_Stage(exits, net, at, number), features))
-        features = stages[-1](features)[0]
-    return FoldedExits(stages, policy(net, depth_of(at)) * at.settings["exit"], exits.measure)
+        stages.append(plain(_Stage(model, net, at, number), features))
+        expected = _Stage(model, model.net, at, number)(features.clone())
+        found = stages[-1](features)
+        for a, b in zip(found, expected, strict=True):
+            _check(a, b, point)
+        features = expected[0]
+    return FoldedExits(stages, thresholds, exits.measure).eval()
 
 
-def foldable(model: Tunable, point: Point) -> nn.Module | None:
-    """The folded module, or None if the point is not one fixed network."""
-    point = model.complete(point)
-    if model.method.randomised(point) or model.method.passes(point) != 1:
-        return None
-    return fold(model, point)
-
-
-def _check(folded: nn.Module, model: Tunable, point: Point, image: Tensor) -> None:
-    expected, found = model(image, point), folded(image)
+def _check(found: Tensor, expected: Tensor, point: Point) -> None:
     gap, room = (expected - found).abs().max(), 1e-5 * expected.abs().max().clamp_min(1)
     if not gap <= 10 * room:
-        raise ValueError(f"folding {point} changed the logits by {float(gap):.2g}; not folded")
+        raise ValueError(f"folding {point} changed the outputs by {float(gap):.2g}; not folded")

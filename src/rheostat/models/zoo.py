@@ -79,13 +79,21 @@ class Shipped:
 
     @property
     def path(self) -> Path:
-        """Where the file is on this machine, or will be once it is fetched.
-
-        A source tree holds the larger files too; nothing is then fetched.
-        """
+        """Where the file is on this machine, or will be once it is fetched."""
         if self.where == "package":
             return artifacts() / self.file
-        return own if self._whole(own := SOURCE / self.file) else cache_folder() / self.file
+        return self.source or self.cached
+
+    @property
+    def source(self) -> Path | None:
+        """The file in `models/` if the package runs from a source tree that holds it with the right size."""
+        found = SOURCE / self.file
+        return found if self.where == "repository" and self._whole(found) else None
+
+    @property
+    def cached(self) -> Path:
+        """Where the file is in the cache, or will be once it is fetched."""
+        return cache_folder() / self.file
 
     def _whole(self, path: Path) -> bool:
         """Whether a file is there with the right size; `fetch` compares its hash when the model is loaded."""
@@ -96,9 +104,9 @@ class Shipped:
         """Whether it is packaged, in the source tree, cached or not fetched; a file counts if its size is right."""
         if self.where == "package":
             return "packaged"
-        if self.path.parent == SOURCE:
+        if self.source is not None:
             return "in models/"
-        return "cached" if self._whole(self.path) else "not fetched"
+        return "cached" if self._whole(self.cached) else "not fetched"
 
 
 def artifacts() -> Path:
@@ -135,5 +143,9 @@ def by_digest(digest: str) -> Shipped | None:
 
 
 def ships(path: Path) -> bool:
-    """Whether a file is one that ships, with the package or in the cache: nothing is written into it."""
-    return path.parent == artifacts() or any(path == entry.path for entry in index().values())
+    """Whether a file is one that ships, with the package, in `models/` or in the cache: nothing is written into it."""
+    path = path.resolve()
+    if path.parent == artifacts().resolve():
+        return True
+    places = [p for entry in index().values() if entry.where == "repository" for p in (entry.source, entry.cached)]
+    return any(path == place.resolve() for place in places if place is not None)

@@ -50,7 +50,7 @@ class Watch:
         self.settings, self.epochs = settings, epochs
         self.fit = subset(fit, select.images)
         self.pgd = Attack("pgd", attack.eps, select.steps, norm=attack.norm, loss=select.loss)
-        self.single = Attack("fgsm", attack.eps, norm=attack.norm)
+        self.single = Attack("fgsm", attack.eps, norm=attack.norm, loss=select.loss)
 
     def may_select(self, epoch: int) -> bool:
         """Whether the weights after this epoch are candidates for selection."""

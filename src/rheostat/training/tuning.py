@@ -53,7 +53,10 @@ def _optuna() -> Any:
 def study_name(space: Space) -> str:
     """A name that depends on the recipe and the space, so that a study never mixes two searches."""
     ranges = {k: r.model_dump() for k, r in space.ranges.items()}
-    text = json.dumps([space.recipe.model_dump(mode="json"), ranges], sort_keys=True)
+    recipe = space.recipe.model_dump(mode="json")
+    if recipe["select"]["loss"] == "ce":  # studies from before this option keep their names
+        del recipe["select"]["loss"]
+    text = json.dumps([recipe, ranges], sort_keys=True)
     return f"{space.recipe.name}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
 
 
