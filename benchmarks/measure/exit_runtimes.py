@@ -51,7 +51,7 @@ def by_runtime(model: Tunable, about: About, folder: Path, threads: int) -> dict
     never = copy.deepcopy(model)
     never.net.get_buffer("thresholds").fill_(-1.0)  # no uncertainty is below this
     wanted["no image leaves"] = (never, points(model)["early exit"])
-    eager: Forms = {
+    folded: Forms = {
         name: fold(of, point).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         for name, (of, point) in wanted.items()
     }
@@ -63,7 +63,7 @@ def by_runtime(model: Tunable, about: About, folder: Path, threads: int) -> dict
     def opened(**how: object) -> Forms:
         return {n: SessionModule(Session(f, threads=threads, spin=False, **how)) for n, f in files.items()}  # type: ignore[arg-type]
 
-    found = {"PyTorch": eager, "ONNX Runtime": opened()}
+    found = {"PyTorch": folded, "ONNX Runtime": opened()}
     if importlib.util.find_spec("openvino") is not None:
         found["OpenVINO"] = opened(runtime="openvino")
     if not lacking("bf16"):

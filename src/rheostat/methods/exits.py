@@ -107,39 +107,26 @@ class Exits(Method):
     def progressive(self, net: Net, x: Tensor, at: Resolved, depth: int | None = None) -> Iterator[tuple[int, Tensor]]:
         """Yield (number, logits) of exits 0, 1, ... up to the depth (by default the point's); later layers run
         only when asked for."""
-        depth = depth_of(at) if depth is None else depth
-        heads = side_exits(net)
-        number = 0
-        for block, features in enumerate(net.features(x, at)):
-            x = features
-            if number < len(self.positions) and block == self.positions[number]:
-                yield number, heads[number](features, at)
-                number += 1
-                if number == depth:
-                    return
-        yield number, net.classifier(x, at).float()
+        for number in range(depth_of(at) if depth is None else depth):
+            x, logits = self._stage(net, x, at, number)
+            yield number, logits
 
     def _static(self, net: Net, x: Tensor, at: Resolved, depth: int) -> Tensor:
         """The logits of the exit at `depth`; no other head runs."""
-        last = self.positions[depth - 1] if depth <= len(self.positions) else len(net.blocks) - 1
+        last = self._ends(net)[depth - 1]
         for block, features in enumerate(net.features(x, at)):
             x = features
             if block == last:
                 break
-        if depth <= len(self.positions):
-            side: Tensor = side_exits(net)[depth - 1](x, at)
-            return side
-        logits: Tensor = net.classifier(x, at).float()
-        return logits
+        return self._logits(net, x, at, depth - 1)
 
     def _early(self, net: Net, x: Tensor, at: Resolved, depth: int) -> Output:
-        now = [at]  # the point of the rows that continue
-
         def run(number: int, features: Tensor) -> tuple[Tensor, Tensor]:
-            return self._stage(net, features, now[0], number)
+            return self._stage(net, features, at, number)
 
         def narrowed(kept: Tensor) -> None:
-            now[0] = now[0].only(kept)
+            nonlocal at
+            at = at.only(kept)
 
         thresholds = policy(net, depth) * at.settings["exit"]
         stages = [partial(run, number) for number in range(depth)]
@@ -147,13 +134,21 @@ class Exits(Method):
 
     def _stage(self, net: Net, x: Tensor, at: Resolved, number: int) -> tuple[Tensor, Tensor]:
         """The pass from one exit to the next: (features, logits (B, K))."""
-        ends = (*self.positions, len(net.blocks) - 1)
+        ends = self._ends(net)
         if number == 0:
             x = net.enter(x)
         for block in range(ends[number - 1] + 1 if number else 0, ends[number] + 1):
             x = net.blocks[block](x, at)
-        logits = net.classifier(x, at) if number == len(self.positions) else side_exits(net)[number](x, at)
-        return x, logits.float()
+        return x, self._logits(net, x, at, number)
+
+    def _ends(self, net: Net) -> tuple[int, ...]:
+        """The block that each exit follows (0-based), the network's end last."""
+        return (*self.positions, len(net.blocks) - 1)
+
+    def _logits(self, net: Net, x: Tensor, at: Resolved, number: int) -> Tensor:
+        """The logits (B, K) of an exit (0-based) on its features."""
+        logits: Tensor = net.classifier(x, at) if number == len(self.positions) else side_exits(net)[number](x, at)
+        return logits.float()
 
     def extend(self, terms: list[Term]) -> list[Term]:
         """Without another plan: all rows clean and all rows attacked, half the loss each. With another method's plan:

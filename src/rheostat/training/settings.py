@@ -148,8 +148,8 @@ class SelectSection(Section):
     """Selection by one score on calibrate-fit: the mean over dial settings λ of (1-λ)·SA + λ·RA.
 
     The model is scored every `every` epochs in the last share `tail` of training; the best weights are kept, one
-    checkpoint for all λ. RA is that under PGD of `steps` steps on `loss`. Smoothed labels weaken
-    PGD on the margin less than PGD on cross-entropy, so compare runs that differ in smoothing with `margin`.
+    checkpoint for all λ. RA is that under PGD of `steps` steps on `loss`. Smoothed labels weaken PGD on the margin less
+    than PGD on cross-entropy, so compare runs that differ in smoothing with `margin`.
     """
 
     images: int = Field(default=300, ge=1)
