@@ -1,6 +1,6 @@
 """Load on a real server over loopback, against the runtime alone in the same run → results/serve.jsonl.
 
-A point is served in fp32 by ONNX Runtime, and in bf16 by OpenVINO where the machine has both (extra openvino).
+A point is served in fp32 by ONNX Runtime, and in bf16 and int8 by OpenVINO where the machine has it (extra openvino).
 
 Throughput: enough clients that the queue never empties. Then open-loop arrivals at 80 % of it (p99 against
 deadline + 2 batch times), and at 200 % (503s, no time-outs). The client shares the machine's cores.
@@ -26,7 +26,7 @@ import numpy as np
 import torch
 
 from rheostat import nets
-from rheostat.deploy.precisions import FULL, lacking, open_in, write_in
+from rheostat.deploy.precisions import FULL, QUANTISED, beside, lacking, open_in, write_in
 from rheostat.methods.composition import compose
 from rheostat.models import artifact
 from rheostat.models.artifact import About, versions
@@ -52,6 +52,9 @@ def model_of(spec: dict[str, object], folder: Path, precision: str) -> Path:
     measured = {"robust_bound": 0.5, **({} if precision == FULL else {"precision": precision})}
     artifact.name_point(file, "safe", Point(robustness=1.0), measured)
     artifact.name_point(file, "fast", Point(robustness=0.0), {"robust_bound": 0.0})
+    if precision in QUANTISED:
+        images, about, own = torch.rand(64, *model.net.image), artifact.load_with(file)[1], artifact.digest(file)
+        write_in(precision, model, about, beside(file, "safe"), at=Point(robustness=1.0), images=images, artifact=own)
     return file
 
 
@@ -195,7 +198,7 @@ def main() -> None:
     argparse.ArgumentParser(description=__doc__).parse_args()
     rows = []
     for name in CASES:
-        for precision in ("fp32", "bf16"):
+        for precision in ("fp32", "bf16", "int8-openvino"):
             if problem := lacking(precision):
                 print(f"{name}, {precision}: not measured, {problem}")
                 continue

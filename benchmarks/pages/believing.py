@@ -91,7 +91,7 @@ def l2(rows: list[Row]) -> str:
 
 
 def serving(rows: list[Row]) -> tuple[str, list[list[str]]]:
-    """The server under load, compared with its runtime alone, and bf16 with fp32."""
+    """The server under load, compared with its runtime alone, and lower precisions with fp32."""
     body, claims = [], []
     full = {r["name"]: r["throughput"] for r in rows if r["precision"] == "fp32"}
     for r in rows:
@@ -151,7 +151,7 @@ def serving(rows: list[Row]) -> tuple[str, list[list[str]]]:
     ]
     text = (
         "## Serving (`python benchmarks/measure/serve_load.py`)\n\nThe table compares the server under load with its "
-        "runtime alone on the same network: ONNX Runtime in fp32, OpenVINO in bf16. Answers are counted by HTTP "
-        "status.\n\n"
+        "runtime alone on the same network: ONNX Runtime in fp32, OpenVINO in bf16 and int8. Answers are counted by "
+        "HTTP status.\n\n"
     )
     return text + table(head, body), claims

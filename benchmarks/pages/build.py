@@ -30,8 +30,10 @@ import readme
 import replays
 import rivals
 import searches
+import served_files
 import squares
 import study
+import successive
 import surprises
 import timings
 import variants
@@ -53,7 +55,7 @@ RESULTS = ROOT / "benchmarks" / "results"
 OTHERS = (
     *("speed", "costs", "believe", "serve", "serve-trace", "exit-latency", "exports", "alphas", "l2", "margin"),
     *("variants", "precision", "rivals", "naive-segment", "adopted", "adopted-speed", "square"),
-    *("runtimes", "precision-speed", "step-limit", "search", "fast", "attack-speed", "exit-runtimes"),
+    *("runtimes", "precision-speed", "step-limit", "search", "fast", "attack-speed", "exit-runtimes", "files"),
 )
 """Files whose rows are not evaluations along a dial."""
 
@@ -226,6 +228,7 @@ def build(out: Path) -> None:
             searches.section(read["search"]),
             fast.timed(zoo_timed),
             fast.ablation(read["fast"], RESULTS),
+            successive.section(zoo_timed, RESULTS),
             precisions.section(read["precision"], RESULTS),
             precisions.attacks(read["precision"], RESULTS),
             latencies.steps(read["precision-speed"]),
@@ -241,6 +244,7 @@ def build(out: Path) -> None:
             replayed,
             exported,
             latencies.runtimes(read["runtimes"]),
+            served_files.section(read["files"], RESULTS),
             timings.costs(read["costs"]),
             progress.state(),
             progress.papers(rows),

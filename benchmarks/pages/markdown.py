@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 from plain import Row, worst_rows
 
@@ -28,7 +29,7 @@ def per_cent(value: float) -> str:
     return percent(value)
 
 
-def table(head: list[str], body: list[list[str]]) -> str:
+def table(head: Sequence[str], body: list[list[str]]) -> str:
     """A Markdown table."""
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
     return "\n".join(lines + ["| " + " | ".join(r) + " |" for r in body]) + "\n"

@@ -82,6 +82,7 @@ def test_rows_that_are_in_are_known(tmp_path: Path) -> None:
         "rule": None,
         "n": 8,
         "attack": {**attack, "of": ["pgd2"]},
+        "precision": "int8",
     }
     for key, other in others.items():
         assert not known([whole[0], made_row(**{**fields, "at": {"robustness": 1.0}, key: other})])
@@ -117,6 +118,14 @@ def test_a_files_precision_is_that_of_its_runs_and_fp32_is_what_runs_had_before(
     (tmp_path / "q.toml").write_text(f'precision = "fp16"\n{TEXT}')
     with pytest.raises(ValueError, match="precision: Input should be 'auto', 'fp32' or 'bf16'"):
         read_queue(tmp_path / "q.toml")
+
+
+def test_a_measurement_of_a_file_is_found_in_its_precision_alone() -> None:
+    attack = {"name": "worst", "of": ["pgd20 of fp32", "square200"], "norm": "linf", "eps": 0.1}
+    entry = {"at": "robustness=1", "precision": "int8"}
+    found = {p: made_row(at={"robustness": 1.0}, attack=attack, precision=p) for p in ("fp32", "int8", "int8-openvino")}
+    assert [p for p, row in found.items() if matches(row, entry)] == ["int8"]
+    assert [p for p, row in found.items() if matches(row, {"at": "robustness=1"})] == ["fp32"]
 
 
 def test_queues_with_rows_pin_the_precision_of_their_training() -> None:

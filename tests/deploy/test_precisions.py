@@ -24,7 +24,7 @@ from rheostat.models import artifact
 from rheostat.points.point import Point
 from rheostat.results.row import Row
 from rheostat.results.rows import read_rows
-from rheostat.results.timings import write_timings
+from rheostat.results.timings import read_timings, write_timings
 from rheostat.runtime.files import read_tensors, write_tensors
 from rheostat.runtime.precision import native_bf16
 from rheostat.serve.backends import service
@@ -124,7 +124,7 @@ def test_rows_of_a_file_stand_beside_those_of_the_model(measured: Path, capsys) 
     full = next(r for r in rows if r.at == lower.at and r.precision == "fp32" and r.attack.name == "worst")
     again = lower.model_copy(update={"precision": "fp32", "attack": full.attack})
     assert lower.model_copy(update={"attack": full.attack}).identity != full.identity == again.identity
-    assert lower.attack.names == ("pgd20 of fp32", "square200")
+    assert lower.attack.names == ("pgd20 of fp32", "pgd20-every-step of fp32", "square200")
     assert (lower.n, lower.split, lower.artifact) == (full.n, SPLIT, full.artifact)
     assert lower.robust_accuracy < lower.clean_accuracy
     before = (measured / "rows.jsonl").read_bytes()
@@ -149,7 +149,9 @@ def test_a_file_is_judged_by_fixed_attacks(precision: str, request_: dict, optio
 def test_the_ladder_is_stored_exported_and_served_in_its_precisions(chosen: Path, tmp_path: Path, capsys) -> None:
     text = " ".join(capsys.readouterr().out.split())
     assert "step fast: robustness=1 in int8" in text
-    assert "bf16 is left out: SA and RA were not measured in it" in text
+    for precision in ("bf16", "int8-openvino"):
+        problem = precisions.lacking(precision) or "SA and RA were not measured in it"
+        assert f"{precision} is left out: {problem}" in text
     model, about = artifact.load_with(chosen)
     assert about.measured["fast"]["precision"] == "int8"
     assert "precision" not in about.measured["safe"]
@@ -208,7 +210,9 @@ def test_files_of_before_are_served_in_fp32_and_unknown_precisions_are_refused(c
     assert np.allclose(served.runs["fast"](x), plain, atol=1e-5)
     found["measured"]["fast"]["precision"] = "int4"
     write_tensors(file, tensors, found)
-    with pytest.raises(ValueError, match=r"measured\.fast\.precision: Input should be 'fp32', 'bf16' or 'int8'"):
+    with pytest.raises(
+        ValueError, match=r"measured\.fast\.precision: Input should be 'fp32', 'bf16', 'int8' or 'int8-openvino'"
+    ):
         artifact.load_with(chosen)
 
 
@@ -225,10 +229,15 @@ def test_an_int8_file_that_is_less_accurate_here_is_not_stored(measured: Path, t
 
 def test_a_precision_that_this_machine_lacks(chosen: Path, monkeypatch) -> None:
     monkeypatch.setattr(precisions.importlib.util, "find_spec", lambda name: None)
-    assert "pip install 'rheostat[openvino]'" in precisions.lacking("bf16")
-    artifact.name_point(chosen, "fast", Point(robustness=1.0), {"precision": "bf16"})
-    with pytest.raises(ValueError, match="'fast' was chosen in bf16, which cannot run here: it needs OpenVINO"):
-        service(str(chosen), backend="torch", most=4)
+    for precision in ("bf16", "int8-openvino"):
+        assert "pip install 'rheostat[openvino]'" in precisions.lacking(precision)
+    assert not precisions.lacking("int8")
+    for precision in ("bf16", "int8-openvino"):
+        artifact.name_point(chosen, "fast", Point(robustness=1.0), {"precision": precision})
+        with pytest.raises(
+            ValueError, match=f"'fast' was chosen in {precision}, which cannot run here: it needs OpenV"
+        ):
+            service(str(chosen), backend="torch", most=4)
     assert set(service(str(chosen), backend="torch", precision="fp32", most=4).runs) == {"safe", "fast"}
 
 
@@ -251,3 +260,33 @@ def test_a_point_in_bf16_is_measured_and_served_in_bf16(measured: Path, tmp_path
     x = np.random.default_rng(0).random((3, *model.net.image)).astype(np.float32)
     plain = model.at("fast").probabilities(torch.from_numpy(x)).detach().numpy()
     assert np.allclose(served.runs["fast"](x), plain, atol=0.05)
+
+
+@pytest.mark.skipif(importlib.util.find_spec("openvino") is None, reason="needs OpenVINO")
+def test_an_int8_file_is_measured_and_served_under_openvino(measured: Path, tmp_path: Path) -> None:
+    run = Path(shutil.copytree(measured, tmp_path / "digits"))
+    same = ["evaluate", str(run), "--split", SPLIT, "--at", "robustness=1", "--threads", "1"]
+    main([*same, "--precision", "int8-openvino"])
+    found = {r.precision: r for r in read_rows(run / "rows.jsonl") if r.attack.name == "worst"}
+    assert found["int8"].identity != found["int8-openvino"].identity
+    rewritten(run, robust_accuracy=0.5)
+    main(
+        ["bench", str(run), "--at", "robustness=0.5,1", "--seconds", "0.05", "--int8", "--out", str(run / "own.jsonl")]
+    )
+    assert {"ONNX Runtime int8", "OpenVINO int8"} <= {r["form"] for r in read_timings(run / "own.jsonl")}
+    forms = [({"robustness": v}, "ONNX Runtime", 10.0) for v in (0.5, 1.0)]
+    lower = [({"robustness": 1.0}, f, ms) for f, ms in (("OpenVINO int8", 4.0), ("ONNX Runtime int8", 9.5))]
+    file = times_of(run, [*forms, *lower])
+    main(["choose", str(run), "--ladder", "safe,fast", "--maximise", "robust", "--costs", str(file), "--threads", "1"])
+    model, about = artifact.load_with(run)
+    assert about.measured["fast"]["precision"] == "int8-openvino"
+    served = service(str(run), backend="onnx", threads=1, costs=file)
+    assert served.costs["fast"](1) == pytest.approx(0.004)
+    x = np.random.default_rng(0).random((3, *model.net.image)).astype(np.float32)
+    kept = run / "model.fast.int8.onnx"
+    logits = Session(kept, runtime="openvino")(x)
+    assert not np.allclose(logits, Session(kept)(x), atol=1e-4)
+    expected = torch.from_numpy(logits / about.measured["fast"]["temperature"]).softmax(1).numpy()
+    assert np.allclose(served.runs["fast"](x), expected, atol=1e-5)
+    main(["export", str(run), "--at", "fast", "--out", str(tmp_path / "fast.onnx")])
+    assert (tmp_path / "fast.onnx").read_bytes() == kept.read_bytes()

@@ -104,8 +104,8 @@ def evaluate(
     precision: Annotated[
         str,
         typer.Option(
-            help="Judge each point as the file that is served in bf16 (OpenVINO) or int8 (ONNX Runtime), under PGD-20 "
-            "transferred from fp32 and Square on the file."
+            help="bf16 (OpenVINO), int8 (ONNX Runtime) or int8-openvino: judge each point as the file that is served, "
+            "under PGD-20 transferred from fp32 and Square on the file."
         ),
     ] = "fp32",
     corruptions: Annotated[

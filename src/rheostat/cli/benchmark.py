@@ -19,7 +19,9 @@ def bench(
     file: File,
     at: Annotated[str, typer.Option(help="Points; default the stored ones, else the dials' ends.")] = "",
     compiled: Annotated[bool, typer.Option("--compiled", help="Also measure torch.compile (slow to start).")] = False,
-    int8: Annotated[bool, typer.Option("--int8", help="Also time int8; default if a stored point is in int8.")] = False,
+    int8: Annotated[
+        bool, typer.Option("--int8", help="Also time int8 under each runtime; default if a stored point is in int8.")
+    ] = False,
     seconds: Annotated[float, typer.Option(help="Seconds per form and batch size.", min=0.05)] = 0.5,
     net: Network = None,
     out: Annotated[
@@ -31,7 +33,7 @@ def bench(
     from rheostat.cli.progress import Show
     from rheostat.deploy.latency import as_rows
     from rheostat.deploy.latency import bench as measure
-    from rheostat.deploy.precisions import precision_of
+    from rheostat.deploy.precisions import QUANTISED, precision_of
     from rheostat.models import artifact
     from rheostat.points.grid import parse_grid
     from rheostat.points.point import Point
@@ -55,7 +57,7 @@ def bench(
         "images/s",
     ):
         table.add_column(head, justify="left" if head in ("point", "form") else "right")
-    int8 = int8 or any(precision_of(numbers) == "int8" for numbers in about.measured.values())
+    int8 = int8 or any(precision_of(numbers) in QUANTISED for numbers in about.measured.values())
     every = [model.complete(p) for p in points]
     with Show(console) as show:
         measured = measure(model, about, every, seconds=seconds, compiled=compiled, int8=int8, report=show)

@@ -121,11 +121,11 @@ def export(
 ) -> None:
     """Export a point as a file for other runtimes, with metadata; the file is compared with the model.
 
-    A stored point that was chosen in int8 gives its int8 file.
+    A stored point that was chosen in int8 or int8-openvino gives its int8 file.
     """
     from rheostat.deploy.exporting import TARGETS
     from rheostat.deploy.exporting import export as write
-    from rheostat.deploy.precisions import precision_of, stored_int8
+    from rheostat.deploy.precisions import QUANTISED, precision_of, stored_int8
     from rheostat.models import artifact
     from rheostat.runtime.choices import check_choice
     from rheostat.runtime.files import write_bytes
@@ -139,7 +139,7 @@ def export(
     name = out or Path(f"{stem}{'-live' if dial == 'live' else f'-{at}' if at in model.points else ''}{TARGETS[to]}")
     own = artifact.digest(file)
     precision = precision_of(about.measured.get(at, {})) if (dial, to, int8) == ("folded", "onnx", False) else "fp32"
-    if precision == "int8":
+    if precision in QUANTISED:
         kept = stored_int8(artifact.locate(file), at, model.points[at], artifact=own)
         write_bytes(name, kept.read_bytes())
         paths = [name]

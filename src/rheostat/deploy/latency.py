@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from torch import nn
 from rheostat.deploy.exporting import export
 from rheostat.deploy.fastest import sessions_of
 from rheostat.deploy.onnx_session import Session, SessionModule
-from rheostat.deploy.precisions import SERVED_AS
+from rheostat.deploy.precisions import QUANTISED, SERVED_AS, lacking, open_in
 from rheostat.deploy.quantising import quantise
 from rheostat.models.artifact import About
 from rheostat.models.costs import latency, observe
@@ -24,6 +25,7 @@ from rheostat.points.point import Point
 from rheostat.results.machine import hardware
 from rheostat.runtime.seeding import stream
 
+log = logging.getLogger(__name__)
 BATCHES = (1, 32)
 
 
@@ -54,7 +56,8 @@ def bench(
 ) -> list[PointBenchmark]:
     """Costs of every point: eager, folded and under each runtime; the forms take turns.
 
-    `compiled` adds torch.compile, and `int8` a quantised file (its ranges come from noise, which changes no time).
+    `compiled` adds torch.compile, and `int8` a quantised file under each runtime (its ranges come from noise, which
+    changes no time).
     `report` is called with events of progress.
     """
     found: list[PointBenchmark] = []
@@ -75,7 +78,7 @@ def bench(
                 forms |= _sessions(file)
                 if int8 and not model.method.live(point):
                     made = quantise(file, file.with_name("int8.onnx"), noise)
-                    forms[SERVED_AS["int8"][0]] = SessionModule(Session(made, threads=torch.get_num_threads()))
+                    forms |= _quantised(made)
             times = {batch: latency(forms, model.net.image, batch=batch, seconds=seconds) for batch in BATCHES}
         cost = observe(model, model.net.image, point)
         found += [
@@ -125,4 +128,19 @@ def _sessions(file: Path) -> dict[str, nn.Module]:
         forms["OpenVINO fp32"] = SessionModule(exact)
         if exact is not session:
             forms[f"OpenVINO {session.precision}"] = SessionModule(session)
+    return forms
+
+
+def _quantised(file: Path) -> dict[str, nn.Module]:
+    """A quantised file under every runtime that is installed and accepts it; one that does not is logged."""
+    forms: dict[str, nn.Module] = {}
+    for precision in QUANTISED:
+        if lacking(precision):
+            continue
+        try:
+            session = open_in(precision, file, threads=torch.get_num_threads(), spin=False)
+        except ValueError as error:
+            log.warning("runtime omitted: %s", error)
+        else:
+            forms[SERVED_AS[precision][0]] = SessionModule(session)
     return forms

@@ -14,7 +14,7 @@ from rheostat.deploy.choosing import SPLIT, Need
 from rheostat.deploy.ladders import LadderChoice, choose_ladder
 from rheostat.deploy.named_points import bounds_line, candidate_line, latencies, rows_of
 from rheostat.deploy.onnx_session import SessionModule
-from rheostat.deploy.precisions import FULL, LOWER, SERVED_AS, Key, lacking, open_in, write_in
+from rheostat.deploy.precisions import FULL, LOWER, QUANTISED, SERVED_AS, Key, lacking, open_in, write_in
 from rheostat.models import artifact
 from rheostat.models.costs import latency
 from rheostat.points.point import Point
@@ -60,14 +60,14 @@ def _measured(rows: Iterable[Row]) -> tuple[list[Key], list[str]]:
     for precision in LOWER:
         own = [p for p, found in keys if found == precision]
         alone = [p.label() for p in own if (p, FULL) not in keys]
-        if not own:
+        if problem := lacking(precision):
+            notes.append(f"{precision} is left out: {problem}")
+            keys = {k: None for k in keys if k[1] != precision}
+        elif not own:
             notes.append(
                 f"{precision} is left out: SA and RA were not measured in it (rheostat evaluate --split {SPLIT} "
                 f"--precision {precision})"
             )
-        elif problem := lacking(precision):
-            notes.append(f"{precision} is left out: {problem}")
-            keys = {k: None for k in keys if k[1] != precision}
         elif alone:
             notes.append(f"{precision} is left out at {', '.join(alone)}: the point was not measured in {FULL}")
             keys = {k: None for k in keys if k[1] != precision or (k[0], FULL) in keys}
@@ -91,7 +91,7 @@ def _from_rows(sources: Sources, keys: Iterable[Key]) -> dict[Key, float]:
         if not times:
             raise ValueError(
                 f"{sources.costs} has no time of {point.label()} as {' or '.join(SERVED_AS[precision])}; bench that "
-                f"point too{' (--int8)' if precision == 'int8' else ''}"
+                f"point too{' (--int8)' if precision in QUANTISED else ''}"
             )
         found[point, precision] = min(times)
     return found
@@ -107,8 +107,12 @@ def _timed(sources: Sources, keys: Sequence[Key]) -> dict[Key, float]:
     noise = torch.rand(64, *model.net.image, generator=stream("times"))
     modules: dict[str, nn.Module] = {}
     with tempfile.TemporaryDirectory() as folder:
+        written: dict[tuple[Point, bool], Path] = {}  # one file serves several precisions
         for number, (point, precision) in enumerate(keys):
-            file = write_in(precision, model, about, Path(folder) / f"{number}.onnx", at=point, images=noise)
+            form, out = (point, precision in QUANTISED), Path(folder) / f"{number}.onnx"
+            if form not in written:
+                written[form] = write_in(precision, model, about, out, at=point, images=noise)
+            file = written[form]
             session = open_in(precision, file, threads=torch.get_num_threads(), spin=False)
             modules[str(number)] = SessionModule(session)
         found = latency(modules, model.net.image, seconds=0.3)

@@ -13,7 +13,7 @@ from rheostat.data import Dataset, subset, to_pixels
 from rheostat.deploy.choosing import SPLIT, Candidate, Choice, Need, choose
 from rheostat.deploy.ladders import LadderChoice
 from rheostat.deploy.onnx_session import SessionModule
-from rheostat.deploy.precisions import CALIBRATED_ON, FULL, beside, open_in, write_in
+from rheostat.deploy.precisions import CALIBRATED_ON, FULL, QUANTISED, beside, open_in, write_in
 from rheostat.evaluation.lookup import find_data, find_target
 from rheostat.evaluation.target import Target
 from rheostat.models import artifact
@@ -152,7 +152,7 @@ def _lower(target: Target, name: str, which: str, found: Candidate, *halves: Dat
                 f"{100 * found.clean:.1f} % in its row: this machine runs it differently, so measure it here (rheostat "
                 f"evaluate --fresh --precision {found.precision})"
             )
-        if found.precision == "int8":
+        if found.precision in QUANTISED:
             write_bytes(beside(artifact.locate(which), name), made.read_bytes())
     return module
 

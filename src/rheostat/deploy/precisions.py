@@ -1,8 +1,9 @@
 """Precisions in which a point can be served: the file and the runtime of each.
 
 fp32 is what the model is measured in. bf16 is the same file under OpenVINO, on a chip that multiplies bf16; int8 is a
-quantised file under ONNX Runtime. A point that was chosen in one of them carries its name among its numbers
-(`precision`), and its int8 file lies beside the model's file.
+quantised file under ONNX Runtime, and int8-openvino is that file under OpenVINO. The two runtimes round differently, so
+each is measured for itself. A point that was chosen in one of them carries its name among its numbers (`precision`);
+the file of a quantised point lies beside the model's file.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from torch import Tensor
 from rheostat.deploy.exporting import export
 from rheostat.deploy.onnx_session import Session
 from rheostat.deploy.quantising import quantise
+from rheostat.deploy.runtimes import Precision
 from rheostat.models.artifact import About
 from rheostat.models.tunable import Tunable
 from rheostat.points.point import Point
@@ -25,10 +27,19 @@ from rheostat.runtime.choices import check_choice
 from rheostat.runtime.precision import native_bf16
 
 FULL = "fp32"
-LOWER = ("bf16", "int8")
+LOWER = ("bf16", "int8", "int8-openvino")
 """Precisions other than that of the model; a point is served in one only if it was measured in it."""
-SERVED_AS = {FULL: ("ONNX Runtime", "OpenVINO fp32"), "bf16": ("OpenVINO bf16",), "int8": ("ONNX Runtime int8",)}
+SERVED_AS = {
+    FULL: ("ONNX Runtime", "OpenVINO fp32"),
+    "bf16": ("OpenVINO bf16",),
+    "int8": ("ONNX Runtime int8",),
+    "int8-openvino": ("OpenVINO int8",),
+}
 """Precision → the forms of `rheostat bench` in which a point is served in it; of several, the fastest."""
+QUANTISED = ("int8", "int8-openvino")
+"""Precisions whose file is quantised; the file is the same for both."""
+UNDER_OPENVINO = ("bf16", "int8-openvino")
+"""Precisions that run under OpenVINO."""
 CALIBRATED_ON = 256
 """Images of calibrate-fit that give the ranges of an int8 file."""
 Key = tuple[Point, str]
@@ -47,7 +58,7 @@ def precision_of(numbers: Mapping[str, Any]) -> str:
 
 def lacking(precision: str) -> str:
     """What this machine lacks to run a precision, as a few words; empty if it lacks nothing."""
-    if precision == "bf16" and importlib.util.find_spec("openvino") is None:
+    if precision in UNDER_OPENVINO and importlib.util.find_spec("openvino") is None:
         return "it needs OpenVINO: pip install 'rheostat[openvino]'"
     if precision == "bf16" and not native_bf16(torch.device("cpu")):
         return "this CPU does not multiply bf16 natively"
@@ -63,7 +74,7 @@ def write_in(
     """
     check_precision(precision)
     paths = export(model, about, out, at=at, artifact=artifact)
-    return quantise(out, out, images) if precision == "int8" else paths[0]
+    return quantise(out, out, images) if precision in QUANTISED else paths[0]
 
 
 def open_in(precision: str, file: Path, *, threads: int | None = None, spin: bool = True) -> Session:
@@ -71,8 +82,9 @@ def open_in(precision: str, file: Path, *, threads: int | None = None, spin: boo
     check_precision(precision)
     if problem := lacking(precision):
         raise ValueError(f"{precision} cannot run here: {problem}")
-    if precision == "bf16":
-        return Session(file, runtime="openvino", precision="bf16", threads=threads, spin=spin)
+    if precision in UNDER_OPENVINO:
+        products: Precision = "bf16" if precision == "bf16" else "fp32"
+        return Session(file, runtime="openvino", precision=products, threads=threads, spin=spin)
     return Session(file, threads=threads, spin=spin)
 
 
@@ -86,7 +98,7 @@ def stored_int8(model_file: Path, name: str, point: Point, *, artifact: str) -> 
     file = beside(model_file, name)
     again = f"choose the point again, or copy {file.name} with the model"
     if not file.is_file():
-        raise ValueError(f"{name!r} is served in int8, but its file {file} is missing: {again}")
+        raise ValueError(f"{name!r} is served as a quantised file, but its file {file} is missing: {again}")
     about = Session(file).about
     found = (about.get("artifact"), about.get("quantised"), about.get("point"))
     if found != (artifact, "int8", point.numbers()):

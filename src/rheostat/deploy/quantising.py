@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -83,7 +83,7 @@ class Judged:
     """Of the float model under its own PGD-20 images."""
     clean: Tensor
     transferred: Tensor
-    """Of the file, on the clean images and on the float model's PGD-20 images."""
+    """Of the file, on the clean images, and on all of the float model's PGD-20 images."""
     searched: Tensor
     """Of the file, under Square on the file."""
 
@@ -93,8 +93,13 @@ class Judged:
         return self.transferred & self.searched
 
 
-ATTACKS = ("pgd20 of fp32", "square200")
-"""The attacks behind `Judged.robust`, as rows name them."""
+ATTACKS = ("pgd20 of fp32", "pgd20-every-step of fp32", "square200")
+"""The attacks behind `Judged.robust`, as rows name them.
+
+PGD-20 of an evaluation stops an image at its first success on the float model. Such an image lies at the float model's
+decision boundary, where rounding alone turns it back, so every image also takes all steps, whether or not the float
+model classifies it correctly.
+"""
 
 
 @full_precision()
@@ -110,21 +115,24 @@ def judged(
 ) -> Judged:
     """What a file in a lower precision classifies correctly, by two attacks that need no gradients of the file.
 
-    The float model's PGD-20 images are transferred, and Square attacks the file; `eps` in units of [0, 1]. `report` is
-    called with events of progress.
+    The float model's PGD-20 images are transferred, both those that stop at the first success and those of all steps,
+    and Square attacks the file (`ATTACKS`); `eps` in units of [0, 1]. `report` is called with events of progress.
     """
     lower = SessionModule(session)
-    victim, square = victim_at(model, point), named("square200", eps=eps, norm=norm)
+    victim, square, pgd = victim_at(model, point), *(named(a, eps=eps, norm=norm) for a in ("square200", "pgd20"))
     whole = victim_at(lower)
     found: list[list[Tensor]] = []
     parts = chunks(dataset)
-    report({"event": "plan", "attacks": 2, "images": len(dataset)})
+    report({"event": "plan", "attacks": len(ATTACKS), "images": len(dataset)})
     report({"event": "chunk", "done": 0, "total": len(parts)})
     for number, part in enumerate(parts):
         x, y = to_pixels(dataset.images[part]), dataset.labels[part]
-        of_float = attack_chunk(victim, x, y, named("pgd20", eps=eps, norm=norm), (0, "quantised", number))
+        of_float = attack_chunk(victim, x, y, pgd, (0, "quantised", number))
+        to_the_end = attack_chunk(victim, x, y, replace(pgd, drop=False), (0, "quantised", number), every=True)
         right = lower(x).argmax(1) == y
-        transferred = right & (lower(of_float.adversarial).argmax(1) == y)
+        transferred = right.clone()
+        for made in (of_float, to_the_end):
+            transferred &= lower(made.adversarial).argmax(1) == y
         searched = attack_chunk(whole, x, y, square, (0, "", square.name, number)).robust
         found.append([of_float.clean, of_float.robust, right, transferred, searched])
         report({"event": "chunk", "done": number + 1, "total": len(parts)})

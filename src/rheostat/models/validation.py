@@ -67,7 +67,7 @@ class _Measured(_Part):
     ece_after: Share = 0.0
     measured_under: list[str] = []
     split: str = ""
-    precision: Literal["fp32", "bf16", "int8"] = "fp32"
+    precision: Literal["fp32", "bf16", "int8", "int8-openvino"] = "fp32"
 
 
 class _Recipe(_Part):

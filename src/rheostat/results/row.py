@@ -179,7 +179,9 @@ class Measurement(Part):
     n: int = Field(description="Number of images.")
     seed: int = Field(description="Seed of the random starts or of the corruptions.")
     precision: str = Field(
-        "fp32", description="Precision in which images were scored; `bf16` and `int8` are those of an exported file."
+        "fp32",
+        description="Precision in which images were scored; `bf16`, `int8` and `int8-openvino` are those of an "
+        "exported file.",
     )
     attack_precision: Literal["fp32", "bf16"] = Field(
         "fp32",

@@ -13,7 +13,7 @@ from torch import nn
 from rheostat.deploy.exporting import export
 from rheostat.deploy.fastest import fastest_runtime
 from rheostat.deploy.onnx_session import Session
-from rheostat.deploy.precisions import FULL, LOWER, SERVED_AS, lacking, open_in, precision_of, stored_int8
+from rheostat.deploy.precisions import FULL, LOWER, QUANTISED, SERVED_AS, lacking, open_in, precision_of, stored_int8
 from rheostat.deploy.runtimes import Array, Precision
 from rheostat.models import artifact
 from rheostat.models.folding import foldable
@@ -54,8 +54,9 @@ def service(
     `costs`, a file written by `rheostat bench --out`.
     Each point runs in the precision that it was chosen in (`rheostat choose --ladder`), because its numbers were
     measured in that one. `backend` is the runtime of points in fp32: "auto" takes the fastest installed one, measured
-    at the first of them; int8 always runs under ONNX Runtime and bf16 under OpenVINO. `precision` replaces that of
-    every point: fp32, or bf16 (OpenVINO only; auto on a CPU that has it), which is faster but may not be measured.
+    at the first of them; int8 always runs under ONNX Runtime, bf16 and int8-openvino under OpenVINO. `precision`
+    replaces that of every point: fp32, or bf16 (OpenVINO only; auto on a CPU that has it), which is faster but may not
+    be measured.
     Raises ValueError if this machine cannot run a point's precision, or if an int8 file is missing.
     """
     if backend not in BACKENDS:
@@ -130,7 +131,7 @@ def _lower(which: str, model: Tunable, about: artifact.About, name: str, digest:
             f"{name!r} was chosen in {precision}, which cannot run here: {problem}; or serve every point in fp32 "
             "(--precision fp32)"
         )
-    if precision == "int8":
+    if precision in QUANTISED:
         file = stored_int8(artifact.locate(which), name, point, artifact=digest)
         return open_in(precision, file, threads=threads, spin=False)
     with tempfile.TemporaryDirectory() as folder:

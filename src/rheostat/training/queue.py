@@ -181,10 +181,12 @@ def _wanted(entry: dict[str, Any]) -> set[tuple[str, int] | None]:
 
 
 def matches(row: Row, entry: dict[str, Any]) -> bool:
-    """Whether a row belongs to this measurement: its split, tier, rule between norm sets, images and attacks."""
+    """Whether a row belongs to this measurement: its split, tier, rule, images, precisions and attacks."""
     tier = TIER if entry.get("corruptions") else entry.get("tier", "quick")
     asked = entry.get("split", "test"), tier, entry.get("between"), entry.get("examples", row.n)
     if (row.split, row.tier, row.rule, row.n) != asked:
+        return False
+    if entry.get("precision", "fp32") != row.precision:
         return False
     if entry.get("attack-precision", "fp32") not in ("auto", row.attack_precision):
         return False
