@@ -98,6 +98,7 @@ def build(out: Path) -> None:
     decided = verdict.lines(read["rivals"], RESULTS, rivals.METHODS)
     tiers, tier_claims = believing.tiers(read["believe"])
     serving, serving_claims = believing.serving(read["serve"])
+    in_files, file_claims = served_files.section(read["files"], RESULTS)
     replayed, replay_claims = replays.section(read["serve-trace"])
     timing, timing_claims = multi_exit.latency(read["exit-latency"])
     exit_table, exit_claims = exit_times.section(read["exit-runtimes"])
@@ -162,6 +163,7 @@ def build(out: Path) -> None:
         + sweep_claims
         + attack_claims
         + serving_claims
+        + file_claims
         + replay_claims
         + export_claims
         + exit_claims,
@@ -244,7 +246,7 @@ def build(out: Path) -> None:
             replayed,
             exported,
             latencies.runtimes(read["runtimes"]),
-            served_files.section(read["files"], RESULTS),
+            in_files,
             timings.costs(read["costs"]),
             progress.state(),
             progress.papers(rows),
