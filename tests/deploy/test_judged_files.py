@@ -27,7 +27,7 @@ class Rounded:
 
 
 def test_a_rounded_file_does_not_withstand_the_images_of_its_own_model() -> None:
-    """Images that stop at the decision boundary of the model are turned back by rounding: those of all steps are not."""
+    """Rounding turns back images that stop at the decision boundary of the model, and not those of all steps."""
     model, _ = artifact.load_with("oat-digits")
     test = data.subset(data.load("digits")[1], 300)
     for size in (0.0, 0.3):

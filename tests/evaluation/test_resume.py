@@ -202,7 +202,13 @@ def test_an_interrupted_command_says_what_is_kept_and_exits_130(tmp_path: Path, 
     # Seven times the points: on a busy machine the usual command may end before the signal is sent.
     command = ["robustness=0:1:0.05" if word.startswith("robustness=") else word for word in COMMAND]
     process = subprocess.Popen(
-        [*command, "--out", str(out)], env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+        [*command, "--out", str(out)],
+        env=environment(),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        # A shell starts background jobs with SIGINT ignored, and every command below it would inherit that.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     while process.poll() is None and not list(tmp_path.glob("unfinished/*/chunk-*")):
         time.sleep(0.01)
