@@ -21,6 +21,7 @@ from rheostat.deploy.onnx_session import Session
 from rheostat.evaluation.lookup import Request
 from rheostat.evaluation.options import EvaluationOptions
 from rheostat.models import artifact
+from rheostat.models.tunable import Tunable
 from rheostat.points.point import Point
 from rheostat.results.row import Row
 from rheostat.results.rows import read_rows
@@ -28,6 +29,7 @@ from rheostat.results.timings import read_timings, write_timings
 from rheostat.runtime.files import read_tensors, write_tensors
 from rheostat.runtime.precision import native_bf16
 from rheostat.serve.backends import service
+from rheostat.serve.options import Service
 from support import made_row
 
 WIDE, NARROW = Point(robustness=1.0, width=1.0), Point(robustness=1.0, width=0.5)
@@ -234,11 +236,24 @@ def test_a_precision_that_this_machine_lacks(chosen: Path, monkeypatch) -> None:
     assert not precisions.lacking("int8")
     for precision in ("bf16", "int8-openvino"):
         artifact.name_point(chosen, "fast", Point(robustness=1.0), {"precision": precision})
-        with pytest.raises(
-            ValueError, match=f"'fast' was chosen in {precision}, which cannot run here: it needs OpenV"
-        ):
+        message = f"'fast' was chosen in {precision}, which cannot run here: it needs OpenVINO"
+        with pytest.raises(ValueError, match=message):
             service(str(chosen), backend="torch", most=4)
     assert set(service(str(chosen), backend="torch", precision="fp32", most=4).runs) == {"safe", "fast"}
+
+
+def served_as_fast(run: Path, form: str, precision: str) -> tuple[Tunable, artifact.About, Service, np.ndarray]:
+    """Choose a ladder where `form` is fastest: the model, its description, the service of the ladder, and images."""
+    forms = [({"robustness": v}, "ONNX Runtime", 10.0) for v in (0.5, 1.0)]
+    lower = [({"robustness": 1.0}, f, ms) for f, ms in ((form, 4.0), ("ONNX Runtime int8", 9.5))]
+    file = times_of(run, [*forms, *lower])
+    main(["choose", str(run), "--ladder", "safe,fast", "--maximise", "robust", "--costs", str(file), "--threads", "1"])
+    model, about = artifact.load_with(run)
+    assert about.measured["fast"]["precision"] == precision
+    served = service(str(run), backend="onnx", threads=1, costs=file)
+    assert served.costs["fast"](1) == pytest.approx(0.004)
+    x = np.random.default_rng(0).random((3, *model.net.image)).astype(np.float32)
+    return model, about, served, x
 
 
 @pytest.mark.skipif(
@@ -249,15 +264,7 @@ def test_a_point_in_bf16_is_measured_and_served_in_bf16(measured: Path, tmp_path
     run = Path(shutil.copytree(measured, tmp_path / "digits"))
     main(["evaluate", str(run), "--split", SPLIT, "--at", "robustness=1", "--precision", "bf16", "--threads", "1"])
     rewritten(run, robust_accuracy=0.5)
-    forms = [({"robustness": v}, "ONNX Runtime", 10.0) for v in (0.5, 1.0)]
-    lower = [({"robustness": 1.0}, f, 4.0) for f in ("OpenVINO bf16", "ONNX Runtime int8")]
-    file = times_of(run, [*forms, lower[0], (*lower[1][:2], 9.5)])
-    main(["choose", str(run), "--ladder", "safe,fast", "--maximise", "robust", "--costs", str(file), "--threads", "1"])
-    model, about = artifact.load_with(run)
-    assert about.measured["fast"]["precision"] == "bf16"
-    served = service(str(run), backend="onnx", threads=1, costs=file)
-    assert served.costs["fast"](1) == pytest.approx(0.004)
-    x = np.random.default_rng(0).random((3, *model.net.image)).astype(np.float32)
+    model, _, served, x = served_as_fast(run, "OpenVINO bf16", "bf16")
     plain = model.at("fast").probabilities(torch.from_numpy(x)).detach().numpy()
     assert np.allclose(served.runs["fast"](x), plain, atol=0.05)
 
@@ -274,15 +281,7 @@ def test_an_int8_file_is_measured_and_served_under_openvino(measured: Path, tmp_
         ["bench", str(run), "--at", "robustness=0.5,1", "--seconds", "0.05", "--int8", "--out", str(run / "own.jsonl")]
     )
     assert {"ONNX Runtime int8", "OpenVINO int8"} <= {r["form"] for r in read_timings(run / "own.jsonl")}
-    forms = [({"robustness": v}, "ONNX Runtime", 10.0) for v in (0.5, 1.0)]
-    lower = [({"robustness": 1.0}, f, ms) for f, ms in (("OpenVINO int8", 4.0), ("ONNX Runtime int8", 9.5))]
-    file = times_of(run, [*forms, *lower])
-    main(["choose", str(run), "--ladder", "safe,fast", "--maximise", "robust", "--costs", str(file), "--threads", "1"])
-    model, about = artifact.load_with(run)
-    assert about.measured["fast"]["precision"] == "int8-openvino"
-    served = service(str(run), backend="onnx", threads=1, costs=file)
-    assert served.costs["fast"](1) == pytest.approx(0.004)
-    x = np.random.default_rng(0).random((3, *model.net.image)).astype(np.float32)
+    _, about, served, x = served_as_fast(run, "OpenVINO int8", "int8-openvino")
     kept = run / "model.fast.int8.onnx"
     logits = Session(kept, runtime="openvino")(x)
     assert not np.allclose(logits, Session(kept)(x), atol=1e-4)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ from torch import nn
 from rheostat.deploy.exporting import export
 from rheostat.deploy.fastest import sessions_of
 from rheostat.deploy.onnx_session import Session, SessionModule
-from rheostat.deploy.precisions import QUANTISED, SERVED_AS, lacking, open_in
+from rheostat.deploy.precisions import SERVED_AS
 from rheostat.deploy.quantising import quantise
 from rheostat.models.artifact import About
 from rheostat.models.costs import latency, observe
@@ -25,8 +24,9 @@ from rheostat.points.point import Point
 from rheostat.results.machine import hardware
 from rheostat.runtime.seeding import stream
 
-log = logging.getLogger(__name__)
 BATCHES = (1, 32)
+INT8 = {"onnx": SERVED_AS["int8"][0], "openvino": SERVED_AS["int8-openvino"][0]}
+"""Runtime → the form of a quantised file under it."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,8 @@ def bench(
                 forms |= _sessions(file)
                 if int8 and not model.method.live(point):
                     made = quantise(file, file.with_name("int8.onnx"), noise)
-                    forms |= _quantised(made)
+                    small = sessions_of(made, precision="fp32", threads=torch.get_num_threads())
+                    forms |= {INT8[runtime]: SessionModule(session) for runtime, session in small.items()}
             times = {batch: latency(forms, model.net.image, batch=batch, seconds=seconds) for batch in BATCHES}
         cost = observe(model, model.net.image, point)
         found += [
@@ -128,19 +129,4 @@ def _sessions(file: Path) -> dict[str, nn.Module]:
         forms["OpenVINO fp32"] = SessionModule(exact)
         if exact is not session:
             forms[f"OpenVINO {session.precision}"] = SessionModule(session)
-    return forms
-
-
-def _quantised(file: Path) -> dict[str, nn.Module]:
-    """A quantised file under every runtime that is installed and accepts it; one that does not is logged."""
-    forms: dict[str, nn.Module] = {}
-    for precision in QUANTISED:
-        if lacking(precision):
-            continue
-        try:
-            session = open_in(precision, file, threads=torch.get_num_threads(), spin=False)
-        except ValueError as error:
-            log.warning("runtime omitted: %s", error)
-        else:
-            forms[SERVED_AS[precision][0]] = SessionModule(session)
     return forms

@@ -113,7 +113,7 @@ def judged(
     norm: str = "linf",
     report: Callable[[dict[str, Any]], None] = lambda event: None,
 ) -> Judged:
-    """What a file in a lower precision classifies correctly, by two attacks that need no gradients of the file.
+    """What a file in a lower precision classifies correctly, by attacks that need no gradients of the file.
 
     The float model's PGD-20 images are transferred, both those that stop at the first success and those of all steps,
     and Square attacks the file (`ATTACKS`); `eps` in units of [0, 1]. `report` is called with events of progress.
@@ -130,9 +130,8 @@ def judged(
         of_float = attack_chunk(victim, x, y, pgd, (0, "quantised", number))
         to_the_end = attack_chunk(victim, x, y, replace(pgd, drop=False), (0, "quantised", number), every=True)
         right = lower(x).argmax(1) == y
-        transferred = right.clone()
-        for made in (of_float, to_the_end):
-            transferred &= lower(made.adversarial).argmax(1) == y
+        survived = [lower(made.adversarial).argmax(1) == y for made in (of_float, to_the_end)]
+        transferred = right & survived[0] & survived[1]
         searched = attack_chunk(whole, x, y, square, (0, "", square.name, number)).robust
         found.append([of_float.clean, of_float.robust, right, transferred, searched])
         report({"event": "chunk", "done": number + 1, "total": len(parts)})
