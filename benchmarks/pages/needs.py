@@ -162,7 +162,8 @@ def page(rows: list[Row], rivals: dict[str, list[verdict.Line]], results: Path) 
             "correctly after all attacks that were run. A stronger attack can only lower it.\n"
             "- The **clean end** is the dial at 0, the **robust end** at 1. A method without a dial has one point.\n",
             "## Three questions that decide\n",
-            "1. *Is the trade-off known before training, and final?* Then take `pgd-at` at that λ. No method here is "
+            "1. *Is the trade-off known before training, and final?* Then train that network: `rheostat train "
+            "pgd-at-fashion --set method.robustness=0.5` (λ = 0.5; 1 is adversarial training). No method here is "
             "meant to beat a network trained for one point; a dial offers all points in one network.\n"
             "2. *What changes at run time?* If only robustness changes, take `dual` first, then `float` or `oat` if "
             "they are better on your data at your training time. If compute changes as well, take `oats` (the width is "

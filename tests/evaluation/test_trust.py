@@ -10,12 +10,17 @@ import rheostat
 from rheostat import EvaluationOptions, Point
 from rheostat.attacks import named
 from rheostat.data import Dataset, subset
-from rheostat.evaluation.arguments import as_attacks
+from rheostat.data.conversion import Form
+from rheostat.evaluation.arguments import as_attacks, by_tier
 from rheostat.evaluation.chunks import Task, measured
-from rheostat.evaluation.lookup import Request, _by_attacks, measure
+from rheostat.evaluation.lookup import Request, find_target, measure
 from rheostat.evaluation.target import Target
 from rheostat.models import save
+from rheostat.models.artifact import About, locate
 from rheostat.models.costs import exit_costs
+from rheostat.training.checkpoint import Progress
+from rheostat.training.result import Fitted
+from rheostat.training.settings import Settings
 from support import make
 
 EPS = 0.2
@@ -114,11 +119,11 @@ def test_a_tier_attacks_every_form_where_exits_are_live(tmp_path, monkeypatch) -
 @pytest.mark.parametrize("tier", ["quick", "standard", "full", "theirs"])
 def test_no_tier_leaves_a_form_out(tier: str, monkeypatch) -> None:
     if tier == "theirs":  # a tier of another package, of an attack that mixes rows
-        monkeypatch.setattr("rheostat.evaluation.lookup.attacks_of", lambda *_: ["apgd-ce"])
+        monkeypatch.setattr("rheostat.evaluation.arguments.attacks_of", lambda *_: ["apgd-ce"])
     model, _ = multi_exit()
     target = Target(model, "x")
     points = [model.complete(Point(exit=e)) for e in (0.0, 1.0)]
-    (at_rest, plain), (live, attacked) = _by_attacks(target, points, (), tier, 10)
+    (at_rest, plain), (live, attacked) = by_tier(target, points, tier, 10)
     assert ([p["exit"] for p in at_rest], [p["exit"] for p in live]) == ([0.0], [1.0])
     names = [a.name for a in as_attacks(target, attacked, EvaluationOptions(eps=EPS))]
     assert set(names) >= {*plain, *(f"pgd20@{form}" for form in model.method.forms(model.net))}
@@ -130,10 +135,25 @@ def test_tiers_attack_mixednuts_in_every_form() -> None:
     for paper, forms in (("mixednuts", {"standard", "robust", "bypassed"}), ("mixing", set())):
         model = make(paper, "small_cnn")
         points = [model.complete(Point(robustness=t)) for t in (0.0, 0.5, 1.0)]
-        ((measured_at, names),) = _by_attacks(Target(model, "x"), points, (), "quick", 10)
+        ((measured_at, names),) = by_tier(Target(model, "x"), points, "quick", 10)
         assert measured_at == points
         made = [a.name for a in as_attacks(Target(model, "x"), names, EvaluationOptions(eps=EPS))]
         assert set(made) == {"pgd20", *(f"pgd20@{form}" for form in forms)}
+
+
+def test_a_finished_run_attacks_live_exits_in_every_form(tmp_path) -> None:
+    model, data = multi_exit()
+    about = About(classes=data.classes, threat={"norm": "linf", "eps": EPS})
+    form = Form(data.image, data.classes)
+    run = Fitted(model, Settings.model_construct(name="exits"), Progress(), tmp_path, about, form)
+    names = {r.at["exit"]: set(r.attack.names) for r in run.evaluate(data, "exit=0,1") if r.attack.name == "worst"}
+    assert names[0.0] == {"pgd20"}
+    assert names[1.0] >= {"pgd20", "pgd20@average", "pgd20@max-average", "pgd20@slowdown"}
+
+
+def test_the_hub_is_no_factory(monkeypatch) -> None:
+    monkeypatch.setattr("rheostat.models.hub.fetch", lambda which: locate("oat-digits"))
+    assert find_target("hf:lab/digits", name=None, between=None).about.classes == tuple("0123456789")
 
 
 def test_an_evaluation_is_in_full_precision_whatever_its_caller_set(sample) -> None:

@@ -7,12 +7,15 @@ from collections.abc import Mapping, Sequence
 from rheostat.attacks import Attack, named
 from rheostat.evaluation.options import EvaluationOptions
 from rheostat.evaluation.target import Target
+from rheostat.evaluation.tiers import attacks_of
 from rheostat.models.tunable import Tunable
 from rheostat.points.grid import parse_grid
 from rheostat.points.point import Point, Value
 
 Points = str | Sequence[Point | Mapping[str, Value] | None] | None
 Attacks = str | Attack | Sequence[str | Attack]
+FORMED = "pgd20"
+"""The attack for all forms of a model if no attack of the tier takes a form."""
 
 
 def as_points(target: Target, given: Points) -> list[Point | None]:
@@ -71,3 +74,22 @@ def forms_of(target: Target, name: str) -> list[str]:
     if not found:
         raise ValueError(f"{target.run} has no exits and therefore no forms of attack; omit @all")
     return [plain, *(f"{plain}@{form}" for form in found)]
+
+
+def by_tier(
+    target: Target, points: list[Point | None], tier: str, classes: int
+) -> list[tuple[list[Point | None], tuple[str, ...]]]:
+    """Points and the names of a tier's attacks on them, in every form where that is needed.
+
+    Every form is needed for live exits, and for each method whose logits have a misleading gradient (`misleads`).
+    """
+    plain = tuple(attacks_of(tier, classes))
+    # Only attacks that treat rows independently take a form; a tier of another package may have none.
+    formed = next((n for n in plain if named(n, eps=0.0).rowwise), FORMED)
+    model = target.model
+    every = [isinstance(model, Tunable) and p is not None and model.method.misleads(p) for p in points]
+    groups = [
+        ([p for p, needed in zip(points, every, strict=True) if not needed], plain),
+        ([p for p, needed in zip(points, every, strict=True) if needed], (*plain, f"{formed}@all")),
+    ]
+    return [group for group in groups if group[0]]

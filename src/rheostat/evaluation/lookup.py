@@ -7,35 +7,29 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from rheostat import data
-from rheostat.attacks import named
 from rheostat.data import Dataset, make_splits, subset
-from rheostat.evaluation.arguments import as_attacks, as_points
+from rheostat.evaluation.arguments import as_attacks, as_points, by_tier
 from rheostat.evaluation.corrupted import SEVERITIES, evaluate_corruptions
 from rheostat.evaluation.evaluator import Report, evaluate
 from rheostat.evaluation.options import EvaluationOptions
 from rheostat.evaluation.target import Target
-from rheostat.evaluation.tiers import attacks_of
 from rheostat.models import artifact
 from rheostat.models.factories import from_factory
-from rheostat.models.tunable import Tunable
-from rheostat.points.point import Point
 from rheostat.results.row import Row
 from rheostat.runtime.distributed import device_named, join
 from rheostat.runtime.quantities import number
 
 WHERE = "data.json"
 """The file in a run's folder that records where its images are."""
-FORMED = "pgd20"
-"""The attack for all forms of a model if no attack of the tier takes a form."""
 
 
 def find_target(which: str, *, name: str | None, between: str | None, net: str | None = None) -> Target:
-    """The target of a run's folder, a model file, a packaged name or package.module:factory.
+    """The target of a run's folder, a model file, a packaged name, `hf:org/name` or package.module:factory.
 
     `net` names the factory of the network of an adopted model (`rheostat.load`). Raises ValueError if the
     name is unknown, or if `between` is set for a factory.
     """
-    if ":" in which and not Path(which).exists():
+    if ":" in which and not which.startswith("hf:") and not Path(which).exists():
         if between is not None:
             raise ValueError("--between needs a Rheostat model, not a factory")
         return Target(from_factory(which), name or which)
@@ -99,7 +93,7 @@ def _float(text: str) -> float:
 class Request:
     """An evaluation by name, as the command line specifies it.
 
-    `which` is a run's folder, a model file, a packaged name or package.module:factory. `at` is a grid of
+    `which` is a run's folder, a model file, a packaged name, `hf:org/name` or package.module:factory. `at` is a grid of
     points; empty means all positions of the dials. Give `tier` or `attacks`, not both; the default tier is quick,
     which is also the tier of rows under `attacks`. `data`, `eps` and `norm` default to those of the model; numbers
     may be written 8/255. `examples` is the size of a stratified subset. `net` names the factory of an adopted
@@ -161,7 +155,8 @@ def measure(request: Request, options: EvaluationOptions | None = None, *, repor
             report=report,
         )
     rows: list[Row] = []
-    for some, names in _by_attacks(target, points, request.attacks, options.tier, len(dataset.classes)):
+    in_groups = [(points, request.attacks)] if request.attacks else None
+    for some, names in in_groups or by_tier(target, points, options.tier, len(dataset.classes)):
         attacks = as_attacks(target, names, options)
         rows += evaluate(target, some, attacks, dataset, options=options, ranks=join(place), report=report)
     return rows
@@ -178,24 +173,3 @@ def settled(request: Request, options: EvaluationOptions, target: Target) -> Eva
         norm=request.norm or options.norm,
         step_size=options.step_size if request.step_size is None else _float(request.step_size),
     )
-
-
-def _by_attacks(
-    target: Target, points: list[Point | None], attacks: tuple[str, ...], tier: str, classes: int
-) -> list[tuple[list[Point | None], tuple[str, ...]]]:
-    """Points and the names of their attacks: `attacks` or those of the tier, in every form where that is needed.
-
-    Every form is needed for live exits, and for each method whose logits have a misleading gradient (`misleads`).
-    """
-    if attacks:
-        return [(points, attacks)]
-    plain = tuple(attacks_of(tier, classes))
-    # Only attacks that treat rows independently take a form; a tier of another package may have none.
-    formed = next((n for n in plain if named(n, eps=0.0).rowwise), FORMED)
-    model = target.model
-    every = [isinstance(model, Tunable) and p is not None and model.method.misleads(p) for p in points]
-    groups = [
-        ([p for p, needed in zip(points, every, strict=True) if not needed], plain),
-        ([p for p, needed in zip(points, every, strict=True) if needed], (*plain, f"{formed}@all")),
-    ]
-    return [group for group in groups if group[0]]

@@ -98,8 +98,8 @@ def card(
     parts += [
         "## Limits\n",
         "- These accuracies are measured, not certified.",
-        f"- The threat model is {_threat(about)}. Other norms, larger radii, patches, rotations and shifts of the data "
-        "were not tested.",
+        f"- The threat model is {_threat(about)}. Other norms, larger radii, patches, rotations and other attacks were "
+        "not tested.",
         "- A client that can set the dial can choose the weakest point. Set the dial by policy, never from a request.",
         "",
     ]

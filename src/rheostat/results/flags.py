@@ -30,7 +30,8 @@ ALL = (
         "model",
         "two passes over the same images give different logits and the point declares no noise",
         "an attack that follows one draw of a random gradient looks weaker than it is",
-        "remove the noise, or declare it (`sampled`) and attack with `-eot20`",
+        'remove the noise; or declare it (FLOAT: `draw="sampled"`; your own method: override `randomised`) and attack '
+        "with `pgd20-eot20`",
     ),
     Flag(
         "randomised-without-eot",
@@ -86,7 +87,8 @@ ALL = (
         "attack",
         "steps · step size is below 2 · eps for every attack of the row",
         "the attack cannot cross the ball",
-        "keep the default `--step-size`, or use more steps",
+        "add an attack of several steps, such as `pgd20`, with the default `--step-size`; FGSM alone always raises "
+        "this flag",
     ),
     Flag(
         "eps-0-differs",
@@ -163,7 +165,7 @@ ALL = (
     Flag(
         "quick-too-weak",
         "strength",
-        "PGD-20 alone reports more than 3 points above the whole tier",
+        "`pgd20` is the first attack, and RA under it alone is more than 3 points above RA under all attacks",
         "curves of `quick` overestimate the robustness of this model",
         "draw its curves with `standard`",
     ),

@@ -11,13 +11,13 @@ from typing import Any
 from rheostat.data import Splits, subset
 from rheostat.data.conversion import Form
 from rheostat.data.given import held, opened, rule_of
-from rheostat.evaluation.arguments import Attacks, Points, as_attacks
+from rheostat.evaluation.arguments import Attacks, Points, as_attacks, as_points, by_tier
 from rheostat.evaluation.evaluator import evaluate
 from rheostat.evaluation.options import EvaluationOptions
 from rheostat.evaluation.target import Target
-from rheostat.evaluation.tiers import attacks_of
 from rheostat.models.artifact import About
 from rheostat.models.tunable import Tunable
+from rheostat.points.point import Point
 from rheostat.results.listed import Rows
 from rheostat.runtime.markup import table
 from rheostat.training.callbacks import call
@@ -83,7 +83,8 @@ class Fitted:
         """Evaluate the model at points under attacks, and return the rows, as `rheostat.evaluate` does.
 
         `test_set` is anything that `fit` accepts; `examples` takes a stratified subset of that many images. By
-        default: every position of the dials, and the attacks of the tier "quick" at the training radius.
+        default: every position of the dials, and the attacks of the tier "quick" at the training radius, in every form
+        of attack at points with live exits, as on the command line.
         """
         rule = rule_of(test_set)
         if rule is not None and rule != self.form.preprocessing:
@@ -92,8 +93,15 @@ class Fitted:
         dataset = subset(held(given, self.form), examples)
         options = options or EvaluationOptions()
         target = Target(self.model, options.name or self.settings.name, about=self.about)
-        wanted = attacks if attacks is not None else attacks_of(options.tier, len(dataset.classes))
-        rows = evaluate(target, points, as_attacks(target, wanted, options), dataset, options=options)
+        asked = as_points(target, points)
+        groups: Sequence[tuple[Sequence[Point | None], Attacks]] = (
+            by_tier(target, asked, options.tier, len(dataset.classes)) if attacks is None else [(asked, attacks)]
+        )
+        rows = Rows(
+            row
+            for some, names in groups
+            for row in evaluate(target, some, as_attacks(target, names, options), dataset, options=options)
+        )
         call(self.callbacks, "on_evaluate", self, rows)
         return rows
 
