@@ -7,18 +7,11 @@ from pathlib import Path
 from filling import filled
 from groups import steps
 from markdown import dial, find, table
-from needs import CIFAR, EPOCHS, FASHION, HALVES, SHORTER, ends
+from needs import FASHION, MORE, ends, ran, relative_time
 from plain import Row, read_rows_plain
 
 FOLDER = Path(__file__).parents[2] / "docs" / "methods"
-DATA = {"Fashion-MNIST": FASHION, "CIFAR-10 subset": CIFAR}
-MORE = {
-    "float-slim": ("float-slim-fashion", "c10-float-slim"),
-    "line": ("rival-fmnist-line-re-estimated", "rival-c10-line-re-estimated"),
-    "lora": ("rival-fmnist-lora", "rival-c10-lora"),
-    "mixednuts": ("rival-fmnist-mixednuts", "rival-c10-mixednuts"),
-}
-"""Methods that docs/which.md does not compare: their runs on Fashion-MNIST and on CIFAR-10."""
+DATA = ("Fashion-MNIST", "CIFAR-10 subset")
 
 
 def pages(rows: list[Row], results: Path) -> dict[str, str]:
@@ -45,14 +38,6 @@ def pages(rows: list[Row], results: Path) -> dict[str, str]:
     return out
 
 
-def run_of(method: str, data: str) -> str:
-    """The run whose rows a page shows."""
-    named = SHORTER | MORE
-    if method in named:
-        return named[method][list(DATA).index(data)]
-    return DATA[data][method]
-
-
 def some_row(rows: list[Row], run: str) -> Row | None:
     """Any worst-case row of a run, over the most images."""
     return next(iter(dial(rows, run) or find(rows, run, None)), None)
@@ -61,13 +46,14 @@ def some_row(rows: list[Row], run: str) -> Row | None:
 def measured(rows: list[Row], method: str) -> str:
     """The table of one page, and the settings of its rows."""
     body = []
-    for data in DATA:
-        row = some_row(rows, run_of(method, data))
+    for number, data in enumerate(DATA):
+        run = ran(rows, method, number)
+        row = some_row(rows, run)
         if row is None:
             body.append([data, "not yet run", "", "", "", "", ""])
             continue
         epochs = str(row["train"]["epochs"])
-        body.append([data, epochs, f"{row['params']:,}", *ends(rows, run_of(method, data)), str(row["n"])])
+        body.append([data, epochs, f"{row['params']:,}", *ends(rows, run), str(row["n"])])
     head = ["", "epochs", "parameters", "SA, clean end", "SA / RA, middle", "RA, robust end", "n"]
     return (
         table(head, body)
@@ -79,17 +65,18 @@ def measured(rows: list[Row], method: str) -> str:
 
 def costs(rows: list[Row], method: str, took: dict[str, float], dense: int) -> list[str]:
     """Training time ÷ that of adversarial training on as many attacked images, and parameters ÷ plain; or blank."""
-    row = some_row(rows, run_of(method, "Fashion-MNIST"))
+    row = some_row(rows, ran(rows, method, 0))
     if row is None:
         return ["not measured", ""]
-    step = took.get(method)
-    # The run that is shown may be shorter than one with as many attacked images.
-    epochs = 2 * EPOCHS if method in HALVES else row["train"]["epochs"]
-    time = f"{step * epochs / EPOCHS:.1f}" if step else "not measured"
-    return [time, "" if method == "rdi" else f"{row['params'] / dense:.2f}"]
+    time = relative_time(method, row["train"]["epochs"], took)
+    return [
+        "not measured" if time is None else f"{time:.1f}",
+        "" if method == "rdi" else f"{row['params'] / dense:.2f}",
+    ]
 
 
 def _ends(rows: list[Row], method: str) -> list[str]:
-    clean, _, robust = ends(rows, run_of(method, "Fashion-MNIST"))
-    row = some_row(rows, run_of(method, "Fashion-MNIST"))
+    run = ran(rows, method, 0)
+    clean, _, robust = ends(rows, run)
+    row = some_row(rows, run)
     return ["", clean, robust, ""] if row is None else [str(row["train"]["epochs"]), clean, robust, str(row["n"])]

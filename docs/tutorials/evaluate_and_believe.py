@@ -80,7 +80,13 @@ rows = rheostat.evaluate(model, "robustness=0,0.5,1", ["pgd20"], few, options=Ev
 for row in rows:
     if row.knowledge in ("unknown", "chosen") or row.attack.name == "worst":
         at = f"t = {row.at['robustness']:g}" if row.at else "any point"
-        print(f"{row.knowledge:>8} attacker, {at}: RA {100 * row.robust_accuracy:.1f} %")
+        flags = f"   {', '.join(row.flags)}" if row.flags else ""
+        print(f"{row.knowledge:>8} attacker, {at}: RA {100 * row.robust_accuracy:.1f} %{flags}")
+
+# %%
+# In the middle of the dial, the attacker who does not know the point fools more images than PGD-20 made at the point
+# itself. So PGD-20 at that point is too weak: whoever knows the point can use the other images too. The flag
+# `transfer-beats-known` says so; report the strongest attack.
 
 # %%
 from rheostat.reports.evaluation_plots import transfer_map

@@ -2,8 +2,8 @@
 # # Train, choose, serve
 #
 # From nothing to an answer over HTTP: train one network on images of clothing, measure it, choose the point that
-# keeps your limits, and serve it. It needs the extra `serve`, no data and no internet connection; it takes about two minutes on
-# one core.
+# keeps your limits, and serve it. It needs the extra `serve`, `pip install httpx` for the test client at the end, no
+# data and no internet connection; it takes about two minutes on one core.
 #
 # ## Train
 #
@@ -29,7 +29,7 @@ print(f"{len(trained.splits.train)} images to train on, {len(trained.splits.choo
 
 # %%
 points = "robustness=0:1:0.2"
-options = EvaluationOptions(split="calibrate-choose", eps=recipe.attack.eps)
+options = EvaluationOptions(split="calibrate-choose", eps=recipe.attack.eps, out=run / "rows.jsonl")
 rows = rheostat.evaluate(trained.model, points, ["pgd20"], trained.splits.choose, options=options)
 for row in (r for r in rows if r.attack.name == "worst"):
     print(f"t = {row.at['robustness']:g}   SA {100 * row.clean_accuracy:.1f} %   RA {100 * row.robust_accuracy:.1f} %")
@@ -88,7 +88,7 @@ print("answer:", answer["labels"])
 # %%
 # ## See it
 #
-# The report has all of this as a page; here is its first picture.
+# `rheostat report runs/shop` writes these rows as a page; this is its first picture.
 
 # %%
 from rheostat.reports import trade_off

@@ -2,7 +2,8 @@
 # # Your data and network
 #
 # A folder of photos of several sizes and a network of your own become one model with a dial, which a service then uses
-# on photos of any size. It needs the extra `serve`, no data and no internet connection; it takes about a minute on one core.
+# on photos of any size. It needs the extra `serve`, `pip install httpx` for the test client at the end, no data and no
+# internet connection; it takes about a minute on one core.
 #
 # ## A folder of images
 #
@@ -43,7 +44,9 @@ sets = data.make_splits(*data.load(f"folder:{folder}", preprocessing=rule), cali
 print(rule.image, len(sets.train), len(sets.test))
 
 # %%
-# A tree that does not fit in memory is read image by image: `data.read_folder(folder, rule)` returns what `fit` takes.
+# A tree that does not fit in memory is read image by image: `train, test = data.read_folder(folder, rule,
+# in_memory=False)`, and `train, validation = train.held_out(500)` holds out images for validation. Pass these two to
+# `fit`.
 #
 # ## A network
 #
@@ -70,8 +73,9 @@ print(model)
 # ## Train
 #
 # `fit` trains with adversarial images of radius `eps`, selects weights and calibrates the dial on the validation images
-# alone. The same call continues a run that was killed. The flag says that robust accuracy falls on the validation
-# images while it rises on the training images, of which there are few; the weights kept are those of the best epoch.
+# alone. The same call continues a run that was killed. The weights kept are those of the best scored epoch among the
+# last third. A flag `robust-overfitting` would say that robust accuracy fell on the validation images while it rose on
+# the training images.
 
 # %%
 run = rheostat.fit(
