@@ -14,7 +14,7 @@ from torch.utils import data as torch_data
 
 from rheostat.data import DataError, Dataset
 from rheostat.data.conversion import Form, as_uint8, example_of, image_of, label_of
-from rheostat.data.given import Flow, Indexed, class_names, held, opened
+from rheostat.data.given import Flow, Indexed, class_names, held, measured, opened
 from rheostat.data.streaming import read_flow, read_indexed
 from rheostat.runtime.seeding import seeded
 
@@ -119,6 +119,34 @@ def test_what_is_held_and_what_is_read() -> None:
     few = held(Indexed("x", items(50)), COLOUR, most=10)
     assert len(few) == 10
     assert torch.equal(few.labels, held(Indexed("x", items(50)), COLOUR, most=10).labels)
+
+
+def numbered(count: int = 8) -> tuple[Tensor, Tensor]:
+    return torch.stack([PIXELS * 0 + i for i in range(count)]), torch.arange(count) % 2
+
+
+@pytest.mark.parametrize("held_first", [True, False])
+def test_a_measured_set_has_the_images_of_its_sampler(held_first: bool) -> None:
+    images, labels = numbered()
+    given = torch_data.TensorDataset(images, labels) if held_first else list(zip(images, labels, strict=True))
+
+    def seen(sampler: Any = None, **more: Any) -> list[int]:
+        loader = torch_data.DataLoader(given, 4, sampler=sampler, **more)  # type: ignore[arg-type]
+        return measured(loader, COLOUR, "val_set").images[:, 0, 0, 0].tolist()
+
+    assert seen() == seen(shuffle=True) == list(range(8))
+    assert seen(torch_data.SubsetRandomSampler([6, 3, 7])) == [3, 6, 7]
+    assert seen(torch_data.SequentialSampler(range(3))) == [0, 1, 2]
+    weighted = torch_data.WeightedRandomSampler([0.0] * 4 + [1.0] * 4, 6, generator=torch.Generator())
+    assert seen(weighted) == seen(weighted)
+    assert len(seen(weighted)) == 6
+    assert min(seen(weighted)) >= 4
+    with pytest.raises(DataError, match="val_set: the sampler gave indices from 8 to 8 for 8 images"):
+        seen(torch_data.SubsetRandomSampler([8]))
+    with pytest.raises(DataError, match="val_set: the sampler SubsetRandomSampler gives no images"):
+        seen(torch_data.SubsetRandomSampler([]))
+    with pytest.raises(DataError, match="leave the DistributedSampler out"):
+        seen(torch_data.DistributedSampler(given, 2, 0))  # type: ignore[arg-type]
 
 
 def test_names_of_classes() -> None:

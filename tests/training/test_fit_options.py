@@ -230,3 +230,17 @@ def test_the_options_are_documented() -> None:
     text = inspect.getdoc(rheostat.FitOptions) or ""
     for name in rheostat.FitOptions.__dataclass_fields__:
         assert f"`{name}`" in text, name
+
+
+def test_validation_and_evaluation_follow_the_sampler_of_a_loader(
+    sets: tuple[Dataset, Dataset], tmp_path: Path
+) -> None:
+    """A split by SubsetRandomSampler selected the weights on all images, most of them those of the training."""
+    train_set = sets[0]
+    images = torch_data.TensorDataset(train_set.images, train_set.labels)
+    last = torch_data.DataLoader(images, 16, sampler=torch_data.SubsetRandomSampler(range(100, 128)))
+    quick = {**SMALL, "epochs": 1, "max_steps": 1, "select": {"images": 128, "steps": 1}}
+    loader = rheostat.fit(model(), train_set, last, out=tmp_path / "loader", **quick)
+    alone = rheostat.fit(model(), train_set, train_set.only(torch.arange(100, 128)), out=tmp_path / "alone", **quick)
+    assert loader.history[0]["calibrate"] == alone.history[0]["calibrate"]
+    assert {row.n for row in loader.evaluate(last, [{"robustness": 0.5}], "fgsm")} == {28}

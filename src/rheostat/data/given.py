@@ -6,9 +6,10 @@ Images that are held in memory become a `Dataset`. Anything else becomes `Indexe
 
 from __future__ import annotations
 
+import copy
 import itertools
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -33,6 +34,10 @@ class Indexed:
 
     def __len__(self) -> int:
         return len(self.items)
+
+    def only(self, rows: Tensor) -> Indexed:
+        """The given rows; `rows` (n,) is an int64 index."""
+        return replace(self, items=torch_data.Subset(self.items, rows.tolist()))
 
     @property
     def split(self) -> str:
@@ -174,6 +179,35 @@ def held(given: Given, form: Form, *, most: int | None = None, seed: int = 0) ->
     images = torch.stack([image for image, _ in pairs])
     split = given.split if isinstance(given, Indexed) else ""
     return Dataset(given.name, images, torch.tensor([label for _, label in pairs]), form.classes, split)
+
+
+def measured(given: Any, form: Form, what: str, *, most: int | None = None) -> Dataset:
+    """The images of a validation or test set in memory, at most `most` of them as in `held`.
+
+    From a DataLoader they are those that its sampler gives in one pass, in the order of the data set; an image that the
+    sampler repeats counts as often.
+    """
+    found, loader = opened(given, form, what)
+    if loader.sampler is not None and not isinstance(found, Flow):
+        rows = _rows(loader.sampler, len(found), what)
+        found = found if torch.equal(rows, torch.arange(len(found))) else found.only(rows)
+    return held(found, form, most=most)
+
+
+def _rows(sampler: torch_data.Sampler[int], count: int, what: str) -> Tensor:
+    """The indices that a sampler of `count` images gives in one seeded pass, in ascending order."""
+    if isinstance(sampler, torch_data.DistributedSampler):
+        raise DataError(f"{what}: every rank measures all of these images; leave the DistributedSampler out")
+    seeded_sampler: Any = copy.copy(sampler)  # the user's own generator does not advance
+    if hasattr(seeded_sampler, "generator"):
+        seeded_sampler.generator = stream(0, "sampled")
+    with seeded(seed_of(0, "sampled")):
+        rows = torch.tensor(sorted(int(i) for i in seeded_sampler), dtype=torch.int64)
+    if not len(rows):
+        raise DataError(f"{what}: the sampler {type(sampler).__name__} gives no images")
+    if not 0 <= int(rows[0]) <= int(rows[-1]) < count:
+        raise DataError(f"{what}: the sampler gave indices from {int(rows[0])} to {int(rows[-1])} for {count} images")
+    return rows
 
 
 def class_names(given: Any) -> tuple[str, ...] | None:

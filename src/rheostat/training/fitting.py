@@ -15,7 +15,7 @@ from torch.utils.data import DistributedSampler
 from rheostat.attacks import Attack
 from rheostat.data import Dataset, Preprocessing
 from rheostat.data.conversion import Form
-from rheostat.data.given import Flow, Given, Loader, class_names, held, opened, rule_of
+from rheostat.data.given import Flow, Given, Loader, class_names, measured, opened, rule_of
 from rheostat.models import artifact
 from rheostat.models.tunable import Tunable
 from rheostat.nets.adopted import Adopted
@@ -141,8 +141,7 @@ def _preprocessing(model: Tunable, train_set: Any, val_set: Any, options: FitOpt
 
 def _validation(given: Any, form: Form) -> Dataset:
     """The validation images in memory; ValueError for a test split, because nothing may be selected on test."""
-    found, _ = opened(given, form, "val_set")
-    return held(found, form, most=VALIDATION).to_choose_on()
+    return measured(given, form, "val_set", most=VALIDATION).to_choose_on()
 
 
 @contextmanager
