@@ -244,3 +244,24 @@ def test_validation_and_evaluation_follow_the_sampler_of_a_loader(
     alone = rheostat.fit(model(), train_set, train_set.only(torch.arange(100, 128)), out=tmp_path / "alone", **quick)
     assert loader.history[0]["calibrate"] == alone.history[0]["calibrate"]
     assert {row.n for row in loader.evaluate(last, [{"robustness": 0.5}], "fgsm")} == {28}
+
+
+def test_gradients_that_the_optimiser_does_not_hold_are_those_of_one_step(
+    sets: tuple[Dataset, Dataset], tmp_path: Path
+) -> None:
+    """They summed up over the run, and the clipped norm of all gradients with them."""
+    tuned = model()
+    last = [p for n, p in tuned.named_parameters() if ".dense." in n]
+    others = next(p for n, p in tuned.named_parameters() if "conv" in n)
+    seen: list[Tensor] = []
+
+    class Looks:
+        def on_step(self, run: Any, values: Any) -> None:
+            assert others.grad is not None
+            seen.append(others.grad.clone())
+
+    options = {**SMALL, "epochs": 2, "attack": still, "sampler": torch_data.SequentialSampler(range(64))}
+    optimiser = torch.optim.SGD(last, lr=1e-12)
+    rheostat.fit(tuned, *sets, out=tmp_path, optimiser=optimiser, callbacks=[Looks()], **options)
+    assert float(seen[0].norm()) > 0
+    assert float(seen[1].norm()) < 1.5 * float(seen[0].norm())

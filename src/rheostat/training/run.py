@@ -7,11 +7,12 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from rheostat.attacks import Attack
 from rheostat.models.tunable import Tunable
@@ -71,6 +72,12 @@ class TrainingRun:
         """The records of all epochs so far."""
         return self.state.progress.epochs
 
+    @cached_property
+    def _unheld(self) -> list[nn.Parameter]:
+        """The parameters that a user's optimiser does not hold; its `zero_grad` leaves their gradients."""
+        held = {id(p) for group in self.state.optimiser.param_groups for p in group["params"]}
+        return [p for p in self.model.parameters() if id(p) not in held]
+
     def stop(self, why: str) -> None:
         """End the training after this step; the model is then calibrated and saved as usual."""
         self.state.progress.stopped = why or "a callback stopped it"
@@ -97,6 +104,9 @@ class TrainingRun:
         progress, model = state.progress, self.model
         number = progress.step
         state.optimiser.zero_grad(set_to_none=False)
+        for parameter in self._unheld:
+            if parameter.grad is not None:
+                parameter.grad.zero_()
         self.step.attack = warmed(self.attack, self.settings, number, self.total)
         self.step.awp = t.awp if number >= t.awp_from * self.total else 0.0
         loss = 0.0
