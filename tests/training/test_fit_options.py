@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from rheostat.methods import compose
 from rheostat.models.artifact import load_with
 from rheostat.models.tunable import Tunable
 from rheostat.runtime.files import read_tensors
+from rheostat.runtime.interrupts import Interrupted
 from support import Break, Dies
 
 SMALL: dict[str, Any] = {
@@ -265,3 +267,49 @@ def test_gradients_that_the_optimiser_does_not_hold_are_those_of_one_step(
     rheostat.fit(tuned, *sets, out=tmp_path, optimiser=optimiser, callbacks=[Looks()], **options)
     assert float(seen[0].norm()) > 0
     assert float(seen[1].norm()) < 1.5 * float(seen[0].norm())
+
+
+SCHEDULERS: dict[str, Callable[[torch.optim.Optimizer], lr_scheduler.LRScheduler]] = {
+    "chainable": lambda optimiser: lr_scheduler.ExponentialLR(optimiser, 0.5),
+    "one-cycle": lambda optimiser: lr_scheduler.OneCycleLR(optimiser, 0.1, total_steps=5),
+    "chained": lambda optimiser: lr_scheduler.ChainedScheduler([lr_scheduler.ExponentialLR(optimiser, 0.5)]),
+    "plateau": lambda optimiser: lr_scheduler.ReduceLROnPlateau(optimiser, "max", patience=0, threshold=1.0),
+}
+
+
+@pytest.mark.parametrize("as_function", [False, True])
+@pytest.mark.parametrize("kind", SCHEDULERS)
+def test_objects_continue_in_the_process_that_began_the_run(
+    kind: str, as_function: bool, sets: tuple[Dataset, Dataset], tmp_path: Path
+) -> None:
+    """An optimiser and a scheduler that are already at the step of the checkpoint made its steps again."""
+
+    class Rates:
+        def __init__(self, stop: int = 0) -> None:
+            self.found: list[float] = []
+            self.stop = stop
+
+        def on_step(self, run: Any, values: Any) -> None:
+            self.found.append(values["lr"])
+            if values["step"] == self.stop:
+                signal.raise_signal(signal.SIGINT)
+
+    def start() -> tuple[Tunable, dict[str, Any]]:
+        tuned = model()
+        optimiser = torch.optim.SGD(tuned.parameters(), lr=0.05)
+        make = SCHEDULERS[kind]
+        given = (lambda optimiser, steps: make(optimiser)) if as_function else make(optimiser)
+        return tuned, {**SMALL, "epochs": 4, "max_steps": 5, "optimiser": optimiser, "scheduler": given}
+
+    whole, parts = Rates(), Rates(3)
+    tuned, options = start()
+    rheostat.fit(tuned, *sets, out=tmp_path / "whole", callbacks=[whole], **options)
+    tuned, options = start()
+    with pytest.raises(Interrupted):
+        rheostat.fit(tuned, *sets, out=tmp_path / "parts", callbacks=[parts], **options)
+    rheostat.fit(tuned, *sets, out=tmp_path / "parts", callbacks=[parts], **options)
+    assert parts.found == whole.found
+    assert len(set(whole.found)) > 1
+    if not as_function:
+        with pytest.raises(ValueError, match=r"the scheduler has made \d steps, but the run is at 0; give a new"):
+            rheostat.fit(tuned, *sets, out=tmp_path / "parts", fresh=True, **options)
