@@ -27,10 +27,14 @@ from rheostat.runtime.seeding import seed_of, seeded, stream
 
 @dataclass(frozen=True)
 class Indexed:
-    """A data set read item by item: `items[i]` for i below `len(items)`."""
+    """A data set read item by item: `items[i]` for i below `len(items)`.
+
+    `split` is the split of the images if a reader of this package provides it, else "".
+    """
 
     name: str
     items: Any
+    split: str = ""
 
     def __len__(self) -> int:
         return len(self.items)
@@ -38,11 +42,6 @@ class Indexed:
     def only(self, rows: Tensor) -> Indexed:
         """The given rows; `rows` (n,) is an int64 index."""
         return replace(self, items=torch_data.Subset(self.items, rows.tolist()))
-
-    @property
-    def split(self) -> str:
-        """The split of the images if a reader of this package provides it, else ""."""
-        return self.items.split if isinstance(self.items, ImageFolder) else ""
 
 
 @dataclass(frozen=True)
@@ -86,19 +85,40 @@ def opened(given: Any, form: Form, what: str, *, in_memory: bool | None = None) 
     if isinstance(given, torch_data.DataLoader):
         given, loader = given.dataset, _loader(given, what)
     found = _recognised(given, form, what)
+    if not isinstance(found, Flow) and not len(found):
+        raise DataError(f"{what}: {found.name} is empty")
     if isinstance(found, Indexed):
-        if not len(found):
-            raise DataError(f"{what}: {found.name} is empty")
         with seeded(0):  # report an item that does not match the model before any work is done
             example_of(found.items[0], form, f"{what}: {found.name}, item 0")
     if in_memory and not isinstance(found, Dataset):
         return held(found, form), loader
     if in_memory is False and isinstance(found, Dataset):
-        return Indexed(found.name, torch_data.TensorDataset(found.images, found.labels)), loader
+        return Indexed(found.name, torch_data.TensorDataset(found.images, found.labels), found.split), loader
     return found, loader
 
 
+def plain(given: Any) -> Any:
+    """The data set of a DataLoader. A torch Subset of a `Dataset` or an `ImageFolder` becomes one of these itself.
+
+    It then keeps the split, the preprocessing and the class names.
+    """
+    if isinstance(given, torch_data.DataLoader):
+        return plain(given.dataset)
+    if type(given) is torch_data.Subset:
+        source = plain(given.dataset)
+        if isinstance(source, Dataset | ImageFolder):
+            return source.only(torch.as_tensor(given.indices, dtype=torch.int64))
+    return given
+
+
+def _source(given: Any) -> Any:
+    """The data set behind DataLoaders and torch subsets."""
+    given = plain(given)
+    return _source(given.dataset) if isinstance(given, torch_data.Subset) else given
+
+
 def _recognised(given: Any, form: Form, what: str) -> Given:
+    given = plain(given)
     name = str(getattr(given, "name", "") or type(given).__name__)
     if isinstance(given, Dataset):
         return checked(given, form)
@@ -109,7 +129,8 @@ def _recognised(given: Any, form: Form, what: str) -> Given:
     if isinstance(given, torch_data.IterableDataset):
         return Flow(name, given)
     if hasattr(given, "__getitem__") and hasattr(given, "__len__") and not isinstance(given, str | dict):
-        return Indexed(name, given)
+        source = _source(given)
+        return Indexed(name, given, source.split if isinstance(source, Dataset | ImageFolder) else "")
     if isinstance(given, Iterator):
         raise DataError(f"{what}: a {name} can be read only once; pass its source: a list, a Dataset or an iterable")
     if isinstance(given, Iterable) and not isinstance(given, str | dict):
@@ -212,7 +233,7 @@ def _rows(sampler: torch_data.Sampler[int], count: int, what: str) -> Tensor:
 
 def class_names(given: Any) -> tuple[str, ...] | None:
     """The class names if the data set provides them (this package, torchvision, Hugging Face), else None."""
-    given = given.dataset if isinstance(given, torch_data.DataLoader) else given
+    given = _source(given)
     found = getattr(given, "classes", None)
     features = getattr(given, "features", None)
     if found is None and isinstance(features, dict):
@@ -223,5 +244,5 @@ def class_names(given: Any) -> tuple[str, ...] | None:
 
 def rule_of(given: Any) -> Preprocessing | None:
     """The preprocessing rule of images from a reader of this package, else None."""
-    given = given.dataset if isinstance(given, torch_data.DataLoader) else given
-    return given.preprocessing if isinstance(given, Dataset | ImageFolder) else None
+    source = _source(given)
+    return source.preprocessing if isinstance(source, Dataset | ImageFolder) else None

@@ -115,8 +115,10 @@ def _classes(model: Tunable, train_set: Any, options: FitOptions) -> tuple[str, 
     if found is None:
         return tuple(str(i) for i in range(count))
     if len(found) != count:
-        whose = "classes" if options.classes is not None else "train_set"
-        raise ValueError(f"{whose} names {len(found)} classes, the model has {count}")
+        whose, hint = (
+            ("classes", "") if options.classes is not None else ("train_set", "; classes=[...] names those used")
+        )
+        raise ValueError(f"{whose} names {len(found)} classes, the model has {count}{hint}")
     return found
 
 
