@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -89,11 +90,7 @@ def fit(
     settings = settled(settings, folder, device, ranks, fresh=fresh, report=report)
     feed = _feed(images, loader, form, settings, chosen, ranks, device)
     with alone(folder) if ranks.first else nullcontext(), _kept_frozen(frozen(model, chosen.freeze)):
-        if chosen.init is not None:
-            start_from(model, chosen.init)
-        model.dial_map, model.points, model.temperatures = None, {}, {}  # they belong to the previous weights
         model.to(device)
-        ranks.copy_first([*model.parameters(), *model.buffers()])
         job = _job(model, settings, chosen, feed, validation, folder)
         progress, about = perform(job, fresh=fresh, report=report)
     return Fitted(model, settings, progress, folder, about, form, chosen.callbacks)
@@ -228,7 +225,16 @@ def _job(model: Tunable, settings: Settings, options: FitOptions, feed: Feed, va
         ),
         same=lambda found: found.get("fingerprint") == mark,
         class_weights=weights_of_classes(options.class_weights, model.net.classes, given),
+        begin=functools.partial(_begin, model, options, feed.ranks),
     )
+
+
+def _begin(model: Tunable, options: FitOptions, ranks: Ranks) -> None:
+    """Give a model its first weights, equal on all ranks."""
+    if options.init is not None:
+        start_from(model, options.init)
+    model.dial_map, model.points, model.temperatures = None, {}, {}  # they belong to the previous weights
+    ranks.copy_first([*model.parameters(), *model.buffers()])
 
 
 def _length(given: Given) -> int:

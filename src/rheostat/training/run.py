@@ -88,7 +88,8 @@ class TrainingRun:
             if not bool(parameter.isfinite().all()):
                 raise self._stopped(f"{name} holds a weight that is infinite or NaN", self.state.progress.step)
         if self.step.ranks.first:
-            checkpoint.save(self.folder / "checkpoint.safetensors", self.state, self.mark)
+            path = self.folder / "checkpoint.safetensors"
+            checkpoint.save(path, self.state, self.mark, ranks=self.step.ranks.world)
 
     def _stopped(self, problem: str, step: int) -> NonFinite:
         """The error that ends a diverged run; it says where it diverged and what to do."""

@@ -111,7 +111,7 @@ def start_from(model: Tunable, given: str | Path | Mapping[str, Tensor]) -> None
     model.load_state_dict(state | taken)
     if shapes:
         more = f" and {len(shapes) - 3} more" if len(shapes) > 3 else ""
-        warnings.warn(f"init: not loaded, because {what} has other shapes: {', '.join(shapes[:3])}{more}", stacklevel=4)
+        warnings.warn(f"init: not loaded, because {what} has other shapes: {', '.join(shapes[:3])}{more}", stacklevel=5)
 
 
 def _of(source: Mapping[str, Tensor], name: str) -> Tensor | None:
