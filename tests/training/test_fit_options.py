@@ -313,3 +313,39 @@ def test_objects_continue_in_the_process_that_began_the_run(
     if not as_function:
         with pytest.raises(ValueError, match=r"the scheduler has made \d steps, but the run is at 0; give a new"):
             rheostat.fit(tuned, *sets, out=tmp_path / "parts", fresh=True, **options)
+
+
+class Stops(rheostat.Callback):
+    """Stops at a step, or at the end of an epoch, and remembers the average of the weights there."""
+
+    def __init__(self, *, step: int = 0, epoch: int = 0) -> None:
+        self.step, self.epoch = step, epoch
+        self.average: Weights = {}
+
+    def on_step(self, run: Any, values: Any) -> None:
+        if values["step"] == self.step:
+            self.average = {k: v.clone() for k, v in run.state.average.items()}
+            run.stop("enough")
+
+    def on_epoch(self, run: Any, line: Any) -> None:
+        if line["epoch"] == self.epoch:
+            run.stop("enough")
+
+
+def test_a_run_that_stops_before_the_tail_keeps_its_best_weights(sets: tuple[Dataset, Dataset], tmp_path: Path) -> None:
+    """It kept the raw last weights, and threw the average away."""
+    options = {**SMALL, "epochs": 9, "ema": 0.9, "select": {"images": 60, "steps": 1}}
+    early = rheostat.fit(model(), *sets, out=tmp_path / "a", callbacks=[Stops(epoch=3)], **options)
+    scores = [line["score"] for line in early.history]
+    assert len(scores) == 3
+    assert early.progress.best_score == max(scores)
+    assert early.progress.best_epoch == scores.index(max(scores)) + 1
+    # At a rate of almost 0 both are equal but for the statistics of norms, and the average wins a tie.
+    options |= {"lr": 1e-12, "select": {"images": 2, "steps": 1, "every": 5}}
+    stops = Stops(step=3)
+    unscored = rheostat.fit(model(), *sets, out=tmp_path / "b", callbacks=[stops], **options)
+    assert unscored.progress.best_epoch == 2
+    assert unscored.progress.best_score >= 0
+    assert equal(dict(unscored.model.state_dict()), stops.average)
+    again = rheostat.fit(model(seed=4), *sets, out=tmp_path / "b", callbacks=[stops], **options)
+    assert equal(dict(again.model.state_dict()), stops.average)

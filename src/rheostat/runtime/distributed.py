@@ -55,8 +55,14 @@ class Ranks:
                 dist.broadcast(tensor, 0)
 
     def any(self, asked: bool) -> bool:
-        """Whether `asked` is true on any rank; all ranks get the same answer. It uses the CPU, so no device syncs."""
-        return bool(self.sum(torch.tensor([int(asked)])))
+        """Whether `asked` is true on any rank; all ranks get the same answer."""
+        return self.agreed(asked)[0]
+
+    def agreed(self, *asked: bool) -> list[bool]:
+        """Of several questions, whether each is true on any rank. It uses the CPU, so no device syncs."""
+        if self.world == 1:
+            return list(asked)
+        return self.sum(torch.tensor(asked, dtype=torch.int64)).bool().tolist()
 
     def wait(self) -> None:
         """Wait until every rank arrives here."""

@@ -69,10 +69,10 @@ def made_scheduler(
     """
     if given is None:
         return own_scheduler(optimiser, settings, total, per_epoch=per_epoch, done=done)
-    made = not isinstance(given, LRScheduler) and callable(given)
-    if made:
+    found: Any = given
+    if made := callable(given) and not isinstance(given, LRScheduler):
         _first_rates(optimiser)
-    found = given(optimiser, total) if made else given
+        found = given(optimiser, total)
     if not isinstance(found, LRScheduler):
         raise ValueError(
             f"scheduler must be a torch scheduler or a function (optimiser, steps) that makes one, given {found!r}"
@@ -103,7 +103,7 @@ def _first_rates(optimiser: Optimizer) -> None:
         group["lr"] = copy.deepcopy(group.setdefault("initial_lr", copy.deepcopy(group["lr"])))
 
 
-def _steps_of(scheduler: Scheduler) -> int:
+def _steps_of(scheduler: Any) -> int:
     """How many steps a scheduler has made; a ChainedScheduler does not count them, but its parts do."""
     return scheduler.last_epoch if hasattr(scheduler, "last_epoch") else _steps_of(scheduler._schedulers[0])
 
