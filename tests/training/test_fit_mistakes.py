@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -67,6 +68,9 @@ MISTAKES: list[tuple[dict[str, Any], str]] = [
     ({"freeze": ["net.block.0"]}, "freeze: 'net.block.0' matches no parameter; did you mean 'net.blocks.0'"),
     ({"freeze": ["*"]}, "nothing is left to train"),
     ({"freeze": "net"}, r"write freeze=\['net'\]"),
+    ({"scheduler": one_cycle, "rate_by": "epoch"}, "rate_by belongs to the default scheduler"),
+    ({"class_weights": np.ones(3)}, "10 finite numbers"),
+    ({"class_weights": {"cat": 1.0}}, "10 finite numbers"),
     ({"accumulate": 3}, "batch 64 does not divide into parts"),
     ({"class_weights": [1.0, 2.0]}, "10 finite numbers"),
     ({"class_weights": "even"}, '"balanced" or one number per class'),

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -349,3 +350,17 @@ def test_a_run_that_stops_before_the_tail_keeps_its_best_weights(sets: tuple[Dat
     assert equal(dict(unscored.model.state_dict()), stops.average)
     again = rheostat.fit(model(seed=4), *sets, out=tmp_path / "b", callbacks=[stops], **options)
     assert equal(dict(again.model.state_dict()), stops.average)
+
+
+def test_the_batch_of_a_loader_is_divided_and_class_weights_may_be_an_array(
+    sets: tuple[Dataset, Dataset], tmp_path: Path
+) -> None:
+    """The default batch of 128 was checked instead of the loader's, and an array was compared with None."""
+    loader = torch_data.DataLoader(torch_data.TensorDataset(sets[0].images, sets[0].labels), 60)
+    options = {k: v for k, v in SMALL.items() if k != "batch"} | {"epochs": 1, "accumulate": 3}
+    weights = np.linspace(1, 2, 10)
+    run = rheostat.fit(model(), loader, sets[1], out=tmp_path, class_weights=weights, **options)
+    assert run.settings.train.batch == 60
+    assert run.about.provenance["options"]["class_weights"] == str(weights.tolist())
+    with pytest.raises(ValueError, match="belongs to another recipe or other options"):
+        rheostat.fit(model(), loader, sets[1], out=tmp_path, class_weights=weights + 1, **options)

@@ -183,6 +183,11 @@ def _loader(loader: torch_data.DataLoader[Any], what: str) -> Loader:
     return Loader(loader.batch_size, loader.num_workers, sampler)
 
 
+def batch_of(given: Any) -> int | None:
+    """The batch size of a torch DataLoader, else None."""
+    return given.batch_size if isinstance(given, torch_data.DataLoader) else None
+
+
 def held(given: Given, form: Form, *, most: int | None = None, seed: int = 0) -> Dataset:
     """All images in memory, or at most `most` of them: a seeded draw if they are indexed, the first of an iterable."""
     if isinstance(given, Dataset):

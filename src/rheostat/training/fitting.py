@@ -16,7 +16,7 @@ from torch.utils.data import DistributedSampler
 from rheostat.attacks import Attack
 from rheostat.data import Dataset, Preprocessing
 from rheostat.data.conversion import Form
-from rheostat.data.given import Flow, Given, Loader, class_names, measured, opened, rule_of
+from rheostat.data.given import Flow, Given, Loader, batch_of, class_names, measured, opened, rule_of
 from rheostat.models import artifact
 from rheostat.models.tunable import Tunable
 from rheostat.nets.adopted import Adopted
@@ -69,6 +69,11 @@ def fit(
             'rheostat.adopt(network, "dual", image=(3, 32, 32))'
         )
     folder = Path(out)
+    batch = batch_of(train_set)
+    if batch is not None:
+        if options.get("batch", batch) != batch:
+            raise ValueError(f"batch is {options['batch']}, but the loader's is {batch}; leave one out")
+        options = {**options, "batch": batch}
     settings, chosen = sorted_out(_base(folder.name, model), options)
     form = Form(
         model.net.image,
@@ -77,10 +82,6 @@ def fit(
         _preprocessing(model, train_set, val_set, chosen),
     )
     images, loader = opened(train_set, form, "train_set", in_memory=chosen.in_memory)
-    if loader.batch is not None:
-        if "batch" in options and options["batch"] != loader.batch:
-            raise ValueError(f"batch is {options['batch']}, but the loader's is {loader.batch}; leave one out")
-        settings, chosen = sorted_out(_base(folder.name, model), {**options, "batch": loader.batch})
     check_settings(settings, model.method, repr(model.method))
     validation = _validation(val_set, form)
     device = device_named(settings.device.name)

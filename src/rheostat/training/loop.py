@@ -207,7 +207,8 @@ def train(
     """Train a recipe, or continue the run in `out` (default runs/NAME); return the run with its selected model.
 
     `net` is a function without arguments that makes your network, in place of the recipe's: a module, which is adopted
-    with the data set's mean and standard deviation, or a `Tunable`. `callbacks` is as in `fit`.
+    with the data set's mean and standard deviation, or a `Tunable` of the recipe's composition. `callbacks` is as in
+    `fit`.
     A run killed at any moment continues to the same weights, bit for bit (CPU). A finished run does not change. The
     caller sets the number of threads (`torch.set_num_threads`). Raises Interrupted after Ctrl-C, with the checkpoint
     saved; ValueError while another process trains in the folder.
