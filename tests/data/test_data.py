@@ -207,6 +207,14 @@ def test_folders_and_tiny_imagenet(tmp_path: Path) -> None:
         tiny_imagenet.read(tmp_path / "tiny")
 
 
+def test_labels_are_whole_numbers_in_one_row() -> None:
+    images = torch.zeros(2, 1, 2, 2, dtype=torch.uint8)
+    assert data.Dataset("x", images, torch.tensor([0, 1], dtype=torch.uint8), ("a", "b")).labels.dtype == torch.int64
+    for labels in (torch.tensor([0.0, 1.0]), torch.tensor([[0], [1]]), torch.tensor([True, False])):
+        with pytest.raises(DataError, match=r"x: labels must be \(N,\) whole numbers, given torch"):
+            data.Dataset("x", images, labels, ("a", "b"))
+
+
 def test_splits_are_disjoint_stratified_and_deterministic() -> None:
     train, test = data.load("digits")
     a = make_splits(train, test, calibrate=200, limit=1000)
@@ -224,6 +232,10 @@ def test_splits_are_disjoint_stratified_and_deterministic() -> None:
     for options in ({"calibrate": 3}, {"calibrate": 200, "limit": 2000}):
         with pytest.raises(ValueError, match=r"calibrate|train_images"):
             make_splits(train, test, **options)
+    for count in (2000, 1436):
+        few = train.only(torch.arange(min(count, 1437)))
+        with pytest.raises(ValueError, match=rf"calibrate is {count}, but digits has only {len(few)} training images"):
+            make_splits(few, test, calibrate=count)
 
 
 def test_augmentation_is_a_crop_of_the_padded_image_and_shares_a_batch() -> None:

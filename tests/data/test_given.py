@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,9 +13,9 @@ from PIL import Image
 from torch import Tensor
 from torch.utils import data as torch_data
 
-from rheostat.data import DataError, Dataset
+from rheostat.data import DataError, Dataset, Preprocessing, read_folder
 from rheostat.data.conversion import Form, as_uint8, example_of, image_of, label_of
-from rheostat.data.given import Flow, Indexed, class_names, held, opened
+from rheostat.data.given import Flow, Indexed, class_names, held, measured, opened, rule_of
 from rheostat.data.streaming import read_flow, read_indexed
 from rheostat.runtime.seeding import seeded
 
@@ -121,6 +122,34 @@ def test_what_is_held_and_what_is_read() -> None:
     assert torch.equal(few.labels, held(Indexed("x", items(50)), COLOUR, most=10).labels)
 
 
+def numbered(count: int = 8) -> tuple[Tensor, Tensor]:
+    return torch.stack([PIXELS * 0 + i for i in range(count)]), torch.arange(count) % 2
+
+
+@pytest.mark.parametrize("held_first", [True, False])
+def test_a_measured_set_has_the_images_of_its_sampler(held_first: bool) -> None:
+    images, labels = numbered()
+    given = torch_data.TensorDataset(images, labels) if held_first else list(zip(images, labels, strict=True))
+
+    def seen(sampler: Any = None, **more: Any) -> list[int]:
+        loader = torch_data.DataLoader(given, 4, sampler=sampler, **more)  # type: ignore[arg-type]
+        return measured(loader, COLOUR, "val_set").images[:, 0, 0, 0].tolist()
+
+    assert seen() == seen(shuffle=True) == list(range(8))
+    assert seen(torch_data.SubsetRandomSampler([6, 3, 7])) == [3, 6, 7]
+    assert seen(torch_data.SequentialSampler(range(3))) == [0, 1, 2]
+    weighted = torch_data.WeightedRandomSampler([0.0] * 4 + [1.0] * 4, 6, generator=torch.Generator())
+    assert seen(weighted) == seen(weighted)
+    assert len(seen(weighted)) == 6
+    assert min(seen(weighted)) >= 4
+    with pytest.raises(DataError, match="val_set: the sampler gave indices from 8 to 8 for 8 images"):
+        seen(torch_data.SubsetRandomSampler([8]))
+    with pytest.raises(DataError, match="val_set: the sampler SubsetRandomSampler gives no images"):
+        seen(torch_data.SubsetRandomSampler([]))
+    with pytest.raises(DataError, match="leave the DistributedSampler out"):
+        seen(torch_data.DistributedSampler(given, 2, 0))  # type: ignore[arg-type]
+
+
 def test_names_of_classes() -> None:
     assert class_names(items()) is None
     assert class_names(Dataset("x", PIXELS[None], torch.tensor([0]), ("a", "b"))) == ("a", "b")
@@ -195,3 +224,35 @@ def test_seeded_restores_all_three_generators() -> None:
     with seeded(1):
         assert drawn() == first
     assert drawn() != outside
+
+
+def test_a_part_of_a_set_keeps_what_the_set_says(tmp_path: Path) -> None:
+    """The parts of a test split passed every guard, and the file of a model had no preprocessing."""
+    images, labels = numbered()
+    test = Dataset("x", images, labels, ("a", "b"), "test")
+    part, _ = torch_data.random_split(torch_data.Subset(test, [1, 3, 5, 7]), [2, 2])  # type: ignore[arg-type]
+    found, _ = opened(part, COLOUR, "x")
+    assert isinstance(found, Dataset)
+    assert found.split == "test"
+    assert sorted(found.images[:, 0, 0, 0].tolist()) == sorted(2 * i + 1 for i in part.indices)
+    streamed, _ = opened(test, COLOUR, "x", in_memory=False)
+    assert isinstance(streamed, Indexed)
+    assert streamed.split == "test"
+
+    for half in ("train", "test"):
+        for name in "ab":
+            (tmp_path / half / name).mkdir(parents=True)
+            Image.new("RGB", (6, 4)).save(tmp_path / half / name / "1.png")
+    rule = Preprocessing(size=(4, 6))
+    _, folder = read_folder(tmp_path, rule, in_memory=False)
+    loader = torch_data.DataLoader(torch_data.Subset(folder, [1]), 1)  # type: ignore[arg-type]
+    assert rule_of(loader) == rule
+    assert class_names(loader) == ("a", "b")
+    few, _ = opened(loader, COLOUR, "x")
+    assert isinstance(few, Indexed)
+    assert (few.split, len(few)) == ("test", 1)
+
+    foreign = type("Foreign", (list,), {"classes": ["a", "b"]})(items())
+    assert class_names(torch_data.Subset(foreign, [0])) == ("a", "b")
+    with pytest.raises(DataError, match="x is empty"):
+        opened(torch_data.Subset(test, []), COLOUR, "x")  # type: ignore[arg-type]

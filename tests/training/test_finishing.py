@@ -95,7 +95,7 @@ def test_the_images_and_the_interval_of_a_calibration_are_reported(tmp_path: Pat
     assert line["robust_accuracy"] == [0.1, 0.5]
     assert (line["places"], line["images"]) == (3, 50)
     assert line["interval"] == list(exact(25, 50))
-    assert asked == {"images": finishing.FITTED_ON, "precision": "bf16"}
+    assert asked == {"precision": "bf16"}
 
 
 def test_sigterm_in_a_calibration_says_what_is_kept(tmp_path: Path, monkeypatch) -> None:

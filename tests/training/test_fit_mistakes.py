@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -17,6 +18,7 @@ from rheostat import data, nets
 from rheostat.data import Dataset
 from rheostat.methods import compose
 from rheostat.models.tunable import Tunable
+from rheostat.points.dial_map import DialMap
 
 SMALL: dict[str, Any] = {
     "eps": 0.2,
@@ -66,6 +68,9 @@ MISTAKES: list[tuple[dict[str, Any], str]] = [
     ({"freeze": ["net.block.0"]}, "freeze: 'net.block.0' matches no parameter; did you mean 'net.blocks.0'"),
     ({"freeze": ["*"]}, "nothing is left to train"),
     ({"freeze": "net"}, r"write freeze=\['net'\]"),
+    ({"scheduler": one_cycle, "rate_by": "epoch"}, "rate_by belongs to the default scheduler"),
+    ({"class_weights": np.ones(3)}, "10 finite numbers"),
+    ({"class_weights": {"cat": 1.0}}, "10 finite numbers"),
     ({"accumulate": 3}, "batch 64 does not divide into parts"),
     ({"class_weights": [1.0, 2.0]}, "10 finite numbers"),
     ({"class_weights": "even"}, '"balanced" or one number per class'),
@@ -124,3 +129,19 @@ def test_nothing_is_chosen_or_trained_on_test(sets: tuple[Dataset, Dataset], tmp
         rheostat.fit(model(), test_set, sets[1], out=tmp_path, **SMALL)
     with pytest.raises(ValueError, match=r'rheostat.adopt\(network, "dual"'):
         rheostat.fit(torch.nn.Linear(2, 2), *sets, out=tmp_path, **SMALL)  # type: ignore[arg-type]
+
+
+def test_a_refused_call_leaves_the_model_as_it_was(sets: tuple[Dataset, Dataset], tmp_path: Path) -> None:
+    """It had lost its dial map, its points and its weights before the checkpoint was found to be another run's."""
+    quick = {**SMALL, "epochs": 1, "max_steps": 1}
+    rheostat.fit(model(), *sets, out=tmp_path, **quick)
+    kept, other = model(), model().state_dict()
+    kept.points = {"safe": kept.complete({"robustness": 1.0})}
+    kept.dial_map = DialMap((0.0, 1.0), (0.0, 1.0), (0.0, 1.0))
+    before = {k: v.clone() for k, v in kept.state_dict().items()}
+    for refused in ({"lr": 0.01}, {"class_weights": [1.0]}, {"optimiser": "adam"}, {"scheduler": "step"}):
+        with pytest.raises(ValueError):  # noqa: PT011
+            rheostat.fit(kept, *sets, out=tmp_path, init=other, **{**quick, **refused})
+    assert kept.dial_map is not None
+    assert list(kept.points) == ["safe"]
+    assert all(torch.equal(v, before[k]) for k, v in kept.state_dict().items())

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import inspect
 import json
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -23,6 +25,7 @@ from rheostat.methods import compose
 from rheostat.models.artifact import load_with
 from rheostat.models.tunable import Tunable
 from rheostat.runtime.files import read_tensors
+from rheostat.runtime.interrupts import Interrupted
 from support import Break, Dies
 
 SMALL: dict[str, Any] = {
@@ -230,3 +233,134 @@ def test_the_options_are_documented() -> None:
     text = inspect.getdoc(rheostat.FitOptions) or ""
     for name in rheostat.FitOptions.__dataclass_fields__:
         assert f"`{name}`" in text, name
+
+
+def test_validation_and_evaluation_follow_the_sampler_of_a_loader(
+    sets: tuple[Dataset, Dataset], tmp_path: Path
+) -> None:
+    """A split by SubsetRandomSampler selected the weights on all images, most of them those of the training."""
+    train_set = sets[0]
+    images = torch_data.TensorDataset(train_set.images, train_set.labels)
+    last = torch_data.DataLoader(images, 16, sampler=torch_data.SubsetRandomSampler(range(100, 128)))
+    quick = {**SMALL, "epochs": 1, "max_steps": 1, "select": {"images": 128, "steps": 1}}
+    loader = rheostat.fit(model(), train_set, last, out=tmp_path / "loader", **quick)
+    alone = rheostat.fit(model(), train_set, train_set.only(torch.arange(100, 128)), out=tmp_path / "alone", **quick)
+    assert loader.history[0]["calibrate"] == alone.history[0]["calibrate"]
+    assert {row.n for row in loader.evaluate(last, [{"robustness": 0.5}], "fgsm")} == {28}
+
+
+def test_gradients_that_the_optimiser_does_not_hold_are_those_of_one_step(
+    sets: tuple[Dataset, Dataset], tmp_path: Path
+) -> None:
+    """They summed up over the run, and the clipped norm of all gradients with them."""
+    tuned = model()
+    last = [p for n, p in tuned.named_parameters() if ".dense." in n]
+    others = next(p for n, p in tuned.named_parameters() if "conv" in n)
+    seen: list[Tensor] = []
+
+    class Looks:
+        def on_step(self, run: Any, values: Any) -> None:
+            assert others.grad is not None
+            seen.append(others.grad.clone())
+
+    options = {**SMALL, "epochs": 2, "attack": still, "sampler": torch_data.SequentialSampler(range(64))}
+    optimiser = torch.optim.SGD(last, lr=1e-12)
+    rheostat.fit(tuned, *sets, out=tmp_path, optimiser=optimiser, callbacks=[Looks()], **options)
+    assert float(seen[0].norm()) > 0
+    assert float(seen[1].norm()) < 1.5 * float(seen[0].norm())
+
+
+SCHEDULERS: dict[str, Callable[[torch.optim.Optimizer], lr_scheduler.LRScheduler]] = {
+    "chainable": lambda optimiser: lr_scheduler.ExponentialLR(optimiser, 0.5),
+    "one-cycle": lambda optimiser: lr_scheduler.OneCycleLR(optimiser, 0.1, total_steps=5),
+    "chained": lambda optimiser: lr_scheduler.ChainedScheduler([lr_scheduler.ExponentialLR(optimiser, 0.5)]),
+    "plateau": lambda optimiser: lr_scheduler.ReduceLROnPlateau(optimiser, "max", patience=0, threshold=1.0),
+}
+
+
+@pytest.mark.parametrize("as_function", [False, True])
+@pytest.mark.parametrize("kind", SCHEDULERS)
+def test_objects_continue_in_the_process_that_began_the_run(
+    kind: str, as_function: bool, sets: tuple[Dataset, Dataset], tmp_path: Path
+) -> None:
+    """An optimiser and a scheduler that are already at the step of the checkpoint made its steps again."""
+
+    class Rates:
+        def __init__(self, stop: int = 0) -> None:
+            self.found: list[float] = []
+            self.stop = stop
+
+        def on_step(self, run: Any, values: Any) -> None:
+            self.found.append(values["lr"])
+            if values["step"] == self.stop:
+                signal.raise_signal(signal.SIGINT)
+
+    def start() -> tuple[Tunable, dict[str, Any]]:
+        tuned = model()
+        optimiser = torch.optim.SGD(tuned.parameters(), lr=0.05)
+        make = SCHEDULERS[kind]
+        given = (lambda optimiser, steps: make(optimiser)) if as_function else make(optimiser)
+        return tuned, {**SMALL, "epochs": 4, "max_steps": 5, "optimiser": optimiser, "scheduler": given}
+
+    whole, parts = Rates(), Rates(3)
+    tuned, options = start()
+    rheostat.fit(tuned, *sets, out=tmp_path / "whole", callbacks=[whole], **options)
+    tuned, options = start()
+    with pytest.raises(Interrupted):
+        rheostat.fit(tuned, *sets, out=tmp_path / "parts", callbacks=[parts], **options)
+    rheostat.fit(tuned, *sets, out=tmp_path / "parts", callbacks=[parts], **options)
+    assert parts.found == whole.found
+    assert len(set(whole.found)) > 1
+    if not as_function:
+        with pytest.raises(ValueError, match=r"the scheduler has made \d steps, but the run is at 0; give a new"):
+            rheostat.fit(tuned, *sets, out=tmp_path / "parts", fresh=True, **options)
+
+
+class Stops(rheostat.Callback):
+    """Stops at a step, or at the end of an epoch, and remembers the average of the weights there."""
+
+    def __init__(self, *, step: int = 0, epoch: int = 0) -> None:
+        self.step, self.epoch = step, epoch
+        self.average: Weights = {}
+
+    def on_step(self, run: Any, values: Any) -> None:
+        if values["step"] == self.step:
+            self.average = {k: v.clone() for k, v in run.state.average.items()}
+            run.stop("enough")
+
+    def on_epoch(self, run: Any, line: Any) -> None:
+        if line["epoch"] == self.epoch:
+            run.stop("enough")
+
+
+def test_a_run_that_stops_before_the_tail_keeps_its_best_weights(sets: tuple[Dataset, Dataset], tmp_path: Path) -> None:
+    """It kept the raw last weights, and threw the average away."""
+    options = {**SMALL, "epochs": 9, "ema": 0.9, "select": {"images": 60, "steps": 1}}
+    early = rheostat.fit(model(), *sets, out=tmp_path / "a", callbacks=[Stops(epoch=3)], **options)
+    scores = [line["score"] for line in early.history]
+    assert len(scores) == 3
+    assert early.progress.best_score == max(scores)
+    assert early.progress.best_epoch == scores.index(max(scores)) + 1
+    # At a rate of almost 0 both are equal but for the statistics of norms, and the average wins a tie.
+    options |= {"lr": 1e-12, "select": {"images": 2, "steps": 1, "every": 5}}
+    stops = Stops(step=3)
+    unscored = rheostat.fit(model(), *sets, out=tmp_path / "b", callbacks=[stops], **options)
+    assert unscored.progress.best_epoch == 2
+    assert unscored.progress.best_score >= 0
+    assert equal(dict(unscored.model.state_dict()), stops.average)
+    again = rheostat.fit(model(seed=4), *sets, out=tmp_path / "b", callbacks=[stops], **options)
+    assert equal(dict(again.model.state_dict()), stops.average)
+
+
+def test_the_batch_of_a_loader_is_divided_and_class_weights_may_be_an_array(
+    sets: tuple[Dataset, Dataset], tmp_path: Path
+) -> None:
+    """The default batch of 128 was checked instead of the loader's, and an array was compared with None."""
+    loader = torch_data.DataLoader(torch_data.TensorDataset(sets[0].images, sets[0].labels), 60)
+    options = {k: v for k, v in SMALL.items() if k != "batch"} | {"epochs": 1, "accumulate": 3}
+    weights = np.linspace(1, 2, 10)
+    run = rheostat.fit(model(), loader, sets[1], out=tmp_path, class_weights=weights, **options)
+    assert run.settings.train.batch == 60
+    assert run.about.provenance["options"]["class_weights"] == str(weights.tolist())
+    with pytest.raises(ValueError, match="belongs to another recipe or other options"):
+        rheostat.fit(model(), loader, sets[1], out=tmp_path, class_weights=weights + 1, **options)

@@ -139,7 +139,10 @@ def test_restore_gives_back_layouts(tmp_path: Path) -> None:
     done = train(recipe("train.max_steps=1"), out=tmp_path)
     state = checkpoint.State(done.model, sgd(done.model, done.recipe), checkpoint.Progress())
     _, about = read_tensors(tmp_path / "checkpoint.safetensors")
-    checkpoint.restore(tmp_path / "checkpoint.safetensors", state, about["fingerprint"])
+    kept = checkpoint.read(tmp_path / "checkpoint.safetensors", about["fingerprint"])
+    checkpoint.restore(kept, state)
     weight = done.model.net.blocks[1].conv1.weight
     assert weight.is_contiguous(memory_format=torch.channels_last)
     assert state.momentum().keys() == dict(done.model.named_parameters()).keys()
+    with pytest.raises(ValueError, match=r"a run of 1 process, and this is one of 2 processes; continue it with 1"):
+        checkpoint.read(tmp_path / "checkpoint.safetensors", "another", ranks=2)

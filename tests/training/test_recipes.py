@@ -93,6 +93,7 @@ def test_a_recipe_that_cannot_be_trained_is_refused_when_it_is_loaded(
         ("pgd-at-fashion", ["select.robustness=[0,1]"], "select.robustness has no effect"),
         ("oat-digits", ["train.awp_from=0.5"], "train.awp_from has no effect, because train.awp is 0"),
         ("oat-digits", ["train.early_until=0.7"], "train.early_until has no effect, because train.early_size is 1"),
+        ("oat-digits", ["train.gamma=0.5"], "train.gamma has no effect, because train.schedule is 'one-cycle'"),
         ("oat-digits", ["data.augment=none", "data.padding=3"], "data.padding has no effect"),
     ],
 )
@@ -127,5 +128,7 @@ def test_changes_fractions_and_equality() -> None:
     assert recipe.train.epochs == 5
     assert recipe.attack.eps == pytest.approx(8 / 255)
     assert recipe.changed(train={"epochs": 7}).train.epochs == 7
+    with pytest.raises(ValueError, match=r"trian.*did you mean 'train'"):
+        recipe.changed(trian={"epochs": 7})
     assert parse_recipe(recipe.model_dump(mode="json")) == recipe
     assert number("1/4") == 0.25

@@ -113,7 +113,7 @@ def test_the_average_is_kept_only_if_it_scores_as_high_as_the_last_weights(
     small = ["train.max_steps=3", "train.batch=32", "attack.steps=2", "calibrate_dial=false"]
     plain = train(load_recipe("oat-digits", changes=small), out=tmp_path / "plain")
     scores = itertools.cycle([last, average])
-    monkeypatch.setattr(Watch, "score", lambda self, model, epoch: {"score": next(scores)})
+    monkeypatch.setattr(Watch, "score", lambda self, model, epoch, **_: {"score": next(scores)})
     done = train(load_recipe("oat-digits", changes=[*small, "train.ema=0.5"]), out=tmp_path / "averaged")
     assert done.progress.epochs[-1]["weights"] == kept
     assert done.progress.best_score == max(last, average)

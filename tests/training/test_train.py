@@ -14,8 +14,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from rheostat import data
+from rheostat import data, nets
 from rheostat.methods import compose
+from rheostat.models.tunable import Tunable
 from rheostat.runtime.distributed import Ranks
 from rheostat.runtime.files import read_tensors
 from rheostat.runtime.seeding import stream
@@ -165,6 +166,18 @@ def test_a_checkpoint_of_a_method_with_other_defaults_is_refused(
     monkeypatch.setattr(Recipe, "stack", lambda self: compose("dual"))
     with pytest.raises(ValueError, match="another network than this recipe builds now"):
         train(recipe("train.max_steps=2"), out=tmp_path)
+
+
+def test_a_tunable_of_another_composition_than_the_recipe_is_refused(tmp_path: Path) -> None:
+    """It was trained, and its rows named the recipe's method."""
+
+    def made() -> Tunable:
+        return Tunable(nets.resnet(depth=8, base_width=4, image=(1, 8, 8)), compose("dual"))
+
+    with pytest.raises(ValueError, match=r"made returned a Tunable of Stack\(Dual.*method are Stack\(Dual.*Film"):
+        train(recipe("train.max_steps=1"), out=tmp_path, net=made)
+    assert not (tmp_path / "recipe.json").exists()
+    train(recipe("train.max_steps=1", "paper=dual", "method={}"), out=tmp_path, net=made)
 
 
 def test_a_checkpoint_of_another_recipe_is_refused(tmp_path: Path) -> None:

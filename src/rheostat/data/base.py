@@ -23,9 +23,13 @@ class DataError(ValueError):
     """A file is missing, corrupt or not in the expected format; the message names it."""
 
 
+WHOLE = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
+"""The types of labels, which are kept as int64."""
+
+
 @dataclass(frozen=True)
 class Dataset:
-    """Images (N, C, H, W) uint8 and labels (N,) int64; `classes` are the class names.
+    """Images (N, C, H, W) uint8 and labels (N,) of whole numbers, kept as int64; `classes` are the class names.
 
     `split` is the split the images come from (train, calibrate-fit, calibrate-choose, test), or "" if it is
     unknown; nothing may be chosen on test. `preprocessing` is the rule that resized the images, or None.
@@ -42,6 +46,11 @@ class Dataset:
     def __post_init__(self) -> None:
         if self.images.dtype != torch.uint8 or self.images.ndim != 4:
             raise DataError(f"{self.name}: images must be (N, C, H, W) uint8")
+        if self.labels.ndim != 1 or self.labels.dtype not in WHOLE:
+            raise DataError(
+                f"{self.name}: labels must be (N,) whole numbers, given {self.labels.dtype} {tuple(self.labels.shape)}"
+            )
+        object.__setattr__(self, "labels", self.labels.long())
         if len(self.images) != len(self.labels):
             raise DataError(f"{self.name}: {len(self.images)} images but {len(self.labels)} labels")
         if len(self.labels) and not 0 <= int(self.labels.min()) <= int(self.labels.max()) < len(self.classes):

@@ -6,9 +6,10 @@ Images that are held in memory become a `Dataset`. Anything else becomes `Indexe
 
 from __future__ import annotations
 
+import copy
 import itertools
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -26,18 +27,21 @@ from rheostat.runtime.seeding import seed_of, seeded, stream
 
 @dataclass(frozen=True)
 class Indexed:
-    """A data set read item by item: `items[i]` for i below `len(items)`."""
+    """A data set read item by item: `items[i]` for i below `len(items)`.
+
+    `split` is the split of the images if a reader of this package provides it, else "".
+    """
 
     name: str
     items: Any
+    split: str = ""
 
     def __len__(self) -> int:
         return len(self.items)
 
-    @property
-    def split(self) -> str:
-        """The split of the images if a reader of this package provides it, else ""."""
-        return self.items.split if isinstance(self.items, ImageFolder) else ""
+    def only(self, rows: Tensor) -> Indexed:
+        """The given rows; `rows` (n,) is an int64 index."""
+        return replace(self, items=torch_data.Subset(self.items, rows.tolist()))
 
 
 @dataclass(frozen=True)
@@ -81,19 +85,40 @@ def opened(given: Any, form: Form, what: str, *, in_memory: bool | None = None) 
     if isinstance(given, torch_data.DataLoader):
         given, loader = given.dataset, _loader(given, what)
     found = _recognised(given, form, what)
+    if not isinstance(found, Flow) and not len(found):
+        raise DataError(f"{what}: {found.name} is empty")
     if isinstance(found, Indexed):
-        if not len(found):
-            raise DataError(f"{what}: {found.name} is empty")
         with seeded(0):  # report an item that does not match the model before any work is done
             example_of(found.items[0], form, f"{what}: {found.name}, item 0")
     if in_memory and not isinstance(found, Dataset):
         return held(found, form), loader
     if in_memory is False and isinstance(found, Dataset):
-        return Indexed(found.name, torch_data.TensorDataset(found.images, found.labels)), loader
+        return Indexed(found.name, torch_data.TensorDataset(found.images, found.labels), found.split), loader
     return found, loader
 
 
+def plain(given: Any) -> Any:
+    """The data set of a DataLoader. A torch Subset of a `Dataset` or an `ImageFolder` becomes one of these itself.
+
+    It then keeps the split, the preprocessing and the class names.
+    """
+    if isinstance(given, torch_data.DataLoader):
+        return plain(given.dataset)
+    if type(given) is torch_data.Subset:
+        source = plain(given.dataset)
+        if isinstance(source, Dataset | ImageFolder):
+            return source.only(torch.as_tensor(given.indices, dtype=torch.int64))
+    return given
+
+
+def _source(given: Any) -> Any:
+    """The data set behind DataLoaders and torch subsets."""
+    given = plain(given)
+    return _source(given.dataset) if isinstance(given, torch_data.Subset) else given
+
+
 def _recognised(given: Any, form: Form, what: str) -> Given:
+    given = plain(given)
     name = str(getattr(given, "name", "") or type(given).__name__)
     if isinstance(given, Dataset):
         return checked(given, form)
@@ -104,7 +129,8 @@ def _recognised(given: Any, form: Form, what: str) -> Given:
     if isinstance(given, torch_data.IterableDataset):
         return Flow(name, given)
     if hasattr(given, "__getitem__") and hasattr(given, "__len__") and not isinstance(given, str | dict):
-        return Indexed(name, given)
+        source = _source(given)
+        return Indexed(name, given, source.split if isinstance(source, Dataset | ImageFolder) else "")
     if isinstance(given, Iterator):
         raise DataError(f"{what}: a {name} can be read only once; pass its source: a list, a Dataset or an iterable")
     if isinstance(given, Iterable) and not isinstance(given, str | dict):
@@ -157,6 +183,11 @@ def _loader(loader: torch_data.DataLoader[Any], what: str) -> Loader:
     return Loader(loader.batch_size, loader.num_workers, sampler)
 
 
+def batch_of(given: Any) -> int | None:
+    """The batch size of a torch DataLoader, else None."""
+    return given.batch_size if isinstance(given, torch_data.DataLoader) else None
+
+
 def held(given: Given, form: Form, *, most: int | None = None, seed: int = 0) -> Dataset:
     """All images in memory, or at most `most` of them: a seeded draw if they are indexed, the first of an iterable."""
     if isinstance(given, Dataset):
@@ -176,9 +207,38 @@ def held(given: Given, form: Form, *, most: int | None = None, seed: int = 0) ->
     return Dataset(given.name, images, torch.tensor([label for _, label in pairs]), form.classes, split)
 
 
+def measured(given: Any, form: Form, what: str, *, most: int | None = None) -> Dataset:
+    """The images of a validation or test set in memory, at most `most` of them as in `held`.
+
+    From a DataLoader they are those that its sampler gives in one pass, in the order of the data set; an image that the
+    sampler repeats counts as often.
+    """
+    found, loader = opened(given, form, what)
+    if loader.sampler is not None and not isinstance(found, Flow):
+        rows = _rows(loader.sampler, len(found), what)
+        found = found if torch.equal(rows, torch.arange(len(found))) else found.only(rows)
+    return held(found, form, most=most)
+
+
+def _rows(sampler: torch_data.Sampler[int], count: int, what: str) -> Tensor:
+    """The indices that a sampler of `count` images gives in one seeded pass, in ascending order."""
+    if isinstance(sampler, torch_data.DistributedSampler):
+        raise DataError(f"{what}: every rank measures all of these images; leave the DistributedSampler out")
+    seeded_sampler: Any = copy.copy(sampler)  # the user's own generator does not advance
+    if hasattr(seeded_sampler, "generator"):
+        seeded_sampler.generator = stream(0, "sampled")
+    with seeded(seed_of(0, "sampled")):
+        rows = torch.tensor(sorted(int(i) for i in seeded_sampler), dtype=torch.int64)
+    if not len(rows):
+        raise DataError(f"{what}: the sampler {type(sampler).__name__} gives no images")
+    if not 0 <= int(rows[0]) <= int(rows[-1]) < count:
+        raise DataError(f"{what}: the sampler gave indices from {int(rows[0])} to {int(rows[-1])} for {count} images")
+    return rows
+
+
 def class_names(given: Any) -> tuple[str, ...] | None:
     """The class names if the data set provides them (this package, torchvision, Hugging Face), else None."""
-    given = given.dataset if isinstance(given, torch_data.DataLoader) else given
+    given = _source(given)
     found = getattr(given, "classes", None)
     features = getattr(given, "features", None)
     if found is None and isinstance(features, dict):
@@ -189,5 +249,5 @@ def class_names(given: Any) -> tuple[str, ...] | None:
 
 def rule_of(given: Any) -> Preprocessing | None:
     """The preprocessing rule of images from a reader of this package, else None."""
-    given = given.dataset if isinstance(given, torch_data.DataLoader) else given
-    return given.preprocessing if isinstance(given, Dataset | ImageFolder) else None
+    source = _source(given)
+    return source.preprocessing if isinstance(source, Dataset | ImageFolder) else None

@@ -67,6 +67,8 @@ def make_splits(train: Dataset, test: Dataset, *, calibrate: int, limit: int | N
     if calibrate < 2 or calibrate % 2:
         raise ValueError(f"calibrate must be an even number of images, at least 2, given {calibrate}")
     rest = len(train) - calibrate
+    if rest < 1:
+        raise ValueError(f"calibrate is {calibrate}, but {train.name} has only {len(train)} training images")
     if limit is not None and not 0 < limit <= rest:
         raise ValueError(f"train_images must be from 1 to {rest}, given {limit}")
     half = calibrate // 2

@@ -55,8 +55,14 @@ class Ranks:
                 dist.broadcast(tensor, 0)
 
     def any(self, asked: bool) -> bool:
-        """Whether `asked` is true on any rank; all ranks get the same answer. It uses the CPU, so no device syncs."""
-        return bool(self.sum(torch.tensor([int(asked)])))
+        """Whether `asked` is true on any rank; all ranks get the same answer."""
+        return self.agreed(asked)[0]
+
+    def agreed(self, *asked: bool) -> list[bool]:
+        """Of several questions, whether each is true on any rank. It uses the CPU, so no device syncs."""
+        if self.world == 1:
+            return list(asked)
+        return self.sum(torch.tensor(asked, dtype=torch.int64)).bool().tolist()
 
     def wait(self) -> None:
         """Wait until every rank arrives here."""
@@ -87,11 +93,16 @@ def device_named(name: str) -> torch.device:
     try:
         device = torch.device(name)
     except RuntimeError:
-        raise ValueError(f"no device {name!r}; allowed: auto, cpu, cuda, cuda:N") from None
+        device = None
+    if device is None or device.type not in ("cpu", "cuda"):
+        raise ValueError(f"no device {name!r}; allowed: auto, cpu, cuda, cuda:N")
     if device.type == "cuda":
         if not torch.cuda.is_available():
             raise ValueError("device 'cuda' was requested, but this machine has none; use cpu or auto")
         if device.index is None:
             device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+        count = torch.cuda.device_count()
+        if device.index >= count:
+            raise ValueError(f"no device '{device}': the chips here are cuda:0 to cuda:{count - 1}; or use cpu or auto")
         torch.cuda.set_device(device)
     return device

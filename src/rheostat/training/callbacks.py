@@ -26,7 +26,8 @@ class Callback:
 
     A step's values are step, total, seconds, loss (of this step) and lr. An epoch's values are its line of
     `metrics.jsonl`, with `score`, and with the accuracies on the validation images under `calibrate`. `run` has
-    `model`, `folder` and `history`; `run.stop("why")` ends the training after this step and keeps the model.
+    `model`, `folder` and `history`; `run.stop("why")` ends the training after this step, and the best scored weights so
+    far are kept.
     """
 
     def on_step(self, run: TrainingRun, values: Mapping[str, float]) -> None:
@@ -62,8 +63,8 @@ class EarlyStop(Callback):
     """Stop when the validation score has not risen by `least` over `patience` scored epochs.
 
     The decision depends only on the history, so a resumed run stops at the same epoch as an uninterrupted one. The
-    kept weights are those of the best epoch in the last `select.tail` of training; `select={"tail": 1}` considers all
-    epochs.
+    kept weights are those of the best epoch in the last `select.tail` of training; if the run stops before that, those
+    of the best scored epoch. `select={"tail": 1}` considers all epochs in either case.
     """
 
     patience: int = 3

@@ -69,8 +69,22 @@ class State:
         return tensors, numbers
 
 
-def save(path: Path, state: State, fingerprint: str) -> None:
-    """Write the whole state atomically: a reader sees either the old file or the new one."""
+@dataclass(frozen=True)
+class Kept:
+    """A checkpoint that was read and belongs to the run: its file, tensors and description."""
+
+    path: Path
+    tensors: dict[str, Tensor]
+    about: dict[str, Any]
+
+    @property
+    def progress(self) -> Progress:
+        """The progress of the run when it was written."""
+        return Progress(**self.about["progress"])
+
+
+def save(path: Path, state: State, fingerprint: str, *, ranks: int = 1) -> None:
+    """Write the whole state of a run of so many ranks atomically: a reader sees either the old file or the new one."""
     kept, numbers = state.kept()
     groups = {
         "model": state.model.state_dict(),
@@ -83,6 +97,7 @@ def save(path: Path, state: State, fingerprint: str) -> None:
     about = {
         "checkpoint": FORMAT,
         "fingerprint": fingerprint,
+        "ranks": ranks,
         "progress": asdict(state.progress),
         "numbers": numbers,
         "channels_last": [k for k, v in tensors.items() if _channels_last(v)],
@@ -94,16 +109,33 @@ def _channels_last(tensor: Tensor) -> bool:
     return tensor.ndim == 4 and not tensor.is_contiguous()
 
 
-def restore(path: Path, state: State, fingerprint: str) -> None:
-    """Restore the state of a checkpoint; ValueError if it has another format or belongs to another run."""
+def read(path: Path, fingerprint: str, *, ranks: int = 1) -> Kept:
+    """Read a checkpoint; ValueError if it has another format or belongs to another run."""
     tensors, about = read_tensors(path)
     if about.get("checkpoint") != FORMAT:
         raise ValueError(f"{path}: checkpoint format {about.get('checkpoint')}, expected {FORMAT}")
     if about["fingerprint"] != fingerprint:
+        before = about.get("ranks", ranks)
+        if before != ranks:
+            raise ValueError(
+                f"{path} belongs to a run of {_processes(before)}, and this is one of {_processes(ranks)}; continue it "
+                f"with {_processes(before)} (torchrun), or choose another --out, or --fresh to start over "
+                "(in Python: out=, fresh=True)"
+            )
         raise ValueError(
             f"{path} belongs to another recipe or other options; choose another --out, or --fresh to start over "
             "(in Python: out=, fresh=True)"
         )
+    return Kept(path, tensors, about)
+
+
+def _processes(count: int) -> str:
+    return "1 process" if count == 1 else f"{count} processes"
+
+
+def restore(kept: Kept, state: State) -> None:
+    """Restore the state of a checkpoint; ValueError if it holds another network."""
+    path, tensors, about = kept.path, dict(kept.tensors), kept.about
     for key in about["channels_last"]:
         tensors[key] = tensors[key].contiguous(memory_format=torch.channels_last)
     groups: dict[str, dict[str, Tensor]] = {}
@@ -127,7 +159,7 @@ def restore(path: Path, state: State, fingerprint: str) -> None:
         stays = key == "step" and not counts_there  # torch's optimisers count on the CPU
         moved = value.to(device) if isinstance(value, Tensor) and not stays else value
         state.optimiser.state[parameters[parameter]][key] = moved
-    for kept in ("average", "best"):
-        if kept in groups:
-            setattr(state, kept, {k: v.to(device) for k, v in groups[kept].items()})
-    state.progress = Progress(**about["progress"])
+    for name in ("average", "best"):
+        if name in groups:
+            setattr(state, name, {k: v.to(device) for k, v in groups[name].items()})
+    state.progress = kept.progress

@@ -11,7 +11,7 @@ from typing import Any
 
 from rheostat.attacks import Attack
 from rheostat.calibration import fittings
-from rheostat.calibration.dial import calibrate_dial
+from rheostat.calibration.dial import IMAGES, calibrate_dial
 from rheostat.calibration.exit_policy import fit_policy
 from rheostat.data import Dataset
 from rheostat.data.splits import subset
@@ -28,8 +28,6 @@ from rheostat.training.settings import Settings
 
 PENDING = "pending"
 FAILED = "calibration-failed"
-FITTED_ON = 500
-"""Number of images of calibrate-fit on which the dial and the steps before it are fitted."""
 
 
 @dataclass(frozen=True)
@@ -120,7 +118,7 @@ def _calibrated(ending: Ending) -> list[str]:
     """Run the calibrations that the settings ask for; return the failures in words."""
     model, settings, fit = ending.model, ending.settings, ending.fit
     attack = Attack("pgd", settings.attack.eps, 10, norm=settings.attack.norm)
-    held_out = subset(fit, FITTED_ON)
+    held_out = subset(fit, IMAGES)  # for the steps before the dial too
     wanted: list[tuple[str, Callable[[], object]]] = [
         (f.what, functools.partial(f.fit, model, held_out, attack)) for f in fittings(model)
     ]
@@ -140,7 +138,7 @@ def _calibrated(ending: Ending) -> list[str]:
 def _dial(ending: Ending, held_out: Dataset, attack: Attack) -> None:
     """Calibrate the dial with attacks in the precision of the training, and report on how many images RA rests."""
     precision = ending.settings.device.precision
-    knots = calibrate_dial(ending.model, held_out, attack, images=FITTED_ON, precision=precision)
+    knots = calibrate_dial(ending.model, held_out, attack, precision=precision)
     if ending.writes and ending.report is not None:
         best = max(knots, key=lambda knot: knot.robust)
         ending.report(

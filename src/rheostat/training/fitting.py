@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -15,7 +16,7 @@ from torch.utils.data import DistributedSampler
 from rheostat.attacks import Attack
 from rheostat.data import Dataset, Preprocessing
 from rheostat.data.conversion import Form
-from rheostat.data.given import Flow, Given, Loader, class_names, held, opened, rule_of
+from rheostat.data.given import Flow, Given, Loader, batch_of, class_names, measured, opened, rule_of
 from rheostat.models import artifact
 from rheostat.models.tunable import Tunable
 from rheostat.nets.adopted import Adopted
@@ -68,6 +69,11 @@ def fit(
             'rheostat.adopt(network, "dual", image=(3, 32, 32))'
         )
     folder = Path(out)
+    batch = batch_of(train_set)
+    if batch is not None:
+        if options.get("batch", batch) != batch:
+            raise ValueError(f"batch is {options['batch']}, but the loader's is {batch}; leave one out")
+        options = {**options, "batch": batch}
     settings, chosen = sorted_out(_base(folder.name, model), options)
     form = Form(
         model.net.image,
@@ -76,10 +82,6 @@ def fit(
         _preprocessing(model, train_set, val_set, chosen),
     )
     images, loader = opened(train_set, form, "train_set", in_memory=chosen.in_memory)
-    if loader.batch is not None:
-        if "batch" in options and options["batch"] != loader.batch:
-            raise ValueError(f"batch is {options['batch']}, but the loader's is {loader.batch}; leave one out")
-        settings, chosen = sorted_out(_base(folder.name, model), {**options, "batch": loader.batch})
     check_settings(settings, model.method, repr(model.method))
     validation = _validation(val_set, form)
     device = device_named(settings.device.name)
@@ -89,11 +91,7 @@ def fit(
     settings = settled(settings, folder, device, ranks, fresh=fresh, report=report)
     feed = _feed(images, loader, form, settings, chosen, ranks, device)
     with alone(folder) if ranks.first else nullcontext(), _kept_frozen(frozen(model, chosen.freeze)):
-        if chosen.init is not None:
-            start_from(model, chosen.init)
-        model.dial_map, model.points, model.temperatures = None, {}, {}  # they belong to the previous weights
         model.to(device)
-        ranks.copy_first([*model.parameters(), *model.buffers()])
         job = _job(model, settings, chosen, feed, validation, folder)
         progress, about = perform(job, fresh=fresh, report=report)
     return Fitted(model, settings, progress, folder, about, form, chosen.callbacks)
@@ -115,8 +113,10 @@ def _classes(model: Tunable, train_set: Any, options: FitOptions) -> tuple[str, 
     if found is None:
         return tuple(str(i) for i in range(count))
     if len(found) != count:
-        whose = "classes" if options.classes is not None else "train_set"
-        raise ValueError(f"{whose} names {len(found)} classes, the model has {count}")
+        whose, hint = (
+            ("classes", "") if options.classes is not None else ("train_set", "; classes=[...] names those used")
+        )
+        raise ValueError(f"{whose} names {len(found)} classes, the model has {count}{hint}")
     return found
 
 
@@ -141,8 +141,7 @@ def _preprocessing(model: Tunable, train_set: Any, val_set: Any, options: FitOpt
 
 def _validation(given: Any, form: Form) -> Dataset:
     """The validation images in memory; ValueError for a test split, because nothing may be selected on test."""
-    found, _ = opened(given, form, "val_set")
-    return held(found, form, most=VALIDATION).to_choose_on()
+    return measured(given, form, "val_set", most=VALIDATION).to_choose_on()
 
 
 @contextmanager
@@ -227,7 +226,16 @@ def _job(model: Tunable, settings: Settings, options: FitOptions, feed: Feed, va
         ),
         same=lambda found: found.get("fingerprint") == mark,
         class_weights=weights_of_classes(options.class_weights, model.net.classes, given),
+        begin=functools.partial(_begin, model, options, feed.ranks),
     )
+
+
+def _begin(model: Tunable, options: FitOptions, ranks: Ranks) -> None:
+    """Give a model its first weights, equal on all ranks."""
+    if options.init is not None:
+        start_from(model, options.init)
+    model.dial_map, model.points, model.temperatures = None, {}, {}  # they belong to the previous weights
+    ranks.copy_first([*model.parameters(), *model.buffers()])
 
 
 def _length(given: Given) -> int:

@@ -43,7 +43,11 @@ __all__ = ["Interrupted", "Job", "Trained", "build", "fingerprint", "perform", "
 
 @dataclass(frozen=True)
 class Job:
-    """A whole run: model, data, settings and folder. `same` says whether a finished model belongs to this run."""
+    """A whole run: model, data, settings and folder.
+
+    `same` says whether a finished model belongs to this run. `begin` changes the model before its first step; it is
+    called once nothing is left that may refuse the run.
+    """
 
     model: Tunable
     settings: Settings
@@ -55,6 +59,7 @@ class Job:
     about: artifact.About
     same: Callable[[Mapping[str, Any]], bool]
     class_weights: Tensor | None = None
+    begin: Callable[[], None] | None = None
 
     @property
     def total(self) -> int:
@@ -68,15 +73,22 @@ def perform(job: Job, *, fresh: bool, report: Report | None) -> tuple[Progress, 
     """Train the job's model in place, or continue it, and finish it; a finished model is restored from its file.
 
     Writes `checkpoint.safetensors`, `metrics.jsonl`, `recipe.json` and at the end the artifact
-    `model.safetensors`, each atomically. The caller must hold the lock of the folder.
+    `model.safetensors`, each atomically. The caller must hold the lock of the folder. Whatever may refuse the run is
+    checked before the model changes.
     """
     model, settings, options, ranks = job.model, job.settings, job.options, job.feed.ranks
     if settings.device.channels_last:
         model.to_layout(torch.channels_last)
     state = State(model, made_optimiser(options.optimiser, model, settings), Progress())
-    path = job.folder / "checkpoint.safetensors"
+    path, kept = job.folder / "checkpoint.safetensors", None
     if path.is_file() and not fresh:
-        checkpoint.restore(path, state, job.mark)
+        kept = checkpoint.read(path, job.mark, ranks=ranks.world)
+        state.progress = kept.progress
+    running = _running(job, state, report)
+    if job.begin is not None:
+        job.begin()
+    if kept is not None:
+        checkpoint.restore(kept, state)
         over = state.progress.step >= job.total or state.progress.stopped
         about = refilled(model, job.folder / "model.safetensors", job.same) if over else None
         if about is not None:
@@ -89,7 +101,6 @@ def perform(job: Job, *, fresh: bool, report: Report | None) -> tuple[Progress, 
         write_text(job.folder / "recipe.json", settings.model_dump_json(indent=1))
     if settings.device.compile:
         model.read = torch.compile(model.read, dynamic=True)  # type: ignore[method-assign]
-    running = _running(job, state, report)
     with stoppable() as received, preserved(job.feed.device):
         running.loop(received)
     model.__dict__.pop("read", None)  # it was compiled only for training
@@ -196,7 +207,8 @@ def train(
     """Train a recipe, or continue the run in `out` (default runs/NAME); return the run with its selected model.
 
     `net` is a function without arguments that makes your network, in place of the recipe's: a module, which is adopted
-    with the data set's mean and standard deviation, or a `Tunable`. `callbacks` is as in `fit`.
+    with the data set's mean and standard deviation, or a `Tunable` of the recipe's composition. `callbacks` is as in
+    `fit`.
     A run killed at any moment continues to the same weights, bit for bit (CPU). A finished run does not change. The
     caller sets the number of threads (`torch.set_num_threads`). Raises Interrupted after Ctrl-C, with the checkpoint
     saved; ValueError while another process trains in the folder.

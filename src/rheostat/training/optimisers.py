@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
@@ -61,27 +62,50 @@ def made_scheduler(
 ) -> Scheduler:
     """The run's scheduler after `done` of `total` steps; a user's scheduler is stepped until it gets there.
 
-    A torch scheduler steps after every training step; `ReduceLROnPlateau` steps after every scored epoch, with the
-    validation score (mode "max") or the training loss (mode "min").
+    A scheduler that is given as an object may have made some of these steps already, if the run continues in the
+    process that began it; ValueError if it has made more. A function makes one that starts from the optimiser's first
+    rates. A torch scheduler steps after every training step; `ReduceLROnPlateau` steps after every scored epoch, with
+    the validation score (mode "max") or the training loss (mode "min").
     """
     if given is None:
         return own_scheduler(optimiser, settings, total, per_epoch=per_epoch, done=done)
-    found = given(optimiser, total) if not isinstance(given, LRScheduler) and callable(given) else given
+    found: Any = given
+    if made := callable(given) and not isinstance(given, LRScheduler):
+        _first_rates(optimiser)
+        found = given(optimiser, total)
     if not isinstance(found, LRScheduler):
         raise ValueError(
             f"scheduler must be a torch scheduler or a function (optimiser, steps) that makes one, given {found!r}"
         )
     if found.optimizer is not optimiser:
         raise ValueError("the scheduler belongs to another optimiser than the run's; give both, or a function")
-    if isinstance(found, ReduceLROnPlateau):
-        for line in epochs:
-            after_epoch(found, line)
-        return found
+    scored = [line for line in epochs if line["score"] >= 0]
+    due = len(scored) if isinstance(found, ReduceLROnPlateau) else done
+    before = 0 if made else _steps_of(found)
+    if before > due:
+        raise ValueError(
+            f"the scheduler has made {before} steps, but the run is at {due}; give a new scheduler of a new optimiser, "
+            "or a function (optimiser, steps) that makes one"
+        )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch warns because the optimiser's steps ran in another process
-        for _ in range(done):
-            found.step()
+        for number in range(before, due):
+            if isinstance(found, ReduceLROnPlateau):
+                after_epoch(found, scored[number])
+            else:
+                found.step()
     return found
+
+
+def _first_rates(optimiser: Optimizer) -> None:
+    """Set every group's rate to its first one, from which a new scheduler starts."""
+    for group in optimiser.param_groups:
+        group["lr"] = copy.deepcopy(group.setdefault("initial_lr", copy.deepcopy(group["lr"])))
+
+
+def _steps_of(scheduler: Any) -> int:
+    """How many steps a scheduler has made; a ChainedScheduler does not count them, but its parts do."""
+    return scheduler.last_epoch if hasattr(scheduler, "last_epoch") else _steps_of(scheduler._schedulers[0])
 
 
 def after_step(scheduler: Scheduler) -> None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Sampler
@@ -77,15 +78,20 @@ class FitOptions:
         return {
             f.name: _text(getattr(self, f.name))
             for f in fields(self)
-            if f.name not in quiet and getattr(self, f.name) != f.default
+            if f.name not in quiet and _given(getattr(self, f.name), f.default)
         }
+
+
+def _given(value: Any, default: Any) -> bool:
+    """Whether an option was given. An array or a tensor is not compared, because that gives an array."""
+    return value is not None if default is None else bool(value != default)
 
 
 def _text(value: Any) -> str:
     """An option's value as text that does not change between processes."""
     if isinstance(value, torch.optim.Optimizer | torch.optim.lr_scheduler.LRScheduler):
         return f"{type(value).__name__} {sorted(getattr(value, 'defaults', {}).items())}"
-    if isinstance(value, Tensor):
+    if isinstance(value, Tensor | np.ndarray):
         return str(value.tolist())
     if isinstance(value, Mapping):
         return f"{len(value)} tensors"
@@ -152,7 +158,7 @@ def check_together(settings: Settings, options: FitOptions) -> None:
         if changed:
             raise ValueError(f"{changed[0]} belongs to the default optimiser; set it in yours")
     if options.scheduler is not None:
-        given = [k for k in ("schedule", "warmup", "milestones", "gamma") if k in train.model_fields_set]
+        given = [k for k in ("schedule", "warmup", "milestones", "gamma", "rate_by") if k in train.model_fields_set]
         if given:
             raise ValueError(f"{given[0]} belongs to the default scheduler; leave it out")
 
@@ -170,7 +176,10 @@ def weights_of_classes(given: Tensor | Sequence[float] | str | None, classes: in
         if not bool((counts > 0).all()):
             raise ValueError(f"class {int(counts.argmin())} has no training image; give class_weights as numbers")
         return (len(images) / (classes * counts)).float()
-    found = torch.as_tensor(given, dtype=torch.float32)
+    try:
+        found = torch.as_tensor(given, dtype=torch.float32)
+    except (TypeError, ValueError, RuntimeError):
+        raise ValueError(f"class_weights must be {classes} finite numbers of at least 0, given {given!r}") from None
     if found.shape != (classes,) or not bool((found.isfinite() & (found >= 0)).all()):
         raise ValueError(f"class_weights must be {classes} finite numbers of at least 0, given {given!r}")
     return found

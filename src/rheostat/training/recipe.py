@@ -75,7 +75,8 @@ class Recipe(Settings):
         """This recipe with some fields changed: `recipe.changed(train={"epochs": 5})`."""
         merged = self.model_dump()
         for key, value in sections.items():
-            merged[key] = {**merged[key], **value} if isinstance(value, dict) else value
+            section = merged.get(key)
+            merged[key] = {**section, **value} if isinstance(value, dict) and isinstance(section, dict) else value
         changed = parse_recipe(merged)
         _warn_of_step_size(self.attack.eps, self.attack.step_size, changed.attack)
         return changed

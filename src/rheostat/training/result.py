@@ -10,7 +10,7 @@ from typing import Any
 
 from rheostat.data import Splits, subset
 from rheostat.data.conversion import Form
-from rheostat.data.given import held, opened, rule_of
+from rheostat.data.given import measured, rule_of
 from rheostat.evaluation.arguments import Attacks, Points, as_attacks, as_points, by_tier
 from rheostat.evaluation.evaluator import evaluate
 from rheostat.evaluation.options import EvaluationOptions
@@ -82,15 +82,14 @@ class Fitted:
     ) -> Rows:
         """Evaluate the model at points under attacks, and return the rows, as `rheostat.evaluate` does.
 
-        `test_set` is anything that `fit` accepts; `examples` takes a stratified subset of that many images. By
-        default: every position of the dials, and the attacks of the tier "quick" at the training radius, in every form
-        of attack at points with live exits, as on the command line.
+        `test_set` is anything that `fit` accepts (of a DataLoader, the images that its sampler gives); `examples` takes
+        a stratified subset of that many images. By default: every position of the dials, and the attacks of the tier
+        "quick" at the training radius, in every form of attack at points with live exits, as on the command line.
         """
         rule = rule_of(test_set)
         if rule is not None and rule != self.form.preprocessing:
             raise ValueError(f"test_set has {rule}, the model was trained with {self.form.preprocessing}")
-        given, _ = opened(test_set, self.form, "test_set", in_memory=True)
-        dataset = subset(held(given, self.form), examples)
+        dataset = subset(measured(test_set, self.form, "test_set"), examples)
         options = options or EvaluationOptions()
         target = Target(self.model, options.name or self.settings.name, about=self.about)
         asked = as_points(target, points)

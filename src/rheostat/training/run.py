@@ -7,11 +7,12 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from rheostat.attacks import Attack
 from rheostat.models.tunable import Tunable
@@ -71,6 +72,12 @@ class TrainingRun:
         """The records of all epochs so far."""
         return self.state.progress.epochs
 
+    @cached_property
+    def _unheld(self) -> list[nn.Parameter]:
+        """The parameters that a user's optimiser does not hold; its `zero_grad` leaves their gradients."""
+        held = {id(p) for group in self.state.optimiser.param_groups for p in group["params"]}
+        return [p for p in self.model.parameters() if id(p) not in held]
+
     def stop(self, why: str) -> None:
         """End the training after this step; the model is then calibrated and saved as usual."""
         self.state.progress.stopped = why or "a callback stopped it"
@@ -81,7 +88,8 @@ class TrainingRun:
             if not bool(parameter.isfinite().all()):
                 raise self._stopped(f"{name} holds a weight that is infinite or NaN", self.state.progress.step)
         if self.step.ranks.first:
-            checkpoint.save(self.folder / "checkpoint.safetensors", self.state, self.mark)
+            path = self.folder / "checkpoint.safetensors"
+            checkpoint.save(path, self.state, self.mark, ranks=self.step.ranks.world)
 
     def _stopped(self, problem: str, step: int) -> NonFinite:
         """The error that ends a diverged run; it says where it diverged and what to do."""
@@ -92,14 +100,20 @@ class TrainingRun:
         )
 
     def one_step(self, incoming: Iterator[tuple[Tensor, Tensor]]) -> float:
-        """Run one step and return its loss: batch, attacks, passes, update, the method's hook, the weight average."""
+        """Run one step: batch, attacks, passes, update, the method's hook, the weight average.
+
+        Returns the loss of the whole batch.
+        """
         state, t, rank = self.state, self.settings.train, self.step.ranks.rank
         progress, model = state.progress, self.model
         number = progress.step
         state.optimiser.zero_grad(set_to_none=False)
+        for parameter in self._unheld:
+            if parameter.grad is not None:
+                parameter.grad.zero_()
         self.step.attack = warmed(self.attack, self.settings, number, self.total)
         self.step.awp = t.awp if number >= t.awp_from * self.total else 0.0
-        loss = 0.0
+        found: dict[str, float] = {}
         for part in range(self.feed.parts):
             of_part = (part,) if self.feed.parts > 1 else ()
             images, labels = next(incoming)
@@ -114,9 +128,8 @@ class TrainingRun:
                     )
             except NonFinite as problem:
                 raise self._stopped(str(problem), number) from None
-            loss += sums["loss"]
             for key, value in sums.items():
-                progress.running[key] = progress.running.get(key, 0.0) + value
+                found[key] = found.get(key, 0.0) + value
         self.step.ranks.sum_gradients(model.parameters())
         if t.clip is not None:
             torch.nn.utils.clip_grad_norm_(model.parameters(), t.clip)
@@ -126,7 +139,10 @@ class TrainingRun:
         model.method.after_step(model.net, progress.step / self.total)
         if t.ema is not None:
             state.average = updated(state.average, model, t.ema, progress.step)
-        return loss
+        found = self._summed(found)
+        for key, value in found.items():
+            progress.running[key] = progress.running.get(key, 0.0) + value
+        return found["loss"]
 
     def end_epoch(self) -> None:
         """Score on calibrate-fit, keep the best weights, and write the line of metrics."""
@@ -134,8 +150,7 @@ class TrainingRun:
         progress, model = state.progress, self.model
         epoch = -(-progress.step // self.per_epoch)
         model.method.after_epoch(model.net, progress.step / self.total)
-        sums = self._summed(progress.running)
-        progress.running = {}
+        sums, progress.running = progress.running, {}
         steps = progress.step - (epoch - 1) * self.per_epoch
         line: dict[str, Any] = {
             "epoch": epoch,
@@ -152,9 +167,7 @@ class TrainingRun:
         line["flags"] = progress.flags
         progress.epochs.append(line)
         after_epoch(self.scheduler, line)
-        if self.watch.may_select(epoch) and scored["score"] > progress.best_score:
-            progress.best_score, progress.best_epoch = scored["score"], epoch
-            state.best = {k: v.detach().clone() for k, v in weights.items()}
+        self._select(epoch, scored, weights)
         if ranks.first:
             text = "".join(json.dumps(e) + "\n" for e in progress.epochs)
             write_text(self.folder / "metrics.jsonl", text)
@@ -162,13 +175,25 @@ class TrainingRun:
         if self.report is not None and ranks.first:
             self.report({"event": "epoch", "epochs": self.settings.train.epochs, **line})
 
-    def _scored(self, epoch: int) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+    def _select(self, epoch: int, scored: dict[str, Any], weights: dict[str, Tensor]) -> None:
+        """Keep the weights if they are the best so far; any of the tail are better than those of an epoch before it.
+
+        Those before the tail are kept too, in case a callback stops the run there.
+        """
+        progress, watch = self.state.progress, self.watch
+        now = (watch.may_select(epoch), scored["score"])
+        if scored["score"] >= 0 and now > (watch.may_select(progress.best_epoch), progress.best_score):
+            progress.best_score, progress.best_epoch = scored["score"], epoch
+            self.state.best = {k: v.detach().clone() for k, v in weights.items()}
+
+    def _scored(self, epoch: int, *, due: bool = False) -> tuple[dict[str, Any], dict[str, Tensor]]:
         """The score of the last weights or of their average, whichever is higher, and those weights.
 
-        Where the rate falls to 0, there is little left to average, and an average lags behind the last weights.
+        Where the rate falls to 0, there is little left to average, and an average lags behind the last weights. With
+        `due` they are scored in an epoch that `select.every` leaves out, too.
         """
         model, average = self.model, self.state.average
-        scored = self.watch.score(model, epoch)
+        scored = self.watch.score(model, epoch, due=due)
         if average is None:
             return scored, model.state_dict()
         follow(average, model)  # masks may have changed after the last step
@@ -176,20 +201,23 @@ class TrainingRun:
             return scored, average
         last = {k: v.detach().clone() for k, v in model.state_dict().items()}
         model.load_state_dict(average)
-        of_average = self.watch.score(model, epoch)
+        of_average = self.watch.score(model, epoch, due=due)
         model.load_state_dict(last)
         if of_average["score"] >= scored["score"]:
             return of_average | {"weights": "average"}, average
         return scored | {"weights": "last"}, last
 
     def _summed(self, sums: dict[str, float]) -> dict[str, float]:
+        """The sums over the ranks, at each step, because the first rank's checkpoint is continued by all of them."""
+        if self.step.ranks.world == 1:
+            return sums
         keys = sorted(sums)
         total = self.step.ranks.sum(torch.tensor([sums[k] for k in keys], dtype=torch.float64))
         return dict(zip(keys, total.tolist(), strict=True))
 
     def loop(self, received: list[int]) -> None:
         """Train to the last step, or until a rank is asked to stop; then write the checkpoint."""
-        progress = self.state.progress
+        progress, ranks = self.state.progress, self.step.ranks
         started, saved = time.monotonic() - progress.seconds, time.monotonic()
         incoming = self.feed.pieces(progress.step)
         while progress.step < self.total and not progress.stopped:
@@ -197,13 +225,15 @@ class TrainingRun:
             progress.seconds = time.monotonic() - started
             ended = progress.step % self.per_epoch == 0 or progress.step == self.total
             self._tell(loss)
-            ended = self._agreed_to_stop() or ended
+            due = time.monotonic() - saved > self.settings.train.checkpoint_seconds
+            stopped, stop, due = ranks.agreed(bool(progress.stopped), bool(received), due)
+            ended = ended or stopped
             if ended:
                 self.end_epoch()
-            stopped = self._agreed_to_stop()
-            stop = self.step.ranks.any(bool(received))
-            due = time.monotonic() - saved > self.settings.train.checkpoint_seconds
-            if ended or due or stop or stopped:
+                stopped, stop = ranks.agreed(bool(progress.stopped), bool(received))
+            if stopped:
+                self._stop()
+            if ended or due or stop:
                 self.save()
                 saved = time.monotonic()
             if stop and progress.step < self.total:
@@ -212,12 +242,13 @@ class TrainingRun:
                     "and the same command continues"
                 )
 
-    def _agreed_to_stop(self) -> bool:
-        """Whether a callback of any rank asked to stop."""
+    def _stop(self) -> None:
+        """End the run here, on every rank. If no epoch was scored yet, the weights are scored now, and kept."""
         progress = self.state.progress
-        if self.callbacks and self.step.ranks.any(bool(progress.stopped)):
-            progress.stopped = progress.stopped or "the first rank stopped it"
-        return bool(progress.stopped)
+        progress.stopped = progress.stopped or "the first rank stopped it"
+        if self.state.best is None:
+            epoch = -(-progress.step // self.per_epoch)
+            self._select(epoch, *self._scored(epoch, due=True))
 
     def _tell(self, loss: float) -> None:
         """Report a step, and call the callbacks."""

@@ -53,7 +53,8 @@ def name_of(net: NetGiven) -> str:
 def own_network(recipe: Recipe, train_set: data.Dataset, net: NetGiven) -> Tunable:
     """The model of a recipe on a user's network; its random initial weights depend on the recipe's seed.
 
-    ValueError if its number of classes or its image shape differs from the data set's.
+    ValueError if its number of classes or its image shape differs from the data set's, or if the function returned a
+    Tunable of another composition than the recipe's.
     """
     cpu = torch.device("cpu")
     with preserved(cpu):
@@ -73,6 +74,12 @@ def own_network(recipe: Recipe, train_set: data.Dataset, net: NetGiven) -> Tunab
         raise ValueError(
             f"{name_of(net)} takes images of {_shape(model.net.image)} and has {model.net.classes} classes; "
             f"{train_set.name} has {_shape(train_set.image)} and {len(train_set.classes)}"
+        )
+    own, named = repr(model.method), repr(recipe.stack().bound(model.net))
+    if own != named:
+        raise ValueError(
+            f"{name_of(net)} returned a Tunable of {own}, but the recipe's paper and method are {named}; return the "
+            "plain module, which is adopted with the latter, or give a recipe of the same composition"
         )
     return model
 
@@ -111,7 +118,7 @@ def start_from(model: Tunable, given: str | Path | Mapping[str, Tensor]) -> None
     model.load_state_dict(state | taken)
     if shapes:
         more = f" and {len(shapes) - 3} more" if len(shapes) > 3 else ""
-        warnings.warn(f"init: not loaded, because {what} has other shapes: {', '.join(shapes[:3])}{more}", stacklevel=4)
+        warnings.warn(f"init: not loaded, because {what} has other shapes: {', '.join(shapes[:3])}{more}", stacklevel=5)
 
 
 def _of(source: Mapping[str, Tensor], name: str) -> Tensor | None:

@@ -108,6 +108,8 @@ def _warn_without_effect(settings: Settings, stack: Stack, composition: str) -> 
         why |= dict.fromkeys(("data.resize", "data.mode"), "data.size is not given")
     if not settings.train.awp:
         why["train.awp_from"] = "train.awp is 0"
+    if settings.train.schedule != "multi-step":
+        why["train.gamma"] = f"train.schedule is {settings.train.schedule!r}"
     if settings.train.early_size == 1:
         why["train.early_until"] = "train.early_size is 1"
     for key in sorted(why):
