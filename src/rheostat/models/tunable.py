@@ -35,7 +35,7 @@ class Tunable(nn.Module):
     The constructor installs the method. The argument `phase`, never module state, says whether a pass trains; a call
     without it is an evaluation. Once `dial_map` is fitted, `robustness` is the dial's position instead of the training
     λ. `points` holds named operating points. `about` holds what `save` writes beside the weights: class names,
-    preprocessing, threat and, after training, the provenance of the weights.
+    preprocessing, threat, what was measured at named points and, after training, the provenance of the weights.
     """
 
     def __init__(self, net: Net, method: Method) -> None:
