@@ -218,6 +218,8 @@ def load_with(which: str | Path, *, net: nn.Module | Factory | str | None = None
         preprocessing_of(found, model, str(path)),
     )
     model.about = about.without_provenance()
+    if isinstance(model.net, Adopted):
+        model.to(model.net.home)
     return model, about
 
 
