@@ -6,6 +6,7 @@ import copy
 import warnings
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -151,8 +152,10 @@ class Tunable(nn.Module):
             if not dials[name].structural:
                 levels[name] = Level(torch.full((size,), number, device=x.device), number)
         settings = {k: v for k, v in numbers.items() if dials[k].structural}
-        at = Resolved(settings, levels, rows, blend, phase, generator, across, memo={} if memo else None)
-        return self.method.derive(self.net, at)
+        derive = partial(self.method.derive, self.net)
+        return derive(
+            Resolved(settings, levels, rows, blend, phase, generator, across, (), {} if memo else None, derive)
+        )
 
     def read(self, x: Tensor, at: Resolved) -> Output:
         """One pass at a resolved point: logits, and side exits if the method has any."""
