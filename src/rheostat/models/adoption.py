@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from rheostat.methods import Exits, Method, Stack, compose
 from rheostat.models.architecture import digest_of_lines, lines_of
 from rheostat.models.factories import Factory, made, module_name
-from rheostat.models.graph_seats import last_layers, refuse, thread
+from rheostat.models.graph_seats import last_layers, thread
+from rheostat.models.refusals import refuse
 from rheostat.models.splitting import split
 from rheostat.models.tracing import trace
 from rheostat.models.tunable import Tunable
