@@ -13,7 +13,7 @@ from rheostat.attacks import Attack, named
 from rheostat.attacks import multi_exit as forms
 from rheostat.calibration.exit_policy import fit_policy, stacked
 from rheostat.evaluation.attacked import attack_chunk, victim_at
-from rheostat.methods import Dual, Exits, Experts, Film, Slim
+from rheostat.methods import Dedicated, Dual, Exits, Experts, Film, Slim
 from rheostat.methods.base import Stack
 from rheostat.methods.composition import compose
 from rheostat.methods.exits import ExitCommand
@@ -191,6 +191,12 @@ def test_a_chunk_says_which_exit_every_image_took() -> None:
     moved = model.read(found.adversarial, model.resolve(LIVE, x)).taken
     assert torch.equal(found.exits[1], moved)
     assert attack_chunk(victim_at(model, Point()), x, y, named("fgsm", eps=0.1), (0,)).exits is None
+
+
+def test_the_clean_plan_of_another_method_stays_clean() -> None:
+    net = nets.resnet(depth=8, base_width=4, image=(1, 8, 8))
+    standard = Tunable(net, Stack(Exits(), Dedicated(robustness=0.0)))
+    assert [(t.images, t.weight) for t in standard.method.plan(8, torch.Generator())] == [("clean", 1.0)]
 
 
 def test_plans_of_defences() -> None:

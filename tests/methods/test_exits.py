@@ -12,6 +12,7 @@ from rheostat.attacks import multi_exit as forms
 from rheostat.calibration.exit_policy import anytime, fit_policy, stacked
 from rheostat.methods import Dual, Exits, Experts, Stack
 from rheostat.methods.composition import compose
+from rheostat.methods.exits import ExitCommand
 from rheostat.models.costs import exit_costs, observe
 from rheostat.models.folding import FoldedExits, fold
 from rheostat.models.tunable import Tunable
@@ -49,6 +50,14 @@ def test_paper_heads_have_the_papers_counts(net, parameters, honest, papers) -> 
     digits = 3 if honest[0] < 1 else 1
     assert [round(c / 2**20, digits) for c in costs.convolutions] == list(honest)
     assert [round(c / 2**20, digits) for c in costs.convolutions_alone] == list(papers)
+
+
+@pytest.mark.parametrize("image", [(3, 16, 128), (3, 256, 8)])
+def test_light_heads_take_wide_and_tall_images(image: tuple[int, int, int]) -> None:
+    """They pooled until the longer side was small, and the shorter one had no pixel left."""
+    model = Tunable(nets.resnet(depth=20, base_width=4, image=image), compose("rdi", heads="light"))
+    outputs = model.read(torch.rand(2, *image), model.resolve(Point(), torch.zeros(2)).with_(ExitCommand()))
+    assert all(logits.shape == (2, 10) and logits.isfinite().all() for logits in outputs.exits)
 
 
 def test_light_heads_are_cheaper_than_the_papers() -> None:

@@ -7,7 +7,7 @@ import torch
 
 from rheostat import nets
 from rheostat.attacks import Attack
-from rheostat.methods import Masks
+from rheostat.methods import Dual, Experts, Film, Masks, Method, Noise, Stack
 from rheostat.methods.base import row_loss
 from rheostat.methods.composition import compose
 from rheostat.models.costs import observe
@@ -127,3 +127,18 @@ def test_impossible_experts_and_masks_are_named() -> None:
         Tunable(nets.resnet(depth=8), compose("smart", shared_stages=4))
     with pytest.raises(ValueError, match="between 0 and 1"):
         Masks(density=1.0)
+
+
+@pytest.mark.parametrize("others", [(Film(),), (Noise(),), (Film(), Noise())])
+def test_between_the_ends_each_path_is_that_of_its_end(others: tuple[Method, ...]) -> None:
+    """Both paths took the code and the noise of the λ between."""
+    model = Tunable(nets.resnet(depth=8, base_width=4, image=(1, 8, 8)), Stack(Dual(), *others, Experts()))
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    x = images_for(model, 3)
+    clean, robust = model(x, Point(robustness=0.0)), model(x, Point(robustness=1.0))
+    assert torch.allclose(model(x, Point(robustness=0.3)), 0.7 * clean + 0.3 * robust, atol=1e-5)
+    rows = torch.tensor([0.0, 0.3, 1.0])
+    assert torch.allclose(model(x, Point(robustness=rows)), torch.lerp(clean, robust, rows[:, None]), atol=1e-5)

@@ -11,6 +11,7 @@ import rheostat
 from rheostat import data
 from rheostat.attacks import Attack
 from rheostat.methods.composition import compose
+from rheostat.models import adoption
 from rheostat.nn.layers import Dense
 from rheostat.points.point import Point
 from rheostat.runtime.distributed import Ranks
@@ -297,3 +298,20 @@ def test_a_network_that_no_width_fits_is_refused_when_it_is_adopted() -> None:
 
     with pytest.raises(ValueError, match=r"widths do not fit Scaled: at width 0.5, .* linear layers, such as ResNets"):
         rheostat.adopt(Scaled(), "oats", image=(1, 8, 8))
+
+
+@pytest.mark.parametrize("paper", ["oats", "floats", "smart", "rdi-slim-dual", "line", "lora"])
+def test_a_model_is_whole_on_the_device_of_the_module(paper: str, tmp_path, monkeypatch) -> None:
+    """Methods make their tensors on the CPU; PyTorch's device without memory stands for a GPU."""
+    path = rheostat.adopt(Plain(), paper, image=(3, 8, 8)).save(tmp_path / "m.safetensors")
+    elsewhere = torch.device("meta")
+    monkeypatch.setattr(adoption, "device_of", lambda module: elsewhere)
+    for model in (rheostat.adopt(Plain(), paper, image=(3, 8, 8)), rheostat.load(path, net=Plain)):
+        assert {t.device for t in (*model.parameters(), *model.buffers())} == {elsewhere}
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("paper", ["oats", "floats", "smart"])
+def test_a_module_on_a_gpu_is_adopted_there(paper: str) -> None:
+    model = rheostat.adopt(Plain().cuda(), paper, image=(3, 8, 8))
+    assert model(torch.rand(2, 3, 8, 8, device="cuda"), Point(robustness=0.5)).is_cuda

@@ -36,14 +36,17 @@ def metadata(path: Path) -> dict[str, object]:
         return json.loads(file.metadata()["rheostat"])
 
 
+def rewritten(path: Path, **changes: object) -> Path:
+    """The file with other metadata."""
+    with safe_open(path, "pt") as file:
+        tensors = {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118
+    save_file(tensors, path, {"rheostat": json.dumps(metadata(path) | changes)})
+    return path
+
+
 def with_hint(path: Path, hint: str) -> Path:
     """The file with another factory named in it."""
-    with safe_open(path, "pt") as file:
-        about = json.loads(file.metadata()["rheostat"])
-        tensors = {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118
-    about["adopted"]["factory"] = hint
-    save_file(tensors, path, {"rheostat": json.dumps(about)})
-    return path
+    return rewritten(path, adopted={**metadata(path)["adopted"], "factory": hint})
 
 
 def test_a_file_gives_back_the_same_bits_by_function_name_and_module(tmp_path: Path, monkeypatch) -> None:
@@ -79,6 +82,53 @@ def test_a_file_never_has_anything_imported(tmp_path: Path, monkeypatch) -> None
     for hint in ("timm:hf-hub:org/name", "timm:x(pretrained=True)", "timm:x(checkpoint_path='/tmp/x')", "timm:x(**y)"):
         with pytest.raises(ValueError, match=r"not plain|is written timm:NAME|as name=value"):
             rheostat.load(with_hint(path, hint))
+
+
+@pytest.mark.parametrize("adopted", [[], None, {"factory": 1}, {"architecture": "x"}, {}])
+def test_a_damaged_description_of_the_users_network_is_refused_in_one_line(tmp_path: Path, adopted: object) -> None:
+    _, path = saved(tmp_path)
+    with pytest.raises(ValueError, match=r"mine.safetensors: (adopted|the description of its adopted network is incomplete)"):
+        rheostat.load(rewritten(path, adopted=adopted), net=Plain)
+
+
+@pytest.mark.parametrize("value", [["x"] * 3, [None] * 3, [float("nan")] * 3, "xyz", 3])
+def test_a_damaged_normalisation_is_refused_in_one_line(tmp_path: Path, value: object) -> None:
+    _, path = saved(tmp_path)
+    with pytest.raises(ValueError, match=r"mine.safetensors: .* is incomplete or damaged"):
+        rheostat.load(rewritten(path, net={**metadata(path)["net"], "std": value}), net=Plain)
+    with pytest.raises(ValueError, match="must be finite numbers"):
+        rheostat.adopt(Plain(), "oat", image=IMAGE, std=("x",) * 3)
+
+
+class Nets:
+    """A class that holds a factory."""
+
+    @classmethod
+    def small(cls) -> nn.Module:
+        return Plain()
+
+
+def test_the_factory_of_a_class_is_found_by_its_name(tmp_path: Path) -> None:
+    _, path = saved(tmp_path, module=Nets.small)
+    hint = metadata(path)["adopted"]["factory"]
+    assert hint == f"{__name__}:Nets.small"
+    assert rheostat.load(path, net=hint).net.factory == hint
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        (".nets:make", "named from its package on, not relative to one, given '.nets:make'"),
+        ("broken:make", r"cannot import 'broken': it raised SyntaxError: .*broken.py, line 1\)$"),
+        (f"{__name__}:Nets.smal", "no callable 'Nets.smal'; did you mean 'small'"),
+        (f"{__name__}:Net.small", "no callable 'Net.small'; did you mean 'Nets'"),
+    ],
+)
+def test_a_wrong_name_of_a_factory_is_refused_in_one_line(tmp_path: Path, monkeypatch, name: str, message: str) -> None:
+    (tmp_path / "broken.py").write_text("def make(:\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with pytest.raises(ValueError, match=message):
+        rheostat.adopt(name, "oat", image=IMAGE)
 
 
 def test_arguments_of_timm_names_are_plain() -> None:

@@ -45,6 +45,30 @@ def test_dial_map_points_and_words_survive(tmp_path: Path) -> None:
     assert artifact.digest(path) == artifact.digest(path)
 
 
+def test_a_loaded_model_keeps_the_numbers_of_the_points_that_it_keeps(tmp_path: Path) -> None:
+    model = make("oat", "resnet-8")
+    model.points = {name: Point(robustness=0.9) for name in ("safe", "fast")}
+    numbers = {"temperature": 2.0, "robust_bound": 0.4, "precision": "int8"}
+    about = About(provenance={"seconds": 1.0}, measured={"safe": numbers, "fast": numbers})
+    loaded = artifact.load(artifact.save(tmp_path / "m.safetensors", model, about))
+    del loaded.points["fast"]
+    again, words = artifact.load_with(loaded.save(tmp_path / "again.safetensors"))
+    assert again.temperatures == {"safe": 2.0}
+    assert words == About(measured={"safe": numbers})
+
+
+@pytest.mark.parametrize(
+    ("name", "numbers", "message"),
+    [("a" * 101, {}, "at most 100"), ("safe", {"clean_accuracy": 91.2}, "less than or equal to 1, given 91.2")],
+)
+def test_a_point_with_which_the_file_would_not_load_is_refused(tmp_path: Path, name, numbers, message: str) -> None:
+    path = artifact.save(tmp_path / "m.safetensors", make("oat", "resnet-8"))
+    before = path.read_bytes()
+    with pytest.raises(ValueError, match=message):
+        artifact.name_point(path, name, Point(robustness=0.5), numbers)
+    assert path.read_bytes() == before
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

@@ -6,6 +6,7 @@ import threading
 
 import pytest
 import torch
+from torch import nn
 
 from rheostat.methods.composition import compose
 from rheostat.models.costs import exit_costs, observe
@@ -62,3 +63,22 @@ def test_nothing_of_the_model_changes() -> None:
     assert torch.equal(torch.get_rng_state(), before)
     assert {k: v.data_ptr() for k, v in model.state_dict().items()} == pointers
     assert all(m.training and not m._forward_hooks for m in model.modules())
+
+
+class Computed(nn.Conv2d):
+    """A convolution whose weight is computed from a parameter, as PyTorch's older weight norm does it."""
+
+    def __init__(self) -> None:
+        super().__init__(4, 2, 3)
+        plain = self._parameters.pop("weight")
+        assert plain is not None
+        self.plain = plain
+        self.weight = plain * 2
+
+
+def test_observing_a_plain_module_in_train_mode_leaves_it_unchanged() -> None:
+    module = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), Computed()).train()
+    before = {k: v.clone() for k, v in module.state_dict().items()}
+    assert observe(module, (1, 8, 8)).convolution_macs == 36 * 4 * 9 + 16 * 2 * 36
+    assert all(m.training for m in module.modules())
+    assert all(torch.equal(v, before[k]) for k, v in module.state_dict().items())

@@ -120,8 +120,8 @@ def export(
     folded = foldable(model, point)
     if folded is None:
         raise ValueError(
-            f"{point} is not one fixed network (it draws noise or mixes passes), so it has no folded "
-            f"file; give another point, or the dial live ({numbers})"
+            f"{point} is not one fixed network (it draws noise, mixes passes or cannot be traced), so it has no "
+            f"folded file; give another point, or the dial live ({numbers})"
         )
     with torch.no_grad():
         expected = model(x, point)

@@ -73,6 +73,10 @@ class Method:
         """Add to, repeat or change the terms of a step."""
         return terms
 
+    def unplanned(self, terms: list[Term]) -> list[Term]:
+        """What `extend` does in a stack in which no method defines the terms, which are then every row, clean."""
+        return self.extend(terms)
+
     @property
     def plans(self) -> bool:
         """Whether this method defines the terms of a step instead of only extending them."""
@@ -199,11 +203,16 @@ class Stack(Method):
 
     def plan(self, batch: int, generator: torch.Generator) -> list[Term]:
         owner = self.owner
-        return self.extend(everything(batch) if owner is None else owner.plan(batch, generator))
+        return self.unplanned(everything(batch)) if owner is None else self.extend(owner.plan(batch, generator))
 
     def extend(self, terms: list[Term]) -> list[Term]:
         for method in sorted(self.methods, key=lambda m: m.multiplies):
             terms = method.extend(terms)
+        return terms
+
+    def unplanned(self, terms: list[Term]) -> list[Term]:
+        for method in sorted(self.methods, key=lambda m: m.multiplies):
+            terms = method.unplanned(terms)
         return terms
 
     @property

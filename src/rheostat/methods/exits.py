@@ -151,23 +151,19 @@ class Exits(Method):
         return logits.float()
 
     def extend(self, terms: list[Term]) -> list[Term]:
-        """Without another plan: all rows clean and all rows attacked, half the loss each. With another method's plan:
-        its terms, attacked by the objective of the defence."""
+        """The terms of another method's plan, attacked by the objective of the defence."""
         form = self._form()
-        if all(t.images == "clean" for t in terms):
-            if form is None:
-                return terms
-            return [
-                term
-                for t in terms
-                for term in (
-                    replace(t, weight=t.weight * 0.5),
-                    replace(t, images="adversarial", objective=form, weight=t.weight * 0.5),
-                )
-            ]
         if form is None:
             return [replace(t, images="clean") for t in terms]
         return [replace(t, objective=form) if t.images == "adversarial" else t for t in terms]
+
+    def unplanned(self, terms: list[Term]) -> list[Term]:
+        """All rows clean and all rows attacked, half the loss each."""
+        form = self._form()
+        if form is None:
+            return terms
+        halves = [replace(t, weight=t.weight * 0.5) for t in terms]
+        return [t for half in halves for t in (half, replace(half, images="adversarial", objective=form))]
 
     def _form(self) -> str | None:
         names = {"none": None, "main": f"exit-{len(self.positions) + 1}"}

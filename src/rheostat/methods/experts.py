@@ -152,9 +152,10 @@ class Experts(Method):
 
 
 def _end(at: Resolved, end: float) -> Resolved:
-    """The resolved point with robustness at one end and all other dials unchanged."""
+    """The resolved point with robustness at one end, in what methods derive from it too; other dials are unchanged."""
     robust = bool(end)
-    at = at.turned(robustness=end).with_(PathChoice(second=robust)).with_(NormChoice(adversarial=robust))
+    at = at.turned(robustness=end).derived_anew()
+    at = at.with_(PathChoice(second=robust)).with_(NormChoice(adversarial=robust))
     return at.apart(int(end))
 
 

@@ -35,10 +35,17 @@ class Term:
         return (self.rows >= first) & (self.rows < last)
 
     def local(self, first: int, last: int) -> Term:
-        """This term's part in rows [first, last), renumbered from 0: the share of one rank."""
+        """This term's part in rows [first, last), renumbered from 0: the share of one rank.
+
+        A part without rows stands at the point of the term's first row, so that its rank selects the same norms and
+        paths as the ranks that hold the rows, whose statistics it sums with theirs.
+        """
         local = self.within(first, last)
         weight = self.weight[local] if isinstance(self.weight, Tensor) else self.weight
-        return replace(self, rows=self.rows[local] - first, at=self.at.only(local), weight=weight)
+        at = self.at.only(local)
+        if len(self.rows) and not local.any():
+            at = Point(**{name: v[0] if isinstance(v, Tensor) else v for name, v in self.at.items()})
+        return replace(self, rows=self.rows[local] - first, at=at, weight=weight)
 
 
 def in_two(batch: int, attacked: float = 0.5) -> list[Term]:

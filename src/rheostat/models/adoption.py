@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from rheostat.methods import Exits, Method, Stack, compose
 from rheostat.models.architecture import digest_of_lines, lines_of
 from rheostat.models.factories import Factory, made, module_name
-from rheostat.models.graph_seats import last_layers, refuse, thread
+from rheostat.models.graph_seats import last_layers, thread
+from rheostat.models.refusals import refuse
 from rheostat.models.splitting import split
 from rheostat.models.tracing import trace
 from rheostat.models.tunable import Tunable
@@ -47,7 +48,7 @@ def adopt(
     `mean` and `std` normalise pixels in [0, 1] before the module; without them the module gets the pixels unchanged.
     `exits` names the layers that exits follow, for a composition with exits; by default exits follow the last layer of
     each resolution, except the stem's and the final one. ValueError names layers that cannot be adopted, or says why
-    the forward cannot be traced.
+    the forward cannot be traced. The model is on the device of the module.
     """
     found = compose(method) if isinstance(method, str) else method
     stack = found if isinstance(found, Stack) else Stack(found)
@@ -68,12 +69,14 @@ def adopted(
     std: Sequence[float] | None = None,
     exits: Sequence[str] = (),
 ) -> Adopted:
-    """A user's module as a network over seats, before any method is installed; see `adopt`."""
+    """A user's module as a network over seats on the CPU, before any method is installed; see `adopt`.
+
+    Methods make their tensors on the CPU, so a model moves to `net.home`, the module's device, once it is whole.
+    """
     module, factory = made(module)
     name = type(module).__name__
     shape = check_image(name, image, 1)
     refuse(module)
-    device = next((p.device for p in module.parameters()), torch.device("cpu"))
     own, graph, traced = trace(module, shape)
     thread(own, traced)
     lines = (*lines_of(own, graph),)
@@ -97,13 +100,22 @@ def adopted(
     )
     net.exit_positions, net.exit_layers = pieces.exit_positions, pieces.exit_layers
     net.conv_heads = tuple(k for k, last in last_layers(own, graph).items() if isinstance(last, Conv))
+    net.home = device_of(module)
     net.eval()
     check_same(net, traced.examples[1], logits)
-    return net.to(device)
+    return net
+
+
+def device_of(module: nn.Module) -> torch.device:
+    """The device of a module's weights; the CPU if it has none."""
+    return next((p.device for p in module.parameters()), torch.device("cpu"))
 
 
 def installed(net: Adopted, stack: Stack) -> Tunable:
-    """Install a method on an adopted network; ValueError in one sentence if it does not fit the network's forward."""
+    """Install a method on an adopted network, and move the model to the device that the user's module is on.
+
+    ValueError in one sentence if the method does not fit the network's forward.
+    """
     widths = [dial for dial in stack.dials() if dial.name == "width"]
     if widths and net.conv_heads:
         raise ValueError(
@@ -111,8 +123,7 @@ def installed(net: Adopted, stack: Stack) -> Tunable:
             "widths need a network that ends in a Linear layer"
         )
     model = Tunable(net, stack)
-    device = next((p.device for p in net.parameters()), torch.device("cpu"))
-    x = torch.full((2, *net.image), 0.5, device=device)
+    x = torch.full((2, *net.image), 0.5)
     for dial in widths:
         for value in dial.values or ():
             try:
@@ -124,7 +135,7 @@ def installed(net: Adopted, stack: Stack) -> Tunable:
                     f"layer or a tensor of fixed size ({' '.join(str(error).split())}); widths need networks of "
                     "only convolutions, norms and linear layers, such as ResNets"
                 ) from None
-    return model
+    return model.to(net.home)
 
 
 def check_same(net: Adopted, x: Tensor, expected: Tensor) -> None:

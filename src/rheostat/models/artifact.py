@@ -6,7 +6,7 @@ import hashlib
 import json
 import platform
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from importlib import metadata
 from pathlib import Path
@@ -52,9 +52,14 @@ class About:
     measured: dict[str, Any] = field(default_factory=dict)
     preprocessing: Preprocessing | None = None
 
-    def of_images(self) -> About:
-        """What it says of images and classes, which stays true of other weights: not where the weights are from."""
-        return replace(self, provenance={}, measured={})
+    def without_provenance(self) -> About:
+        """What a loaded model keeps: not where its weights are from, because it may be changed before it is saved."""
+        return replace(self, provenance={})
+
+    def of_points(self, names: Iterable[str]) -> About:
+        """The same without measured numbers of other points than these."""
+        kept = set(names)
+        return replace(self, measured={name: numbers for name, numbers in self.measured.items() if name in kept})
 
 
 def versions() -> dict[str, str]:
@@ -69,8 +74,11 @@ def versions() -> dict[str, str]:
 
 
 def save(path: str | Path, model: Tunable, about: About | None = None) -> Path:
-    """Write a model as one safetensors file; returns its path. Without `about` the model's own is written."""
-    about = about or model.about or About()
+    """Write a model as one safetensors file; returns its path.
+
+    Without `about` the model's own is written, with the measured numbers of the points that it still has.
+    """
+    about = about or (model.about or About()).of_points(model.points)
     if not getattr(model.net, "spec", None):
         raise ValueError(
             "this network was not built by name and cannot be rebuilt from a file; build it by "
@@ -209,7 +217,9 @@ def load_with(which: str | Path, *, net: nn.Module | Factory | str | None = None
         found["measured"],
         preprocessing_of(found, model, str(path)),
     )
-    model.about = about.of_images()
+    model.about = about.without_provenance()
+    if isinstance(model.net, Adopted):
+        model.to(model.net.home)
     return model, about
 
 
@@ -252,7 +262,10 @@ def tensor_bytes(name: str, tensor: Tensor) -> bytes:
 def name_point(
     path: str | Path, name: str, point: Point, measured: dict[str, Any], *, net: nn.Module | Factory | str | None = None
 ) -> None:
-    """Store a point under a name in a model's file, with its measured numbers; the file is whole throughout."""
+    """Store a point under a name in a model's file, with its measured numbers; the file is whole throughout.
+
+    ValueError, and no change of the file, for a name or numbers with which the file would not load.
+    """
     if not re.fullmatch(r"[a-z][a-z0-9_-]*", name):
         raise ValueError(f"a point's name is of a-z, 0-9, - and _, and starts with a letter, given {name!r}")
     file = locate(path)
@@ -263,4 +276,5 @@ def name_point(
         tensors, found = read_tensors(file)
         found["points"] = {**found["points"], name: point.numbers()}
         found["measured"] = {**found["measured"], name: measured}
+        check_description(json.loads(json.dumps(found)), str(file))
         write_tensors(file, tensors, found)

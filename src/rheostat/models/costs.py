@@ -42,8 +42,8 @@ class Cost:
 def observe(model: nn.Module, image: tuple[int, int, int], point: Point | None = None) -> Cost:
     """The cost of one image (C, H, W) through a module, at a point if it is a Tunable.
 
-    The model does not change and may predict in other threads meanwhile, because a copy of its modules with the same
-    weights is observed.
+    The model does not change, whatever its mode, and may predict in other threads meanwhile, because a copy of its
+    modules with the same weights is observed.
     """
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
     watched = _sharing(model)
@@ -73,11 +73,11 @@ def _counting(device: torch.device) -> Iterator[FlopCounterMode]:
 
 
 def _sharing(model: nn.Module) -> nn.Module:
-    """The module, or, if it has seats to observe, a copy of it with the same tensors."""
-    if not any(isinstance(m, Conv | Dense) for m in model.modules()):
-        return model
-    shared = {id(t): t for t in (*model.parameters(), *model.buffers())}
-    return copy.deepcopy(model, shared)
+    """A copy of a module in eval mode, with the same weights and its own buffers, which a pass may change."""
+    computed = (v for module in model.modules() for v in vars(module).values() if isinstance(v, Tensor))
+    shared = {id(t): t for t in (*model.parameters(), *computed)}
+    with torch.inference_mode(False):  # so that gradients may be enabled over the copied buffers
+        return copy.deepcopy(model, shared).eval()
 
 
 @dataclass(frozen=True)

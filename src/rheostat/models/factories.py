@@ -50,19 +50,30 @@ def from_name(text: str) -> nn.Module:
 def from_factory(text: str) -> nn.Module:
     """Make a user's module from `package.module:factory`, found on Python's search path.
 
-    The command line adds the working directory to that path. ValueError says what is wrong with the name.
+    The factory may be that of a class, `package.module:Class.factory`. The command line adds the working directory to
+    that path. ValueError says what is wrong with the name.
     """
     module_name, _, factory_name = text.partition(":")
     if not module_name or not factory_name:
         raise ValueError(f"a factory must be written as package.module:function or timm:NAME, given {text!r}")
+    if module_name.startswith("."):
+        raise ValueError(f"a factory's module is named from its package on, not relative to one, given {text!r}")
     try:
         module = importlib.import_module(module_name)
     except ImportError as error:
         raise ValueError(f"cannot import {module_name!r}: {error}") from None
-    factory = getattr(module, factory_name, None)
+    except Exception as error:  # the user's own code may raise anything
+        said = " ".join(str(error).split())
+        raise ValueError(f"cannot import {module_name!r}: it raised {type(error).__name__}: {said}") from None
+    owner: Any = None
+    factory: Any = module
+    for name in factory_name.split("."):  # a class may hold the factory
+        owner, factory = factory, getattr(factory, name, None)
+        if factory is None:
+            break
     if not callable(factory):
-        allowed = [n for n in dir(module) if callable(getattr(module, n)) and n[0] != "_"]
-        raise ValueError(f"{module_name} has no callable {factory_name!r}; {nearest(factory_name, allowed)}")
+        allowed = [n for n in dir(owner) if callable(getattr(owner, n)) and n[0] != "_"]
+        raise ValueError(f"{module_name} has no callable {factory_name!r}; {nearest(name, allowed)}")
     return _called(factory, text)
 
 

@@ -13,7 +13,7 @@ from torch import Tensor, fx, nn
 
 from rheostat.methods.base import Output
 from rheostat.methods.exits import ExitCommand, Exits, depth_of, leave_early, policy
-from rheostat.models.plain_layers import plain
+from rheostat.models.plain_layers import DoesNotFold, plain
 from rheostat.models.tunable import Tunable
 from rheostat.nets.base import Net
 from rheostat.points.point import Point
@@ -74,7 +74,8 @@ def fold(model: Tunable, point: Point | None = None) -> fx.GraphModule | FoldedE
 
     The result has no dials and does not depend on this package, except at a point with live exits, where the result
     is `FoldedExits`: there, a row whose uncertainty is within rounding of a threshold may leave by another exit.
-    ValueError if a pass draws noise or is a mixture of two passes, or if the exit policy is not fitted.
+    ValueError if a pass draws noise, is a mixture of two passes or cannot be traced, or if the exit policy is not
+    fitted.
     """
     point = model.complete(point)
     point.numbers()
@@ -94,9 +95,14 @@ def fold(model: Tunable, point: Point | None = None) -> fx.GraphModule | FoldedE
 
 
 def foldable(model: Tunable, point: Point) -> fx.GraphModule | FoldedExits | None:
-    """The folded module, or None if a pass draws noise or is a mixture of two passes."""
+    """The folded module, or None for a point that `fold` refuses because of what its pass does."""
     point = model.complete(point)
-    return None if _unfoldable(model, point) else fold(model, point)
+    if _unfoldable(model, point):
+        return None
+    try:
+        return fold(model, point)
+    except DoesNotFold:
+        return None
 
 
 def _unfoldable(model: Tunable, point: Point) -> str:
@@ -131,4 +137,4 @@ def _in_stages(model: Tunable, net: Net, at: Resolved, image: Tensor, point: Poi
 def _check(found: Tensor, expected: Tensor, point: Point) -> None:
     gap, room = (expected - found).abs().max(), 1e-5 * expected.abs().max().clamp_min(1)
     if not gap <= 10 * room:
-        raise ValueError(f"folding {point} changed the outputs by {float(gap):.2g}; not folded")
+        raise DoesNotFold(f"folding {point} changed the outputs by {float(gap):.2g}; not folded")

@@ -2,40 +2,23 @@
 
 from __future__ import annotations
 
+import itertools
 import operator
 from typing import Any
 
 import torch.nn.functional as F
-from torch import Tensor, fx, nn
+from torch import fx, nn
 
 from rheostat.models import seating
-from rheostat.models.seating import FROZEN, LAYERS, OWN_STATE, RENAMED, SEATS, SIGNATURES
+from rheostat.models.seating import FROZEN, LAYERS, RENAMED, SEATS, SIGNATURES
 from rheostat.models.tracing import Traced
 from rheostat.nn.layers import Conv, Dense, Dropout, normed
 from rheostat.nn.norms import Norm
 
 STATEFUL = (nn.modules.dropout._DropoutNd, nn.modules.batchnorm._NormBase, nn.RNNBase)
+Call = tuple[Any, dict[str, str], dict[str, Any]]
+"""A functional call: the function, the names of the tensors that it takes, and its other arguments."""
 WEIGHTED = (nn.modules.conv._ConvNd, nn.Linear)
-
-
-def refuse(module: nn.Module) -> None:
-    """ValueError that names layers without a seat that keep statistics or draw noise."""
-    for name, layer in module.named_modules():
-        if type(layer) is nn.Conv2d:
-            seating.padding_of(name, layer)
-    bad = [
-        f"{name!r} ({type(layer).__name__})"
-        for name, layer in module.named_modules()
-        if isinstance(layer, OWN_STATE)
-        or (isinstance(layer, nn.modules.dropout._DropoutNd) and type(layer) is not nn.Dropout)
-        or (isinstance(layer, nn.MultiheadAttention) and layer.dropout > 0)
-    ]
-    if bad:
-        allowed = ", ".join(k.__name__ for k in LAYERS)
-        raise ValueError(
-            f"cannot adopt layers {', '.join(bad)}: they keep their own statistics or draw their own "
-            f"noise; layers that become seats: {allowed}"
-        )
 
 
 def thread(root: nn.Module, found: Traced) -> None:
@@ -44,17 +27,19 @@ def thread(root: nn.Module, found: Traced) -> None:
     images = next(node for node in graph.nodes if node.op == "placeholder")
     with graph.inserting_after(images):
         at = graph.placeholder("at")
+    calls: dict[str, Call] = {}
     for node in list(graph.nodes):
         if node.op == "call_function" and node.target in FROZEN:
             raise ValueError(
                 f"the forward calls {node.target.__name__}, whose mode tracing would freeze; use the layer instead"
             )
         if node.op == "call_function" and node.target in SIGNATURES:
-            _seat_call(root, found, node)
+            _seat_call(root, found, node, calls)
         elif node.op == "call_module":
             _seat_layer(root, graph, node)
         if node.op == "call_module" and isinstance(root.get_submodule(str(node.target)), SEATS):
             node.args, node.kwargs = (*(node.args or tuple(node.kwargs.values()))[:1], at), {}
+    _refuse_second_uses(root, graph, {name for _, stored, _ in calls.values() for name in stored.values()})
     _drop_idle(root, found)
     _add_in_place(root, found)
     _finish(root, graph)
@@ -88,35 +73,65 @@ def _seat_layer(root: nn.Module, graph: fx.Graph, node: fx.Node) -> None:
         )
 
 
-def _seat_call(root: nn.Module, found: Traced, node: fx.Node) -> None:
-    """Turn a functional call on a layer's tensors into a call of a seat; ValueError if the tensors are computed."""
+def _seat_call(root: nn.Module, found: Traced, node: fx.Node, calls: dict[str, Call]) -> None:
+    """Turn a functional call on a layer's tensors into a call of a seat; ValueError if the tensors are computed.
+
+    `calls` holds the calls that became seats so far, by the name of their seat. Calls that are the same share a seat.
+    """
     target: Any = node.target
     names = SIGNATURES[target]
     given = dict(zip(names, node.args, strict=False)) | {RENAMED.get(k, k): v for k, v in node.kwargs.items()}
-    tensors: dict[str, Tensor | None] = {}
-    owner = ""
+    stored: dict[str, str] = {}
     for name in ("weight", "bias", "mean", "var"):
         value = given.get(name)
-        stored = isinstance(value, fx.Node) and value.op == "get_attr"
-        if value is not None and not stored:
+        if isinstance(value, fx.Node) and value.op == "get_attr":
+            stored[name] = str(value.target)
+        elif value is not None:
             if target is F.linear:
                 return  # an ordinary product
             raise ValueError(
                 f"the forward calls {target.__name__} with a {name} that it computes (in {_where(found, node)}); "
                 "only a layer that stores the weight it uses can be adopted"
             )
-        tensors[name] = operator.attrgetter(str(value.target))(root) if isinstance(value, fx.Node) else None
-        if isinstance(value, fx.Node) and name == "weight":
-            owner = str(value.target).rpartition(".")[0]
-    name = _name_for(root, found.graph, owner, node)
-    if not isinstance(_submodule(root, name), SEATS):
+    call = target, stored, {k: v for k, v in given.items() if k not in stored and k != "input"}
+    name = _shared_seat(calls, call) or _name_for(root, found.graph, stored, node, calls)
+    if name not in calls and not isinstance(_submodule(root, name), SEATS):
+        tensors = {k: operator.attrgetter(v)(root) for k, v in stored.items()}
         _put(root, name, _made(name, target, given, tensors))
+    calls.setdefault(name, call)
     node.op, node.target = "call_module", name
     node.args, node.kwargs = (given["input"],), {}
 
 
+def _shared_seat(calls: dict[str, Call], call: Call) -> str:
+    """The seat of an earlier call with the same weight, or nothing; ValueError if the two calls differ otherwise."""
+    for name, earlier in calls.items():
+        if "weight" in call[1] and earlier[1].get("weight") == call[1]["weight"]:
+            if earlier != call:
+                raise ValueError(
+                    f"the forward uses the weight {call[1]['weight']!r} in two calls that differ in their function, "
+                    "bias or options; one layer can take its place only where the calls are the same"
+                )
+            return name
+    return ""
+
+
+def _refuse_second_uses(root: nn.Module, graph: fx.Graph, taken: set[str]) -> None:
+    """ValueError if the forward uses a tensor that a seat has taken over, unless the seat has it by the same name."""
+    for node in graph.nodes:
+        name = str(node.target)
+        if node.op != "get_attr" or not node.users or name not in taken:
+            continue
+        if not isinstance(_submodule(root, name.rpartition(".")[0]), Conv | Dense):
+            raise ValueError(
+                f"the forward uses {name!r} in a layer's call and elsewhere; adoption would make it two tensors, "
+                "so give each use its own"
+            )
+
+
 def _made(name: str, target: Any, given: dict[str, Any], tensors: dict[str, Any]) -> nn.Module:
-    weight, bias = tensors["weight"], tensors["bias"]
+    weight: Any = tensors.get("weight")
+    bias = tensors.get("bias")
     if target is F.linear:
         return seating.dense(weight, bias)
     if target is F.layer_norm:
@@ -126,7 +141,7 @@ def _made(name: str, target: Any, given: dict[str, Any], tensors: dict[str, Any]
             raise ValueError(f"layer {name!r}: a group norm without a weight is not supported; use one with a weight")
         return seating.group_norm(weight.numel(), given["groups"], weight, bias, given.get("eps", 1e-5))
     if target is F.batch_norm:
-        if tensors["mean"] is None or tensors["var"] is None or not given.get("momentum", 0.1):
+        if "mean" not in tensors or "var" not in tensors or not given.get("momentum", 0.1):
             raise ValueError(f"layer {name!r}: a batch norm needs a momentum and running statistics")
         statistics = tensors["mean"], tensors["var"]
         return seating.batch_norm(*statistics, weight, bias, given.get("momentum", 0.1), given.get("eps", 1e-5))
@@ -135,15 +150,24 @@ def _made(name: str, target: Any, given: dict[str, Any], tensors: dict[str, Any]
         weight.shape[1] * shape.get("groups", 1), weight.shape[0], weight.shape[2:], bias=bias is not None, **shape
     )
     plain.load_state_dict({"weight": weight} if bias is None else {"weight": weight, "bias": bias})
-    return seating.conv_of(name, plain)
+    return seating.conv_of(name, seating.kept_frozen(plain, weight, bias))
 
 
-def _name_for(root: nn.Module, graph: fx.Graph, owner: str, node: fx.Node) -> str:
-    """The name of a seat that replaces a call: that of the calling layer, or a name inside it if it has sublayers."""
+def _name_for(root: nn.Module, graph: fx.Graph, stored: dict[str, str], node: fx.Node, calls: dict[str, Call]) -> str:
+    """The name of a seat that replaces a call: that of the layer that owns its weight, or one inside that layer.
+
+    It is inside if the layer has sublayers or other tensors that the forward uses.
+    """
+    owner, _, weight = stored.get("weight", "").rpartition(".")
     if not owner:
         return f"{node.name}_seat"
-    parts = any(other.op == "call_module" and str(other.target).startswith(f"{owner}.") for other in graph.nodes)
-    return f"{owner}.seat" if parts else owner
+    inside = [other for other in graph.nodes if str(other.target).startswith(f"{owner}.")]
+    parts = any(other.op == "call_module" and other.target not in calls for other in inside)
+    if not parts and all(other.op == "get_attr" and other.target in stored.values() for other in inside):
+        return owner
+    numbered = (f"{weight}_seat_{n}" for n in itertools.count(2))
+    names = itertools.chain(["seat"] if parts else [], [f"{weight}_seat"], numbered)
+    return next(f"{owner}.{name}" for name in names if not hasattr(root.get_submodule(owner), name))
 
 
 def _where(found: Traced, node: fx.Node) -> str:

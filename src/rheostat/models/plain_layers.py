@@ -7,6 +7,7 @@ out.
 
 from __future__ import annotations
 
+import itertools
 import operator
 from typing import Any
 
@@ -34,23 +35,28 @@ class Affine(nn.Module):
         return torch.addcmul(self.shift, x, self.scale)
 
 
+class DoesNotFold(ValueError):
+    """A pass that is one fixed network, and that folding cannot write as plain layers."""
+
+
 class _Tracer(fx.Tracer):
     """A tracer for which seats are leaves and their operating point is a constant.
 
-    `seen` maps each seat's name to the points that it was called with.
+    `seen` maps the node of each call of a seat to the point of that call.
     """
 
     def __init__(self) -> None:
         super().__init__()
-        self.seen: dict[str, list[Any]] = {}
+        self.seen: dict[fx.Node, Any] = {}
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         return isinstance(m, LEAVES) or super().is_leaf_module(m, module_qualified_name)
 
     def call_module(self, m: nn.Module, forward: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if isinstance(m, LEAVES):
-            self.seen.setdefault(self.path_of_module(m), []).append(args[1] if args[1:] else None)
-            return self.create_proxy("call_module", self.path_of_module(m), (args[0],), {})
+            called = self.create_proxy("call_module", self.path_of_module(m), (args[0],), {})
+            self.seen[called.node] = args[1] if args[1:] else None
+            return called
         return super().call_module(m, forward, args, kwargs)
 
 
@@ -58,10 +64,14 @@ def plain(root: nn.Module, example: Tensor) -> fx.GraphModule:
     """A root module, one tensor → tensors, with plain layers in place of its seats; the root itself is used up.
 
     The root's forward binds the operating point. `example` is an input, which is run once to record each seat's
-    effective weight.
+    effective weight. A seat that is called several times becomes one plain layer per call. `DoesNotFold` if the pass
+    cannot be traced.
     """
     tracer = _Tracer()
-    graph = tracer.trace(root)
+    try:
+        graph = tracer.trace(root)
+    except fx.proxy.TraceError as error:
+        raise DoesNotFold(f"the pass cannot be traced ({error}); it does not fold") from None
     _replace(root, graph, tracer.seen, example)
     folded = fx.GraphModule(root, graph, class_name="Folded").eval()
     _cut(folded)
@@ -69,17 +79,15 @@ def plain(root: nn.Module, example: Tensor) -> fx.GraphModule:
     return folded
 
 
-def _replace(root: nn.Module, graph: fx.Graph, seen: dict[str, list[Any]], example: Tensor) -> None:
+def _replace(root: nn.Module, graph: fx.Graph, seen: dict[fx.Node, Any], example: Tensor) -> None:
     """Replace seats by plain layers, using a pass that records each seat's effective weight."""
     values: dict[fx.Node, Any] = {}
+    seats = {node: root.get_submodule(str(node.target)) for node in seen}
     for node in list(graph.nodes):
         if node.op == "placeholder":
             values[node] = example
-        elif node.op == "call_module" and node.target in seen:
-            name = str(node.target)
-            if len(seen[name]) != 1:
-                raise ValueError(f"layer {name!r} runs {len(seen[name])} times; it does not fold")
-            seat, at, x = root.get_submodule(name), seen[name][0], values[node.args[0]]
+        elif node in seen:
+            seat, at, x = seats[node], seen[node], values[node.args[0]]
             if isinstance(seat, Dropout):
                 node.replace_all_uses_with(node.args[0])
                 values[node] = x
@@ -92,9 +100,19 @@ def _replace(root: nn.Module, graph: fx.Graph, seen: dict[str, list[Any]], examp
                 values[node.args[0]] = values[node]
                 continue
             if not isinstance(seat, Normalise):
-                _put(root, name, _layer(seat, x, at))
+                node.target = _free(root, str(node.target))
+                _put(root, node.target, _layer(seat, x, at))
         elif node.op != "output":
             values[node] = _run(root, node, values)
+
+
+def _free(root: nn.Module, name: str) -> str:
+    """The name for a seat's plain layer: the seat's own, or one beside it if an earlier call's layer has that name."""
+    if isinstance(root.get_submodule(name), LEAVES):
+        return name
+    place, _, last = name.rpartition(".")
+    call = next(n for n in itertools.count(2) if not hasattr(root.get_submodule(place), f"{last}_{n}"))
+    return f"{name}_{call}"
 
 
 def _run(root: nn.Module, node: fx.Node, values: dict[fx.Node, Any]) -> Any:

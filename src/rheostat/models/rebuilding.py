@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -69,8 +70,12 @@ def _check(spec: Mapping[str, Any], about: Mapping[str, Any], where: str) -> Non
     whole = (
         *(isinstance(spec.get(name), str) for name in ("of", "architecture")),
         isinstance(image, list) and all(type(v) is int and 0 < v <= LARGEST for v in image),
-        *(v is None or isinstance(v, list) for v in (spec.get("mean"), spec.get("std"))),
+        *(v is None or _numbers(v) for v in (spec.get("mean"), spec.get("std"))),
         *(isinstance(v, list) and all(isinstance(name, str) for name in v) for v in (exits, lines)),
     )
     if not all(whole):
-        raise ValueError(f"{where}: the description of its adopted network is incomplete")
+        raise ValueError(f"{where}: the description of its adopted network is incomplete or damaged")
+
+
+def _numbers(value: object) -> bool:
+    return isinstance(value, list) and all(type(v) in (int, float) and math.isfinite(v) for v in value)

@@ -7,7 +7,7 @@ activation after a norm, permutations around it, or padding before a convolution
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -17,6 +17,7 @@ from rheostat.nn.feature_norms import GroupNorm, LayerNorm
 from rheostat.nn.layers import Conv, Dense, Dropout
 from rheostat.nn.norms import Norm, NormSet
 
+M = TypeVar("M", bound=nn.Module)
 SEATS = (Conv, Norm, Dense, Dropout)
 FROZEN = (F.dropout, F.dropout1d, F.dropout2d, F.dropout3d, F.alpha_dropout, F.feature_alpha_dropout, F.instance_norm)
 """Functions whose training mode tracing would freeze."""
@@ -41,7 +42,7 @@ def conv_of(name: str, layer: nn.Conv2d) -> Conv:
         bias=layer.bias is not None,
     )
     seat.load_state_dict(layer.state_dict())
-    return seat
+    return kept_frozen(seat, layer.weight, layer.bias)
 
 
 def _pair(values: tuple[int, ...]) -> tuple[int, int]:
@@ -113,6 +114,15 @@ def _affine(seat: Norm, weight: Tensor | None, bias: Tensor | None) -> Norm:
         for name, given in (("weight", weight), ("bias", bias)):
             if given is not None:
                 seat.source.get_parameter(name).copy_(given)
+    kept_frozen(seat.source, weight, bias)
+    return seat
+
+
+def kept_frozen(seat: M, weight: Tensor | None, bias: Tensor | None) -> M:
+    """A seat whose own parameters train as the given parameters of its layer do; buffers say nothing of training."""
+    for name, given in (("weight", weight), ("bias", bias)):
+        if isinstance(given, nn.Parameter):
+            seat.get_parameter(name).requires_grad_(given.requires_grad)
     return seat
 
 
@@ -128,7 +138,7 @@ def dense(weight: Tensor, bias: Tensor | None) -> Dense:
         seat.weight.copy_(weight)
         if seat.bias is not None and bias is not None:
             seat.bias.copy_(bias)
-    return seat
+    return kept_frozen(seat, weight, bias)
 
 
 def dropout_of(name: str, layer: nn.Dropout) -> Dropout:

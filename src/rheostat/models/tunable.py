@@ -6,6 +6,7 @@ import copy
 import warnings
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -35,7 +36,7 @@ class Tunable(nn.Module):
     The constructor installs the method. The argument `phase`, never module state, says whether a pass trains; a call
     without it is an evaluation. Once `dial_map` is fitted, `robustness` is the dial's position instead of the training
     λ. `points` holds named operating points. `about` holds what `save` writes beside the weights: class names,
-    preprocessing, threat and, after training, the provenance of the weights.
+    preprocessing, threat, what was measured at named points and, after training, the provenance of the weights.
     """
 
     def __init__(self, net: Net, method: Method) -> None:
@@ -151,8 +152,10 @@ class Tunable(nn.Module):
             if not dials[name].structural:
                 levels[name] = Level(torch.full((size,), number, device=x.device), number)
         settings = {k: v for k, v in numbers.items() if dials[k].structural}
-        at = Resolved(settings, levels, rows, blend, phase, generator, across, memo={} if memo else None)
-        return self.method.derive(self.net, at)
+        derive = partial(self.method.derive, self.net)
+        return derive(
+            Resolved(settings, levels, rows, blend, phase, generator, across, (), {} if memo else None, derive)
+        )
 
     def read(self, x: Tensor, at: Resolved) -> Output:
         """One pass at a resolved point: logits, and side exits if the method has any."""

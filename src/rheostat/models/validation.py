@@ -92,6 +92,13 @@ class _Preprocessing(BaseModel):
     mode: Literal["RGB", "L"]
 
 
+class _Adopted(_Part):
+    """The network of a user's module: who made it, a hint that is not followed, and its layers in words."""
+
+    factory: str = ""
+    architecture: list[str] = []
+
+
 class Description(_Part):
     """The metadata of a model's file, as far as other code reads it."""
 
@@ -105,6 +112,7 @@ class Description(_Part):
     provenance: _Provenance
     measured: dict[Name, _Measured]
     preprocessing: _Preprocessing | None = None
+    adopted: _Adopted = _Adopted()
 
 
 def check_description(found: Mapping[str, Any], where: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 from torch import nn
 
 from rheostat.nets.base import Net, Spec
@@ -17,7 +18,8 @@ class Adopted(Net):
     """A traced module over seats, cut into blocks where all later layers depend on a single feature map.
 
     `architecture` holds the lines that describe the traced forward. `factory` names what made the module
-    ("package.module:function", or a timm name with its arguments), as a hint for rebuilding it.
+    ("package.module:function", or a timm name with its arguments), as a hint for rebuilding it. `home` is the device of
+    that module.
     """
 
     def __init__(
@@ -37,5 +39,6 @@ class Adopted(Net):
         """Names of layers that an exit can follow."""
         self.conv_heads: tuple[str, ...] = ()
         """Convolutions that no other layer with weights follows: they compute the logits."""
+        self.home = torch.device("cpu")
         self.architecture, self.factory = architecture, factory
         self.spec = {"name": NAME, **spec}

@@ -9,8 +9,10 @@ from __future__ import annotations
 import functools
 import inspect
 import itertools
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from numbers import Real
 from typing import TYPE_CHECKING, ParamSpec
 
 import torch
@@ -260,6 +262,8 @@ def normaliser(channels: int, mean: tuple[float, ...] | None, std: tuple[float, 
         raise ValueError(
             f"mean and std need one value per channel ({channels}), given {len(chosen_mean)} and {len(chosen_std)}"
         )
+    if not all(isinstance(v, Real | Tensor) and math.isfinite(v) for v in (*chosen_mean, *chosen_std)):
+        raise ValueError(f"mean and std must be finite numbers, given {chosen_mean} and {chosen_std}")
     if any(s <= 0 for s in chosen_std):
         raise ValueError(f"std must be positive, given {chosen_std}")
     return Normalise(chosen_mean, chosen_std)

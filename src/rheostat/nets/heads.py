@@ -18,7 +18,7 @@ from rheostat.points.resolved import Resolved
 
 HEADS = ("paper", "light")
 SMALL = 7
-"""Light heads pool until no side is longer than this many pixels."""
+"""Light heads pool until no side is longer than this many pixels, or the shorter side has one pixel."""
 
 
 def _architecture(net: Net) -> Architecture:
@@ -67,15 +67,16 @@ def default_positions(net: Net) -> tuple[int, ...]:
 
 
 def _light(features: Features, classes: int, *, normed: bool) -> Head:
-    """Pool to at most 7×7, one 3×3 convolution, pool, FC; at the last resolution only FC.
+    """Pool to at most 7×7 (see `SMALL`), one 3×3 convolution, pool, FC; at the last resolution only FC.
 
     In early stages, whose features are weak, the convolution doubles the channels.
     """
     if features.left == 0 and normed:
         return Head([], Classifier(features.channels, classes))
-    times, side = 0, max(features.height, features.width)
-    while side > SMALL:
-        times, side = times + 1, side // 2
+    times = 0
+    shorter, longer = sorted((features.height, features.width))
+    while longer >> times > SMALL and shorter >> times > 1:
+        times += 1
     out = features.channels * (2 if features.left >= 2 else 1)
     norm = Norm(out) if normed else None
     conv = Conv(features.channels, out, padding=1, bias=norm is None)

@@ -58,9 +58,11 @@ class AffineSet(Source):
         self.bias = nn.Parameter(torch.zeros(channels))
 
     def copy(self) -> Self:
-        """A new set with the same initial values."""
+        """A new set with the same initial values, which trains if this one does."""
         twin = self.resized(self.channels)
         twin.load_state_dict(self.state_dict())
+        for mine, own in zip(self.parameters(), twin.parameters(), strict=True):
+            own.requires_grad_(mine.requires_grad)
         return twin
 
     def resized(self, channels: int) -> Self:

@@ -34,12 +34,12 @@ class Level:
 class Resolved:
     """One forward pass's view of a point; made by `Tunable.resolve`, read by layers.
 
-    `settings` maps each structural dial to its number for the whole batch; `levels` maps each other dial to its
-    values per setting. `rows` is the (B,) index of each row's setting, or None if the tables broadcast unchanged
-    (S = 1, or S = B). `blend` is the (S,) share of the adversarial norm set, if the model has two. `derived` holds
-    the values that methods derived, one per class (see `of` and `with_`). `phase` is the kind of the pass. `across`
-    sums statistics over all ranks. `memo`, if present, caches values that depend only on the point and the weights
-    between the passes of one attack, without gradients to the weights.
+    `settings` maps each structural dial to its number for the whole batch; `levels` maps each other dial to its values
+    per setting. `rows` is the (B,) index of each row's setting, or None if the tables broadcast unchanged (S = 1, or S
+    = B). `blend` is the (S,) share of the adversarial norm set, if the model has two. `derived` holds the values that
+    methods derived, one per class (see `of` and `with_`). `phase` is the kind of the pass. `across` sums statistics
+    over all ranks. `derive` lets the methods derive their values from a view. `memo`, if present, caches values that
+    depend only on the point and the weights between the passes of one attack, without gradients to the weights.
     """
 
     settings: Mapping[str, float] = field(default_factory=dict)
@@ -51,6 +51,7 @@ class Resolved:
     across: bool = False
     derived: tuple[object, ...] = ()
     memo: dict[object, Any] | None = field(default=None, repr=False)
+    derive: Callable[[Resolved], Resolved] | None = field(default=None, repr=False)
 
     @property
     def training(self) -> bool:
@@ -88,7 +89,7 @@ class Resolved:
     def turned(self, **dials: float) -> Resolved:
         """This view with some dials set to one number for the whole batch.
 
-        Derived values and `blend` do not change: the caller must replace them.
+        Derived values and `blend` do not change: the caller must replace them, or derive them anew.
         """
         levels = {
             name: Level(torch.full_like(self.levels[name].table, number), number)
@@ -97,6 +98,10 @@ class Resolved:
         }
         settings = {name: number for name, number in dials.items() if name not in self.levels}
         return replace(self, settings={**self.settings, **settings}, levels={**self.levels, **levels})
+
+    def derived_anew(self) -> Resolved:
+        """This view with the values that its methods derive from its dials; other derived values and `blend` stay."""
+        return self if self.derive is None else self.derive(self)
 
     def apart(self, number: int) -> Resolved:
         """This view with a separate memo, for one of several passes that an attack makes of each image."""
