@@ -20,6 +20,7 @@ from rheostat.serve.costs import Times
 from rheostat.serve.decoding import tensor
 from rheostat.serve.options import Options
 from rheostat.serve.policy import Policy, default_target
+from rheostat.serve.scheduling import Decision, Load
 
 GOOD = npy(np.zeros((1, *IMAGE), np.float32))
 SLOW = 0.2
@@ -51,6 +52,27 @@ def test_a_request_that_would_be_late_is_refused_at_once() -> None:
         if status == 503:
             assert "no allowed point could answer in time" in text
             assert seconds < SLOW
+
+
+def test_a_server_that_has_failed_says_so_and_keeps_nobody_waiting(monkeypatch) -> None:
+    """After an error of the controller, requests were admitted and waited for their 504; /healthz stayed at 200."""
+    app = make_app(fake(), Policy(("safe",)))
+
+    def broken(load: Load) -> Decision:
+        raise KeyError("fast")
+
+    monkeypatch.setattr(app.state.engine.controller, "decide", broken)
+    client = running(app).__enter__()
+    for path in ("/healthz", "/v2/health/live"):
+        assert client.get(path).status_code == 200
+    for _ in range(2):
+        answer = client.post("/v1/predict", content=GOOD, headers=NPY)
+        assert answer.status_code == 503
+        assert "the server has stopped answering" in answer.text
+    for path in ("/healthz", "/v2/health/live", "/readyz"):
+        assert client.get(path).status_code == 503
+    with pytest.raises(KeyError, match="fast"):
+        client.__exit__(None, None, None)
 
 
 def test_a_ladder_that_saves_no_time_is_warned_about() -> None:
