@@ -140,12 +140,31 @@ def test_rows_of_a_file_stand_beside_those_of_the_model(measured: Path, capsys) 
     [
         ("int4", {}, {}, "no precision 'int4'; did you mean 'int8'"),
         ("int8", {"tier": "standard"}, {"warm": True}, "omit --tier, --warm"),
+        ("int8", {"device": "cuda"}, {}, "judges a file on the CPU.*omit --device"),
         ("int8", {"which": "torch.nn:Identity"}, {}, "given the factory"),
     ],
 )
 def test_a_file_is_judged_by_fixed_attacks(precision: str, request_: dict, options: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         measure_in(precision, Request(**{"which": "oat-digits", **request_}), EvaluationOptions(**options))
+
+
+def test_several_ranks_do_not_judge_a_file(monkeypatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ValueError, match="given 2 ranks; omit torchrun"):
+        measure_in("int8", Request(which="oat-digits"), EvaluationOptions())
+
+
+def test_fresh_drops_the_rows_of_a_model_that_was_there_before(measured: Path, tmp_path: Path) -> None:
+    """They stayed, and the next evaluation without --fresh refused them."""
+    run = Path(shutil.copytree(measured, tmp_path / "digits"))
+    lines = [json.loads(line) for line in (run / "rows.jsonl").read_text().splitlines()]
+    (run / "rows.jsonl").write_text("".join(json.dumps({**line, "artifact": "0" * 16}) + "\n" for line in lines))
+    request = Request(which=str(run), at="robustness=1", examples=20)
+    with pytest.raises(ValueError, match="--fresh drops them"):
+        measure_in("int8", request, EvaluationOptions(split=SPLIT))
+    made = measure_in("int8", request, EvaluationOptions(split=SPLIT, fresh=True))
+    assert read_rows(run / "rows.jsonl") == made == measure_in("int8", request, EvaluationOptions(split=SPLIT))
 
 
 def test_the_ladder_is_stored_exported_and_served_in_its_precisions(chosen: Path, tmp_path: Path, capsys) -> None:
