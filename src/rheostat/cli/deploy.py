@@ -125,12 +125,12 @@ def export(
 
     A stored point that was chosen in int8 or int8-openvino gives its int8 file.
     """
-    from rheostat.deploy.exporting import TARGETS
+    from rheostat.deploy.exporting import TARGETS, describe
     from rheostat.deploy.exporting import export as write
     from rheostat.deploy.precisions import QUANTISED, precision_of, stored_int8
+    from rheostat.deploy.quantising import write_described
     from rheostat.models import artifact
     from rheostat.runtime.choices import check_choice
-    from rheostat.runtime.files import write_bytes
 
     set_threads(threads)
     check_choice("export", "dial", dial, ("folded", "live"))
@@ -142,9 +142,10 @@ def export(
     own = artifact.digest(file)
     precision = precision_of(about.measured.get(at, {})) if (dial, to, int8) == ("folded", "onnx", False) else "fp32"
     if precision in QUANTISED:
+        # The stored file was made before the point had its name, its numbers and its temperature.
         kept = stored_int8(artifact.locate(file), at, model.points[at], artifact=own)
-        write_bytes(name, kept.read_bytes())
-        paths = [name]
+        entry = describe(model, about, model.points[at], at, own) | {"quantised": "int8"}
+        paths = [write_described(kept, name, entry)]
     else:
         paths = write(model, about, name, at=point, to=to, live=dial == "live", artifact=own)
     if precision != "fp32":
