@@ -21,6 +21,7 @@ from rheostat.serve.decoding import tensor
 from rheostat.serve.options import Options
 from rheostat.serve.policy import Policy, default_target
 from rheostat.serve.scheduling import Decision, Load
+from rheostat.serve.stores import FileStore
 
 GOOD = npy(np.zeros((1, *IMAGE), np.float32))
 SLOW = 0.2
@@ -95,6 +96,23 @@ def test_the_controller_is_part_of_the_policy() -> None:
         assert "controller" in wrong.json()["detail"]
     with pytest.raises(ValueError, match="no measured times of safe"):
         make_app(replace(fake(), costs={}), Policy(("safe",)))
+
+
+def test_a_policy_whose_controller_cannot_work_is_not_stored(tmp_path: Path) -> None:
+    """It was stored and then answered with 500, and the server could not start again."""
+    store = FileStore(tmp_path / "policy.json")
+    app = make_app(replace(fake(), costs={}), Policy(("safe",), controller="steps"), Options(token=TOKEN, store=store))
+    with running(app) as client:
+        answer = client.put("/v1/policy", json={"ladder": ["safe"], "controller": "goodput"}, headers=BEARER)
+        assert answer.status_code == 422
+        assert "no measured times of safe" in answer.json()["detail"]
+        assert store.read() is None
+        assert client.get("/v1/points").json()["policy"]["controller"] == "steps"
+
+
+def test_torch_serves_no_lower_precision() -> None:
+    with pytest.raises(ValueError, match="torch serves in fp32, given the precision bf16"):
+        service("oat-digits", backend="torch", precision="bf16", every=True)
 
 
 def test_a_service_is_timed_when_it_is_made(tmp_path: Path) -> None:

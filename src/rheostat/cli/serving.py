@@ -71,8 +71,8 @@ def serve(
     precision: Annotated[
         str | None,
         typer.Option(
-            help="fp32, bf16 or auto (bf16 if native; needs OpenVINO) for all points; default the precision that each "
-            "was measured in."
+            help="fp32, bf16 (OpenVINO) or auto (bf16 if native and under OpenVINO, else fp32) for all points; default "
+            "the precision that each was measured in."
         ),
     ] = None,
     state: Annotated[

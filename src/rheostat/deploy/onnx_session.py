@@ -66,9 +66,9 @@ class Session:
 
     A file with a live dial also takes `robustness`, one number or one per row. The files of further stages lie
     beside the first and must be of the same export; a row that leaves at an exit does not run the later stages.
-    `runtime` is "onnx" or "openvino". `precision` is "fp32", "bf16" or "auto" (bf16 if the chip multiplies it natively; OpenVINO only).
-    With `spin`, the threads of ONNX Runtime wait busily between runs: slightly faster, at the expense of other
-    processes. Raises ValueError for a missing or foreign file, or an unknown runtime or precision.
+    `runtime` is "onnx" or "openvino". `precision` is "fp32", "bf16" or "auto" (bf16 if the chip multiplies it
+    natively; OpenVINO only). With `spin`, the threads of ONNX Runtime wait busily between runs: slightly faster, at
+    the expense of other processes. Raises ValueError for a missing or foreign file, or an unknown runtime or precision.
     """
 
     def __init__(
