@@ -57,7 +57,8 @@ def service(
     at the first of them; int8 always runs under ONNX Runtime, bf16 and int8-openvino under OpenVINO. `precision`
     replaces that of every point: fp32, bf16 (OpenVINO only), or auto, which is bf16 where OpenVINO runs and the CPU has
     it, and fp32 otherwise. bf16 is faster but may not be measured.
-    Raises ValueError for bf16 under another runtime, if this machine cannot run a point's precision, or if an int8 file is missing.
+    Raises ValueError for bf16 under another runtime, if this machine cannot run a point's precision, or if an int8 file
+    is missing.
     """
     if backend not in BACKENDS:
         raise ValueError(f"no backend {backend!r}; {nearest(backend, BACKENDS)}")
