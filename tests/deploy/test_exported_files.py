@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor
 
 from rheostat.calibration.exit_policy import fit_policy
 from rheostat.data import make_splits, subset, to_pixels
+from rheostat.deploy import exporting
 from rheostat.deploy.exporting import export
 from rheostat.deploy.onnx_session import Session, unsure
 from rheostat.deploy.quantising import measured_again, quantise
@@ -17,7 +20,7 @@ from rheostat.methods.composition import compose
 from rheostat.models.artifact import About, load_with
 from rheostat.models.tunable import Tunable
 from rheostat.points.point import Point
-from support import MORE_NETS, NETS, images_for
+from support import MORE_NETS, NETS, Break, images_for
 
 
 def trained(paper: str, net: str, **options) -> Tunable:
@@ -88,7 +91,17 @@ def test_widths_are_graphs_of_their_own(tmp_path: Path) -> None:
         assert torch.allclose(torch.from_numpy(Session(file)(x.numpy(), 0.5)), expected, atol=1e-4, rtol=1e-4)
 
 
-def test_stages_leave_early_as_the_model_does(digits, tmp_path: Path) -> None:
+def dies_at(name: str) -> Callable[[Tensor, Tensor, Path], None]:
+    """A comparison of a file with its model that breaks off at this file."""
+
+    def compared(found: Tensor, expected: Tensor, out: Path) -> None:
+        if out.name == name:
+            raise Break
+
+    return compared
+
+
+def test_stages_leave_early_as_the_model_does(digits, tmp_path: Path, monkeypatch) -> None:
     model = trained("rdi", "resnet-8")
     # Thresholds are uncertainties of images they are fitted on: other images are shown, of which none lies on one.
     images, others = (images_for(model, 80) * 255).to(torch.uint8).split(40)
@@ -115,6 +128,22 @@ def test_stages_leave_early_as_the_model_does(digits, tmp_path: Path) -> None:
     ran.stages[1] = Watched()
     ran(shown.numpy())
     assert 0 < seen[0] < 40
+    # Stages of another export are refused, and an export that dies changes no file.
+    before = [file.read_bytes() for file in files]
+    with torch.no_grad():
+        next(model.parameters()).mul_(1.1)
+    monkeypatch.setattr(exporting, "_compare", dies_at("m.stage-1.onnx"))
+    with pytest.raises(Break):
+        export(model, About(), files[0], at=point)
+    assert [file.read_bytes() for file in files] == before
+    monkeypatch.undo()
+    others = export(model, About(), tmp_path / "other.onnx", at=point, artifact="other")
+    files[1].write_bytes(others[1].read_bytes())
+    with pytest.raises(ValueError, match=r"m\.stage-1\.onnx is not stage 1 of the export in m\.onnx"):
+        Session(files[0])
+    files[1].write_bytes(before[2])
+    with pytest.raises(ValueError, match=r"m\.stage-1\.onnx is not stage 1"):
+        Session(files[0])
     with pytest.raises(ValueError, match="ONNX stages"):
         export(model, About(), tmp_path / "m.pt2", at=point, to="torch")
 

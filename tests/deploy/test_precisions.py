@@ -8,6 +8,7 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 import torch
 
@@ -83,6 +84,14 @@ def chosen(measured: Path, tmp_path: Path, capsys) -> Path:
     return run
 
 
+def same_graph_described(exported: Path, kept: Path, about: artifact.About) -> None:
+    """An exported int8 file is the stored one, and says what is known of its point, which the stored one does not."""
+    assert onnx.load(exported).graph == onnx.load(kept).graph
+    own, found = Session(exported).about, about.measured["fast"]
+    assert (own["name"], own["measured"], own["temperature"]) == ("fast", found, found["temperature"])
+    assert own == Session(kept).about | {k: own[k] for k in ("name", "measured", "temperature", "points")}
+
+
 def test_a_ladder_takes_precision_as_a_dimension() -> None:
     found = choose_ladder(ROWS, Need(), latencies=TIMES)
     steps = [(c.point["width"], c.precision) for c in found.points]
@@ -140,12 +149,31 @@ def test_rows_of_a_file_stand_beside_those_of_the_model(measured: Path, capsys) 
     [
         ("int4", {}, {}, "no precision 'int4'; did you mean 'int8'"),
         ("int8", {"tier": "standard"}, {"warm": True}, "omit --tier, --warm"),
+        ("int8", {"device": "cuda"}, {}, "judges a file on the CPU.*omit --device"),
         ("int8", {"which": "torch.nn:Identity"}, {}, "given the factory"),
     ],
 )
 def test_a_file_is_judged_by_fixed_attacks(precision: str, request_: dict, options: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         measure_in(precision, Request(**{"which": "oat-digits", **request_}), EvaluationOptions(**options))
+
+
+def test_several_ranks_do_not_judge_a_file(monkeypatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ValueError, match="given 2 ranks; omit torchrun"):
+        measure_in("int8", Request(which="oat-digits"), EvaluationOptions())
+
+
+def test_fresh_drops_the_rows_of_a_model_that_was_there_before(measured: Path, tmp_path: Path) -> None:
+    """They stayed, and the next evaluation without --fresh refused them."""
+    run = Path(shutil.copytree(measured, tmp_path / "digits"))
+    lines = [json.loads(line) for line in (run / "rows.jsonl").read_text().splitlines()]
+    (run / "rows.jsonl").write_text("".join(json.dumps({**line, "artifact": "0" * 16}) + "\n" for line in lines))
+    request = Request(which=str(run), at="robustness=1", examples=20)
+    with pytest.raises(ValueError, match="--fresh drops them"):
+        measure_in("int8", request, EvaluationOptions(split=SPLIT))
+    made = measure_in("int8", request, EvaluationOptions(split=SPLIT, fresh=True))
+    assert read_rows(run / "rows.jsonl") == made == measure_in("int8", request, EvaluationOptions(split=SPLIT))
 
 
 def test_the_ladder_is_stored_exported_and_served_in_its_precisions(chosen: Path, tmp_path: Path, capsys) -> None:
@@ -159,7 +187,7 @@ def test_the_ladder_is_stored_exported_and_served_in_its_precisions(chosen: Path
     assert "precision" not in about.measured["safe"]
     kept = chosen / "model.fast.int8.onnx"
     main(["export", str(chosen), "--at", "fast", "--out", str(tmp_path / "fast.onnx")])
-    assert (tmp_path / "fast.onnx").read_bytes() == kept.read_bytes()
+    same_graph_described(tmp_path / "fast.onnx", kept, about)
 
     served = service(str(chosen), backend="onnx", threads=1, most=4)
     x = np.random.default_rng(0).random((3, *model.net.image)).astype(np.float32)
@@ -223,10 +251,12 @@ def test_an_int8_file_that_is_less_accurate_here_is_not_stored(measured: Path, t
     rewritten(run, clean_accuracy=0.9, robust_accuracy=0.5)
     forms = [({"robustness": v}, "ONNX Runtime", 10.0) for v in (0.5, 1.0)]
     file = times_of(run, [*forms, ({"robustness": 1.0}, "ONNX Runtime int8", 4.0)])
-    with pytest.raises(SystemExit):
-        main(["choose", str(run), "--ladder", "safe,fast", "--maximise", "robust", "--costs", str(file)])
-    assert "this machine runs it differently" in capsys.readouterr().err
-    assert not (run / "model.fast.int8.onnx").exists()
+    for names, message in (("safe,fast", "this machine runs it differently"), ("safe,Fast", "given 'Fast'")):
+        with pytest.raises(SystemExit):
+            main(["choose", str(run), "--ladder", names, "--maximise", "robust", "--costs", str(file)])
+        assert message in " ".join(capsys.readouterr().err.split())
+        assert not list(run.glob("*.int8.onnx"))
+        assert artifact.load(run).points == {}, "the first step of a ladder was stored without the others"
 
 
 def test_a_precision_that_this_machine_lacks(chosen: Path, monkeypatch) -> None:
@@ -288,4 +318,4 @@ def test_an_int8_file_is_measured_and_served_under_openvino(measured: Path, tmp_
     expected = torch.from_numpy(logits / about.measured["fast"]["temperature"]).softmax(1).numpy()
     assert np.allclose(served.runs["fast"](x), expected, atol=1e-5)
     main(["export", str(run), "--at", "fast", "--out", str(tmp_path / "fast.onnx")])
-    assert (tmp_path / "fast.onnx").read_bytes() == kept.read_bytes()
+    same_graph_described(tmp_path / "fast.onnx", kept, about)

@@ -20,6 +20,8 @@ from rheostat.serve.costs import Times
 from rheostat.serve.decoding import tensor
 from rheostat.serve.options import Options
 from rheostat.serve.policy import Policy, default_target
+from rheostat.serve.scheduling import Decision, Load
+from rheostat.serve.stores import FileStore
 
 GOOD = npy(np.zeros((1, *IMAGE), np.float32))
 SLOW = 0.2
@@ -53,6 +55,27 @@ def test_a_request_that_would_be_late_is_refused_at_once() -> None:
             assert seconds < SLOW
 
 
+def test_a_server_that_has_failed_says_so_and_keeps_nobody_waiting(monkeypatch) -> None:
+    """After an error of the controller, requests were admitted and waited for their 504; /healthz stayed at 200."""
+    app = make_app(fake(), Policy(("safe",)))
+
+    def broken(load: Load) -> Decision:
+        raise KeyError("fast")
+
+    monkeypatch.setattr(app.state.engine.controller, "decide", broken)
+    client = running(app).__enter__()
+    for path in ("/healthz", "/v2/health/live"):
+        assert client.get(path).status_code == 200
+    for _ in range(2):
+        answer = client.post("/v1/predict", content=GOOD, headers=NPY)
+        assert answer.status_code == 503
+        assert "the server has stopped answering" in answer.text
+    for path in ("/healthz", "/v2/health/live", "/readyz"):
+        assert client.get(path).status_code == 503
+    with pytest.raises(KeyError, match="fast"):
+        client.__exit__(None, None, None)
+
+
 def test_a_ladder_that_saves_no_time_is_warned_about() -> None:
     notes = make_app(fake(), Policy(("safe", "balanced"))).state.notes
     assert any("the step from safe to balanced saves no time" in n for n in notes)
@@ -73,6 +96,23 @@ def test_the_controller_is_part_of_the_policy() -> None:
         assert "controller" in wrong.json()["detail"]
     with pytest.raises(ValueError, match="no measured times of safe"):
         make_app(replace(fake(), costs={}), Policy(("safe",)))
+
+
+def test_a_policy_whose_controller_cannot_work_is_not_stored(tmp_path: Path) -> None:
+    """It was stored and then answered with 500, and the server could not start again."""
+    store = FileStore(tmp_path / "policy.json")
+    app = make_app(replace(fake(), costs={}), Policy(("safe",), controller="steps"), Options(token=TOKEN, store=store))
+    with running(app) as client:
+        answer = client.put("/v1/policy", json={"ladder": ["safe"], "controller": "goodput"}, headers=BEARER)
+        assert answer.status_code == 422
+        assert "no measured times of safe" in answer.json()["detail"]
+        assert store.read() is None
+        assert client.get("/v1/points").json()["policy"]["controller"] == "steps"
+
+
+def test_torch_serves_no_lower_precision() -> None:
+    with pytest.raises(ValueError, match="torch serves in fp32, given the precision bf16"):
+        service("oat-digits", backend="torch", precision="bf16", every=True)
 
 
 def test_a_service_is_timed_when_it_is_made(tmp_path: Path) -> None:

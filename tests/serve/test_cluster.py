@@ -5,7 +5,10 @@ from __future__ import annotations
 import shutil
 import socket
 import time
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import httpx
 import numpy as np
@@ -16,6 +19,33 @@ from rheostat.models import artifact
 from rheostat.points.point import Point
 from rheostat.serve.options import Options
 from rheostat.serve.policy import Policy
+
+
+def test_a_policy_outlives_a_restart_of_its_actor(monkeypatch) -> None:
+    """A replica that knows the policy fills an empty actor, and never replaces a policy that is there."""
+    from rheostat.serve import cluster
+
+    def remote(call: Callable[..., Any]) -> SimpleNamespace:
+        return SimpleNamespace(remote=call)
+
+    def started(store: cluster.ActorStore) -> cluster._Holder:
+        actor = cluster._Holder()
+        store.holder = SimpleNamespace(read=remote(actor.read), write=remote(actor.write))
+        return actor
+
+    options: dict[str, Any] = {}
+    made = SimpleNamespace(options=lambda **given: options.update(given) or remote(lambda: None))
+    monkeypatch.setattr(cluster, "ray", SimpleNamespace(get=lambda found: found, remote=lambda kind: made))
+    store = cluster.ActorStore()
+    assert options["max_restarts"] == -1
+    started(store)
+    assert store.read() is None
+    store.write(Policy(("safe",)))
+    actor = started(store)
+    assert store.read() == actor.policy == Policy(("safe",))
+    actor = started(store)
+    actor.write(Policy(("fast",)))
+    assert store.read() == actor.policy == Policy(("fast",))
 
 
 @pytest.mark.slow

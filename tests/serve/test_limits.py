@@ -15,12 +15,14 @@ import pytest
 from fakes import IMAGE, NPY, fake, npy, running
 from PIL import Image
 
+from rheostat.cli.app import main
 from rheostat.serve import image_worker, workers
 from rheostat.serve.app import make_app
 from rheostat.serve.budgets import Budget, Rate, client_of
 from rheostat.serve.decoding import Limits, Refusal, decode
-from rheostat.serve.options import Options
+from rheostat.serve.options import Options, Service
 from rheostat.serve.policy import Policy
+from rheostat.serve.state import State
 from rheostat.serve.workers import Decoders
 
 PNG = {"Content-Type": "image/png"}
@@ -177,6 +179,50 @@ def test_a_budget_is_given_back() -> None:
         assert budget.used == 25
     assert budget.used == 0
     assert not budget.clients
+
+
+def started_with(monkeypatch, *arguments: str) -> Options:
+    """The options of a service that the command line starts."""
+    found: list[Options] = []
+
+    def kept(served: Service, policy: Policy, options: Options) -> None:
+        found.append(options)
+        raise ValueError("enough")
+
+    monkeypatch.setattr("rheostat.serve.backends.service", lambda file, **options: fake())
+    monkeypatch.setattr("rheostat.serve.app.make_app", kept)
+    with pytest.raises(SystemExit):
+        main(["serve", "oat-digits", "--ladder", "safe", *arguments])
+    return found[0]
+
+
+@pytest.mark.parametrize("given", ["", "--max-batch 256", "--queue 128", "--queue 32 --max-batch 4", "--max-mb 64"])
+def test_the_totals_hold_a_request_of_every_client(given: str, monkeypatch) -> None:
+    """Requests within the limits were answered 503 for ever, such as 40 MB with --max-mb 64."""
+    options = started_with(monkeypatch, *given.split())
+    state = State(fake(), Policy(("safe",)), options)
+    assert options.queue >= options.limits.max_images == options.most
+    with state.images.hold("192.0.2.1", options.most), state.bytes.hold("192.0.2.1", options.limits.max_bytes):
+        pass
+    usual = not given and (options.most, options.queue, options.limits.max_bytes, options.bytes_in_flight)
+    assert usual in (False, (64, 512, 8 * 2**20, 128 * 2**20))
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ("--queue 32 --max-batch 64", "--queue must be at least 3 times --max-batch"),
+        ("--queue 2", "--queue must be at least 3 times --max-batch"),
+        ("--max-mb 64 --max-mb-in-flight 128", "quarter of the total; given 128 and 64"),
+        ("--max-mb inf", "--max-mb must be a finite number, given inf"),
+        ("--rate inf", "--rate must be a finite number, given inf"),
+    ],
+)
+def test_limits_that_cannot_be_are_refused_at_the_start(given: str, message: str, capsys) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main(["serve", "oat-digits", "--unmeasured-points", *given.split()])
+    assert stopped.value.code == 2
+    assert message in " ".join(capsys.readouterr().err.split())
 
 
 def test_a_rate_is_a_clients_own() -> None:

@@ -90,9 +90,28 @@ def test_the_stricter_floor_holds_and_the_start_says_so() -> None:
     assert held == stored
     assert "the stored policy applies" in note
     assert settled(given, None, MEASURED) == (given, "")
-    assert strict(Policy(("safe",)), 0.3).min_robust == 0.3
+    assert strict(Policy(("safe",)), 0.35, measured=MEASURED).min_robust == 0.35
     with pytest.raises(ValueError, match="stricter, not weaker"):
-        strict(Policy(("safe",), min_robust=0.2), 0.3)
+        strict(Policy(("safe",), min_robust=0.2), 0.3, measured=MEASURED)
+
+
+def test_a_floor_that_is_not_written_is_never_lowered_by_the_one_of_the_start(tmp_path: Path) -> None:
+    """A policy without `min_robust` took the floor of the start, 0.05, instead of half of the first point's, 0.3."""
+    given, stored = Policy(("safe",), min_robust=0.05), Policy(("safe", "fast"))
+    held, note = settled(given, stored, MEASURED)
+    assert held == stored
+    assert "no point below 0.3" in note
+    assert "stricter" not in note
+    assert settled(given, Policy(("gone",)), MEASURED)[0] == given
+    store = FileStore(tmp_path / "policy.json")
+    app = make_app(fake(), given, Options(token=TOKEN, store=store))
+    with running(app) as client:
+        answer = client.put("/v1/policy", json={"ladder": ["safe", "fast"]}, headers=BEARER)
+        assert answer.json()["min_robust"] is None
+        assert client.get("/v1/points").json()["used"] == ["safe"]
+        answer = client.put("/v1/policy", json={"ladder": ["gone"]}, headers=BEARER)
+        assert answer.status_code == 422
+        assert "no point named 'gone'" in answer.json()["detail"]
 
 
 def test_a_running_server_keeps_the_floor_of_its_start(tmp_path: Path) -> None:
@@ -105,8 +124,11 @@ def test_a_running_server_keeps_the_floor_of_its_start(tmp_path: Path) -> None:
         answer = client.put("/v1/policy", json={"ladder": ["safe", "fast"], "min_robust": 0}, headers=BEARER)
         assert answer.status_code == 422
         assert "stricter" in answer.json()["detail"]
-        assert client.put("/v1/policy", json={"ladder": ["safe", "fast"]}, headers=BEARER).json()["min_robust"] == 0.3
-        assert client.get("/v1/points").json()["used"] == ["safe"]
+        # A floor that is not written is half of the first point's, unless that of the start is stricter.
+        for ladder, least in ((["safe", "fast"], None), (["balanced", "safe"], 0.3)):
+            answer = client.put("/v1/policy", json={"ladder": ladder}, headers=BEARER)
+            assert answer.json()["min_robust"] == least
+        assert client.get("/v1/points").json()["used"] == ["balanced", "safe"]
 
 
 def test_a_second_server_of_the_folder_sees_the_change(tmp_path: Path) -> None:

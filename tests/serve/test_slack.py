@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import pytest
 from fakes import poisson
 
@@ -9,11 +11,22 @@ from rheostat.serve.controllers import controller, useless
 from rheostat.serve.costs import Times
 from rheostat.serve.ladder import DOWN_A_MINUTE, DWELL, LATE_FOR
 from rheostat.serve.policy import Policy
-from rheostat.serve.scheduling import Controller
+from rheostat.serve.scheduling import Controller, Line
 from rheostat.serve.simulation import Outcome, simulate
 from rheostat.serve.slack import SlackFit
 
 DEADLINE = 0.05
+
+
+@dataclass(frozen=True)
+class Request:
+    """A request of one image for any point."""
+
+    arrived: float
+    count: int = 1
+    point: str | None = None
+
+
 COSTS = {
     "safe": Times(((1, 0.010), (8, 0.080))),
     "balanced": Times(((1, 0.005), (8, 0.040))),
@@ -187,6 +200,17 @@ def test_a_point_that_another_beats_in_everything_is_not_used() -> None:
     assert useless(LADDER, {**measured, "balanced": {"robust_bound": 0.5}}, COSTS) == {}
     assert useless(("balanced", "fast"), measured, COSTS) == {}
     assert useless(LADDER, dict.fromkeys(LADDER, measured["safe"]), dict.fromkeys(LADDER, COSTS["safe"])) == {}
+
+
+@pytest.mark.parametrize("kind", ["goodput", "slack"])
+def test_the_batch_that_opens_a_faster_point_runs_at_it(kind: str) -> None:
+    """The guard opened a point of which the batch's sizes were not known: a KeyError, which ended the service."""
+    used = made(("safe", "fast"), least=None, kind=kind)
+    for now in (0.0, 0.3, 0.6):
+        late = Line[Request](used, most=8, room=8, window=0.0)
+        late.jobs.append(Request(now - 0.045))
+        decision, _ = late.take(now)
+    assert (decision.point, decision.images, decision.step) == ("fast", 1, 1)
 
 
 def test_slack_needs_times() -> None:

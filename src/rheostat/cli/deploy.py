@@ -62,7 +62,8 @@ def choose(
     """Choose an operating point from rows on calibrate-choose, by confidence bounds; exit 1 if none qualifies."""
     from rheostat.deploy.choosing import Need
     from rheostat.deploy.named_ladders import Sources, choose_ladder_points, ladder_lines
-    from rheostat.deploy.named_points import choice_lines, choose_point, store_point
+    from rheostat.deploy.named_points import choice_lines, choose_point, store_point, store_points
+    from rheostat.models import artifact
     from rheostat.runtime.quantities import quantity
 
     set_threads(threads)
@@ -77,6 +78,8 @@ def choose(
         raise ValueError("--costs holds the times of a ladder; give --ladder too")
     if names and name is not None:
         raise ValueError("--name stores one point, --ladder several; give only one of them")
+    for given in [*names, *([] if name is None else [name])]:
+        artifact.check_nameable(run, given)
     if names:
         if len(set(names)) != len(names):
             raise ValueError(f"the names of a ladder must differ, given {ladder}")
@@ -86,8 +89,7 @@ def choose(
         used = [*names[: len(steps.points) - 1], names[-1]]
         for line in ladder_lines(steps, used, notes):
             console.print(line, markup=False)
-        for step, found_step in zip(used, steps.points, strict=True):
-            store_point(run, step, found_step, steps, data_dir=data_dir, verify=verify, net=net)
+        store_points(run, dict(zip(used, steps.points, strict=True)), steps, data_dir=data_dir, verify=verify, net=net)
         console.print(f"stored; serve them: rheostat serve {run} --ladder {','.join(used)}", markup=False)
         return
     found = choose_point(run, need, maximise=maximise, confidence=confidence, rows=rows, net=net)
@@ -123,12 +125,12 @@ def export(
 
     A stored point that was chosen in int8 or int8-openvino gives its int8 file.
     """
-    from rheostat.deploy.exporting import TARGETS
+    from rheostat.deploy.exporting import TARGETS, describe
     from rheostat.deploy.exporting import export as write
     from rheostat.deploy.precisions import QUANTISED, precision_of, stored_int8
+    from rheostat.deploy.quantising import write_described
     from rheostat.models import artifact
     from rheostat.runtime.choices import check_choice
-    from rheostat.runtime.files import write_bytes
 
     set_threads(threads)
     check_choice("export", "dial", dial, ("folded", "live"))
@@ -140,9 +142,10 @@ def export(
     own = artifact.digest(file)
     precision = precision_of(about.measured.get(at, {})) if (dial, to, int8) == ("folded", "onnx", False) else "fp32"
     if precision in QUANTISED:
+        # The stored file was made before the point had its name, its numbers and its temperature.
         kept = stored_int8(artifact.locate(file), at, model.points[at], artifact=own)
-        write_bytes(name, kept.read_bytes())
-        paths = [name]
+        entry = describe(model, about, model.points[at], at, own) | {"quantised": "int8"}
+        paths = [write_described(kept, name, entry)]
     else:
         paths = write(model, about, name, at=point, to=to, live=dial == "live", artifact=own)
     if precision != "fp32":

@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from rheostat.deploy.onnx_session import Session
+from rheostat.deploy.onnx_session import Session, stage_file
 from rheostat.deploy.runtimes import KEY, open_graph
 from rheostat.models.artifact import About, check_finite, versions
 from rheostat.models.folding import FoldedExits, foldable
@@ -152,18 +152,22 @@ def _live(model: Tunable, point: Point, out: Path, to: str, about: dict[str, Any
 
 
 def _stages(folded: FoldedExits, out: Path, about: dict[str, Any], x: Tensor, whole: Tensor) -> list[Path]:
-    paths, features = [], x
+    features = x
     entry = {"stages": len(folded.stages), "thresholds": folded.thresholds.tolist(), "measure": folded.measure}
-    for number, stage in enumerate(folded.stages):
-        with torch.no_grad():
-            expected = stage(features)
-        place = out if number == 0 else out.with_name(f"{out.stem}.stage-{number}{out.suffix}")
-        own = about | {"stage": number} | entry
-        paths.append(_write(stage, (features,), ("features",), place, "onnx", own, list(expected)))
-        features = expected[0]
-    found = torch.from_numpy(Session(out)(x.numpy()))
-    _compare(found, whole, out)
-    return paths
+    places = [stage_file(out, number) for number in range(len(folded.stages))]
+    with tempfile.TemporaryDirectory() as folder:
+        made = [Path(folder) / place.name for place in places]
+        for number, stage in enumerate(folded.stages):
+            with torch.no_grad():
+                expected = stage(features)
+            own = about | {"stage": number} | entry
+            _write(stage, (features,), ("features",), made[number], "onnx", own, list(expected))
+            features = expected[0]
+        _compare(torch.from_numpy(Session(made[0])(x.numpy())), whole, out)
+        # The first stage comes last: it is the file that is opened, and it does not accept stages of another export.
+        for file, place in reversed(list(zip(made, places, strict=True))):
+            write_bytes(place, file.read_bytes())
+    return places
 
 
 def _write(

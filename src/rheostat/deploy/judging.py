@@ -10,20 +10,21 @@ import torch
 from torch import Tensor
 
 from rheostat.data import to_pixels
-from rheostat.deploy.precisions import CALIBRATED_ON, LOWER, open_in, write_in
+from rheostat.deploy.precisions import CALIBRATED_ON, LOWER, check_runs_here, open_in, write_in
 from rheostat.deploy.quantising import ATTACKS, judged
 from rheostat.evaluation.arguments import as_attacks, as_points
 from rheostat.evaluation.evaluator import Report
 from rheostat.evaluation.lookup import Request, find_data, find_target, settled
 from rheostat.evaluation.options import EvaluationOptions
 from rheostat.evaluation.rows import RowBuilder
-from rheostat.evaluation.stale import check_fit, is_stale, refuse
+from rheostat.evaluation.stale import check_fit, forget, is_stale, refuse
 from rheostat.models.costs import observe
 from rheostat.models.tunable import Tunable
 from rheostat.points.point import Point
 from rheostat.results.row import AttackEntry, Measurement, Row
 from rheostat.results.rows import add_rows, read_rows
 from rheostat.runtime.choices import check_choice
+from rheostat.runtime.distributed import world_size
 
 
 def measure_in(
@@ -33,8 +34,8 @@ def measure_in(
 
     The attacks are fixed, because a file has no gradients: PGD-20 on the fp32 model, transferred, and Square on the
     file; an image counts as robust if it withstands both. Ranges of int8 come from calibrate-fit. Without `options.out`
-    the rows go to rows.jsonl in the run's folder. Raises ValueError for options that choose attacks, for a point that
-    has no file in this precision, and if this machine cannot run it.
+    the rows go to rows.jsonl in the run's folder. Raises ValueError for options that choose attacks, for several ranks
+    or another device than the CPU, for a point that has no file in this precision, and if this machine cannot run it.
     """
     check_choice("evaluate", "precision", precision, ("fp32", *LOWER))
     _check(precision, request, options)
@@ -50,17 +51,19 @@ def measure_in(
     options = settled(request, options, target)
     assert options.out is not None
     builder = RowBuilder(target, dataset, options, precision)
-    there = [] if options.fresh else read_rows(options.out)
+    attack = as_attacks(target, "pgd20", options)[0]
+    worst = AttackEntry(name="worst", eps=attack.eps, norm=attack.norm, of=list(ATTACKS))
+    points = [point for point in as_points(target, request.at) if point is not None]
+    plan = [builder.measurement(point.numbers(), worst) for point in points]
+    if options.fresh:
+        check_runs_here(precision)  # nothing is dropped that cannot be measured again
+        forget(options.out, builder, [of.identity for of in plan])
+    there = read_rows(options.out)
     stale = next((r for r in there if is_stale(r, builder)), None)
     if stale is not None:
         refuse(stale, builder)
     done, rows = {r.identity: r for r in there}, list[Row]()
-    points = as_points(target, request.at)
-    for number, point in enumerate(points, 1):
-        assert point is not None
-        attack = as_attacks(target, "pgd20", options)[0]
-        worst = AttackEntry(name="worst", eps=attack.eps, norm=attack.norm, of=list(ATTACKS))
-        of = builder.measurement(point.numbers(), worst)
+    for number, (point, of) in enumerate(zip(points, plan, strict=True), 1):
         row = done.get(of.identity) or _row(builder, of, point, to_pixels(fit.images))
         rows.append(row)
         if report is not None:
@@ -93,7 +96,9 @@ def _row(builder: RowBuilder, of: Measurement, point: Point, images: Tensor) -> 
 
 
 def _check(precision: str, request: Request, options: EvaluationOptions) -> None:
-    """Raise ValueError if the request chooses attacks or a rule, which do not apply to a file."""
+    """Raise ValueError if the request chooses attacks, a rule or a device, which do not apply to a file."""
+    if world_size() > 1:
+        raise ValueError(f"--precision {precision} runs in one process, given {world_size()} ranks; omit torchrun")
     given = {
         "--tier": request.tier,
         "--attack": request.attacks,
@@ -104,10 +109,11 @@ def _check(precision: str, request: Request, options: EvaluationOptions) -> None
         "--warm": options.warm,
         "--probe": options.probing,
         "--seed": options.seed,
+        "--device": request.device not in ("auto", "cpu"),
         "--attack-precision": options.attack_precision != "fp32",
     }
     if wrong := [name for name, value in given.items() if value]:
         raise ValueError(
-            f"--precision {precision} judges a file, under PGD-20 transferred from fp32 and Square on the file; "
-            f"omit {', '.join(wrong)}"
+            f"--precision {precision} judges a file on the CPU, under PGD-20 transferred from fp32 and Square on the "
+            f"file; omit {', '.join(wrong)}"
         )

@@ -17,7 +17,7 @@ GAIN = 0.1
 
 @dataclass(frozen=True)
 class LadderChoice:
-    """The points of a ladder, from the slowest (the preferred one) to the fastest, and the Pareto front behind them."""
+    """The points of a ladder, the preferred one first and each faster than the one before, and their Pareto front."""
 
     points: tuple[Candidate, ...]
     front: tuple[Candidate, ...]
@@ -38,8 +38,8 @@ def choose_ladder(
 
     `latencies` are milliseconds per image, by point and precision; precisions without any time do not take part. The
     bounds of every point meet every limit. The first point is the best by the goal. Each further point is the best
-    among those that save at least `GAIN` of the time of the previous point; the last is the fastest. Raises ValueError
-    if no point meets the limits, if a point has no time, or if none is faster than the first.
+    among those that save at least `GAIN` of the time of the previous point, until no point saves as much. Raises
+    ValueError if no point meets the limits, if a point has no time, or if none is faster than the first.
     """
     if maximise not in ("clean", "robust"):
         raise ValueError(f"no ladder goal {maximise!r}; {nearest(maximise, ('clean', 'robust'))}")

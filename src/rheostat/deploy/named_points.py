@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -97,18 +98,54 @@ def store_point(
 ) -> dict[str, Any]:
     """Store a chosen point under a name in the model's file, with a fitted temperature; returns the stored numbers.
 
-    A point in a lower precision is stored with it; the file of an int8 point is written beside the model's file.
-    Raises ValueError if that file is not as accurate as its row says, because another machine runs it differently.
+    As `store_points` for several.
     """
+    return store_points(which, {name: found}, choice, data_dir=data_dir, verify=verify, net=net)[name]
+
+
+def store_points(
+    which: str,
+    chosen: Mapping[str, Candidate],
+    choice: Choice | LadderChoice,
+    *,
+    data_dir: Path | None = None,
+    verify: bool = True,
+    net: str | None = None,
+) -> dict[str, dict[str, Any]]:
+    """Store chosen points under their names in the model's file; returns the stored numbers of each.
+
+    A point in a lower precision is stored with it; the file of an int8 point is written beside the model's file.
+    Nothing is written before every point is known to be good. Raises ValueError for a name that cannot be, for a model
+    that ships, and if a file is not as accurate as its row says, because another machine runs it differently.
+    """
+    for name in chosen:
+        artifact.check_nameable(which, name)
     target = find_target(which, name=None, between=None, net=net)
     assert isinstance(target.model, Tunable)
     halves = [
         find_data(target, None, split, data_dir=data_dir, examples=None, verify=verify)
         for split in ("calibrate-fit", SPLIT)
     ]
-    point = target.model.complete(found.point)
-    module = target.model.at(point) if found.precision == FULL else _lower(target, name, which, found, *halves)
-    numbers: dict[str, Any] = {
+    numbers: dict[str, dict[str, Any]] = {}
+    files: dict[str, bytes] = {}
+    for name, found in chosen.items():
+        if found.precision == FULL:
+            module: nn.Module = target.model.at(found.point)
+        else:
+            module, content = _lower(target, name, found, *halves)
+            if found.precision in QUANTISED:
+                files[name] = content
+        numbers[name] = _numbers(found, choice) | calibrated(module, *halves)
+    for name, content in files.items():
+        write_bytes(beside(artifact.locate(which), name), content)
+    for name, found in chosen.items():
+        artifact.name_point(which, name, target.model.complete(found.point), numbers[name], net=net)
+    return numbers
+
+
+def _numbers(found: Candidate, choice: Choice | LadderChoice) -> dict[str, Any]:
+    """What is stored of a candidate beside its point and temperature."""
+    return {
         "clean_accuracy": found.clean,
         "robust_accuracy": found.robust,
         "clean_bound": found.clean_bound,
@@ -123,14 +160,11 @@ def store_point(
         "latency_ms": found.latency,
         "flags": list(found.flags),
         **({} if found.precision == FULL else {"precision": found.precision}),
-        **calibrated(module, *halves),
     }
-    artifact.name_point(which, name, point, numbers, net=net)
-    return numbers
 
 
-def _lower(target: Target, name: str, which: str, found: Candidate, *halves: Dataset) -> nn.Module:
-    """The module of a point in a lower precision; its int8 file is written beside the model's file."""
+def _lower(target: Target, name: str, found: Candidate, *halves: Dataset) -> tuple[nn.Module, bytes]:
+    """The module of a point in a lower precision, and the content of its file."""
     assert isinstance(target.model, Tunable)
     images = to_pixels(subset(halves[0], CALIBRATED_ON).images)
     with tempfile.TemporaryDirectory() as folder:
@@ -152,9 +186,7 @@ def _lower(target: Target, name: str, which: str, found: Candidate, *halves: Dat
                 f"{100 * found.clean:.1f} % in its row: this machine runs it differently, so measure it here (rheostat "
                 f"evaluate --fresh --precision {found.precision})"
             )
-        if found.precision in QUANTISED:
-            write_bytes(beside(artifact.locate(which), name), made.read_bytes())
-    return module
+        return module, made.read_bytes()
 
 
 def candidate_line(what: str, c: Candidate) -> str:

@@ -56,14 +56,19 @@ def _about(path: Path, text: str) -> dict[str, Any]:
     return found
 
 
+def stage_file(first: Path, number: int) -> Path:
+    """Where the file of a stage lies: beside that of the first."""
+    return first if number == 0 else first.with_name(f"{first.stem}.stage-{number}{first.suffix}")
+
+
 class Session:
     """Images (B, C, H, W) float32 in [0, 1] → logits (B, K); `about` is the description stored in the file.
 
     A file with a live dial also takes `robustness`, one number or one per row. The files of further stages lie
-    beside the first; a row that leaves at an exit does not run the later stages. `runtime` is "onnx" or
-    "openvino". `precision` is "fp32", "bf16" or "auto" (bf16 if the chip multiplies it natively; OpenVINO only).
-    With `spin`, the threads of ONNX Runtime wait busily between runs: slightly faster, at the expense of other
-    processes. Raises ValueError for a missing or foreign file, or an unknown runtime or precision.
+    beside the first and must be of the same export; a row that leaves at an exit does not run the later stages.
+    `runtime` is "onnx" or "openvino". `precision` is "fp32", "bf16" or "auto" (bf16 if the chip multiplies it
+    natively; OpenVINO only). With `spin`, the threads of ONNX Runtime wait busily between runs: slightly faster, at
+    the expense of other processes. Raises ValueError for a missing or foreign file, or an unknown runtime or precision.
     """
 
     def __init__(
@@ -84,7 +89,11 @@ class Session:
             raise ValueError(f"{path}: an ONNX file that Rheostat did not export")
         self.about = _about(path, text)
         for number in range(1, self.about.get("stages", 1)):
-            self.stages.append(open_one(path.with_name(f"{path.stem}.stage-{number}{path.suffix}")))
+            file = stage_file(path, number)
+            self.stages.append(open_one(file))
+            own = _about(file, self.stages[-1].description or "")
+            if json.dumps(own) != json.dumps(self.about | {"stage": number}):
+                raise ValueError(f"{file} is not stage {number} of the export in {path.name}: export the point again")
 
     def __call__(self, images: Array, robustness: float | Array | None = None, *, validate: bool = True) -> Array:
         """Logits (B, K) of a batch (B, C, H, W) of pixels in [0, 1].

@@ -65,6 +65,13 @@ def lacking(precision: str) -> str:
     return ""
 
 
+def check_runs_here(precision: str) -> None:
+    """Raise ValueError for an unknown precision, or if this machine lacks something for it."""
+    check_precision(precision)
+    if problem := lacking(precision):
+        raise ValueError(f"{precision} cannot run here: {problem}")
+
+
 def write_in(
     precision: str, model: Tunable, about: About, out: Path, *, at: str | Point, images: Tensor, artifact: str = ""
 ) -> Path:
@@ -79,9 +86,7 @@ def write_in(
 
 def open_in(precision: str, file: Path, *, threads: int | None = None, spin: bool = True) -> Session:
     """A session of a written file in a precision; raises ValueError if this machine lacks something for it."""
-    check_precision(precision)
-    if problem := lacking(precision):
-        raise ValueError(f"{precision} cannot run here: {problem}")
+    check_runs_here(precision)
     if precision in UNDER_OPENVINO:
         products: Precision = "bf16" if precision == "bf16" else "fp32"
         return Session(file, runtime="openvino", precision=products, threads=threads, spin=spin)

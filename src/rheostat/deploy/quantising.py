@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -33,7 +33,6 @@ def quantise(path: Path, out: Path, images: Tensor) -> Path:
 
     Raises ValueError for a file with stages or a live dial.
     """
-    from onnx import load as load_onnx
     from onnxruntime.quantization import (
         CalibrationDataReader,
         QuantFormat,
@@ -66,11 +65,18 @@ def quantise(path: Path, out: Path, images: Tensor) -> Path:
             activation_type=QuantType.QUInt8,
             weight_type=QuantType.QInt8,
         )
-        found = load_onnx(str(made))
-        del found.metadata_props[:]
-        entry = found.metadata_props.add()
-        entry.key, entry.value = KEY, json.dumps({**source.about, "quantised": "int8"})
-        write_bytes(out, found.SerializeToString())
+        return write_described(made, out, {**source.about, "quantised": "int8"})
+
+
+def write_described(file: Path, out: Path, about: Mapping[str, Any]) -> Path:
+    """Write the graph of an ONNX file under another description."""
+    from onnx import load as load_onnx
+
+    found = load_onnx(str(file))
+    del found.metadata_props[:]
+    entry = found.metadata_props.add()
+    entry.key, entry.value = KEY, json.dumps(about)
+    write_bytes(out, found.SerializeToString())
     return out
 
 

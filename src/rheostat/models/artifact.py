@@ -259,6 +259,14 @@ def tensor_bytes(name: str, tensor: Tensor) -> bytes:
     return head + plain.numpy().tobytes()
 
 
+def check_nameable(path: str | Path, name: str) -> None:
+    """ValueError unless a point may have this name, and points may be named in this model's file."""
+    if not re.fullmatch(r"[a-z][a-z0-9_-]*", name):
+        raise ValueError(f"a point's name is of a-z, 0-9, - and _, and starts with a letter, given {name!r}")
+    if zoo.ships(locate(path)):
+        raise ValueError(f"{path} comes with the package; copy it before you name points in it")
+
+
 def name_point(
     path: str | Path, name: str, point: Point, measured: dict[str, Any], *, net: nn.Module | Factory | str | None = None
 ) -> None:
@@ -266,11 +274,8 @@ def name_point(
 
     ValueError, and no change of the file, for a name or numbers with which the file would not load.
     """
-    if not re.fullmatch(r"[a-z][a-z0-9_-]*", name):
-        raise ValueError(f"a point's name is of a-z, 0-9, - and _, and starts with a letter, given {name!r}")
+    check_nameable(path, name)
     file = locate(path)
-    if zoo.ships(file):
-        raise ValueError(f"{path} comes with the package; copy it before you name points in it")
     point = load(file, net=net).complete(point)
     with locked(file):
         tensors, found = read_tensors(file)

@@ -70,9 +70,14 @@ class Ranks:
             dist.barrier()
 
 
+def world_size() -> int:
+    """The number of ranks that torchrun set up; 1 if there are none."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
 def join(device: torch.device) -> Ranks:
     """Join the ranks that torchrun set up, or return a single rank if there are none."""
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+    if world_size() == 1:
         return Ranks()
     if not dist.is_initialized():
         # CPU tensors (counts, requests to stop) use gloo, even if gradients use NCCL.

@@ -66,8 +66,10 @@ def make_app(served: Service, policy: Policy, options: Options | None = None) ->
             yield
         finally:
             follower.cancel()
-            await state.engine.close()
-            state.decoders.close()
+            try:
+                await state.engine.close()
+            finally:
+                state.decoders.close()
 
     app = FastAPI(
         title="Rheostat",
@@ -196,9 +198,10 @@ def _policy(app: FastAPI, state: State) -> None:
 
 def _health(app: FastAPI, state: State) -> None:
     @app.head("/healthz", include_in_schema=False)
-    @app.get("/healthz", summary="Alive")
+    @app.get("/healthz", summary="Alive", responses={503: {"description": "Failed; start the server again"}})
     async def healthz() -> JSONResponse:
-        return JSONResponse({"status": "alive"})
+        failed = state.engine.failed
+        return JSONResponse({"status": "failed" if failed else "alive"}, 503 if failed else 200)
 
     @app.head("/readyz", include_in_schema=False)
     @app.get("/readyz", summary="Serving", responses={503: {"description": "Not serving"}})

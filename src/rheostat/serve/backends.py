@@ -55,12 +55,17 @@ def service(
     Each point runs in the precision that it was chosen in (`rheostat choose --ladder`), because its numbers were
     measured in that one. `backend` is the runtime of points in fp32: "auto" takes the fastest installed one, measured
     at the first of them; int8 always runs under ONNX Runtime, bf16 and int8-openvino under OpenVINO. `precision`
-    replaces that of every point: fp32, or bf16 (OpenVINO only; auto on a CPU that has it), which is faster but may not
-    be measured.
-    Raises ValueError if this machine cannot run a point's precision, or if an int8 file is missing.
+    replaces that of every point: fp32, bf16 (OpenVINO only), or auto, which is bf16 where OpenVINO runs and the CPU has
+    it, and fp32 otherwise. bf16 is faster but may not be measured.
+    Raises ValueError for bf16 under another runtime, if this machine cannot run a point's precision, or if an int8 file
+    is missing.
     """
     if backend not in BACKENDS:
         raise ValueError(f"no backend {backend!r}; {nearest(backend, BACKENDS)}")
+    if backend == "torch" and precision == "bf16":
+        raise ValueError(
+            "the backend torch serves in fp32, given the precision bf16; give the backend openvino or auto"
+        )
     model, about = artifact.load_with(which, net=net)
     points = dict(model.points)
     if every and "robustness" in model.dials:

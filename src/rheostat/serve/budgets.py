@@ -17,6 +17,32 @@ CLIENTS = 10_000
 """Number of clients whose rate is remembered."""
 
 
+def request_and_total(
+    request: int | None,
+    total: int | None,
+    *,
+    usual: tuple[int, int],
+    times: int,
+    options: tuple[str, str],
+    unit: int = 1,
+) -> tuple[int, int]:
+    """(the largest request, the total), where the total is at least `times` as much, so that a client's share holds it.
+
+    A value that is None is the usual one, changed to fit the other. ValueError names the `options` that do not fit, in
+    their `unit`.
+    """
+    if request is None:
+        request = usual[0] if total is None else max(1, min(usual[0], total // times))
+    if total is None:
+        total = max(usual[1], times * request)
+    if total < times * request:
+        raise ValueError(
+            f"{options[1]} must be at least {times} times {options[0]}, because one client may hold a quarter of the "
+            f"total; given {total / unit:g} and {request / unit:g}"
+        )
+    return request, total
+
+
 def client_of(host: str | None) -> str:
     """The client that a request counts against: its IPv4 address, or its IPv6 /64, which one holder owns whole."""
     try:

@@ -20,12 +20,15 @@ POLL = 0.2
 
 
 class _Holder:
-    """An actor that holds the policy. If Ray restarts it, it is empty until the first replica fills it again."""
+    """An actor that holds the policy. If Ray restarts it, it is empty until a replica's next read fills it again."""
 
     def __init__(self) -> None:
         self.policy: Policy | None = None
 
-    def read(self) -> Policy | None:
+    def read(self, known: Policy | None) -> Policy | None:
+        """The policy; `known` is what the caller has read or written before."""
+        if self.policy is None:
+            self.policy = known
         return self.policy
 
     def write(self, policy: Policy) -> None:
@@ -37,17 +40,21 @@ class ActorStore:
 
     def __init__(self) -> None:
         self.holder: Any = (
-            ray.remote(_Holder).options(name=STORE, get_if_exists=True, lifetime="detached", num_cpus=0).remote()
+            ray.remote(_Holder)
+            .options(name=STORE, get_if_exists=True, lifetime="detached", num_cpus=0, max_restarts=-1)
+            .remote()
         )
+        self.known: Policy | None = None
 
     def read(self) -> Policy | None:
         """The policy of the cluster, or None if none has been set."""
-        found: Policy | None = ray.get(self.holder.read.remote())
-        return found
+        self.known = ray.get(self.holder.read.remote(self.known))
+        return self.known
 
     def write(self, policy: Policy) -> None:
         """Set the policy; every replica uses it within POLL seconds."""
         ray.get(self.holder.write.remote(policy))
+        self.known = policy
 
 
 def application(

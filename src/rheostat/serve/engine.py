@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -12,7 +13,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from rheostat.serve.decoding import Array
-from rheostat.serve.scheduling import Controller, Decision, Full, Line
+from rheostat.serve.scheduling import Controller, Decision, Line, Stopped
+
+log = logging.getLogger("rheostat.serve")
 
 Run = Callable[[Array], Array]
 """(B, C, H, W) → (B, K) probabilities."""
@@ -97,15 +100,21 @@ class Engine:
             return False
         return self.task is not None and not self.task.done() and not self.closing
 
+    @property
+    def failed(self) -> bool:
+        """Whether an error has ended the serving of batches; only a new start of the server helps."""
+        return self.task is not None and self.task.done() and not self.closing
+
     async def submit(self, images: Array, point: str | None = None, *, waited: float = 0.0) -> tuple[str, Array]:
-        """Return (point used, probabilities (n, K)); raise Full if the queue has no room, Late if it is too slow.
+        """Return (point used, probabilities (n, K)); raise Full if the queue has no room, Late if it is too slow,
+        Stopped if the engine is closed or has failed.
 
         `waited` is the number of seconds for which load has already delayed the request. Its deadline and its wait
         count from then. A body that is sent slowly, or is slow to decode, delays only its sender: if its time counted,
         a few such requests would move the dial for everybody.
         """
-        if self.closing:
-            raise Full
+        if self.closing or self.failed:
+            raise Stopped
         now = time.perf_counter()
         job = _Job(images, now - waited, asyncio.get_running_loop().create_future(), point)
         self.line.offer(job, now)
@@ -120,11 +129,25 @@ class Engine:
         """Finish accepted requests, then stop."""
         self.closing = True
         self.arrived.set()
-        if self.task is not None:
-            await self.task
-        self.worker.shutdown()
+        try:
+            if self.task is not None:
+                await self.task
+        finally:
+            self.worker.shutdown()
 
     async def _serve(self) -> None:
+        """Run batches until the engine is closed. An error outside the model ends it; no request then waits in vain."""
+        try:
+            await self._batches()
+        except Exception:
+            log.exception("the server has stopped answering; start it again")
+            raise
+        finally:
+            for job in self.line.jobs:
+                if not job.done.done():
+                    job.done.set_exception(Stopped())
+
+    async def _batches(self) -> None:
         while True:
             await self._fill()
             self.line.drop(lambda job: job.done.done())  # the client has left, or the request timed out

@@ -113,16 +113,25 @@ def floor(policy: Policy, measured: Measured) -> tuple[str, ...]:
     return tuple(n for n in policy.ladder if robustness_of(measured[n]) >= least)
 
 
-def strict(policy: Policy, least: float | None) -> Policy:
-    """The policy under the floor that the server was started with; ValueError if the policy sets a lower one."""
-    if least is None:
-        return policy
-    if policy.min_robust is not None and policy.min_robust < least:
+def _raised(policy: Policy, least: float | None, measured: Measured) -> Policy:
+    """The policy with a floor of at least `least`: a floor that is not written counts as `least_robust` says."""
+    below = least is not None and least_robust(policy, measured) < least
+    return replace(policy, min_robust=least) if below else policy
+
+
+def strict(policy: Policy, least: float | None, *, measured: Measured) -> Policy:
+    """The valid policy under the floor that the server was started with; ValueError if the policy sets a lower one.
+
+    A policy without `min_robust` keeps its own floor where that is the stricter one.
+    """
+    policy = validated(policy, measured)
+    held = _raised(policy, least, measured)
+    if held is not policy and policy.min_robust is not None:
         raise ValueError(
-            f"min_robust {policy.min_robust:g} is below {least:g}, the floor that this server was started with; "
-            "a policy may be stricter, not weaker"
+            f"min_robust {policy.min_robust:g} is below {held.min_robust:g}, the floor that this server was started "
+            "with; a policy may be stricter, not weaker"
         )
-    return policy if policy.min_robust is not None else replace(policy, min_robust=least)
+    return validated(held, measured)
 
 
 def settled(given: Policy, stored: Policy | None, measured: Measured) -> tuple[Policy, str]:
@@ -134,17 +143,14 @@ def settled(given: Policy, stored: Policy | None, measured: Measured) -> tuple[P
     given = validated(given, measured)
     if stored is None or stored == given:
         return given, ""
-    least = given.min_robust
-    raised = least is not None and (stored.min_robust is None or stored.min_robust < least)
-    wanted = replace(stored, min_robust=least) if raised else stored
     try:
-        held = validated(wanted, measured)
+        held = validated(_raised(validated(stored, measured), given.min_robust, measured), measured)
     except ValueError as error:
         return given, f"the stored policy is not used ({error}); the command line's policy applies"
     text = (
         f"the stored policy applies, because it was set while the server ran: ladder {', '.join(held.ladder)}, "
         f"no point below {least_robust(held, measured):g}"
     )
-    if raised:
-        text += f"; --min-robust {least:g} of the command line is stricter than its floor and applies too"
+    if held != stored:
+        text += f"; --min-robust {given.min_robust:g} of the command line is stricter than its floor and applies too"
     return held, text

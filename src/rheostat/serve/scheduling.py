@@ -25,6 +25,13 @@ class Late(Full):
         super().__init__("no allowed point could answer in time; the queue is too long")
 
 
+class Stopped(Full):
+    """The server answers no further requests."""
+
+    def __init__(self) -> None:
+        super().__init__("the server has stopped answering")
+
+
 class Waiting(Protocol):
     """A request in the queue."""
 

@@ -40,7 +40,8 @@ class SlackFit(Punctual):
                         return Decision(point, size, self._step())
         self._press(load.now)
         point = self.name = self.fastest
-        size = min(sizes[point], key=lambda n: self._late(load, point, n, point))
+        # The guard may just have opened a faster point, so its batches are sized now.
+        size = min(self._sizes(load, point), key=lambda n: self._late(load, point, n, point))
         return Decision(point, size, self._step())
 
     def _drain(self, point: str, images: int, most: int) -> float:

@@ -37,7 +37,8 @@ def add_routes(app: FastAPI, state: State) -> None:
         return JSONResponse(protocol.server_metadata(rheostat.__version__))
 
     async def live() -> JSONResponse:
-        return JSONResponse({"live": True})
+        live = not state.engine.failed
+        return JSONResponse({"live": live}, 200 if live else 503)
 
     async def ready() -> JSONResponse:
         return readiness()

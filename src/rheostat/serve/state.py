@@ -14,7 +14,7 @@ from rheostat.serve.engine import Engine, Served
 from rheostat.serve.gate import Gate
 from rheostat.serve.metrics import Metrics
 from rheostat.serve.options import Options, Service
-from rheostat.serve.policy import Policy, floor, settled, strict, validated
+from rheostat.serve.policy import Policy, floor, settled, strict
 from rheostat.serve.scheduling import Controller
 from rheostat.serve.workers import Decoders
 
@@ -63,8 +63,10 @@ class State:
         return self.engine.ready and self.decoders.ready
 
     def allowed(self, new: Policy) -> Policy:
-        """The policy under the server's initial floor if the named points can meet it; ValueError otherwise."""
-        return validated(strict(new, self.least), self.served.measured)
+        """The policy under the server's initial floor if its points and its controller work; ValueError otherwise."""
+        held = strict(new, self.least, measured=self.served.measured)
+        self._controller(held)
+        return held
 
     async def keep(self, new: Policy) -> None:
         """Store a policy, then use it. If it cannot be stored: Refusal (503), and nothing changes."""
