@@ -88,7 +88,16 @@ def _rows(
     builder: RowBuilder, points: list[Point | None], attacks: list[Attack], ranks: Ranks, report: Report | None
 ) -> dict[int, list[Row]]:
     """Stored and new rows by the index of their point; the rows of other attackers have index len(points)."""
-    target, options = builder.target, builder.options
+    options = builder.options
+    whole = Task(
+        builder.target.model,
+        tuple(points),
+        tuple(attacks),
+        options.seed,
+        options.warm,
+        options.transfer,
+        low=options.attack_precision == "bf16",
+    )
     plans = [builder.planned(p, attacks, _lent(points, i) if options.warm else None) for i, p in enumerate(points)]
     if options.out is not None and options.fresh and ranks.first:
         forget(options.out, builder, [m.identity for plan in plans for m in plan])
@@ -104,15 +113,7 @@ def _rows(
     rows = {i: [done[m.identity] for m in plan] for i, plan in enumerate(plans) if i not in wanted}
     if not wanted:
         return rows
-    task = Task(
-        target.model,
-        tuple(points[i] for i in wanted),
-        tuple(attacks),
-        options.seed,
-        options.warm,
-        options.transfer,
-        low=options.attack_precision == "bf16",
-    )
+    task = replace(whole, points=tuple(points[i] for i in wanted))
     about = {
         "artifact": builder.artifact,
         "data": builder.fingerprint,
