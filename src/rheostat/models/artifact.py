@@ -79,17 +79,13 @@ def save(path: str | Path, model: Tunable, about: About | None = None) -> Path:
     adopted = {}
     if isinstance(model.net, Adopted):
         adopted = {"adopted": {"factory": model.net.factory, "architecture": model.net.architecture}}
-    dial_map = asdict(model.dial_map) if model.dial_map is not None else None
     stored = model.stored()
     check_finite(stored, str(path))
     description = {
         "artifact": FORMAT,
         "tensors": tensors_hash(stored),
-        "composition": repr(model.method),
-        "net": model.net.spec,
+        **_decisive(model),
         **adopted,
-        "dials": [asdict(d) for d in model.method.dials()],
-        "dial_map": dial_map,
         "points": {k: v.numbers() for k, v in model.points.items()},
         **asdict(about),
     }
@@ -102,6 +98,24 @@ def save(path: str | Path, model: Tunable, about: About | None = None) -> Path:
     check_classes(about.classes, model, str(path))
     write_tensors(Path(path), stored, description)
     return Path(path)
+
+
+def _decisive(model: Tunable) -> dict[str, Any]:
+    """The part of a model's description that decides its outputs, beside its tensors; `digest` reads the same keys.
+
+    A network without a spec, which no file can hold, is described by its structure.
+    """
+    return {
+        "composition": repr(model.method),
+        "net": getattr(model.net, "spec", None) or structure(model.net),
+        "dials": [asdict(d) for d in model.method.dials()],
+        "dial_map": asdict(model.dial_map) if model.dial_map is not None else None,
+    }
+
+
+def structure(module: nn.Module) -> str:
+    """A module as it prints itself, without the addresses in memory that differ in every process."""
+    return re.sub(r" at 0x[0-9a-fA-F]+", "", repr(module))
 
 
 def check_finite(tensors: Mapping[str, Tensor], where: str) -> None:
@@ -238,8 +252,16 @@ def digest(which: str | Path) -> str:
     Names given to points and numbers written beside do not change it.
     """
     tensors, found = read_tensors(locate(which))
-    kept = {k: found.get(k) for k in ("composition", "net", "dials", "dial_map")}
-    return _hashed(json.dumps(kept, sort_keys=True).encode(), tensors)[:16]
+    return _digest({k: found.get(k) for k in ("composition", "net", "dials", "dial_map")}, tensors)
+
+
+def digest_of_model(model: Tunable) -> str:
+    """The hash of a model in memory: that of the file it would be saved to, whether or not it can be saved."""
+    return _digest(_decisive(model), model.stored())
+
+
+def _digest(decisive: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str:
+    return _hashed(json.dumps(decisive, sort_keys=True, default=repr).encode(), tensors)[:16]
 
 
 def tensor_bytes(name: str, tensor: Tensor) -> bytes:
