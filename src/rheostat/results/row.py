@@ -43,6 +43,15 @@ class AttackEntry(Part):
         description="Form of the attack: `direct` (on the logits), or one that the method defines, such as `average`.",
     )
     eot: int | None = Field(None, description="Number of noise draws over which each gradient is averaged.")
+    start: bool | None = Field(None, description="Whether it starts at random; absent if its name implies it.")
+    momentum: float | None = Field(None, description="Momentum of the steps; absent if its name implies it.")
+    drop: bool | None = Field(None, description="Whether it stops at a success; absent if its name implies it.")
+    attacks: list[str] | None = Field(
+        None, description="Attacks that made images for other points (transfer, warm start), if not those of the tier."
+    )
+    budgets: list[dict[str, Any]] | None = Field(
+        None, description="Attacks on which the row depends (`name`), with the settings that their names do not imply."
+    )
     of: list[str | At] | None = Field(
         None, description="For `worst`, the attacks that it covers; for `chosen`, the points that it covers."
     )
