@@ -63,7 +63,8 @@ def evaluate(
     With `options.out` the rows are written to that file and their bits beside it. A point whose rows are
     already there is not measured again, and a killed evaluation continues at the chunk it had reached. With
     several ranks, all ranks call this function, and only the first returns rows. Raises ValueError if the file
-    holds rows of another model or other data; on Ctrl-C and SIGTERM raises Interrupted, which says what is kept.
+    holds rows of another model or other data, or if `options.split` is not the split of the data; on Ctrl-C and
+    SIGTERM raises Interrupted, which says what is kept.
     """
     options, ranks = options or EvaluationOptions(), ranks or Ranks()
     target = as_target(model, options.name)

@@ -41,7 +41,7 @@ class RowBuilder:
         return self.target.described() | {
             "dataset": self.dataset.name,
             "dataset_hash": self.dataset.fingerprint,
-            "split": self.options.split,
+            "split": self.options.split_of(self.dataset),
             "tier": self.options.tier,
             "tier_version": VERSION,
             "n": len(self.dataset),
@@ -54,6 +54,11 @@ class RowBuilder:
     def artifact(self) -> str:
         """The hash of the model."""
         return str(self.common["artifact"])
+
+    @property
+    def split(self) -> str:
+        """The split of the data."""
+        return str(self.common["split"])
 
     @property
     def fingerprint(self) -> str:

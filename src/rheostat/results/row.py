@@ -172,7 +172,7 @@ class Measurement(Part):
     net: dict[str, Any] | str = Field(description="Specification of the network; for an adopted module, its class.")
     dataset: str = Field(description="Name of the data set.")
     dataset_hash: str | None = Field(None, description="Hash of the images and labels that were used.")
-    split: str = Field(description="Split of the data: `test`, `calibrate-fit` or `calibrate-choose`.")
+    split: str = Field(description="Split of the data: `test`, `calibrate-fit`, `calibrate-choose` or `train`.")
     at: At = Field(description="The point, as the position of each dial; empty if the model has no dials.")
     rule: str | None = Field(
         None, description="Rule that replaced the model's own dial and maps λ to norm sets: `at-0`, `blend`."
