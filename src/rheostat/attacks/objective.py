@@ -30,8 +30,8 @@ def margin(logits: Tensor, labels: Tensor) -> Tensor:
 def difference_of_logits_ratio(logits: Tensor, labels: Tensor) -> Tensor:
     """DLR (Croce & Hein 2020), (B, K), (B,) → (B,): the margin over the difference of the 1st and 3rd largest logit.
 
-    It does not depend on the scale of the logits. Raises ValueError for fewer than 3 classes: with two, the loss would be
-    1 or -1 and its gradient 0.
+    It does not depend on the scale of the logits. Raises ValueError for fewer than 3 classes: with two, the loss would
+    be 1 or -1 and its gradient 0.
     """
     if logits.shape[1] < 3:
         raise ValueError(
