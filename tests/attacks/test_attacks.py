@@ -160,3 +160,26 @@ def test_names_budgets_and_mistakes() -> None:
     with pytest.raises(ValueError, match="must not be negative"):
         Attack("pgd", -0.1)
     assert torch.equal(project(torch.tensor([[[[3.0]]]]), 1.0, "l2"), torch.ones(1, 1, 1, 1))
+
+
+def test_auto_pgd_averages_its_gradients_over_draws() -> None:
+    passes: list[int] = []
+
+    class Certain(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            passes.append(len(x))
+            return torch.cat((100 + x.flatten(1)[:, :1], x.flatten(1)), 1)
+
+    x, y = torch.rand(3, 1, 4, 4), torch.zeros(3, dtype=torch.long)
+    counts = []
+    for draws in (1, 5):
+        passes.clear()
+        Attack("apgd-ce", 0.1, 10, eot=draws)(objective_of(Certain(), y), x)
+        counts.append(len(passes))
+    assert counts[1] - counts[0] == 4 * 11  # the start and 10 steps
+
+
+def test_dlr_of_two_classes_is_refused(linear) -> None:
+    model, x, y = linear
+    with pytest.raises(ValueError, match="needs at least 3 classes, this model has 2; use the loss 'margin'"):
+        named("pgd20-dlr", eps=0.1)(objective_of(model, y, loss="dlr"), x)

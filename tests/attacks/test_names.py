@@ -72,6 +72,12 @@ def test_a_step_size_is_for_attacks_that_take_one() -> None:
         ("pgd", {"steps": 0}, "at least 1 step, given 0"),
         ("pgd", {"loss": "cee"}, "did you mean 'ce'"),
         ("pgd", {"eot": 0}, "at least 1, given 0"),
+        ("apgd-ce", {"loss": "margin"}, r"apgd-ce ignores loss, given margin; leave it out .*steps, restarts, eot\)"),
+        ("apgd-t", {"step_size": 0.1}, "apgd-t ignores step_size, given 0.1"),
+        ("square", {"restarts": 5}, r"square ignores restarts, given 5; leave it out \(it takes eps, norm, steps\)"),
+        ("square-rescaled", {"eot": 20}, "square-rescaled ignores eot, given 20"),
+        ("autoattack", {"steps": 1000}, r"autoattack ignores steps, given 1000; .*\(it takes eps, norm\)"),
+        ("autoattack", {"drop": False}, "autoattack ignores drop, given False"),
     ],
 )
 def test_a_mistake_is_named(kind: str, options: dict[str, object], message: str) -> None:

@@ -125,6 +125,22 @@ def test_attacks_that_climb_are_finished_inside_the_ball(name: str, sample: Data
     assert model.passes[False] <= 20 * (attack.last_steps + 1)
 
 
+def test_auto_pgd_that_failed_in_bf16_crosses_the_ball_in_fp32() -> None:
+    class Certain(nn.Module):
+        """Class 0 for every image; its loss rises as the image gets darker."""
+
+        def forward(self, x: Tensor) -> Tensor:
+            score = x.flatten(1).sum(1)
+            return torch.stack((5 + score, 0 * score), 1)
+
+    images, attack = torch.full((3, 1, 2, 2), 0.5), named("apgd-ce", eps=0.1)
+    moved = images.clone()
+    moved[0] += 0.1  # a result in bf16, from which PGD takes its usual small steps
+    found = attack.finish(objective_of(Certain(), torch.zeros(3, dtype=torch.long)), images, moved) - images
+    assert torch.allclose(found[0], torch.tensor(0.1 - 25 * 0.0025), atol=1e-6)
+    assert torch.allclose(found[1:], torch.tensor(-0.1), atol=1e-6)
+
+
 def test_attacks_without_a_last_quarter_stay_in_fp32(sample: Dataset) -> None:
     """Random search has no steps to make again, and three steps have no quarter."""
     assert {n for n in ATTACKS.names() if ATTACKS.get(n).lowers} == {"apgd-ce", "apgd-t", "fgsm", "mi-fgsm", "pgd"}

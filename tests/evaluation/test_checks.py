@@ -238,6 +238,13 @@ def test_the_dials_own_masking(sample, monkeypatch) -> None:
     assert found.made_at in ("mean over points", {"robustness": 0.2})
 
 
+@pytest.mark.parametrize("eps", [0.6, 0.5, 0.4])
+def test_a_probe_covers_radii_above_one_half(batch, eps: float) -> None:
+    standing = torch.ones(10, dtype=torch.bool)
+    found = probe(Wrapped().eval(), None, batch[0][:10], batch[1][:10], named("pgd2", eps=eps), standing)
+    assert [e for e, _ in found.eps_curve] == [0.0, eps / 4, eps / 2, eps, *([0.5] if eps < 0.5 else [])]
+
+
 def test_few_classes_have_a_set_of_their_own(digits) -> None:
     keep = (digits[1].labels < 3).nonzero()[:40, 0]
     three = digits[1].only(keep)

@@ -7,9 +7,18 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 
+import rheostat
+from rheostat.attacks import named
+from rheostat.data import subset
 from rheostat.evaluation.attacked import outcome
+from rheostat.evaluation.evaluator import evaluate
+from rheostat.evaluation.options import EvaluationOptions
+from rheostat.evaluation.target import digest_of
+from rheostat.models import artifact
 from rheostat.models.factories import from_factory
+from rheostat.points.point import Point
 
 
 def test_a_factory_is_found_on_the_search_path_which_stays_what_it_was(tmp_path: Path, monkeypatch) -> None:
@@ -37,9 +46,6 @@ def test_the_command_line_finds_a_factory_in_the_working_directory(tmp_path: Pat
 
 
 def test_a_judgement_is_in_full_precision_whatever_its_caller_set(digits) -> None:
-    from rheostat.attacks import named
-    from rheostat.data import subset
-
     seen = set()
 
     class Noting(torch.nn.Module):
@@ -56,3 +62,45 @@ def test_a_judgement_is_in_full_precision_whatever_its_caller_set(digits) -> Non
     finally:
         torch.set_float32_matmul_precision(before)
     assert seen == {(False, False)}
+
+
+@pytest.mark.parametrize("name", sorted(artifact.packaged()))
+def test_a_model_in_memory_has_the_hash_of_its_file(name: str, tmp_path: Path) -> None:
+    model = rheostat.load(name)
+    assert digest_of(model) == artifact.digest(model.save(tmp_path / "x.safetensors"))
+
+
+def test_whatever_decides_the_outputs_changes_the_hash(tmp_path: Path) -> None:
+    model, other = rheostat.load("oat-digits"), rheostat.load("oat-digits")
+    other.dial_map = None
+    assert artifact.digest(artifact.save(tmp_path / "x.safetensors", other)) == digest_of(other)
+    robust = model.at(robustness=1.0)
+    found = [
+        *(digest_of(m) for m in (model, other, model.between("at-0"), model.between("at-0.5"))),
+        *(digest_of(model.at(robustness=r)) for r in (0.0, 0.5, 0.50000001)),
+        *(digest_of(nn.Sequential(nn.Identity(), m)) for m in (robust, other.at(robustness=1.0))),
+        *(digest_of(nn.Sequential(nn.Flatten(), activation)) for activation in (nn.ReLU(), nn.Tanh())),
+    ]
+    assert len(set(found)) == len(found)
+    assert digest_of(rheostat.load("oat-digits").at(robustness=1.0)) == digest_of(robust)
+    model.points["named"] = Point(robustness=0.5)
+    assert digest_of(model) == found[0]  # a name does not change the model
+    model.net.spec = {}  # no file can hold such a network
+    assert digest_of(model) not in found
+
+
+def test_an_address_in_memory_is_no_part_of_the_hash() -> None:
+    class Applied(nn.Module):
+        def extra_repr(self) -> str:
+            return repr(lambda x: x)
+
+    kept = [Applied(), Applied()]
+    assert digest_of(kept[0]) == digest_of(kept[1])
+
+
+def test_a_point_is_not_given_the_rows_of_another(digits, tmp_path: Path) -> None:
+    model, few = rheostat.load("oat-digits"), subset(digits[1], 20)
+    options = EvaluationOptions(out=tmp_path / "rows.jsonl", eps=0.1)
+    evaluate(model.at(robustness=0.0), None, "fgsm", few, options=options)
+    with pytest.raises(ValueError, match="measured on another model"):
+        evaluate(model.at(robustness=1.0), None, "fgsm", few, options=options)

@@ -16,6 +16,7 @@ from rheostat import nets
 from rheostat.methods import compose
 from rheostat.models import artifact
 from rheostat.models.artifact import About
+from rheostat.models.hashing import tensors_hash
 from rheostat.models.tunable import Tunable
 from rheostat.points.point import Point
 from rheostat.runtime.files import read_tensors
@@ -43,7 +44,7 @@ def written(tensors: dict[str, Tensor], about: dict[str, Any], *, rehash: bool =
     """A file of these tensors and this metadata, its hash right unless it is asked not to be."""
     about = {k: v for k, v in about.items() if v is not GONE}
     if rehash and "tensors" in about:
-        about["tensors"] = artifact.tensors_hash(tensors)
+        about["tensors"] = tensors_hash(tensors)
     return save({k: v.contiguous() for k, v in tensors.items()}, {"rheostat": json.dumps(about)})
 
 

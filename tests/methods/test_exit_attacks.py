@@ -135,6 +135,13 @@ def test_equal_shares_and_the_other_rules() -> None:
         fit_policy(model, fit, rule="accuracy", accuracy=0.999)
     with pytest.raises(ValueError, match="needs macs"):
         fit_policy(model, fit, rule="budget")
+    for given, message in (
+        ({"macs": 1e6}, "rule 'equal-shares' does not use macs, given 1e.06; leave it out, or use rule 'budget'"),
+        ({"rule": "budget", "macs": costs[-1], "accuracy": 0.9}, "rule 'budget' does not use accuracy, given 0.9"),
+        ({"rule": "accuracy", "macs": 1e6, "accuracy": 0.1}, "rule 'accuracy' does not use macs"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            fit_policy(model, fit, **given)
     with pytest.raises(ValueError, match="did you mean 'budget'"):
         fit_policy(model, fit, rule="buget")
 

@@ -110,6 +110,21 @@ def test_what_is_not_the_same_does_not_pair(two, tmp_path: Path, changes, messag
         compare(side(two[0]), side(str(tmp_path / "c.jsonl")))
 
 
+def test_training_positions_and_calibrated_ones_do_not_pair(two, tmp_path: Path) -> None:
+    for rule in (None, "at-0"):
+        put(tmp_path / "c.jsonl", "two", dials(0.0, 0.5, 1.0), seed=10, dial="lambda", rule=rule)
+    put(tmp_path / "a" / "rows.jsonl", "one", dials(0.0, 0.5, 1.0), seed=0, rule="at-0")
+    sides = side(two[0]), side(str(tmp_path / "c.jsonl"))
+    for pair in (sides, sides[::-1]):
+        with pytest.raises(ValueError, match=r"of two are training λ and those of one are t of .* --between at-0"):
+            compare(*pair)
+    assert len(compare(*sides, between="at-0").points) == 3
+    # A network without a dial is paired with either.
+    put(tmp_path / "d.jsonl", "plain", [{}], seed=0)
+    for one in sides:
+        assert compare(one, side(str(tmp_path / "d.jsonl")), at={"robustness": 1.0}).points
+
+
 def test_sides_are_named(two, tmp_path: Path) -> None:
     file = two[1].rpartition(":")[0]
     with pytest.raises(ValueError, match=r"holds 2 runs; name one: .*:two"):

@@ -24,13 +24,15 @@ def apgd(
     norm: str = "linf",
     steps: int = 100,
     restarts: int = 1,
+    eot: int = 1,
     targeted: bool = False,
     seed: int = 0,
 ) -> Tensor:
     """Auto-PGD, images (B, C, H, W) → (B, C, H, W). `targeted` replaces CE by DLR towards up to 9 classes in turn.
 
-    `eps` is in units of [0, 1]. All rows of the objective must share one setting (a point without
-    per-example values). Raises ValueError if `targeted` is set and the model has fewer than 4 classes.
+    `eps` is in units of [0, 1]. Gradients are averages over `eot` passes. All rows of the objective must share one
+    setting (a point without per-example values). Raises ValueError if `targeted` is set and the model has fewer than 4
+    classes.
     """
     from pyautoattack.autopgd_base import APGDAttack, APGDAttack_targeted
 
@@ -43,6 +45,7 @@ def apgd(
         "seed": seed % 2**31,
         "device": images.device,
         "n_restarts": restarts,
+        "eot_iter": eot,
     }
     with torch.random.fork_rng(), torch.enable_grad(), warnings.catch_warnings():
         # `evaluation.checks` reports zero gradients itself, in the rows.
@@ -65,22 +68,30 @@ class Auto(Reference):
 
     targeted: ClassVar[bool] = False
     defaults: ClassVar[Mapping[str, object]] = {"steps": 100}
+    honours = ("steps", "restarts", "eot")
     lowers = True
 
     def finish(self, attack: Attack, objective: Objective, images: Tensor, moved: Tensor) -> Tensor:
-        """Run untargeted PGD on the same loss, with PGD's default step size: Auto-PGD's last steps are too small."""
-        size = 2.5 * attack.eps / attack.steps
-        steps = attack.last_steps
-        return pgd(
-            objective,
-            images,
-            eps=attack.eps,
-            steps=steps,
-            step_size=size,
-            norm=attack.norm,
-            start=moved - images,
-            drop=objective.decisive,
-        )
+        """Run untargeted PGD on the same loss, with PGD's default step size: Auto-PGD's last steps are too small.
+
+        Auto-PGD returns the clean image where it fails. From there the steps are large enough to cross the ball.
+        """
+        found, steps = moved.clone(), attack.last_steps
+        failed = (moved == images).flatten(1).all(1)
+        for rows, count in ((~failed, attack.steps), (failed, steps)):
+            chosen = rows.nonzero()[:, 0]
+            if len(chosen):
+                found[chosen] = pgd(
+                    objective.only(chosen),
+                    images[chosen],
+                    eps=attack.eps,
+                    steps=steps,
+                    step_size=2.5 * attack.eps / count,
+                    norm=attack.norm,
+                    start=(moved - images)[chosen],
+                    drop=objective.decisive,
+                )
+        return found
 
     def run(
         self,
@@ -98,6 +109,7 @@ class Auto(Reference):
             norm=attack.norm,
             steps=attack.steps,
             restarts=attack.restarts,
+            eot=attack.eot,
             targeted=self.targeted,
             seed=seed_from(generator),
         )

@@ -30,11 +30,16 @@ def margin(logits: Tensor, labels: Tensor) -> Tensor:
 def difference_of_logits_ratio(logits: Tensor, labels: Tensor) -> Tensor:
     """DLR (Croce & Hein 2020), (B, K), (B,) → (B,): the margin over the difference of the 1st and 3rd largest logit.
 
-    It does not depend on the scale of the logits. With two classes the 2nd logit replaces the 3rd.
+    It does not depend on the scale of the logits. Raises ValueError for fewer than 3 classes: with two, the loss would
+    be 1 or -1 and its gradient 0.
     """
+    if logits.shape[1] < 3:
+        raise ValueError(
+            f"the DLR loss needs at least 3 classes, this model has {logits.shape[1]}; use the loss 'margin' "
+            "(pgd20-margin instead of pgd20-dlr)"
+        )
     ordered = logits.sort(1, descending=True).values
-    third = ordered[:, min(2, logits.shape[1] - 1)]
-    return margin(logits, labels) / (ordered[:, 0] - third + 1e-12)
+    return margin(logits, labels) / (ordered[:, 0] - ordered[:, 2] + 1e-12)
 
 
 LOSSES: dict[str, Loss] = {"ce": cross_entropy, "margin": margin, "dlr": difference_of_logits_ratio}

@@ -6,10 +6,11 @@ These attacks run the reference implementations of pyautoattack unchanged; they 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 from torch import Tensor
 
-from rheostat.attacks.base import Attack, AttackKind
+from rheostat.attacks.base import DEFAULTS, USUAL, Attack, AttackKind
 from rheostat.attacks.budget import Streams
 from rheostat.attacks.objective import Objective
 
@@ -55,6 +56,18 @@ class Reference(AttackKind):
     rowwise = False
     trains = False
     uses = ()
+    honours: ClassVar[tuple[str, ...]] = ()
+    """The settings that have an effect on it, beside eps, norm and form."""
+
+    def check(self, attack: Attack) -> None:
+        """Raise ValueError for a setting that has no effect, because a row would claim it."""
+        fixed = {**USUAL, **DEFAULTS, **self.defaults, "step_size": None}
+        for setting in sorted(fixed.keys() - {"form", *self.honours}):
+            if getattr(attack, setting) != fixed[setting]:
+                takes = ", ".join(("eps", "norm", *self.honours))
+                raise ValueError(
+                    f"{self.name} ignores {setting}, given {getattr(attack, setting)}; leave it out (it takes {takes})"
+                )
 
     def step_size(self, attack: Attack) -> float:
         return 2 * attack.eps

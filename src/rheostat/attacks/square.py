@@ -55,6 +55,7 @@ class Square(Reference):
     name = "square"
     grammar: ClassVar[tuple[str, ...]] = ("square", "squareN")
     defaults: ClassVar[Mapping[str, object]] = {"steps": 1000, "loss": "margin"}
+    honours = ("steps",)
     rescaled: ClassVar[bool] = False
 
     def parse(self, text: str, *, eps: float, norm: str, step_size: float | None) -> Attack | None:

@@ -164,10 +164,11 @@ def calibrate_norms(
     """Re-estimate the running statistics of one width's norm sets, as plain means over batches.
 
     The clean set is estimated on clean images at λ = 0, the adversarial set on images attacked at
-    λ = 1 and this width; the latter needs `attack`. Weights do not change. Do not pass test images.
+    λ = 1 and this width; the latter needs `attack`. Weights do not change.
     Source: slimmable networks (Yu & Huang, ICCV 2019, §3.1). Raises ValueError for a model without
-    the dial `width`, for an unknown width, or if `attack` is missing.
+    the dial `width`, for an unknown width, if `attack` is missing, or for the test split.
     """
+    data.to_choose_on()
     if "width" not in model.dials:
         raise ValueError("this model has no dial 'width'")
     robust = [0.0, 1.0] if "robustness" in model.dials else [None]

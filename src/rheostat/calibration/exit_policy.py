@@ -21,6 +21,8 @@ from rheostat.runtime.choices import check_choice
 from rheostat.runtime.precision import full_precision
 
 RULES = ("equal-shares", "budget", "accuracy")
+LIMITS = {"budget": "macs", "accuracy": "accuracy"}
+"""The argument of `fit_policy` that a rule needs; the other one has no effect under it."""
 
 
 @dataclass(frozen=True)
@@ -69,10 +71,20 @@ def fit_policy(
     "accuracy": the cheapest policy whose accuracy is at least `accuracy`.
     The last two search over one level: each side exit gets the largest threshold at which the rows that
     leave there reach that accuracy. At a point of less `depth` only the exits within it are fitted; the
-    other thresholds do not change. Raises ValueError on the test split, or if no policy meets the limit.
+    other thresholds do not change. Raises ValueError on the test split, if no policy meets the limit, or for a limit
+    that the rule does not use.
     """
     method = _method(model)
     check_choice("exits", "rule", rule, RULES)
+    given = {"macs": macs, "accuracy": accuracy}
+    for limit, value in given.items():
+        if value is None and LIMITS.get(rule) == limit:
+            raise ValueError(f"rule {rule!r} needs {limit}")
+        if value is not None and LIMITS.get(rule) != limit:
+            other = next(name for name, needed in LIMITS.items() if needed == limit)
+            raise ValueError(
+                f"rule {rule!r} does not use {limit}, given {value:g}; leave it out, or use rule {other!r}"
+            )
     data.to_choose_on()
     point = model.complete(at)
     stack = stacked(model, data, point)
@@ -94,12 +106,8 @@ def fit_policy(
     if rule == "equal-shares":
         found = outcome(equal_shares(unsure))
     else:
-        asked = {"budget": macs, "accuracy": accuracy}
-        if asked[rule] is None:
-            raise ValueError(f"rule {rule!r} needs {'macs' if rule == 'budget' else 'accuracy'}")
-        wanted = {"macs": macs} if rule == "budget" else {"accuracy": accuracy}
         top = most(method.measure, stack.shape[-1])
-        found = _searched(unsure, right, outcome, top, **{"macs": None, "accuracy": None, **wanted})
+        found = _searched(unsure, right, outcome, top, macs=macs, accuracy=accuracy)
     stored = model.net.get_buffer("thresholds")
     stored[: len(found.thresholds)] = torch.tensor(found.thresholds, device=stored.device)
     return found

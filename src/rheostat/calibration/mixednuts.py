@@ -83,10 +83,11 @@ def fit_nonlinearity(
 ) -> FittedNuts:
     """Fit s, p, c of a MixedNUTS model on the split calibrate-fit and store them in the model.
 
-    The attack targets the robust network. Do not pass the test split. Raises ValueError for another model.
+    The attack targets the robust network. Raises ValueError for another model, or for the test split.
     """
     if not _needed(model):
         raise ValueError('this model has no nonlinearity to fit; train mixing with mix="mixednuts"')
+    data.to_choose_on()
     right, wrong = [], []
     point = Point(robustness=1.0)
     for first in range(0, len(data), CHUNK):

@@ -24,8 +24,8 @@ def calibrate_segment(model: Tunable, data: Dataset, attack: Attack, *, batch: i
     """Estimate the norm statistics of every knot of the segment, at every width, as plain means over batches.
 
     At λ, a fraction λ of each batch is attacked at λ and the rest is clean, so that the ends see the same
-    images as in training. Weights do not change. Do not pass test images. Raises ValueError for a model
-    without knots (line and lora have them with `norms="re-estimated"`).
+    images as in training. Weights do not change. Raises ValueError for a model without knots (line and lora have
+    them with `norms="re-estimated"`), or for the test split.
     """
     if not knots_of(model):
         raise ValueError('this model has no statistics along a segment; train line or lora with norms="re-estimated"')
@@ -40,8 +40,10 @@ def estimate_statistics(
 ) -> None:
     """Re-estimate the norm statistics that a training pass at this point updates, as plain means over batches.
 
-    `attacked` is the fraction of each batch that is attacked, at this point. Weights do not change.
+    `attacked` is the fraction of each batch that is attacked, at this point. Weights do not change. Raises ValueError
+    for the test split.
     """
+    data.to_choose_on()
     sets = [m for m in model.modules() if isinstance(m, NormSet)]
     before = [m.momentum for m in sets]
     try:

@@ -45,7 +45,7 @@ def measure_in(
         raise ValueError(f"--precision {precision} exports a model of this package, given the factory {request.which}")
     fit, dataset = (
         find_data(target, request.data, split, data_dir=request.data_dir, examples=n, verify=request.verify)
-        for split, n in (("calibrate-fit", CALIBRATED_ON), (options.split, request.examples))
+        for split, n in (("calibrate-fit", CALIBRATED_ON), (options.split or "test", request.examples))
     )
     check_fit(model, dataset)
     options = settled(request, options, target)

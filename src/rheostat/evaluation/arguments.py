@@ -43,7 +43,7 @@ def as_attacks(target: Target, given: Attacks, options: EvaluationOptions) -> li
 
     `Attack` values are used unchanged. Names take the radius of the options, or else the radius the model was
     trained with. NAME@all is NAME under every form of attack on a multi-exit model. Raises ValueError if there is no
-    attack, no radius, or an unknown name.
+    attack, no radius, an unknown name, or attacks of several norms or radii, which have no common worst case.
     """
     several = [given] if isinstance(given, str | Attack) else list(given)
     out: list[Attack] = []
@@ -57,10 +57,14 @@ def as_attacks(target: Target, given: Attacks, options: EvaluationOptions) -> li
             raise ValueError(f"{target.run} has no threat model; give --eps")
         norm = options.norm or threat.get("norm", "linf")
         names = [form for n in one.split(",") if n.strip() for form in forms_of(target, n.strip())]
-        names = [n for n in names if n not in {a.name for a in out}]  # pgd20 and pgd20@all: pgd20 once
-        out += [named(n, eps=float(eps), norm=norm, step_size=options.step_size) for n in names]
+        made = [named(n, eps=float(eps), norm=norm, step_size=options.step_size) for n in names]
+        out += [a for a in dict.fromkeys(made) if a not in out]  # pgd20 and pgd20@all: pgd20 once
     if not out:
         raise ValueError("an evaluation needs at least one attack")
+    balls = {f"{a.norm} {a.eps:g}": a.name for a in out}
+    if len({(a.norm, a.eps) for a in out}) > 1:
+        given = " and ".join(f"{name} with {ball}" for ball, name in balls.items())
+        raise ValueError(f"the attacks of one evaluation need one norm and one eps, given {given}; evaluate them apart")
     return out
 
 

@@ -25,7 +25,7 @@ LEAST_IMAGES = 4
 LARGE = 0.5
 """The L∞ radius at which an attack can turn every image grey."""
 CURVE = (0.0, 0.25, 0.5, 1.0, 1.5, 2.0)
-"""The radii of the eps curve, as multiples of eps; LARGE follows as the last radius."""
+"""The radii of the eps curve, as multiples of eps; LARGE follows as the last radius where it is larger."""
 
 
 @dataclass(frozen=True)
@@ -151,7 +151,8 @@ def probe(
 
     found: list[Finding] = []
     wide = LARGE if attack.norm == "linf" else LARGE * math.sqrt(images[0].numel())
-    radii = [*(m * attack.eps for m in CURVE if m * attack.eps < wide), wide]
+    inner = [m * attack.eps for m in CURVE if m <= 1 or m * attack.eps < wide]
+    radii = [*inner, *([wide] if wide > inner[-1] else [])]
     with_eps = [replace(attack, eps=e, step_size=None) for e in radii]
     curve = [bits(one) for one in with_eps]
     with torch.no_grad():
@@ -166,7 +167,7 @@ def probe(
     low = exact(int(curve[-1].sum()), len(labels))[0]
     if low > 1 / classes:
         share = float(curve[-1].double().mean())
-        found.append(Finding("large-eps-survives", {"eps": wide, "accuracy": share}))
+        found.append(Finding("large-eps-survives", {"eps": radii[-1], "accuracy": share}))
     base = curve[radii.index(attack.eps)]
     one_step = replace(attack, label="fgsm", steps=1, step_size=attack.eps, start=False, momentum=0.0)
     found += gains(base, bits(one_step), "one-step-better", points=1.0)

@@ -35,9 +35,10 @@ class Task:
     """The work for every chunk: points × attacks, and the attacker's knowledge of the dial.
 
     `warm`: each point first tries the adversarial images of the points before it, unchanged; they count as a
-    separate attack. `transfer`: the images of every point are also scored at every other point, and one attack
-    maximises the mean loss over all points. `low`: attacks that can be finished in fp32 run in bf16 first,
-    except the attack on the mean loss.
+    separate attack. `transfer`: the images of every point are also scored at every other point, and the first
+    attack that treats rows independently maximises the mean loss over all points. `low`: attacks that can be finished
+    in fp32 run in bf16 first, except the attack on the mean loss. Raises ValueError for `warm` with noise, and for
+    `transfer` without an attack that treats rows independently.
     """
 
     model: nn.Module
@@ -51,6 +52,11 @@ class Task:
     def __post_init__(self) -> None:
         if self.warm and any(victim_at(self.model, p).randomised for p in self.points):
             raise ValueError("warm starts need points that draw no noise; omit --warm")
+        if self.transfer and not any(a.rowwise for a in self.attacks):
+            raise ValueError(
+                "--transfer attacks the mean loss over the points, which needs an attack such as pgd20 or fgsm, given "
+                f"{', '.join(a.name for a in self.attacks)}; add --attack pgd20 or omit --transfer"
+            )
 
     def packs(self, images: Tensor) -> Iterator[list[int]]:
         """Yield the indices of points that share a batch."""
@@ -121,7 +127,11 @@ def measured(task: Task, images: Tensor, labels: Tensor, number: int) -> Record:
 def _pack(
     task: Task, pack: list[int], images: Tensor, labels: Tensor, number: int, out: Record, before: list[Tensor]
 ) -> list[Tensor]:
-    """Attack the points of a pack in one batch; returns the final images of each point, successful or not."""
+    """Attack the points of a pack in one batch; returns the images of each point.
+
+    The image of a row is that which fooled the model at its point. A row that no attack fooled has the image of the
+    first attack that moved it.
+    """
     count, n = len(pack), len(images)
     point = _joined([task.points[p] for p in pack], n)
     victim = victim_at(task.model, point)
@@ -142,11 +152,13 @@ def _pack(
         took = time.perf_counter() - started
         if rows is None:
             out["clean"][pack] = found.clean.reshape(count, n).cpu()
-        attacked = found.clean.nonzero()[:, 0] if rows is None else rows
-        if every and rows is not None:
-            survivors = torch.zeros_like(found.robust).index_fill(0, rows, True)
-            found = replace(found, robust=found.robust & survivors)
-        moved[attacked] = found.adversarial[attacked]
+        before_it = found.clean if rows is None else torch.zeros_like(found.robust).index_fill(0, rows, True)
+        found = replace(found, robust=found.robust & before_it)
+        # An image that no attack has moved takes what this one made of it; a moved one is replaced only by a success,
+        # because some attacks return the clean image where they fail.
+        unmoved = (moved == images_all).flatten(1).all(1)
+        taken = before_it & (unmoved | ~found.robust)
+        moved[taken] = found.adversarial[taken]
         rows = found.robust.nonzero()[:, 0]
         fooled |= found.fooled
         _note(out, pack, i, found, took)
@@ -228,7 +240,7 @@ def _joined(points: list[Point | None], n: int) -> Point | None:
 
 def _transferred(task: Task, moved: list[Tensor], images: Tensor, labels: Tensor, number: int) -> Record:
     """Bits at every point of the images made at every point, and of images made for the mean loss over points."""
-    first = task.attacks[0]
+    first = next(a for a in task.attacks if a.rowwise)
     noise = stream(task.seed, number, "transfer")
     victims = [victim_at(task.model, p) for p in task.points]
     judges = [victim.judge(labels, noise) for victim in victims]

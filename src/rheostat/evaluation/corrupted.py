@@ -51,8 +51,9 @@ def evaluate_corruptions(
     `model`, `points` and `options` are as in `evaluate`; options of attacks have no effect. `kinds` are all kinds by
     default. `rheostat.data.corruptions` makes the images from those of `data` with `options.seed`. With `options.out`
     the rows of each corruption are appended to that file once measured, and rows that it already holds are not
-    measured again. Several ranks divide the corruptions. Raises ValueError for an unknown kind or severity, or if the
-    file holds rows of another model; on Ctrl-C raises Interrupted, which says what is kept.
+    measured again. Several ranks divide the corruptions. Raises ValueError for an unknown kind or severity, if the
+    file holds rows of another model, or if `options.split` is not the split of the data; on Ctrl-C raises Interrupted,
+    which says what is kept.
     """
     ranks = ranks or Ranks()
     options = replace(options or EvaluationOptions(), tier=TIER, attack_precision="fp32")

@@ -28,10 +28,11 @@ def crossed_rows(builder: RowBuilder, worst: list[Row], records: list[Record]) -
     crossed, unknown = (torch.cat([r[k] for r in records], -1) for k in ("crossed", "unknown"))
     single = int(crossed.double().mean((1, 2)).argmin())
     out: list[tuple[Row, Pair]] = []
+    made_by = builder.unless_of_tier([name for name in worst[0].attack.names if name != "warm"])
 
     def add(base: Row, at: At, knowledge: Knowledge, right: Tensor, robust: Tensor, **attack: object) -> None:
-        budget = {"name": knowledge, "norm": base.attack.norm, "eps": base.attack.eps}
-        entry = AttackEntry.model_validate({**budget, **attack})
+        budget = {"norm": base.attack.norm, "eps": base.attack.eps, "budgets": base.attack.budgets}
+        entry = AttackEntry.model_validate({"name": knowledge, **budget, "attacks": made_by, **attack})
         of = builder.measurement(at, entry, knowledge=knowledge)
         row = builder.row(of, right, robust, **{k: getattr(base, k) for k in COST})
         out.append((row, (right, robust)))

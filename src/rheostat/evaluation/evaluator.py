@@ -63,7 +63,8 @@ def evaluate(
     With `options.out` the rows are written to that file and their bits beside it. A point whose rows are
     already there is not measured again, and a killed evaluation continues at the chunk it had reached. With
     several ranks, all ranks call this function, and only the first returns rows. Raises ValueError if the file
-    holds rows of another model or other data; on Ctrl-C and SIGTERM raises Interrupted, which says what is kept.
+    holds rows of another model or other data, or if `options.split` is not the split of the data; on Ctrl-C and
+    SIGTERM raises Interrupted, which says what is kept.
     """
     options, ranks = options or EvaluationOptions(), ranks or Ranks()
     target = as_target(model, options.name)
@@ -88,7 +89,16 @@ def _rows(
     builder: RowBuilder, points: list[Point | None], attacks: list[Attack], ranks: Ranks, report: Report | None
 ) -> dict[int, list[Row]]:
     """Stored and new rows by the index of their point; the rows of other attackers have index len(points)."""
-    target, options = builder.target, builder.options
+    options = builder.options
+    whole = Task(
+        builder.target.model,
+        tuple(points),
+        tuple(attacks),
+        options.seed,
+        options.warm,
+        options.transfer,
+        low=options.attack_precision == "bf16",
+    )
     plans = [builder.planned(p, attacks, _lent(points, i) if options.warm else None) for i, p in enumerate(points)]
     if options.out is not None and options.fresh and ranks.first:
         forget(options.out, builder, [m.identity for plan in plans for m in plan])
@@ -104,15 +114,7 @@ def _rows(
     rows = {i: [done[m.identity] for m in plan] for i, plan in enumerate(plans) if i not in wanted}
     if not wanted:
         return rows
-    task = Task(
-        target.model,
-        tuple(points[i] for i in wanted),
-        tuple(attacks),
-        options.seed,
-        options.warm,
-        options.transfer,
-        low=options.attack_precision == "bf16",
-    )
+    task = replace(whole, points=tuple(points[i] for i in wanted))
     about = {
         "artifact": builder.artifact,
         "data": builder.fingerprint,

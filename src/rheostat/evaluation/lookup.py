@@ -138,7 +138,12 @@ def measure(request: Request, options: EvaluationOptions | None = None, *, repor
         raise ValueError("--corruptions runs no attack: omit --transfer, --warm, --probe and --attack-precision")
     target = find_target(request.which, name=options.name, between=request.between, net=request.net)
     dataset = find_data(
-        target, request.data, options.split, data_dir=request.data_dir, examples=request.examples, verify=request.verify
+        target,
+        request.data,
+        options.split or "test",
+        data_dir=request.data_dir,
+        examples=request.examples,
+        verify=request.verify,
     )
     options = settled(request, options, target)
     points = as_points(target, request.at)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import get_args
 
-from rheostat.data import SPLITS
+from rheostat.data import SPLITS, Dataset
 from rheostat.runtime.choices import check_choice, nearest
 from rheostat.runtime.precision import Asked
 
@@ -15,7 +15,8 @@ from rheostat.runtime.precision import Asked
 class EvaluationOptions:
     """The options of `evaluate`: everything except model, points, attacks and data.
 
-    `split` and `tier` are recorded in the rows. `out` is the file of rows; without it nothing is stored. `name` is
+    `split` and `tier` are recorded in the rows; `split` defaults to that of the data, or to "test" for data that do not
+    name theirs. `out` is the file of rows; without it nothing is stored. `name` is
     the name of the run in rows; by default that of the target. `eps`, `norm` and `step_size` apply to attacks given
     by name: `eps` and `step_size` are in units of [0, 1], `eps` and `norm` default to those of the model's training,
     and `step_size` to 2.5·eps/steps.
@@ -28,7 +29,7 @@ class EvaluationOptions:
     rows of this run that belong to another model or other data. Raises ValueError for an unknown split or precision.
     """
 
-    split: str = "test"
+    split: str | None = None
     tier: str = "quick"
     out: Path | None = None
     name: str | None = None
@@ -43,9 +44,18 @@ class EvaluationOptions:
     fresh: bool = False
 
     def __post_init__(self) -> None:
-        if self.split not in SPLITS:
+        if self.split is not None and self.split not in SPLITS:
             raise ValueError(f"no split {self.split!r}; {nearest(self.split, SPLITS)}")
         check_choice("evaluate", "attack precision", self.attack_precision, get_args(Asked))
+
+    def split_of(self, data: Dataset) -> str:
+        """The split that rows on these images name; ValueError if it is not the one that the options name."""
+        if self.split is not None and data.split not in ("", self.split):
+            raise ValueError(
+                f"{data.name}: these images are of the split {data.split!r}, but the options say split={self.split!r}; "
+                "leave split out, or pass the images of that split"
+            )
+        return self.split or data.split or "test"
 
     @property
     def probes(self) -> bool:

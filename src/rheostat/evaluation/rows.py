@@ -13,7 +13,7 @@ from rheostat.attacks import Attack
 from rheostat.data import Dataset
 from rheostat.evaluation.options import EvaluationOptions
 from rheostat.evaluation.target import Target
-from rheostat.evaluation.tiers import VERSION
+from rheostat.evaluation.tiers import VERSION, attacks_of, tier_names
 from rheostat.models.artifact import versions
 from rheostat.points.point import Point
 from rheostat.results.intervals import accuracies
@@ -41,7 +41,7 @@ class RowBuilder:
         return self.target.described() | {
             "dataset": self.dataset.name,
             "dataset_hash": self.dataset.fingerprint,
-            "split": self.options.split,
+            "split": self.options.split_of(self.dataset),
             "tier": self.options.tier,
             "tier_version": VERSION,
             "n": len(self.dataset),
@@ -54,6 +54,11 @@ class RowBuilder:
     def artifact(self) -> str:
         """The hash of the model."""
         return str(self.common["artifact"])
+
+    @property
+    def split(self) -> str:
+        """The split of the data."""
+        return str(self.common["split"])
 
     @property
     def fingerprint(self) -> str:
@@ -82,14 +87,31 @@ class RowBuilder:
         """
         at = point.numbers() if point is not None else {}
         eps, norm = attacks[0].eps, attacks[0].norm
-        shown = [AttackEntry.model_validate(a.row()) for a in attacks]
+        every = budgets(attacks)
+        # A row depends on the attacks before it; a warm start lends the images of all of them.
+        before = [budgets(attacks[:i]) if lent is None else every for i in range(len(attacks))]
+        shown = [
+            AttackEntry.model_validate({**a.row(), "budgets": known}) for a, known in zip(attacks, before, strict=True)
+        ]
         if lent is not None:
-            shown.insert(0, AttackEntry(name="warm", eps=eps, norm=norm, eot=1, lent=lent))
-        worst = AttackEntry(name="worst", eps=eps, norm=norm, of=[a.name for a in shown])
+            made_by = self.unless_of_tier([a.name for a in attacks])
+            warm = AttackEntry(name="warm", eps=eps, norm=norm, eot=1, lent=lent, attacks=made_by, budgets=every)
+            shown.insert(0, warm)
+        worst = AttackEntry(name="worst", eps=eps, norm=norm, of=[a.name for a in shown], budgets=every)
         return [*(self.measurement(at, a, cumulative=i > 0) for i, a in enumerate(shown)), self.measurement(at, worst)]
+
+    def unless_of_tier(self, names: list[str]) -> list[str] | None:
+        """The names of attacks, or None if they are those of the tier, which a row names anyway."""
+        tier, classes = self.options.tier, len(self.dataset.classes)
+        return None if tier in tier_names() and names == attacks_of(tier, classes) else names
 
     def row(self, of: Measurement, clean: Tensor, robust: Tensor, **found: Any) -> Row:
         """The row of a measurement, from its bits (n,); `found` gives further fields."""
         fields: dict[str, Any] = dict(of) | accuracies(clean, robust)
         fields |= {"versions": versions(), "hardware": hardware(self.dataset.images.device)}
         return Row(**fields | found)
+
+
+def budgets(attacks: Sequence[Attack]) -> list[dict[str, Any]] | None:
+    """The settings of attacks that their names do not imply, for `AttackEntry.budgets`; None if there is none."""
+    return [{"name": a.name, **changes} for a in attacks if (changes := a.changes())] or None

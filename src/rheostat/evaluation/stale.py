@@ -31,8 +31,8 @@ def is_stale(row: Row, builder: RowBuilder) -> bool:
     """Whether a row has the name of this run but belongs to another model, or to other data of the same name."""
     if row.run != builder.target.run:
         return False
-    data, options = builder.dataset, builder.options
-    same = (row.dataset, row.split, row.n) == (data.name, options.split, len(data))
+    data = builder.dataset
+    same = (row.dataset, row.split, row.n) == (data.name, builder.split, len(data))
     return row.artifact != builder.artifact or (same and row.dataset_hash not in (None, builder.fingerprint))
 
 

@@ -11,8 +11,9 @@ from typing import Any, Literal
 from torch import nn
 
 from rheostat.methods.base import settings_of
-from rheostat.models.artifact import About, tensor_bytes
-from rheostat.models.tunable import Tunable
+from rheostat.models.artifact import About
+from rheostat.models.hashing import digest_of_model, structure, tensor_bytes
+from rheostat.models.tunable import AtPoint, Tunable
 from rheostat.points.point import Point
 
 
@@ -70,7 +71,7 @@ class Target:
 
     @property
     def hash(self) -> str:
-        """A hash that identifies the model: that of its file, or of the module's tensors."""
+        """A hash that identifies the model: that of its file, or of the module (`digest_of`)."""
         return self.artifact or digest_of(self.model)
 
 
@@ -82,8 +83,20 @@ def as_target(model: nn.Module | Target, name: str | None = None) -> Target:
 
 
 def digest_of(model: nn.Module) -> str:
-    """A hash of a module's type, parameters and buffers."""
+    """A hash of what decides a module's outputs, as far as that can be read from it.
+
+    For a Tunable it is the hash of the file that `save` would write. For any other module it covers its type, its
+    structure, its parameters and buffers, and each Tunable and point inside it (`model.at(...)` is such a module).
+    """
+    if isinstance(model, Tunable):
+        return digest_of_model(model)
     found = hashlib.sha256(type(model).__qualname__.encode())
+    found.update(structure(model).encode())
+    for part in model.modules():
+        if isinstance(part, Tunable):
+            found.update(digest_of_model(part).encode())
+        elif isinstance(part, AtPoint):
+            found.update(repr(dict(part.point)).encode())
     for name, tensor in model.state_dict().items():
         found.update(tensor_bytes(name, tensor))
     return found.hexdigest()[:16]

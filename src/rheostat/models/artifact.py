@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import platform
 import re
@@ -21,6 +20,7 @@ from rheostat.methods import parse_method
 from rheostat.models import zoo
 from rheostat.models.factories import Factory
 from rheostat.models.fetching import fetch
+from rheostat.models.hashing import DECISIVE, decisive, digest_of, tensors_hash
 from rheostat.models.rebuilding import rebuilt
 from rheostat.models.tunable import Tunable
 from rheostat.models.validation import built, check_classes, check_description, fitted
@@ -87,17 +87,13 @@ def save(path: str | Path, model: Tunable, about: About | None = None) -> Path:
     adopted = {}
     if isinstance(model.net, Adopted):
         adopted = {"adopted": {"factory": model.net.factory, "architecture": model.net.architecture}}
-    dial_map = asdict(model.dial_map) if model.dial_map is not None else None
     stored = model.stored()
     check_finite(stored, str(path))
     description = {
         "artifact": FORMAT,
         "tensors": tensors_hash(stored),
-        "composition": repr(model.method),
-        "net": model.net.spec,
+        **decisive(model),
         **adopted,
-        "dials": [asdict(d) for d in model.method.dials()],
-        "dial_map": dial_map,
         "points": {k: v.numbers() for k, v in model.points.items()},
         **asdict(about),
     }
@@ -118,18 +114,6 @@ def check_finite(tensors: Mapping[str, Tensor], where: str) -> None:
         unfitted = name.rpartition(".")[2] == "thresholds"
         if tensor.is_floating_point() and bool((tensor.isinf() if unfitted else ~tensor.isfinite()).any()):
             raise ValueError(f"{where}: {name} holds values that are infinite or NaN; such a model predicts nothing")
-
-
-def tensors_hash(tensors: Mapping[str, Tensor]) -> str:
-    """A hash of named tensors: what a file says of its weights, and what loading compares."""
-    return _hashed(b"", tensors)
-
-
-def _hashed(before: bytes, tensors: Mapping[str, Tensor]) -> str:
-    sha = hashlib.sha256(before)
-    for name in sorted(tensors):
-        sha.update(tensor_bytes(name, tensors[name]))
-    return sha.hexdigest()
 
 
 def packaged() -> dict[str, Path]:
@@ -248,15 +232,7 @@ def digest(which: str | Path) -> str:
     Names given to points and numbers written beside do not change it.
     """
     tensors, found = read_tensors(locate(which))
-    kept = {k: found.get(k) for k in ("composition", "net", "dials", "dial_map")}
-    return _hashed(json.dumps(kept, sort_keys=True).encode(), tensors)[:16]
-
-
-def tensor_bytes(name: str, tensor: Tensor) -> bytes:
-    """What hashes take of a named tensor: its name, shape, type and values."""
-    plain = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
-    head = f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode()
-    return head + plain.numpy().tobytes()
+    return digest_of({k: found.get(k) for k in DECISIVE}, tensors)
 
 
 def check_nameable(path: str | Path, name: str) -> None:

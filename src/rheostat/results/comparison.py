@@ -102,8 +102,8 @@ def compare(
 
     Rows are paired by tier, rule between norm sets, attacks, norm, radius, data, split and number of images (the
     largest that both have), and by the dials that both runs have; `at` fixes additional dials of one run. Areas count
-    above the SA `above`, by default the lowest SA less 2 points. ValueError if no rows can be paired, or if a point
-    pairs twice.
+    above the SA `above`, by default the lowest SA less 2 points. ValueError if no rows can be paired, if a point
+    pairs twice, or if one run's positions are training λ and the other's are those of a calibrated dial.
     """
     a, b = _matched(first, second, tier, between, at or {})
     both = [key for key in a if key in b]
@@ -113,6 +113,14 @@ def compare(
             for s, found in ((first, a), (second, b))
         )
         raise ValueError(f"no point in common: {described}")
+    for key in both:
+        names = {a[key].dial: first.name, b[key].dial: second.name}
+        if names.keys() == {"lambda", "t"}:
+            raise ValueError(
+                f"the positions of {names['lambda']} are training λ and those of {names['t']} are t of a calibrated "
+                "dial, which differ: calibrate both dials, or measure both by one rule between norm sets (rheostat "
+                "evaluate RUN --between at-0) and compare with --between at-0"
+            )
     ours = [first.bits.of(a[key]) for key in both]
     theirs = [second.bits.of(b[key]) for key in both]
     if above is None:

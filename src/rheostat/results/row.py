@@ -43,6 +43,15 @@ class AttackEntry(Part):
         description="Form of the attack: `direct` (on the logits), or one that the method defines, such as `average`.",
     )
     eot: int | None = Field(None, description="Number of noise draws over which each gradient is averaged.")
+    start: bool | None = Field(None, description="Whether it starts at random; absent if its name implies it.")
+    momentum: float | None = Field(None, description="Momentum of the steps; absent if its name implies it.")
+    drop: bool | None = Field(None, description="Whether it stops at a success; absent if its name implies it.")
+    attacks: list[str] | None = Field(
+        None, description="Attacks that made images for other points (transfer, warm start), if not those of the tier."
+    )
+    budgets: list[dict[str, Any]] | None = Field(
+        None, description="Attacks on which the row depends (`name`), with the settings that their names do not imply."
+    )
     of: list[str | At] | None = Field(
         None, description="For `worst`, the attacks that it covers; for `chosen`, the points that it covers."
     )
@@ -163,7 +172,7 @@ class Measurement(Part):
     net: dict[str, Any] | str = Field(description="Specification of the network; for an adopted module, its class.")
     dataset: str = Field(description="Name of the data set.")
     dataset_hash: str | None = Field(None, description="Hash of the images and labels that were used.")
-    split: str = Field(description="Split of the data: `test`, `calibrate-fit` or `calibrate-choose`.")
+    split: str = Field(description="Split of the data: `test`, `calibrate-fit`, `calibrate-choose` or `train`.")
     at: At = Field(description="The point, as the position of each dial; empty if the model has no dials.")
     rule: str | None = Field(
         None, description="Rule that replaced the model's own dial and maps λ to norm sets: `at-0`, `blend`."

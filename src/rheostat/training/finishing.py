@@ -12,7 +12,7 @@ from typing import Any
 from rheostat.attacks import Attack
 from rheostat.calibration import fittings
 from rheostat.calibration.dial import IMAGES, calibrate_dial
-from rheostat.calibration.exit_policy import fit_policy
+from rheostat.calibration.exit_policy import LIMITS, fit_policy
 from rheostat.data import Dataset
 from rheostat.data.splits import subset
 from rheostat.models import artifact
@@ -125,7 +125,9 @@ def _calibrated(ending: Ending) -> list[str]:
     if settings.calibrate_dial:
         wanted.append(("dial", lambda: _dial(ending, held_out, attack)))
     if "exit" in model.dials:
-        wanted.append(("exit policy", lambda: fit_policy(model, fit, **settings.policy.model_dump())))
+        rule = settings.policy.rule
+        policy = settings.policy.model_dump(include={"rule", LIMITS.get(rule, "rule")})  # others were warned of
+        wanted.append(("exit policy", lambda: fit_policy(model, fit, **policy)))
     problems = []
     for what, calibrate in wanted:
         try:

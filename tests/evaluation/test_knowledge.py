@@ -1,0 +1,68 @@
+"""Attackers who do not know the point: which images they use, and which attack maximises the mean loss."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+import rheostat
+from rheostat.attacks import Attack, named
+from rheostat.data import Dataset, subset, to_pixels
+from rheostat.evaluation.chunks import Task, measured
+from rheostat.evaluation.evaluator import evaluate
+from rheostat.evaluation.options import EvaluationOptions
+from rheostat.points.grid import parse_grid
+from rheostat.results.rows import read_rows
+
+EPS = 0.2
+POINTS = parse_grid("robustness=0,1")
+
+
+@pytest.fixture(scope="module")
+def model():
+    return rheostat.load("oat-digits")
+
+
+@pytest.fixture(scope="module")
+def sample(digits) -> Dataset:
+    return subset(digits[1], 60)
+
+
+class Failing(Attack):
+    """It returns the clean image where it fails, as pyautoattack's attacks do; here it always fails."""
+
+    def __call__(self, objective, images, generator=None, *, share=None):
+        return images
+
+
+def test_an_attack_that_fails_leaves_the_images_of_earlier_ones(model, sample) -> None:
+    images, labels = to_pixels(sample.images), sample.labels
+    strong, failing = named("pgd10", eps=EPS), Failing("pgd", EPS, label="failing")
+    ladders = [(strong,), (strong, failing), (failing, strong)]
+    alone, after, before = (
+        measured(Task(model, tuple(POINTS), ladder, transfer=True), images, labels, 0) for ladder in ladders
+    )
+    survivors = alone["standing"][1, -1] & alone["clean"][0]
+    assert bool((survivors & ~alone["crossed"][1, 0]).any())  # some images matter only where they were not made
+    assert torch.equal(after["crossed"], alone["crossed"])
+    assert torch.equal(before["crossed"], alone["crossed"])
+
+
+def test_transfer_uses_the_first_attack_that_treats_rows_independently(model, sample, tmp_path: Path) -> None:
+    few, options = sample.only(torch.arange(10)), EvaluationOptions(transfer=True)
+    rows = evaluate(model, POINTS, [named("square20", eps=EPS), named("fgsm", eps=EPS)], few, options=options)
+    assert {r.knowledge for r in rows} == {"known", "transfer", "unknown", "chosen"}
+    out = tmp_path / "rows.jsonl"
+    evaluate(model, POINTS, [named("square20", eps=EPS)], few, options=EvaluationOptions(out=out))
+    kept = read_rows(out)
+    with pytest.raises(ValueError, match="given square20; add --attack pgd20 or omit --transfer"):
+        evaluate(
+            model,
+            POINTS,
+            [named("square20", eps=EPS)],
+            few,
+            options=EvaluationOptions(out=out, transfer=True, fresh=True),
+        )
+    assert read_rows(out) == kept
