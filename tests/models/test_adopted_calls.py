@@ -183,3 +183,13 @@ def test_frozen_parameters_stay_frozen() -> None:
     frozen = [tuple(p.shape) for p in model.parameters() if not p.requires_grad]
     assert sorted(frozen) == sorted([(4, 1, 3, 3), *[(4,)] * 4, (4, 4, 3, 3), (10,)])  # two norm sets
     assert sum(p.requires_grad for p in model.parameters()) == 2
+
+
+def test_a_network_that_is_frozen_as_a_whole_is_refused_in_training(tmp_path) -> None:
+    module = nn.Sequential(nn.Conv2d(1, 4, 3), nn.Flatten(), nn.Linear(144, 10)).requires_grad_(False)
+    model = rheostat.adopt(module, "pgd-at", image=(1, 8, 8))
+    images, labels = torch.rand(64, 1, 8, 8), torch.arange(64) % 10
+    with pytest.raises(ValueError, match="no parameter of this model trains"):
+        rheostat.fit(
+            model, (images, labels), val_set=(images, labels), eps=0.1, epochs=1, batch=8, out=tmp_path, device="cpu"
+        )

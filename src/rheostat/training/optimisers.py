@@ -28,8 +28,11 @@ SchedulerGiven = Scheduler | Callable[[Optimizer, int], Scheduler]
 def made_optimiser(given: OptimiserGiven | None, model: Tunable, settings: Settings) -> Optimizer:
     """The run's optimiser over the trained parameters, with allocated gradients.
 
-    ValueError if it holds parameters that are not the model's, or if the function returns something else.
+    ValueError if the model has no parameter to train, if the optimiser holds parameters that are not the model's, or if
+    the function returns something else.
     """
+    if not any(p.requires_grad for p in model.parameters()):
+        raise ValueError("no parameter of this model trains: all have requires_grad=False; set it for those to train")
     if given is None:
         return sgd(model, settings)
     groups = parameter_groups(model)
