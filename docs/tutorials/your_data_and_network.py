@@ -106,6 +106,26 @@ print(again.about.classes)
 print(again.about.preprocessing)
 
 # %%
+# ## Choose a point
+#
+# A point is chosen on images that nothing else has seen, never on the test images. `choose` keeps points whose lower
+# confidence bounds meet the limits, and `store_point` puts one into the file under a name, with its numbers.
+
+# %%
+from rheostat import Need
+from rheostat.deploy.named_points import store_point
+
+measured = run.evaluate(sets.choose, "robustness=0:1:0.25", "pgd20")
+found = rheostat.choose(measured, Need(min_clean=0.6), maximise="robust")
+best = found.chosen
+assert best is not None
+numbers = store_point(str(path), "safe", best, found, images=(sets.fit, sets.choose), net=make_network)
+print(best.point.label())
+print(
+    f"RA {100 * best.robust:.1f} % (at least {100 * best.robust_bound:.1f}), temperature {numbers['temperature']:.2f}"
+)
+
+# %%
 # ## Any photo
 #
 # A service reads the rule from the file. We send it a test photo as it lies on the disk, and compare with the pixels
@@ -114,16 +134,14 @@ print(again.about.preprocessing)
 # %%
 from fastapi.testclient import TestClient
 
-from rheostat.models.artifact import name_point
 from rheostat.serve.app import make_app
 from rheostat.serve.backends import service
 from rheostat.serve.policy import Policy
 
-name_point(path, "safe", rheostat.Point(robustness=1.0), {}, net=make_network)
 served = service(str(path), backend="torch", net=f"{__name__}:make_network")
 photo = sorted((folder / "test" / "Trouser").glob("*.jpg"))[0]
 with TestClient(make_app(served, Policy(("safe",), 50.0, None))) as client:
     answer = client.post("/v1/predict", content=photo.read_bytes(), headers={"content-type": "image/jpeg"}).json()
 print(Image.open(photo).size, "->", answer["labels"])
-own = again.at(robustness=1.0).probabilities(data.to_pixels(rule.read(photo))[None])
+own = rheostat.load(path, net=make_network).at("safe").probabilities(data.to_pixels(rule.read(photo))[None])
 print("as the model itself says:", round(float(own.max()), 4) == round(max(answer["probabilities"][0]), 4))

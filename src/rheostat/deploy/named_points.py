@@ -19,6 +19,7 @@ from rheostat.evaluation.lookup import find_data, find_target
 from rheostat.evaluation.target import Target
 from rheostat.models import artifact
 from rheostat.models.costs import latency
+from rheostat.models.factories import Factory
 from rheostat.models.folding import foldable
 from rheostat.models.tunable import Tunable
 from rheostat.points.point import Point
@@ -92,15 +93,16 @@ def store_point(
     found: Candidate,
     choice: Choice | LadderChoice,
     *,
+    images: tuple[Dataset, Dataset] | None = None,
     data_dir: Path | None = None,
     verify: bool = True,
-    net: str | None = None,
+    net: nn.Module | Factory | str | None = None,
 ) -> dict[str, Any]:
     """Store a chosen point under a name in the model's file, with a fitted temperature; returns the stored numbers.
 
     As `store_points` for several.
     """
-    return store_points(which, {name: found}, choice, data_dir=data_dir, verify=verify, net=net)[name]
+    return store_points(which, {name: found}, choice, images=images, data_dir=data_dir, verify=verify, net=net)[name]
 
 
 def store_points(
@@ -108,24 +110,27 @@ def store_points(
     chosen: Mapping[str, Candidate],
     choice: Choice | LadderChoice,
     *,
+    images: tuple[Dataset, Dataset] | None = None,
     data_dir: Path | None = None,
     verify: bool = True,
-    net: str | None = None,
+    net: nn.Module | Factory | str | None = None,
 ) -> dict[str, dict[str, Any]]:
     """Store chosen points under their names in the model's file; returns the stored numbers of each.
 
-    A point in a lower precision is stored with it; the file of an int8 point is written beside the model's file.
-    Nothing is written before every point is known to be good. Raises ValueError for a name that cannot be, for a model
-    that ships, and if a file is not as accurate as its row says, because another machine runs it differently.
+    `images` are those to fit temperatures on and those that the points were chosen on. By default they are the splits
+    of the model's recipe; a model that `fit` trained has none, so give them. A point in a lower precision is stored
+    with it; the file of an int8 point is written beside the model's file. Nothing is written before every point is
+    known to be good. Raises ValueError for a name that cannot be, for a model that ships, and if a file is not as
+    accurate as its row says, because another machine runs it differently.
     """
     for name in chosen:
         artifact.check_nameable(which, name)
     target = find_target(which, name=None, between=None, net=net)
     assert isinstance(target.model, Tunable)
-    halves = [
+    halves = images or tuple(
         find_data(target, None, split, data_dir=data_dir, examples=None, verify=verify)
         for split in ("calibrate-fit", SPLIT)
-    ]
+    )
     numbers: dict[str, dict[str, Any]] = {}
     files: dict[str, bytes] = {}
     for name, found in chosen.items():

@@ -6,6 +6,8 @@ import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from torch import nn
+
 from rheostat import data
 from rheostat.data import Dataset, make_splits, subset
 from rheostat.evaluation.arguments import as_attacks, as_points, by_tier
@@ -14,7 +16,7 @@ from rheostat.evaluation.evaluator import Report, evaluate
 from rheostat.evaluation.options import EvaluationOptions
 from rheostat.evaluation.target import Target
 from rheostat.models import artifact
-from rheostat.models.factories import from_factory
+from rheostat.models.factories import Factory, from_factory
 from rheostat.results.row import Row
 from rheostat.runtime.distributed import device_named, join
 from rheostat.runtime.quantities import number
@@ -23,11 +25,13 @@ WHERE = "data.json"
 """The file in a run's folder that records where its images are."""
 
 
-def find_target(which: str, *, name: str | None, between: str | None, net: str | None = None) -> Target:
+def find_target(
+    which: str, *, name: str | None, between: str | None, net: nn.Module | Factory | str | None = None
+) -> Target:
     """The target of a run's folder, a model file, a packaged name, `hf:org/name` or package.module:factory.
 
-    `net` names the factory of the network of an adopted model (`rheostat.load`). Raises ValueError if the
-    name is unknown, or if `between` is set for a factory.
+    `net` is the network of an adopted model, its factory or the name of that (`rheostat.load`). Raises ValueError if
+    the name is unknown, or if `between` is set for a factory.
     """
     if ":" in which and not which.startswith("hf:") and not Path(which).exists():
         if between is not None:
