@@ -26,7 +26,7 @@ import numpy as np
 import torch
 
 from rheostat import nets
-from rheostat.deploy.precisions import FULL, QUANTISED, beside, lacking, open_in, write_in
+from rheostat.deploy.precisions import FULL, SERVED, beside, lacking, open_in, write_in
 from rheostat.methods.composition import compose
 from rheostat.models import artifact
 from rheostat.models.artifact import About, versions
@@ -52,7 +52,7 @@ def model_of(spec: dict[str, object], folder: Path, precision: str) -> Path:
     measured = {"robust_bound": 0.5, **({} if precision == FULL else {"precision": precision})}
     artifact.name_point(file, "safe", Point(robustness=1.0), measured)
     artifact.name_point(file, "fast", Point(robustness=0.0), {"robust_bound": 0.0})
-    if precision in QUANTISED:
+    if SERVED[precision].quantised:
         images, about, own = torch.rand(64, *model.net.image), artifact.load_with(file)[1], artifact.digest(file)
         write_in(precision, model, about, beside(file, "safe"), at=Point(robustness=1.0), images=images, artifact=own)
     return file

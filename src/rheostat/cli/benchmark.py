@@ -33,7 +33,7 @@ def bench(
     from rheostat.cli.progress import Show
     from rheostat.deploy.latency import as_rows
     from rheostat.deploy.latency import bench as measure
-    from rheostat.deploy.precisions import QUANTISED, precision_of
+    from rheostat.deploy.precisions import SERVED, precision_of
     from rheostat.models import artifact
     from rheostat.points.grid import parse_grid
     from rheostat.points.point import Point
@@ -57,7 +57,7 @@ def bench(
         "images/s",
     ):
         table.add_column(head, justify="left" if head in ("point", "form") else "right")
-    int8 = int8 or any(precision_of(numbers) in QUANTISED for numbers in about.measured.values())
+    int8 = int8 or any(SERVED[precision_of(numbers)].quantised for numbers in about.measured.values())
     every = [model.complete(p) for p in points]
     with Show(console) as show:
         measured = measure(model, about, every, seconds=seconds, compiled=compiled, int8=int8, report=show)

@@ -127,7 +127,7 @@ def export(
     """
     from rheostat.deploy.exporting import TARGETS, describe
     from rheostat.deploy.exporting import export as write
-    from rheostat.deploy.precisions import QUANTISED, precision_of, stored_int8
+    from rheostat.deploy.precisions import SERVED, precision_of, stored_int8
     from rheostat.deploy.quantising import write_described
     from rheostat.models import artifact
     from rheostat.runtime.choices import check_choice
@@ -141,7 +141,7 @@ def export(
     name = out or Path(f"{stem}{'-live' if dial == 'live' else f'-{at}' if at in model.points else ''}{TARGETS[to]}")
     own = artifact.digest(file)
     precision = precision_of(about.measured.get(at, {})) if (dial, to, int8) == ("folded", "onnx", False) else "fp32"
-    if precision in QUANTISED:
+    if SERVED[precision].quantised:
         # The stored file was made before the point had its name, its numbers and its temperature.
         kept = stored_int8(artifact.locate(file), at, model.points[at], artifact=own)
         entry = describe(model, about, model.points[at], at, own) | {"quantised": "int8"}

@@ -14,7 +14,7 @@ from torch import nn
 from rheostat.deploy.exporting import export
 from rheostat.deploy.fastest import sessions_of
 from rheostat.deploy.onnx_session import Session, SessionModule
-from rheostat.deploy.precisions import SERVED_AS
+from rheostat.deploy.precisions import SERVED
 from rheostat.deploy.quantising import quantise
 from rheostat.models.artifact import About
 from rheostat.models.costs import latency, observe
@@ -25,7 +25,7 @@ from rheostat.results.machine import hardware
 from rheostat.runtime.seeding import stream
 
 BATCHES = (1, 32)
-INT8 = {"onnx": SERVED_AS["int8"][0], "openvino": SERVED_AS["int8-openvino"][0]}
+INT8 = {how.runtime: how.forms[0] for how in SERVED.values() if how.quantised}
 """Runtime → the form of a quantised file under it."""
 
 

@@ -14,7 +14,7 @@ from rheostat.deploy.choosing import SPLIT, Need
 from rheostat.deploy.ladders import LadderChoice, choose_ladder
 from rheostat.deploy.named_points import bounds_line, candidate_line, latencies, rows_of
 from rheostat.deploy.onnx_session import SessionModule
-from rheostat.deploy.precisions import FULL, LOWER, QUANTISED, SERVED_AS, Key, lacking, open_in, write_in
+from rheostat.deploy.precisions import FULL, LOWER, SERVED, Key, lacking, open_in, write_in
 from rheostat.models import artifact
 from rheostat.models.costs import latency
 from rheostat.points.point import Point
@@ -55,7 +55,7 @@ def choose_ladder_points(
 def _measured(rows: Iterable[Row]) -> tuple[list[Key], list[str]]:
     """The points and precisions that were measured and can run here; a line for each precision that is left out."""
     chosen = [r for r in rows if r.split == SPLIT and r.attack.name == "worst" and r.knowledge == "known"]
-    keys = dict.fromkeys((Point(**r.at), r.precision) for r in chosen if r.precision in SERVED_AS and r.rule is None)
+    keys = dict.fromkeys((Point(**r.at), r.precision) for r in chosen if r.precision in SERVED and r.rule is None)
     notes = []
     for precision in LOWER:
         own = [p for p, found in keys if found == precision]
@@ -83,15 +83,15 @@ def _from_rows(sources: Sources, keys: Iterable[Key]) -> dict[Key, float]:
         raise ValueError(f"{sources.costs} has no times of this model (hash {own}); write them with rheostat bench")
     for point, precision in keys:
         at = point.numbers()
-        own_rows = [r for r in rows if r.get("at") == at and r.get("form") in SERVED_AS[precision]]
+        own_rows = [r for r in rows if r.get("at") == at and r.get("form") in SERVED[precision].forms]
         try:
             times = [float(r["p50_ms"]["1"]) for r in own_rows]
         except (KeyError, TypeError, ValueError):
             raise ValueError(f"{sources.costs}: a row without the time of one image") from None
         if not times:
             raise ValueError(
-                f"{sources.costs} has no time of {point.label()} as {' or '.join(SERVED_AS[precision])}; bench that "
-                f"point too{' (--int8)' if precision in QUANTISED else ''}"
+                f"{sources.costs} has no time of {point.label()} as {' or '.join(SERVED[precision].forms)}; bench that "
+                f"point too{' (--int8)' if SERVED[precision].quantised else ''}"
             )
         found[point, precision] = min(times)
     return found
@@ -109,7 +109,7 @@ def _timed(sources: Sources, keys: Sequence[Key]) -> dict[Key, float]:
     with tempfile.TemporaryDirectory() as folder:
         written: dict[tuple[Point, bool], Path] = {}  # one file serves several precisions
         for number, (point, precision) in enumerate(keys):
-            form, out = (point, precision in QUANTISED), Path(folder) / f"{number}.onnx"
+            form, out = (point, SERVED[precision].quantised), Path(folder) / f"{number}.onnx"
             if form not in written:
                 written[form] = write_in(precision, model, about, out, at=point, images=noise)
             file = written[form]

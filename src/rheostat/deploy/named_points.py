@@ -14,7 +14,7 @@ from rheostat.data import Dataset, subset, to_pixels
 from rheostat.deploy.choosing import SPLIT, Candidate, Choice, Need, choose
 from rheostat.deploy.ladders import LadderChoice
 from rheostat.deploy.onnx_session import SessionModule
-from rheostat.deploy.precisions import CALIBRATED_ON, FULL, QUANTISED, beside, open_in, write_in
+from rheostat.deploy.precisions import CALIBRATED_ON, FULL, SERVED, beside, open_in, write_in
 from rheostat.evaluation.lookup import find_data, find_target
 from rheostat.evaluation.target import Target
 from rheostat.models import artifact
@@ -138,7 +138,7 @@ def store_points(
             module: nn.Module = target.model.at(found.point)
         else:
             module, content = _lower(target, name, found, *halves)
-            if found.precision in QUANTISED:
+            if SERVED[found.precision].quantised:
                 files[name] = content
         numbers[name] = _numbers(found, choice) | calibrated(module, *halves)
     for name, content in files.items():

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,19 +28,35 @@ from rheostat.runtime.choices import check_choice
 from rheostat.runtime.precision import native_bf16
 
 FULL = "fp32"
-LOWER = ("bf16", "int8", "int8-openvino")
-"""Precisions other than that of the model; a point is served in one only if it was measured in it."""
-SERVED_AS = {
-    FULL: ("ONNX Runtime", "OpenVINO fp32"),
-    "bf16": ("OpenVINO bf16",),
-    "int8": ("ONNX Runtime int8",),
-    "int8-openvino": ("OpenVINO int8",),
+
+
+@dataclass(frozen=True)
+class Served:
+    """How a point is served in a precision: the kind of file, and what runs it.
+
+    `forms` are those of `rheostat bench` in which it is served; of several, the fastest. `quantised` files are the same
+    for every runtime. `products` is the precision that the runtime is asked for.
+    """
+
+    forms: tuple[str, ...]
+    quantised: bool = False
+    openvino: bool = False
+    products: Precision = "fp32"
+
+    @property
+    def runtime(self) -> str:
+        """The runtime of its file; in fp32, that of a file whose runtime is not chosen by its time."""
+        return "openvino" if self.openvino else "onnx"
+
+
+SERVED = {
+    FULL: Served(("ONNX Runtime", "OpenVINO fp32")),
+    "bf16": Served(("OpenVINO bf16",), openvino=True, products="bf16"),
+    "int8": Served(("ONNX Runtime int8",), quantised=True),
+    "int8-openvino": Served(("OpenVINO int8",), quantised=True, openvino=True),
 }
-"""Precision → the forms of `rheostat bench` in which a point is served in it; of several, the fastest."""
-QUANTISED = ("int8", "int8-openvino")
-"""Precisions whose file is quantised; the file is the same for both."""
-UNDER_OPENVINO = ("bf16", "int8-openvino")
-"""Precisions that run under OpenVINO."""
+LOWER = tuple(precision for precision in SERVED if precision != FULL)
+"""Precisions other than that of the model; a point is served in one only if it was measured in it."""
 CALIBRATED_ON = 256
 """Images of calibrate-fit that give the ranges of an int8 file."""
 Key = tuple[Point, str]
@@ -48,7 +65,7 @@ Key = tuple[Point, str]
 
 def check_precision(asked: str) -> None:
     """Raise ValueError for an unknown precision."""
-    check_choice("a served point", "precision", asked, SERVED_AS)
+    check_choice("a served point", "precision", asked, SERVED)
 
 
 def precision_of(numbers: Mapping[str, Any]) -> str:
@@ -58,9 +75,9 @@ def precision_of(numbers: Mapping[str, Any]) -> str:
 
 def lacking(precision: str) -> str:
     """What this machine lacks to run a precision, as a few words; empty if it lacks nothing."""
-    if precision in UNDER_OPENVINO and importlib.util.find_spec("openvino") is None:
+    if SERVED[precision].openvino and importlib.util.find_spec("openvino") is None:
         return "it needs OpenVINO: pip install 'rheostat[openvino]'"
-    if precision == "bf16" and not native_bf16(torch.device("cpu")):
+    if SERVED[precision].products == "bf16" and not native_bf16(torch.device("cpu")):
         return "this CPU does not multiply bf16 natively"
     return ""
 
@@ -81,16 +98,14 @@ def write_in(
     """
     check_precision(precision)
     paths = export(model, about, out, at=at, artifact=artifact)
-    return quantise(out, out, images) if precision in QUANTISED else paths[0]
+    return quantise(out, out, images) if SERVED[precision].quantised else paths[0]
 
 
 def open_in(precision: str, file: Path, *, threads: int | None = None, spin: bool = True) -> Session:
     """A session of a written file in a precision; raises ValueError if this machine lacks something for it."""
     check_runs_here(precision)
-    if precision in UNDER_OPENVINO:
-        products: Precision = "bf16" if precision == "bf16" else "fp32"
-        return Session(file, runtime="openvino", precision=products, threads=threads, spin=spin)
-    return Session(file, threads=threads, spin=spin)
+    how = SERVED[precision]
+    return Session(file, runtime=how.runtime, precision=how.products, threads=threads, spin=spin)
 
 
 def beside(model_file: Path, name: str) -> Path:

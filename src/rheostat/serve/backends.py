@@ -13,7 +13,7 @@ from torch import nn
 from rheostat.deploy.exporting import export
 from rheostat.deploy.fastest import fastest_runtime
 from rheostat.deploy.onnx_session import Session
-from rheostat.deploy.precisions import FULL, LOWER, QUANTISED, SERVED_AS, lacking, open_in, precision_of, stored_int8
+from rheostat.deploy.precisions import FULL, LOWER, SERVED, lacking, open_in, precision_of, stored_int8
 from rheostat.deploy.runtimes import Array, Precision
 from rheostat.models import artifact
 from rheostat.models.folding import foldable
@@ -83,7 +83,7 @@ def service(
         own = precision_of(about.measured.get(name, {})) if precision is None else FULL
         if own in LOWER:
             session = _lower(which, model, about, name, digest, threads)
-            runs[name], forms[name] = partial(_answer, session, temperature), SERVED_AS[own]
+            runs[name], forms[name] = partial(_answer, session, temperature), SERVED[own].forms
         elif backend == "torch":
             runs[name], forms[name] = _torch(model, point, temperature), FORMS[backend, FULL]
         else:
@@ -136,7 +136,7 @@ def _lower(which: str, model: Tunable, about: artifact.About, name: str, digest:
             f"{name!r} was chosen in {precision}, which cannot run here: {problem}; or serve every point in fp32 "
             "(--precision fp32)"
         )
-    if precision in QUANTISED:
+    if SERVED[precision].quantised:
         file = stored_int8(artifact.locate(which), name, point, artifact=digest)
         return open_in(precision, file, threads=threads, spin=False)
     with tempfile.TemporaryDirectory() as folder:
