@@ -176,7 +176,7 @@ def test_readmes_picture_is_of_the_model_that_ships_once_it_has_rows(scripts) ->
         assert {t.get_text() for t in axes.texts} == {f"dial at {t:g}" for t in dials.LABELLED}
         assert "CIFAR-10" in axes.get_title()
         text = dials.caption([entry], [*rows, *crosses])
-        assert ("each cross" in text) == bool(crosses)
+        assert ("Each cross" in text) == bool(crosses)
         assert f"docs/models/{dials.HERO}.md" in text
     # Rows of another model, or fewer than eleven, are no reason to change it.
     for there in ([], rows[:-1], curve("another")):
