@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import httpx
@@ -129,6 +130,15 @@ def test_a_running_server_keeps_the_floor_of_its_start(tmp_path: Path) -> None:
             answer = client.put("/v1/policy", json={"ladder": ladder}, headers=BEARER)
             assert answer.json()["min_robust"] == least
         assert client.get("/v1/points").json()["used"] == ["balanced", "safe"]
+
+
+def test_a_stored_policy_whose_controller_cannot_run_does_not_stop_the_start(tmp_path: Path) -> None:
+    store = FileStore(tmp_path / "policy.json")
+    store.write(Policy(("safe", "fast")))
+    app = make_app(replace(fake(), costs={}), Policy(("balanced",), controller="steps"), Options(store=store))
+    assert "the stored policy is not used" in app.state.notes[0]
+    with running(app) as client:
+        assert client.get("/v1/points").json()["used"] == ["balanced"]
 
 
 def test_a_second_server_of_the_folder_sees_the_change(tmp_path: Path) -> None:

@@ -14,25 +14,32 @@ from rheostat.serve.backends import service
 from rheostat.serve.options import Options
 from rheostat.serve.policy import Policy
 
-STORE = "rheostat-policy"
+STORE = "rheostat-policy-2"
+"""The actor's name. Its number changes with the calls of `_Holder`, because the actor outlives an update."""
 POLL = 0.2
 """Seconds until every replica has picked up a change of policy, at most."""
+Held = tuple[int, Policy]
+"""A policy and its number: each change has a higher one than the policy before it."""
 
 
 class _Holder:
-    """An actor that holds the policy. If Ray restarts it, it is empty until a replica's next read fills it again."""
+    """An actor that holds the policy. If Ray restarts it, it is empty until the replicas tell it what they know."""
 
     def __init__(self) -> None:
-        self.policy: Policy | None = None
+        self.held: Held | None = None
 
-    def read(self, known: Policy | None) -> Policy | None:
-        """The policy; `known` is what the caller has read or written before."""
-        if self.policy is None:
-            self.policy = known
-        return self.policy
+    def read(self, known: Held | None) -> Held | None:
+        """The latest policy; `known` is what the caller has read or written before."""
+        # After a restart, a replica that has not yet seen the last change may be the first to call.
+        if known is not None and (self.held is None or known[0] > self.held[0]):
+            self.held = known
+        return self.held
 
-    def write(self, policy: Policy) -> None:
-        self.policy = policy
+    def write(self, policy: Policy, known: Held | None) -> Held:
+        """Hold a policy as the latest; it is returned with its number."""
+        latest = self.read(known)
+        self.held = (1 if latest is None else latest[0] + 1, policy)
+        return self.held
 
 
 class ActorStore:
@@ -44,17 +51,16 @@ class ActorStore:
             .options(name=STORE, get_if_exists=True, lifetime="detached", num_cpus=0, max_restarts=-1)
             .remote()
         )
-        self.known: Policy | None = None
+        self.known: Held | None = None
 
     def read(self) -> Policy | None:
         """The policy of the cluster, or None if none has been set."""
         self.known = ray.get(self.holder.read.remote(self.known))
-        return self.known
+        return None if self.known is None else self.known[1]
 
     def write(self, policy: Policy) -> None:
         """Set the policy; every replica uses it within POLL seconds."""
-        ray.get(self.holder.write.remote(policy))
-        self.known = policy
+        self.known = ray.get(self.holder.write.remote(policy, self.known))
 
 
 def application(

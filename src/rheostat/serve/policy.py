@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -134,17 +134,25 @@ def strict(policy: Policy, least: float | None, *, measured: Measured) -> Policy
     return validated(held, measured)
 
 
-def settled(given: Policy, stored: Policy | None, measured: Measured) -> tuple[Policy, str]:
+def settled(
+    given: Policy,
+    stored: Policy | None,
+    measured: Measured,
+    *,
+    check: Callable[[Policy], object] = lambda policy: None,
+) -> tuple[Policy, str]:
     """Return (the policy that the server starts with, a sentence that explains a choice between two).
 
     The stored policy was set with a token while the server ran, so it overrides the given one. The stricter floor of
-    the two always applies; if no point of the stored ladder meets it, the given policy applies.
+    the two always applies; if no point of the stored ladder meets it, the given policy applies. So it does if `check`
+    raises ValueError for the stored one, such as a policy whose controller cannot run here.
     """
     given = validated(given, measured)
     if stored is None or stored == given:
         return given, ""
     try:
         held = validated(_raised(validated(stored, measured), given.min_robust, measured), measured)
+        check(held)
     except ValueError as error:
         return given, f"the stored policy is not used ({error}); the command line's policy applies"
     text = (

@@ -31,7 +31,7 @@ class State:
         self.least = policy.min_robust
         """The floor that the server was started with; no later policy may set a lower one."""
         stored = options.store.read() if options.store is not None else None
-        self.policy, note = settled(policy, stored, served.measured)
+        self.policy, note = settled(policy, stored, served.measured, check=self._controller)
         self.notes = [note] if note else []
         unused = [n for n in self.policy.ladder if n not in floor(self.policy, served.measured)]
         if unused:
