@@ -189,7 +189,7 @@ def test_a_network_that_is_frozen_as_a_whole_is_refused_in_training(tmp_path) ->
     module = nn.Sequential(nn.Conv2d(1, 4, 3), nn.Flatten(), nn.Linear(144, 10)).requires_grad_(False)
     model = rheostat.adopt(module, "pgd-at", image=(1, 8, 8))
     images, labels = torch.rand(64, 1, 8, 8), torch.arange(64) % 10
-    with pytest.raises(ValueError, match="no parameter of this model trains"):
+    with pytest.raises(ValueError, match="no parameter of this model can be trained, because all"):
         rheostat.fit(
             model, (images, labels), val_set=(images, labels), eps=0.1, epochs=1, batch=8, out=tmp_path, device="cpu"
         )

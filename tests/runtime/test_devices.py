@@ -20,7 +20,7 @@ def test_a_chip_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
     assert device_named("cuda:1").index == 1
-    with pytest.raises(ValueError, match="no device 'cuda:7': the chips here are cuda:0 to cuda:1"):
+    with pytest.raises(ValueError, match=r"no device 'cuda:7': this machine has 2 GPU\(s\), from cuda:0 on; use one"):
         device_named("cuda:7")
     monkeypatch.setenv("LOCAL_RANK", "2")
     with pytest.raises(ValueError, match="no device 'cuda:2'"):

@@ -139,8 +139,13 @@ def test_a_refused_call_leaves_the_model_as_it_was(sets: tuple[Dataset, Dataset]
     kept.points = {"safe": kept.complete({"robustness": 1.0})}
     kept.dial_map = DialMap((0.0, 1.0), (0.0, 1.0), (0.0, 1.0))
     before = {k: v.clone() for k, v in kept.state_dict().items()}
-    for refused in ({"lr": 0.01}, {"class_weights": [1.0]}, {"optimiser": "adam"}, {"scheduler": "step"}):
-        with pytest.raises(ValueError):  # noqa: PT011
+    for refused, message in (
+        ({"lr": 0.01}, "another recipe or other options"),
+        ({"class_weights": [1.0]}, "class_weights"),
+        ({"optimiser": "adam"}, "optimiser must be a torch optimiser"),
+        ({"scheduler": "step", "fresh": True}, "scheduler must be a torch scheduler"),
+    ):
+        with pytest.raises(ValueError, match=message):
             rheostat.fit(kept, *sets, out=tmp_path, init=other, **{**quick, **refused})
     assert kept.dial_map is not None
     assert list(kept.points) == ["safe"]

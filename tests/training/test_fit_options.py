@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 import signal
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,9 @@ from rheostat.models.artifact import load_with
 from rheostat.models.tunable import Tunable
 from rheostat.runtime.files import read_tensors
 from rheostat.runtime.interrupts import Interrupted
+from rheostat.training import checkpoint
+from rheostat.training.optimisers import made_scheduler
+from rheostat.training.settings import Settings
 from support import Break, Dies
 
 SMALL: dict[str, Any] = {
@@ -314,6 +318,59 @@ def test_objects_continue_in_the_process_that_began_the_run(
     if not as_function:
         with pytest.raises(ValueError, match=r"the scheduler has made \d steps, but the run is at 0; give a new"):
             rheostat.fit(tuned, *sets, out=tmp_path / "parts", fresh=True, **options)
+
+
+def test_a_run_that_continues_lets_go_of_its_checkpoint_and_a_finished_one_steps_no_scheduler(
+    sets: tuple[Dataset, Dataset], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[Any] = []
+    held: list[bool] = []
+
+    def remembered(*given: Any, **more: Any) -> checkpoint.Stored:
+        found = original(*given, **more)
+        read.append(weakref.ref(found))
+        return found
+
+    class Looks(rheostat.Callback):
+        def on_step(self, run: Any, values: Any) -> None:
+            held.extend(reference() is not None for reference in read)
+            if values["step"] == 1:
+                signal.raise_signal(signal.SIGINT)
+
+    def made(optimiser: torch.optim.Optimizer, steps: int) -> lr_scheduler.LRScheduler:
+        counted.append(steps)
+        return lr_scheduler.ExponentialLR(optimiser, 0.5)
+
+    counted: list[int] = []
+    original = checkpoint.read
+    monkeypatch.setattr(checkpoint, "read", remembered)
+    options: dict[str, Any] = {**SMALL, "epochs": 1, "max_steps": 2, "scheduler": made, "callbacks": [Looks()]}
+    with pytest.raises(Interrupted):
+        rheostat.fit(model(), *sets, out=tmp_path, **options)
+    rheostat.fit(model(), *sets, out=tmp_path, **options)
+    assert held == [False]
+    assert counted == [2, 2]
+    rheostat.fit(model(), *sets, out=tmp_path, **options)
+    assert counted == [2, 2]
+
+
+def test_a_new_run_starts_from_the_rate_that_the_user_set() -> None:
+    """After an earlier scheduler, the first rate of that one replaced it."""
+    layer = torch.nn.Linear(2, 2)
+    optimiser = torch.optim.SGD(layer.parameters(), lr=0.1)
+    lr_scheduler.ExponentialLR(optimiser, 0.5)
+    optimiser.param_groups[0]["lr"] = 0.02
+    for done, rate in ((0, 0.02), (1, 0.05)):
+        made_scheduler(
+            lambda optimiser, steps: lr_scheduler.ExponentialLR(optimiser, 0.5),
+            optimiser,
+            Settings.model_construct(),
+            total=4,
+            per_epoch=2,
+            done=done,
+            epochs=[],
+        )
+        assert optimiser.param_groups[0]["lr"] == pytest.approx(rate)
 
 
 class Stops(rheostat.Callback):

@@ -108,6 +108,9 @@ def device_named(name: str) -> torch.device:
             device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
         count = torch.cuda.device_count()
         if device.index >= count:
-            raise ValueError(f"no device '{device}': the chips here are cuda:0 to cuda:{count - 1}; or use cpu or auto")
+            raise ValueError(
+                f"no device '{device}': this machine has {count} GPU(s), from cuda:0 on; use one of them or cpu, or "
+                "start no more processes than GPUs"
+            )
         torch.cuda.set_device(device)
     return device

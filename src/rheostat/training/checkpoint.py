@@ -70,7 +70,7 @@ class State:
 
 
 @dataclass(frozen=True)
-class Kept:
+class Stored:
     """A checkpoint that was read and belongs to the run: its file, tensors and description."""
 
     path: Path
@@ -109,7 +109,7 @@ def _channels_last(tensor: Tensor) -> bool:
     return tensor.ndim == 4 and not tensor.is_contiguous()
 
 
-def read(path: Path, fingerprint: str, *, ranks: int = 1) -> Kept:
+def read(path: Path, fingerprint: str, *, ranks: int = 1) -> Stored:
     """Read a checkpoint; ValueError if it has another format or belongs to another run."""
     tensors, about = read_tensors(path)
     if about.get("checkpoint") != FORMAT:
@@ -117,25 +117,25 @@ def read(path: Path, fingerprint: str, *, ranks: int = 1) -> Kept:
     if about["fingerprint"] != fingerprint:
         before = about.get("ranks", ranks)
         if before != ranks:
+            how = "one process" if before == 1 else f"{before} processes (torchrun --nproc-per-node {before})"
             raise ValueError(
                 f"{path} belongs to a run of {_processes(before)}, and this is one of {_processes(ranks)}; continue it "
-                f"with {_processes(before)} (torchrun), or choose another --out, or --fresh to start over "
-                "(in Python: out=, fresh=True)"
+                f"with {how}, or choose another --out, or --fresh to start over (in Python: out=, fresh=True)"
             )
         raise ValueError(
             f"{path} belongs to another recipe or other options; choose another --out, or --fresh to start over "
             "(in Python: out=, fresh=True)"
         )
-    return Kept(path, tensors, about)
+    return Stored(path, tensors, about)
 
 
 def _processes(count: int) -> str:
     return "1 process" if count == 1 else f"{count} processes"
 
 
-def restore(kept: Kept, state: State) -> None:
+def restore(stored: Stored, state: State) -> None:
     """Restore the state of a checkpoint; ValueError if it holds another network."""
-    path, tensors, about = kept.path, dict(kept.tensors), kept.about
+    path, tensors, about = stored.path, dict(stored.tensors), stored.about
     for key in about["channels_last"]:
         tensors[key] = tensors[key].contiguous(memory_format=torch.channels_last)
     groups: dict[str, dict[str, Tensor]] = {}
@@ -162,4 +162,4 @@ def restore(kept: Kept, state: State) -> None:
     for name in ("average", "best"):
         if name in groups:
             setattr(state, name, {k: v.to(device) for k, v in groups[name].items()})
-    state.progress = kept.progress
+    state.progress = stored.progress

@@ -125,9 +125,11 @@ def _calibrated(ending: Ending) -> list[str]:
     if settings.calibrate_dial:
         wanted.append(("dial", lambda: _dial(ending, held_out, attack)))
     if "exit" in model.dials:
-        rule = settings.policy.rule
-        policy = settings.policy.model_dump(include={"rule", LIMITS.get(rule, "rule")})  # others were warned of
-        wanted.append(("exit policy", lambda: fit_policy(model, fit, **policy)))
+        policy = settings.policy
+        limit = LIMITS.get(policy.rule)
+        # fit_policy refuses the limit of another rule; check_settings has already warned about it.
+        limits = {} if limit is None else {limit: getattr(policy, limit)}
+        wanted.append(("exit policy", lambda: fit_policy(model, fit, rule=policy.rule, **limits)))
     problems = []
     for what, calibrate in wanted:
         try:

@@ -46,7 +46,8 @@ class Job:
     """A whole run: model, data, settings and folder.
 
     `same` says whether a finished model belongs to this run. `begin` changes the model before its first step; it is
-    called once nothing is left that may refuse the run.
+    called once nothing is left that may refuse the run. With it, `mark` must cover the names and shapes of the tensors,
+    because those of a checkpoint are compared only when it is restored.
     """
 
     model: Tunable
@@ -80,16 +81,17 @@ def perform(job: Job, *, fresh: bool, report: Report | None) -> tuple[Progress, 
     if settings.device.channels_last:
         model.to_layout(torch.channels_last)
     state = State(model, made_optimiser(options.optimiser, model, settings), Progress())
-    path, kept = job.folder / "checkpoint.safetensors", None
+    path, stored, over = job.folder / "checkpoint.safetensors", None, False
     if path.is_file() and not fresh:
-        kept = checkpoint.read(path, job.mark, ranks=ranks.world)
-        state.progress = kept.progress
-    running = _running(job, state, report)
+        stored = checkpoint.read(path, job.mark, ranks=ranks.world)
+        state.progress = stored.progress
+        over = state.progress.step >= job.total or bool(state.progress.stopped)
+    running = None if over else _running(job, state, report)
     if job.begin is not None:
         job.begin()
-    if kept is not None:
-        checkpoint.restore(kept, state)
-        over = state.progress.step >= job.total or state.progress.stopped
+    if stored is not None:
+        checkpoint.restore(stored, state)
+        stored = None  # it holds every tensor of the file
         about = refilled(model, job.folder / "model.safetensors", job.same) if over else None
         if about is not None:
             model.about = about
@@ -99,11 +101,12 @@ def perform(job: Job, *, fresh: bool, report: Report | None) -> tuple[Progress, 
             return state.progress, about
     elif ranks.first:
         write_text(job.folder / "recipe.json", settings.model_dump_json(indent=1))
-    if settings.device.compile:
-        model.read = torch.compile(model.read, dynamic=True)  # type: ignore[method-assign]
-    with stoppable() as received, preserved(job.feed.device):
-        running.loop(received)
-    model.__dict__.pop("read", None)  # it was compiled only for training
+    if running is not None:
+        if settings.device.compile:
+            model.read = torch.compile(model.read, dynamic=True)  # type: ignore[method-assign]
+        with stoppable() as received, preserved(job.feed.device):
+            running.loop(received)
+        model.__dict__.pop("read", None)  # it was compiled only for training
     if state.best is not None:
         model.load_state_dict(state.best)
     model.method.finish(model.net)

@@ -32,7 +32,10 @@ def made_optimiser(given: OptimiserGiven | None, model: Tunable, settings: Setti
     the function returns something else.
     """
     if not any(p.requires_grad for p in model.parameters()):
-        raise ValueError("no parameter of this model trains: all have requires_grad=False; set it for those to train")
+        raise ValueError(
+            "no parameter of this model can be trained, because all have requires_grad=False; set requires_grad=True "
+            "on those that should train"
+        )
     if given is None:
         return sgd(model, settings)
     groups = parameter_groups(model)
@@ -66,15 +69,16 @@ def made_scheduler(
     """The run's scheduler after `done` of `total` steps; a user's scheduler is stepped until it gets there.
 
     A scheduler that is given as an object may have made some of these steps already, if the run continues in the
-    process that began it; ValueError if it has made more. A function makes one that starts from the optimiser's first
-    rates. A torch scheduler steps after every training step; `ReduceLROnPlateau` steps after every scored epoch, with
-    the validation score (mode "max") or the training loss (mode "min").
+    process that began it; ValueError if it has made more. In a run that continues, a function makes one
+    from the optimiser's first rates. A torch scheduler steps after every training step; `ReduceLROnPlateau` steps after
+    every scored epoch, with the validation score (mode "max") or the training loss (mode "min").
     """
     if given is None:
         return own_scheduler(optimiser, settings, total, per_epoch=per_epoch, done=done)
     found: Any = given
     if made := callable(given) and not isinstance(given, LRScheduler):
-        _first_rates(optimiser)
+        if done:
+            _first_rates(optimiser)
         found = given(optimiser, total)
     if not isinstance(found, LRScheduler):
         raise ValueError(
@@ -103,7 +107,8 @@ def made_scheduler(
 def _first_rates(optimiser: Optimizer) -> None:
     """Set every group's rate to its first one, from which a new scheduler starts."""
     for group in optimiser.param_groups:
-        group["lr"] = copy.deepcopy(group.setdefault("initial_lr", copy.deepcopy(group["lr"])))
+        first = group.setdefault("initial_lr", group["lr"])
+        group["lr"] = copy.deepcopy(first)  # a rate may be a tensor
 
 
 def _steps_of(scheduler: Any) -> int:

@@ -7,12 +7,11 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from rheostat.attacks import Attack
 from rheostat.models.tunable import Tunable
@@ -72,12 +71,6 @@ class TrainingRun:
         """The records of all epochs so far."""
         return self.state.progress.epochs
 
-    @cached_property
-    def _unheld(self) -> list[nn.Parameter]:
-        """The parameters that a user's optimiser does not hold; its `zero_grad` leaves their gradients."""
-        held = {id(p) for group in self.state.optimiser.param_groups for p in group["params"]}
-        return [p for p in self.model.parameters() if id(p) not in held]
-
     def stop(self, why: str) -> None:
         """End the training after this step; the model is then calibrated and saved as usual."""
         self.state.progress.stopped = why or "a callback stopped it"
@@ -107,10 +100,8 @@ class TrainingRun:
         state, t, rank = self.state, self.settings.train, self.step.ranks.rank
         progress, model = state.progress, self.model
         number = progress.step
-        state.optimiser.zero_grad(set_to_none=False)
-        for parameter in self._unheld:
-            if parameter.grad is not None:
-                parameter.grad.zero_()
+        # The optimiser's own zero_grad would leave the gradients of parameters that a user's optimiser does not hold.
+        model.zero_grad(set_to_none=False)
         self.step.attack = warmed(self.attack, self.settings, number, self.total)
         self.step.awp = t.awp if number >= t.awp_from * self.total else 0.0
         found: dict[str, float] = {}
@@ -176,9 +167,10 @@ class TrainingRun:
             self.report({"event": "epoch", "epochs": self.settings.train.epochs, **line})
 
     def _select(self, epoch: int, scored: dict[str, Any], weights: dict[str, Tensor]) -> None:
-        """Keep the weights if they are the best so far; any of the tail are better than those of an epoch before it.
+        """Keep the weights if they are the best so far.
 
-        Those before the tail are kept too, in case a callback stops the run there.
+        Weights of an epoch in the tail always replace those of an earlier epoch, which are kept in case a callback
+        stops the run before the tail.
         """
         progress, watch = self.state.progress, self.watch
         now = (watch.may_select(epoch), scored["score"])
@@ -186,14 +178,14 @@ class TrainingRun:
             progress.best_score, progress.best_epoch = scored["score"], epoch
             self.state.best = {k: v.detach().clone() for k, v in weights.items()}
 
-    def _scored(self, epoch: int, *, due: bool = False) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    def _scored(self, epoch: int, *, always: bool = False) -> tuple[dict[str, Any], dict[str, Tensor]]:
         """The score of the last weights or of their average, whichever is higher, and those weights.
 
         Where the rate falls to 0, there is little left to average, and an average lags behind the last weights. With
-        `due` they are scored in an epoch that `select.every` leaves out, too.
+        `always` they are scored in an epoch that `select.every` leaves out, too.
         """
         model, average = self.model, self.state.average
-        scored = self.watch.score(model, epoch, due=due)
+        scored = self.watch.score(model, epoch, always=always)
         if average is None:
             return scored, model.state_dict()
         follow(average, model)  # masks may have changed after the last step
@@ -201,7 +193,7 @@ class TrainingRun:
             return scored, average
         last = {k: v.detach().clone() for k, v in model.state_dict().items()}
         model.load_state_dict(average)
-        of_average = self.watch.score(model, epoch, due=due)
+        of_average = self.watch.score(model, epoch, always=always)
         model.load_state_dict(last)
         if of_average["score"] >= scored["score"]:
             return of_average | {"weights": "average"}, average
@@ -226,6 +218,8 @@ class TrainingRun:
             ended = progress.step % self.per_epoch == 0 or progress.step == self.total
             self._tell(loss)
             due = time.monotonic() - saved > self.settings.train.checkpoint_seconds
+            # Under torchrun this is the second reduction that a step waits for, after that of its sums, on which the
+            # callbacks may have stopped the run: every rank must know before the next step, or it would wait for ever.
             stopped, stop, due = ranks.agreed(bool(progress.stopped), bool(received), due)
             ended = ended or stopped
             if ended:
@@ -248,7 +242,7 @@ class TrainingRun:
         progress.stopped = progress.stopped or "the first rank stopped it"
         if self.state.best is None:
             epoch = -(-progress.step // self.per_epoch)
-            self._select(epoch, *self._scored(epoch, due=True))
+            self._select(epoch, *self._scored(epoch, always=True))
 
     def _tell(self, loss: float) -> None:
         """Report a step, and call the callbacks."""

@@ -56,15 +56,15 @@ class Watch:
         """Whether the weights after this epoch are candidates for selection."""
         return epoch > self.epochs * (1 - self.settings.select.tail) or epoch == self.epochs
 
-    def score(self, model: Tunable, epoch: int, *, due: bool = False) -> dict[str, Any]:
+    def score(self, model: Tunable, epoch: int, *, always: bool = False) -> dict[str, Any]:
         """SA and RA at each setting, their mean as `score`, and RA under one step at the last setting.
 
         A setting λ scores (1-λ)·SA + λ·RA, as in its loss; a model without a dial scores (SA + RA) / 2. With equal
         weights, RA at λ = 0, which is no objective and falls as training succeeds, would select weights from too
         early an epoch (on Fashion-MNIST the fourth of six, 4 points below the last in RA at λ = 1). An epoch that
-        `select.every` leaves out has the score -1, unless it is `due`.
+        `select.every` leaves out has the score -1, unless it is `always` scored.
         """
-        if not due and epoch % self.settings.select.every and epoch != self.epochs:
+        if not always and epoch % self.settings.select.every and epoch != self.epochs:
             return {"score": -1.0}
         view, points = settings(model, self.settings.select.robustness)
         low = resolved(self.settings.device.precision, self.fit.images.device) == "bf16"
