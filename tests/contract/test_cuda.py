@@ -9,9 +9,11 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
+import rheostat
 from rheostat import data
 from rheostat.attacks import Attack
 from rheostat.evaluation.attacked import outcome
@@ -19,6 +21,7 @@ from rheostat.models import artifact
 from rheostat.models.tunable import Tunable
 from rheostat.points.point import Point
 from rheostat.results.intervals import share
+from rheostat.serve.backends import service
 from rheostat.training.loop import train
 from rheostat.training.recipe import load_recipe
 from support import images_for
@@ -86,3 +89,19 @@ def test_robust_accuracy_agrees_within_half_a_point(device: torch.device) -> Non
         here = test.to(place)
         found.append([share(outcome(there, Point(robustness=t), here, attack).robust) for t in (0.0, 0.5, 1.0)])
     assert found[1] == pytest.approx(found[0], abs=0.005)
+
+
+def test_an_adopted_network_that_its_factory_puts_there_is_served_on_the_cpu(
+    device: torch.device, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    layers = "nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 10)"
+    (tmp_path / "elsewhere.py").write_text(
+        f"from torch import nn\n\n\ndef make():\n    return nn.Sequential({layers}).to({NAME!r})\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    model = rheostat.adopt("elsewhere:make", "dual", image=(1, 8, 8))
+    model.points = {"safe": model.complete(Point(robustness=1.0))}
+    model.save(tmp_path / "model.safetensors")
+    for backend in ("torch", "onnx"):
+        served = service(str(tmp_path / "model.safetensors"), backend=backend, net="elsewhere:make", most=2)
+        assert served.runs["safe"](np.zeros((2, 1, 8, 8), np.float32)).shape == (2, 10)

@@ -103,7 +103,6 @@ def test_what_a_loader_says_is_followed() -> None:
     ):
         found, said = opened(loader, COLOUR, "x")
         assert isinstance(found, Indexed)
-        assert said.batch == 4
         assert said.sampler is None if expected is None else isinstance(said.sampler, expected)
     batches = torch_data.BatchSampler(torch_data.SequentialSampler(range(8)), 4, False)
     own = type("Own", (torch_data.BatchSampler,), {})(batches.sampler, 4, False)
@@ -226,7 +225,7 @@ def test_seeded_restores_all_three_generators() -> None:
     assert drawn() != outside
 
 
-def test_a_part_of_a_set_keeps_what_the_set_says(tmp_path: Path) -> None:
+def test_a_part_of_a_set_keeps_what_the_set_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The parts of a test split passed every guard, and the file of a model had no preprocessing."""
     images, labels = numbered()
     test = Dataset("x", images, labels, ("a", "b"), "test")
@@ -256,3 +255,7 @@ def test_a_part_of_a_set_keeps_what_the_set_says(tmp_path: Path) -> None:
     assert class_names(torch_data.Subset(foreign, [0])) == ("a", "b")
     with pytest.raises(DataError, match="x is empty"):
         opened(torch_data.Subset(test, []), COLOUR, "x")  # type: ignore[arg-type]
+    with monkeypatch.context() as patched:  # its names and its rule need no copy of its images
+        patched.delattr(Dataset, "only")
+        assert class_names(part) == ("a", "b")
+        assert rule_of(part) is None

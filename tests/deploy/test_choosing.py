@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 from pathlib import Path
 
@@ -11,11 +12,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import rheostat
+from rheostat import data
 from rheostat.calibration.temperature import fit_temperature
 from rheostat.cli.app import main
+from rheostat.data import subset
 from rheostat.deploy.choosing import SPLIT, Need, candidates, choose
 from rheostat.deploy.ladders import choose_ladder
 from rheostat.deploy.latency import bench
+from rheostat.deploy.named_points import rows_of, store_point, store_points
 from rheostat.models import artifact
 from rheostat.models.artifact import load_with
 from rheostat.points.point import Point
@@ -170,6 +174,24 @@ def test_chosen_stored_and_used_by_name(run: Path, capsys) -> None:
         artifact.name_point("oat-digits", "safe", Point(), {})
     with pytest.raises(ValueError, match="starts with a letter"):
         artifact.name_point(run, "Safe point", Point(), {})
+
+
+def test_points_are_stored_with_images_of_ones_own_and_all_or_none(run: Path, tmp_path: Path) -> None:
+    shutil.copy(run / "model.safetensors", tmp_path)
+    sets = data.make_splits(*data.load("digits"), calibrate=400)
+    images = (sets.fit, sets.choose)
+    found = choose(rows_of(run, None), Need(min_robust=0.3))
+    assert found.chosen is not None
+    before = (tmp_path / "model.safetensors").read_bytes()
+    other = dataclasses.replace(found.chosen, precision="int8", clean=0.1)
+    with pytest.raises(ValueError, match="'second' in int8 has a clean accuracy of"):
+        store_points(tmp_path, {"first": found.chosen, "second": other}, found, images=images)
+    assert (tmp_path / "model.safetensors").read_bytes() == before
+    assert [f.name for f in tmp_path.iterdir()] == ["model.safetensors"]
+    stored = store_point(tmp_path, "first", found.chosen, found, images=images)
+    assert load_with(tmp_path)[1].measured["first"] == stored
+    few = store_point(tmp_path, "first", found.chosen, found, images=(subset(sets.fit, 20), sets.choose))
+    assert few["temperature"] != stored["temperature"]
 
 
 def test_what_a_point_costs() -> None:

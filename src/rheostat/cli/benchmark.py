@@ -40,6 +40,7 @@ def bench(
 
     set_threads(threads)
     model, about = artifact.load_with(file, net=net)
+    model.to("cpu")  # the factory of a network may put it on a GPU
     points = parse_grid(at) if at else list(model.points.values())
     if not points:
         dial = model.dials.get("robustness")

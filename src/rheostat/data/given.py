@@ -69,7 +69,6 @@ Given = Dataset | Indexed | Flow
 class Loader:
     """The settings of a torch DataLoader that a run follows; None: not set."""
 
-    batch: int | None = None
     workers: int | None = None
     sampler: torch_data.Sampler[int] | None = None
 
@@ -98,12 +97,10 @@ def opened(given: Any, form: Form, what: str, *, in_memory: bool | None = None) 
 
 
 def plain(given: Any) -> Any:
-    """The data set of a DataLoader. A torch Subset of a `Dataset` or an `ImageFolder` becomes one of these itself.
+    """A torch Subset of a `Dataset` or an `ImageFolder` as one of these, with its split, preprocessing and class names.
 
-    It then keeps the split, the preprocessing and the class names.
+    Anything else stays as it is.
     """
-    if isinstance(given, torch_data.DataLoader):
-        return plain(given.dataset)
     if type(given) is torch_data.Subset:
         source = plain(given.dataset)
         if isinstance(source, Dataset | ImageFolder):
@@ -113,8 +110,9 @@ def plain(given: Any) -> Any:
 
 def _source(given: Any) -> Any:
     """The data set behind DataLoaders and torch subsets."""
-    given = plain(given)
-    return _source(given.dataset) if isinstance(given, torch_data.Subset) else given
+    while isinstance(given, torch_data.DataLoader | torch_data.Subset):
+        given = given.dataset
+    return given
 
 
 def _recognised(given: Any, form: Form, what: str) -> Given:
@@ -173,14 +171,14 @@ def _loader(loader: torch_data.DataLoader[Any], what: str) -> Loader:
     if loader.collate_fn is not default_collate:
         raise DataError(f"{what}: a custom collate_fn is not supported; move its work to the data set's transform")
     if isinstance(loader.dataset, torch_data.IterableDataset):
-        return Loader(loader.batch_size, loader.num_workers)
+        return Loader(loader.num_workers)
     if loader.batch_size is None or type(loader.batch_sampler) is not torch_data.BatchSampler:
         raise DataError(f"{what}: a custom batch_sampler is not supported; pass batch_size and a sampler")
     sampler: Any = loader.sampler
     if type(sampler) is torch_data.RandomSampler and not sampler.replacement:
         dataset: Any = loader.dataset
         sampler = None if sampler.num_samples == len(dataset) else sampler  # a full shuffle: the run does this itself
-    return Loader(loader.batch_size, loader.num_workers, sampler)
+    return Loader(loader.num_workers, sampler)
 
 
 def batch_of(given: Any) -> int | None:

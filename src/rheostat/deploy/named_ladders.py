@@ -31,7 +31,7 @@ class Sources:
     adopted model's network.
     """
 
-    which: str
+    which: str | Path
     rows: Path | None = None
     costs: Path | None = None
     net: str | None = None
@@ -100,6 +100,7 @@ def _from_rows(sources: Sources, keys: Iterable[Key]) -> dict[Key, float]:
 def _timed(sources: Sources, keys: Sequence[Key]) -> dict[Key, float]:
     """Milliseconds of one image here. With a lower precision every point is timed as the file that is served."""
     model, about = artifact.load_with(sources.which, net=sources.net)
+    model.to("cpu")  # the factory of a network may put it on a GPU
     if all(precision == FULL for _, precision in keys):
         points = sorted((p for p, _ in keys), key=Point.label)
         return {(p, FULL): ms for p, ms in latencies(model, points).items()}

@@ -32,7 +32,7 @@ WITHIN = 0.005
 """How far the clean accuracy of a file in a lower precision may lie from that of its row, on the same images."""
 
 
-def rows_path(which: str, rows: Path | None = None) -> Path | None:
+def rows_path(which: str | Path, rows: Path | None = None) -> Path | None:
     """The given rows file, or that of a run's folder; None for a single model file."""
     return rows or (Path(which) / "rows.jsonl" if Path(which).is_dir() else None)
 
@@ -42,7 +42,7 @@ def own_rows(place: Path | None, digest: str) -> list[Row]:
     return [] if place is None else [r for r in read_rows(place) if r.artifact == digest]
 
 
-def rows_of(which: str, rows: Path | None) -> list[Row]:
+def rows_of(which: str | Path, rows: Path | None) -> list[Row]:
     """The rows of a run that belong to its current model; raises ValueError that names the expected file."""
     place = rows_path(which, rows)
     if place is None or not place.is_file():
@@ -65,7 +65,7 @@ def latencies(model: Tunable, points: list[Point], *, seconds: float = 0.3) -> d
 
 
 def choose_point(
-    which: str,
+    which: str | Path,
     need: Need,
     *,
     maximise: str = "clean",
@@ -81,14 +81,15 @@ def choose_point(
     return choose(measured, need, maximise=maximise, confidence=confidence, latencies=times)
 
 
-def _times_of(which: str, measured: list[Row], net: str | None) -> dict[Point, float]:
+def _times_of(which: str | Path, measured: list[Row], net: str | None) -> dict[Point, float]:
     """The latency of every point that has a row in fp32 of the split `SPLIT`."""
     every = {Point(**r.at) for r in measured if r.split == SPLIT and r.at and r.precision == FULL}
-    return latencies(artifact.load(which, net=net), sorted(every, key=lambda p: p.label()))
+    model = artifact.load(which, net=net).to("cpu")  # the factory of a network may put it on a GPU
+    return latencies(model, sorted(every, key=lambda p: p.label()))
 
 
 def store_point(
-    which: str,
+    which: str | Path,
     name: str,
     found: Candidate,
     choice: Choice | LadderChoice,
@@ -100,13 +101,13 @@ def store_point(
 ) -> dict[str, Any]:
     """Store a chosen point under a name in the model's file, with a fitted temperature; returns the stored numbers.
 
-    As `store_points` for several.
+    The arguments are those of `store_points`, which stores several points.
     """
     return store_points(which, {name: found}, choice, images=images, data_dir=data_dir, verify=verify, net=net)[name]
 
 
 def store_points(
-    which: str,
+    which: str | Path,
     chosen: Mapping[str, Candidate],
     choice: Choice | LadderChoice,
     *,
@@ -125,7 +126,7 @@ def store_points(
     """
     for name in chosen:
         artifact.check_nameable(which, name)
-    target = find_target(which, name=None, between=None, net=net)
+    target = find_target(str(which), name=None, between=None, net=net)
     assert isinstance(target.model, Tunable)
     halves = images or tuple(
         find_data(target, None, split, data_dir=data_dir, examples=None, verify=verify)

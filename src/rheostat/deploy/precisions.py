@@ -31,8 +31,8 @@ FULL = "fp32"
 
 
 @dataclass(frozen=True)
-class Served:
-    """How a point is served in a precision: the kind of file, and what runs it.
+class Form:
+    """The form in which a point is served in a precision: the kind of file, and what runs it.
 
     `forms` are those of `rheostat bench` in which it is served; of several, the fastest. `quantised` files are the same
     for every runtime. `products` is the precision that the runtime is asked for.
@@ -45,15 +45,18 @@ class Served:
 
     @property
     def runtime(self) -> str:
-        """The runtime of its file; in fp32, that of a file whose runtime is not chosen by its time."""
+        """The runtime that opens its file: OpenVINO if it needs that, else ONNX Runtime.
+
+        In fp32 a server may choose another.
+        """
         return "openvino" if self.openvino else "onnx"
 
 
 SERVED = {
-    FULL: Served(("ONNX Runtime", "OpenVINO fp32")),
-    "bf16": Served(("OpenVINO bf16",), openvino=True, products="bf16"),
-    "int8": Served(("ONNX Runtime int8",), quantised=True),
-    "int8-openvino": Served(("OpenVINO int8",), quantised=True, openvino=True),
+    FULL: Form(("ONNX Runtime", "OpenVINO fp32")),
+    "bf16": Form(("OpenVINO bf16",), openvino=True, products="bf16"),
+    "int8": Form(("ONNX Runtime int8",), quantised=True),
+    "int8-openvino": Form(("OpenVINO int8",), quantised=True, openvino=True),
 }
 LOWER = tuple(precision for precision in SERVED if precision != FULL)
 """Precisions other than that of the model; a point is served in one only if it was measured in it."""

@@ -67,6 +67,7 @@ def service(
             "the backend torch serves in fp32, given the precision bf16; give the backend openvino or auto"
         )
     model, about = artifact.load_with(which, net=net)
+    model.to("cpu")  # the factory of a network may put it on a GPU
     points = dict(model.points)
     if every and "robustness" in model.dials:
         points |= {f"t-{v:g}": model.complete(Point(robustness=v)) for v in (0.0, 0.5, 1.0)}

@@ -36,6 +36,7 @@ SEARCHED = 64
 def mount(web: FastAPI, file: str, *, data_dir: Path | None = None, net: str | None = None) -> FastAPI:
     """The application with the playground mounted."""
     model, about = artifact.load_with(file, net=net)
+    model.to("cpu")  # the factory of a network may put it on a GPU
     own = artifact.digest(file)
     line = from_rows(own_rows(rows_path(file), own)) or from_index(zoo.by_digest(own))
     page = build(model, about, line, _test(about, data_dir))
