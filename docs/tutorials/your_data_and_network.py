@@ -74,8 +74,8 @@ print(model)
 #
 # `fit` trains with adversarial images of radius `eps`, selects weights and calibrates the dial on the validation images
 # alone. The same call continues a run that was killed. The weights kept are those of the best scored epoch among the
-# last third. A flag `robust-overfitting` would say that robust accuracy fell on the validation images while it rose on
-# the training images.
+# last third. If the output shows the flag `robust-overfitting`, robust accuracy fell on the validation images while it
+# rose on the training images, of which there are few.
 
 # %%
 run = rheostat.fit(
