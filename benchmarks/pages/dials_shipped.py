@@ -85,14 +85,14 @@ def caption(models: Sequence[Shipped], rows: Sequence[Row]) -> str:
     what = "One network with a dial" + (" beside networks trained for one balance each" if alone else "")
     epochs, others = own[0].train.epochs, sorted({r.train.epochs or 0 for r in alone})
     crosses = (
-        " Each cross is a separate network,\ntrained for that balance alone, for "
+        " Each cross is a separate network, trained for\nthat balance alone, for "
         f"{' and '.join(map(str, others))} epochs."
         if alone
         else ""
     )
     return (
         f"![{what}](docs/trade_off.png)\n\n*Each mark is a position of the dial of `{entry.name}`, which ships with "
-        f"the package and was trained for {epochs} epochs.{crosses}\n[Its card]"
+        f"the package and was trained for {epochs} epochs.{crosses} [Its card]"
         f"(docs/models/{entry.name}.md) has stronger attacks and intervals.*\n"
     )
 

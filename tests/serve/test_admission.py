@@ -20,7 +20,7 @@ from rheostat.serve.costs import Times
 from rheostat.serve.decoding import tensor
 from rheostat.serve.options import Options
 from rheostat.serve.policy import Policy, default_target
-from rheostat.serve.scheduling import Decision, Load
+from rheostat.serve.scheduling import Decision
 from rheostat.serve.stores import FileStore
 
 GOOD = npy(np.zeros((1, *IMAGE), np.float32))
@@ -55,14 +55,15 @@ def test_a_request_that_would_be_late_is_refused_at_once() -> None:
             assert seconds < SLOW
 
 
-def test_a_server_that_has_failed_says_so_and_keeps_nobody_waiting(monkeypatch) -> None:
+@pytest.mark.parametrize("part", ["decide", "expected", "observe"])
+def test_a_server_that_has_failed_says_so_and_keeps_nobody_waiting(part: str, monkeypatch) -> None:
     """After an error of the controller, requests were admitted and waited for their 504; /healthz stayed at 200."""
     app = make_app(fake(), Policy(("safe",)))
 
-    def broken(load: Load) -> Decision:
+    def broken(*_: object) -> Decision:
         raise KeyError("fast")
 
-    monkeypatch.setattr(app.state.engine.controller, "decide", broken)
+    monkeypatch.setattr(app.state.engine.controller, part, broken)
     client = running(app).__enter__()
     for path in ("/healthz", "/v2/health/live"):
         assert client.get(path).status_code == 200

@@ -8,6 +8,7 @@ import json
 import struct
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -196,24 +197,23 @@ def started_with(monkeypatch, *arguments: str) -> Options:
     return found[0]
 
 
-@pytest.mark.parametrize("given", ["", "--max-batch 256", "--queue 128", "--queue 32 --max-batch 4", "--max-mb 64"])
-def test_the_totals_hold_a_request_of_every_client(given: str, monkeypatch) -> None:
+@pytest.mark.parametrize("given", ["--max-batch 256", "--queue 32", "--max-mb 64"])
+def test_an_idle_server_takes_the_largest_request_of_any_client(given: str, monkeypatch) -> None:
     """Requests within the limits were answered 503 for ever, such as 40 MB with --max-mb 64."""
     options = started_with(monkeypatch, *given.split())
+    limits = options.limits
     state = State(fake(), Policy(("safe",)), options)
-    assert options.queue >= options.limits.max_images == options.most
-    with state.images.hold("192.0.2.1", options.most), state.bytes.hold("192.0.2.1", options.limits.max_bytes):
+    with state.images.hold("192.0.2.1", limits.max_images), state.bytes.hold("192.0.2.1", limits.max_bytes):
         pass
-    usual = not given and (options.most, options.queue, options.limits.max_bytes, options.bytes_in_flight)
-    assert usual in (False, (64, 512, 8 * 2**20, 128 * 2**20))
+    with running(make_app(fake(), Policy(("safe",)), replace(options, store=None))) as client:
+        many = npy(np.zeros((limits.max_images, *IMAGE), np.uint8))
+        assert client.post("/v1/predict", content=many, headers=NPY).status_code == 200
 
 
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ("--queue 32 --max-batch 64", "--queue must be at least 3 times --max-batch"),
-        ("--queue 2", "--queue must be at least 3 times --max-batch"),
-        ("--max-mb 64 --max-mb-in-flight 128", "quarter of the total; given 128 and 64"),
+        ("--max-mb 64 --max-mb-in-flight 32", "one body may have 64 MB (--max-mb), but all bodies together only 32 MB"),
         ("--max-mb inf", "--max-mb must be a finite number, given inf"),
         ("--rate inf", "--rate must be a finite number, given inf"),
     ],

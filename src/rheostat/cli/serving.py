@@ -71,40 +71,22 @@ def serve(
     precision: Annotated[
         str | None,
         typer.Option(
-            help="fp32, bf16 (OpenVINO) or auto (bf16 if native and under OpenVINO, else fp32) for all points; default "
-            "the precision that each was measured in."
+            help="fp32, bf16 (OpenVINO) or auto (bf16 if native and under OpenVINO, else fp32) for all points; without "
+            "it, each point runs in the precision that it was measured in."
         ),
     ] = None,
     state: Annotated[
         Path | None, typer.Option(help="File of the policy; default policy.json beside the model.")
     ] = None,
-    max_batch: Annotated[
-        int | None,
-        typer.Option(
-            help="Maximum images in a batch and in a request; default 64, or a third of --queue if less.", min=1
-        ),
-    ] = None,
-    queue: Annotated[
-        int | None,
-        typer.Option(
-            help="Maximum images in the queue; beyond it 503. Default 512, or three times --max-batch if more.", min=1
-        ),
-    ] = None,
+    max_batch: Annotated[int, typer.Option(help="Maximum images in a batch and in a request.", min=1)] = 64,
+    queue: Annotated[int, typer.Option(help="Maximum images in the queue; beyond it 503.", min=1)] = 512,
     deadline_ms: Annotated[float, typer.Option(help="Maximum time to wait while filling a batch.", min=0)] = 5.0,
     request_seconds: Annotated[float, typer.Option(help="Maximum total time of a request.", min=0.1)] = 30.0,
     body_seconds: Annotated[float, typer.Option(help="Maximum time to receive a body.", min=0.1)] = 10.0,
     image_seconds: Annotated[float, typer.Option(help="Maximum time to decode one image.", min=0.05)] = 2.0,
     header_seconds: Annotated[float, typer.Option(help="Maximum time to receive headers.", min=0.1)] = 10.0,
-    max_mb: Annotated[
-        float | None,
-        typer.Option(help="Maximum size of a body; default 8, or a quarter of --max-mb-in-flight if less.", min=0.001),
-    ] = None,
-    max_mb_in_flight: Annotated[
-        float | None,
-        typer.Option(
-            help="Maximum size of all bodies; beyond it 503. Default 128, or four times --max-mb if more.", min=0.001
-        ),
-    ] = None,
+    max_mb: Annotated[float, typer.Option(help="Maximum size of a body.", min=0.001)] = 8.0,
+    max_mb_in_flight: Annotated[float, typer.Option(help="Maximum size of all bodies; beyond 503.", min=0.001)] = 128.0,
     max_connections: Annotated[int, typer.Option(help="Maximum connections; beyond it 503.", min=1)] = 1024,
     rate: Annotated[
         float | None, typer.Option(help="Maximum requests per second per client; beyond it 429.", min=0.01)
@@ -134,7 +116,6 @@ def serve(
     from rheostat.deploy.runtimes import as_precision
     from rheostat.models import artifact, zoo
     from rheostat.serve.backends import service
-    from rheostat.serve.budgets import EACH, request_and_total
     from rheostat.serve.decoding import Limits
     from rheostat.serve.policy import Policy, default_target
     from rheostat.serve.stores import FileStore
@@ -151,17 +132,11 @@ def serve(
             "--rate": rate,
         }
     )
-    # One client may hold a quarter of the queue and the batch in the model together.
-    most, room = request_and_total(
-        max_batch, queue, usual=(64, 512), times=EACH - 1, options=("--max-batch", "--queue")
-    )
-    body, bodies = request_and_total(
-        *(None if mb is None else int(mb * MB) for mb in (max_mb, max_mb_in_flight)),
-        usual=(8 * MB, 128 * MB),
-        times=EACH,
-        options=("--max-mb", "--max-mb-in-flight"),
-        unit=MB,
-    )
+    if max_mb > max_mb_in_flight:
+        raise ValueError(
+            f"one body may have {max_mb:g} MB (--max-mb), but all bodies together only {max_mb_in_flight:g} MB "
+            "(--max-mb-in-flight)"
+        )
     set_threads(threads)
     place = artifact.locate(file)
     shipped = zoo.ships(place)
@@ -171,16 +146,16 @@ def serve(
         client_dial=client_dial,
         store=FileStore(state or (Path("policy.json") if shipped else place.with_name("policy.json"))),
         poll=0.5,
-        limits=Limits(body, max_images=most, body_seconds=body_seconds, image_seconds=image_seconds),
-        most=most,
-        queue=room,
+        limits=Limits(int(max_mb * MB), max_images=max_batch, body_seconds=body_seconds, image_seconds=image_seconds),
+        most=max_batch,
+        queue=queue,
         deadline=deadline_ms / 1e3,
         token_file=token_file,
         predict_token_file=predict_token_file,
         private=private,
         rate=rate,
         request_seconds=request_seconds,
-        bytes_in_flight=bodies,
+        bytes_in_flight=int(max_mb_in_flight * MB),
         access_log=access_log,
     )
     check_host(host, options)
@@ -190,7 +165,7 @@ def serve(
         precision=None if precision is None else as_precision(precision),
         threads=threads,
         every=unmeasured,
-        most=most,
+        most=max_batch,
         costs=costs,
         net=net,
     )

@@ -12,35 +12,10 @@ from contextlib import contextmanager
 from rheostat.serve.decoding import Refusal
 
 EACH = 4
-"""A client that is not on loopback may hold at most the total divided by this."""
+"""A client that is not on loopback may hold at most the total divided by this, and always one request of the largest
+size."""
 CLIENTS = 10_000
 """Number of clients whose rate is remembered."""
-
-
-def request_and_total(
-    request: int | None,
-    total: int | None,
-    *,
-    usual: tuple[int, int],
-    times: int,
-    options: tuple[str, str],
-    unit: int = 1,
-) -> tuple[int, int]:
-    """(the largest request, the total), where the total is at least `times` as much, so that a client's share holds it.
-
-    A value that is None is the usual one, changed to fit the other. ValueError names the `options` that do not fit, in
-    their `unit`.
-    """
-    if request is None:
-        request = usual[0] if total is None else max(1, min(usual[0], total // times))
-    if total is None:
-        total = max(usual[1], times * request)
-    if total < times * request:
-        raise ValueError(
-            f"{options[1]} must be at least {times} times {options[0]}, because one client may hold a quarter of the "
-            f"total; given {total / unit:g} and {request / unit:g}"
-        )
-    return request, total
 
 
 def client_of(host: str | None) -> str:
@@ -66,7 +41,7 @@ class Held:
         """Hold `amount` more; Refusal (503) if the total or the client's share is used up."""
         budget = self.budget
         used_here = budget.clients.get(self.client, 0) + amount
-        if budget.used + amount > budget.total or (self.client != "local" and used_here > budget.total // EACH):
+        if budget.used + amount > budget.total or (self.client != "local" and used_here > budget.share):
             raise Refusal(503, f"too many {budget.what} at once; try again")
         budget.used += amount
         budget.clients[self.client] = used_here
@@ -74,10 +49,14 @@ class Held:
 
 
 class Budget:
-    """A total that requests hold parts of. A client on loopback has no per-client limit, because it may be a proxy."""
+    """A total that requests hold parts of. A client on loopback has no per-client limit, because it may be a proxy.
 
-    def __init__(self, what: str, total: int) -> None:
+    `largest` is what one request may hold; a client's share is never less, or a large request would always be refused.
+    """
+
+    def __init__(self, what: str, total: int, *, largest: int = 0) -> None:
         self.what, self.total, self.used = what, total, 0
+        self.share = max(total // EACH, largest)
         self.clients: dict[str, int] = {}
 
     @contextmanager

@@ -67,6 +67,8 @@ class Engine:
         self.runs, self.note = runs, note
         self.line: Line[_Job] = Line(controller, most=most, room=queue, window=deadline)
         self.arrived = asyncio.Event()
+        self.waited_for: set[asyncio.Future[tuple[str, Array]]] = set()
+        """The answers that requests wait for, in the queue or in a batch."""
         self.closing = False
         self.worker = ThreadPoolExecutor(1, "rheostat")
         self.task: asyncio.Task[None] | None = None
@@ -118,6 +120,8 @@ class Engine:
         now = time.perf_counter()
         job = _Job(images, now - waited, asyncio.get_running_loop().create_future(), point)
         self.line.offer(job, now)
+        self.waited_for.add(job.done)
+        job.done.add_done_callback(self.waited_for.discard)
         self.arrived.set()
         return await job.done
 
@@ -143,9 +147,9 @@ class Engine:
             log.exception("the server has stopped answering; start it again")
             raise
         finally:
-            for job in self.line.jobs:
-                if not job.done.done():
-                    job.done.set_exception(Stopped())
+            for done in [*self.waited_for]:
+                if not done.done():
+                    done.set_exception(Stopped())
 
     async def _batches(self) -> None:
         while True:

@@ -110,8 +110,11 @@ class Line(Generic[Job]):
         return Load(now, self.jobs, self.most, now if self.free_at is None else max(now, self.free_at))
 
     def offer(self, job: Job, now: float) -> None:
-        """Append a request; Full if there is no room, Late if it could not be answered in time."""
-        if self.images + job.count > self.room:
+        """Append a request; Full if there is no room, Late if it could not be answered in time.
+
+        An empty queue has room for any request: one of more images than the queue holds would be refused for ever.
+        """
+        if self.jobs and self.images + job.count > self.room:
             raise Full
         idle = not self.jobs and self.free_at is None
         # Always ask the controller, because it counts offered requests. An idle server refuses nobody.

@@ -44,8 +44,8 @@ class State:
             ]
             self.notes += idle_steps(self._controller(self.policy).allowed, served.costs)
         self.storing = asyncio.Lock()
-        self.bytes = Budget("bytes of bodies", options.bytes_in_flight)
-        self.images = Budget("images in the queue", options.queue + options.most)
+        self.bytes = Budget("bytes of bodies", options.bytes_in_flight, largest=options.limits.max_bytes)
+        self.images = Budget("images in the queue", options.queue + options.most, largest=options.limits.max_images)
         self.rate = Rate(options.rate)
         self.decoders = Decoders(options.decoders, seconds=options.limits.image_seconds, killed=self.metrics.killed.inc)
         self.engine = Engine(
