@@ -56,7 +56,11 @@ the last one, whose outputs are the classes.
 
 **Refusals.** The error gives the reason. `adopt` refuses forward passes that behave differently in training without a
 layer that says so (stochastic depth, functional dropout), and convolutions whose weights are computed in each pass. It
-also refuses PyTorch's own attention layer with dropout, norms over several dimensions, and transposed convolutions.
+also refuses PyTorch's own attention layer with dropout, norms over several dimensions, and transposed convolutions. It
+refuses what it would lose or double: layers with forward hooks (PyTorch's older weight norm and spectral norm, pruning)
+and a parameter that two layers share. One layer that is called several times is adopted.
+
+**Frozen parameters.** A parameter with `requires_grad=False` stays so, and training leaves it as it is.
 
 ## What works
 """
