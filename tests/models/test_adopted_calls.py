@@ -12,6 +12,7 @@ from torch.nn.utils import prune
 
 import rheostat
 from rheostat.methods import Dual
+from support import Computed
 
 
 class TwoConvolutions(nn.Module):
@@ -106,7 +107,10 @@ def test_each_weight_of_a_module_gets_its_own_seat(layer: type[nn.Module], seats
 
 def test_a_weight_that_several_equal_calls_use_stays_one() -> None:
     module = nn.Sequential(Twice(1, 1), nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(16, 10))
+    x = torch.rand(3, 1, 8, 8)
+    expected = module.eval()(x)
     model = adopted(module)
+    assert torch.allclose(model(x), expected, atol=1e-5)
     assert "0" in names(model)
     assert sum(p.shape == (1, 1, 3, 3) for p in model.parameters()) == 1
 
@@ -121,17 +125,6 @@ class Tied(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.a(x) + self.b(x)
-
-
-class Computed(nn.Conv2d):
-    """A convolution whose weight is computed once from a parameter."""
-
-    def __init__(self) -> None:
-        super().__init__(1, 4, 3)
-        plain = self._parameters.pop("weight")
-        assert plain is not None
-        self.plain = plain
-        self.weight = 2 * plain
 
 
 def deprecated(make: str) -> nn.Module:
@@ -155,7 +148,7 @@ def hooked() -> nn.Module:
         (lambda: deprecated("weight_norm"), r"layer '0' \(Conv2d\): it has a forward hook"),
         (lambda: prune.l1_unstructured(nn.Conv2d(1, 4, 3), "weight", 0.5), r"layer '0' \(Conv2d\): it has a forward"),
         (hooked, r"layer '0' \(Conv2d\): it has a forward hook"),
-        (Computed, r"layer '0' \(Computed\): its weight is computed"),
+        (lambda: Computed(1, 4), r"layer '0' \(Computed\): its weight is computed"),
         (Tied, r"'0.b.weight': it is the same parameter as '0.a.weight'"),
         (lambda: Twice(1, 2), "uses the weight '0.weight' in two calls that differ"),
         (Elsewhere, "uses '0.weight' in a layer's call and elsewhere"),
