@@ -46,6 +46,17 @@ class Plain(nn.Module):
         return self.head(self.drop(x.view(x.size(0), -1)))
 
 
+class Computed(nn.Conv2d):
+    """A 3 × 3 convolution whose weight is computed once from a parameter, as PyTorch's older weight norm does it."""
+
+    def __init__(self, channels: int, out: int) -> None:
+        super().__init__(channels, out, 3)
+        plain = self._parameters.pop("weight")
+        assert plain is not None
+        self.plain = plain
+        self.weight = plain * 2
+
+
 def factory_of(model: Tunable) -> Callable[[], nn.Module] | None:
     """What makes the plain module of an adopted network in a test's file; None for networks of ours."""
     return Plain if model.net.spec["name"] == NAME else None

@@ -88,6 +88,14 @@ def test_rows_that_are_in_are_known(tmp_path: Path) -> None:
         assert not known([whole[0], made_row(**{**fields, "at": {"robustness": 1.0}, key: other})])
 
 
+def test_a_row_with_settings_that_no_entry_asked_for_is_none_of_its_rows() -> None:
+    attack = {"name": "worst", "of": ["pgd20"], "norm": "linf", "eps": 0.1}
+    stated = made_row(attack={**attack, "budgets": [{"name": "pgd20", "step_size": 0.001}]})
+    assert matches(made_row(attack=attack), {})
+    assert not matches(stated, {})
+    assert matches(stated, {"step-size": 0.001})
+
+
 def test_the_benchmarks_queues_name_real_recipes_and_the_folder_of_results() -> None:
     assert QUEUES
     for file in QUEUES:

@@ -68,6 +68,14 @@ def test_the_best_point_that_keeps_the_limits() -> None:
     assert 0.6 not in [c.point["robustness"] for c in dominated.front]
 
 
+def test_a_weaker_attack_of_the_same_name_is_not_believed() -> None:
+    weak = [{"name": "pgd20", "step_size": 1e-5}]
+    attack = {"name": "worst", "of": ["pgd20"], "norm": "linf", "eps": 0.1}
+    rows = [row(0.5, 930, 900, attack={**attack, "budgets": weak}), row(0.5, 930, 500, attack=attack)]
+    for both in (rows, rows[::-1]):
+        assert [c.robust for c in candidates(both)] == [0.5]
+
+
 def test_none_and_what_comes_nearest() -> None:
     found = choose(CURVE, Need(min_robust=0.8))
     assert found.chosen is None

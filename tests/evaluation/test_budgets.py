@@ -35,7 +35,7 @@ def few(digits) -> Dataset:
 
 @pytest.mark.parametrize("name", [*NAMES, *REFERENCES])
 def test_a_usual_budget_adds_nothing_to_a_row(name: str) -> None:
-    assert named(name, eps=EPS).changes() == {}
+    assert named(name, eps=EPS).beyond_name() == {}
     entry = AttackEntry.model_validate(named(name, eps=EPS).row()).plain()
     assert list(entry) == ["name", "eps", "norm", "steps", "step_size", "restarts", "loss", "form", "eot"]
 
@@ -43,12 +43,12 @@ def test_a_usual_budget_adds_nothing_to_a_row(name: str) -> None:
 def test_settings_that_the_name_does_not_imply_are_stated() -> None:
     momentum = Attack("pgd", EPS, momentum=1.0, start=False)
     assert momentum.name == "pgd20"
-    assert momentum.changes() == {"start": False, "momentum": 1.0}
+    assert momentum.beyond_name() == {"start": False, "momentum": 1.0}
     assert AttackEntry.model_validate(momentum.row()).start is False
-    assert named("pgd20", eps=EPS, step_size=0.001).changes() == {"step_size": 0.001}
-    assert Attack("pgd", EPS, drop=False, form="average").changes() == {"drop": False}
-    assert Attack("mi-fgsm", EPS, label="mine").changes() == {}
-    assert Attack("mi-fgsm", EPS, 20, label="mine").changes() == {"steps": 20}
+    assert named("pgd20", eps=EPS, step_size=0.001).beyond_name() == {"step_size": 0.001}
+    assert Attack("pgd", EPS, drop=False, form="average").beyond_name() == {"drop": False}
+    assert Attack("mi-fgsm", EPS, label="mine").beyond_name() == {}
+    assert Attack("mi-fgsm", EPS, 20, label="mine").beyond_name() == {"steps": 20}
 
 
 def test_another_step_size_does_not_take_the_place_of_the_worst_case(model, few, tmp_path: Path) -> None:
@@ -83,6 +83,8 @@ def test_attackers_with_less_knowledge_name_their_attacks(model, few) -> None:
 
 def test_attacks_of_several_radii_or_norms_are_refused(model) -> None:
     options = EvaluationOptions(eps=0.2)
+    with pytest.raises(ValueError, match=r"given fgsm with linf 0\.20000000001 and pgd20 with linf 0\.2; evaluate"):
+        as_attacks(Target(model, "x"), [named("fgsm", eps=0.20000000001), "pgd20"], options)
     for other in (named("pgd20", eps=0.1), named("fgsm", eps=0.2, norm="l2")):
         with pytest.raises(ValueError, match=r"one norm and one eps, given .* with .*; evaluate them apart"):
             as_attacks(Target(model, "x"), [other, "pgd20"], options)

@@ -12,6 +12,7 @@ from torch.nn.utils import prune
 
 import rheostat
 from rheostat.methods import Dual
+from support import Computed
 
 
 class TwoConvolutions(nn.Module):
@@ -73,6 +74,39 @@ class Elsewhere(nn.Module):
         return F.layer_norm(x, (8,), self.weight) + self.weight
 
 
+class Normed(nn.Module):
+    """A convolution whose weight the forward uses a second time, under a name that its seat does not have."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.kernel = nn.Parameter(torch.ones(4, 1, 3, 3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.conv2d(x, self.kernel) * self.kernel.norm()
+
+
+class TwoWays(nn.Module):
+    """Two calls that are the same, one with an explicit None."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(0.3 * torch.randn(1, 1, 3, 3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.conv2d(F.conv2d(x, self.weight), self.weight, None)
+
+
+class Blurred(nn.Module):
+    """A convolution with a fixed filter, which is a buffer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("weight", torch.full((1, 1, 3, 3), 1 / 9))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.conv2d(x, self.weight)
+
+
 def network(layer: nn.Module) -> nn.Module:
     """A classifier of 8 × 8 images around a layer."""
     torch.manual_seed(0)
@@ -104,9 +138,13 @@ def test_each_weight_of_a_module_gets_its_own_seat(layer: type[nn.Module], seats
     assert seats <= names(model)
 
 
-def test_a_weight_that_several_equal_calls_use_stays_one() -> None:
-    module = nn.Sequential(Twice(1, 1), nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(16, 10))
+@pytest.mark.parametrize("layer", [lambda: Twice(1, 1), TwoWays])
+def test_a_weight_that_several_equal_calls_use_stays_one(layer) -> None:
+    module = nn.Sequential(layer(), nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(16, 10))
+    x = torch.rand(3, 1, 8, 8)
+    expected = module.eval()(x)
     model = adopted(module)
+    assert torch.allclose(model(x), expected, atol=1e-5)
     assert "0" in names(model)
     assert sum(p.shape == (1, 1, 3, 3) for p in model.parameters()) == 1
 
@@ -121,17 +159,6 @@ class Tied(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.a(x) + self.b(x)
-
-
-class Computed(nn.Conv2d):
-    """A convolution whose weight is computed once from a parameter."""
-
-    def __init__(self) -> None:
-        super().__init__(1, 4, 3)
-        plain = self._parameters.pop("weight")
-        assert plain is not None
-        self.plain = plain
-        self.weight = 2 * plain
 
 
 def deprecated(make: str) -> nn.Module:
@@ -155,10 +182,11 @@ def hooked() -> nn.Module:
         (lambda: deprecated("weight_norm"), r"layer '0' \(Conv2d\): it has a forward hook"),
         (lambda: prune.l1_unstructured(nn.Conv2d(1, 4, 3), "weight", 0.5), r"layer '0' \(Conv2d\): it has a forward"),
         (hooked, r"layer '0' \(Conv2d\): it has a forward hook"),
-        (Computed, r"layer '0' \(Computed\): its weight is computed"),
+        (lambda: Computed(1, 4), r"layer '0' \(Computed\): its weight is computed"),
         (Tied, r"'0.b.weight': it is the same parameter as '0.a.weight'"),
         (lambda: Twice(1, 2), "uses the weight '0.weight' in two calls that differ"),
         (Elsewhere, "uses '0.weight' in a layer's call and elsewhere"),
+        (Normed, "uses '0.kernel' in a layer's call and elsewhere"),
     ],
 )
 def test_what_would_be_lost_or_doubled_is_refused_by_name(layer, message: str) -> None:
@@ -183,6 +211,12 @@ def test_frozen_parameters_stay_frozen() -> None:
     frozen = [tuple(p.shape) for p in model.parameters() if not p.requires_grad]
     assert sorted(frozen) == sorted([(4, 1, 3, 3), *[(4,)] * 4, (4, 4, 3, 3), (10,)])  # two norm sets
     assert sum(p.requires_grad for p in model.parameters()) == 2
+
+
+def test_a_buffer_that_serves_as_a_weight_does_not_train() -> None:
+    module = nn.Sequential(Blurred(), nn.Conv2d(1, 4, 3), nn.Flatten(), nn.Linear(64, 10))
+    model = rheostat.adopt(module, "pgd-at", image=(1, 8, 8))
+    assert [tuple(p.shape) for p in model.parameters() if not p.requires_grad] == [(1, 1, 3, 3)]
 
 
 def test_a_network_that_is_frozen_as_a_whole_is_refused_in_training(tmp_path) -> None:

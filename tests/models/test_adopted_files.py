@@ -118,9 +118,9 @@ def test_the_factory_of_a_class_is_found_by_its_name(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        (".nets:make", "named from its package on, not relative to one, given '.nets:make'"),
+        (".nets:make", "needs the full name of its module, not a relative one, given '.nets:make'"),
         ("broken:make", r"cannot import 'broken': it raised SyntaxError: .*broken.py, line 1\)$"),
-        (f"{__name__}:Nets.smal", "no callable 'Nets.smal'; did you mean 'small'"),
+        (f"{__name__}:Nets.smal", "no callable 'Nets.smal'; did you mean 'Nets.small'"),
         (f"{__name__}:Net.small", "no callable 'Net.small'; did you mean 'Nets'"),
     ],
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,10 +15,11 @@ from safetensors.torch import save_file
 import rheostat
 from rheostat.models import artifact
 from rheostat.models.artifact import About
+from rheostat.models.tunable import Tunable
 from rheostat.points.dial_map import DialMap
 from rheostat.points.point import Point
 from rheostat.runtime.files import write_bytes
-from support import images_for, make
+from support import images_for, make, train_step
 
 
 def rewritten(path: Path, **changes: object) -> Path:
@@ -55,6 +57,28 @@ def test_a_loaded_model_keeps_the_numbers_of_the_points_that_it_keeps(tmp_path: 
     again, words = artifact.load_with(loaded.save(tmp_path / "again.safetensors"))
     assert again.temperatures == {"safe": 2.0}
     assert words == About(measured={"safe": numbers})
+
+
+def test_measured_numbers_do_not_outlive_what_they_were_measured_on(tmp_path: Path) -> None:
+    model = make("oat", "resnet-8")
+    model.points = {name: Point(robustness=0.9) for name in ("safe", "fast")}
+    measured = {name: {"temperature": 2.0, "robust_bound": 0.4} for name in model.points}
+    file = artifact.save(tmp_path / "m.safetensors", model, About(measured=measured))
+
+    def kept(change: Callable[[Tunable], object]) -> dict[str, object]:
+        loaded = artifact.load(file)
+        change(loaded)
+        return artifact.load_with(loaded.save(tmp_path / "again.safetensors"))[1].measured
+
+    assert kept(train_step) == {}
+    assert kept(lambda m: setattr(m, "dial_map", DialMap((0.0, 1.0), (0.0, 1.0), (0.0, 1.0)))) == {}
+    assert kept(lambda m: m.points.update(safe=Point(robustness=0.2))) == {"fast": measured["fast"]}
+
+    def measured_again(m: Tunable) -> None:
+        train_step(m)
+        m.about = About(measured={"safe": {"robust_bound": 0.3}})
+
+    assert kept(measured_again) == {"safe": {"robust_bound": 0.3}}
 
 
 @pytest.mark.parametrize(

@@ -6,13 +6,13 @@ import threading
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from rheostat.methods.composition import compose
 from rheostat.models.costs import exit_costs, observe
 from rheostat.models.tunable import Tunable
 from rheostat.points.point import Point
-from support import NETS, images_for, make
+from support import NETS, Computed, images_for, make
 
 
 @pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
@@ -65,20 +65,25 @@ def test_nothing_of_the_model_changes() -> None:
     assert all(m.training and not m._forward_hooks for m in model.modules())
 
 
-class Computed(nn.Conv2d):
-    """A convolution whose weight is computed from a parameter, as PyTorch's older weight norm does it."""
+class Counting(nn.Module):
+    """A module that cannot be copied, and that counts its calls in a buffer."""
 
     def __init__(self) -> None:
-        super().__init__(4, 2, 3)
-        plain = self._parameters.pop("weight")
-        assert plain is not None
-        self.plain = plain
-        self.weight = plain * 2
+        super().__init__()
+        self.lock = threading.Lock()
+        self.register_buffer("calls", torch.zeros(()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        with self.lock:
+            self.calls += 1
+        return x
 
 
 def test_observing_a_plain_module_in_train_mode_leaves_it_unchanged() -> None:
-    module = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), Computed()).train()
+    norm = nn.BatchNorm2d(4).eval()
+    module = nn.Sequential(nn.Conv2d(1, 4, 3), norm, Computed(4, 2), Counting())
+    module[3].train(False)
     before = {k: v.clone() for k, v in module.state_dict().items()}
     assert observe(module, (1, 8, 8)).convolution_macs == 36 * 4 * 9 + 16 * 2 * 36
-    assert all(m.training for m in module.modules())
+    assert [m.training for m in module] == [True, False, True, False]
     assert all(torch.equal(v, before[k]) for k, v in module.state_dict().items())

@@ -10,7 +10,8 @@ from rheostat import nets
 from rheostat.methods.composition import compose
 from rheostat.models.adoption import adopt
 from rheostat.models.costs import latency, observe
-from rheostat.models.folding import FoldedExits, fold
+from rheostat.models.folding import FoldedExits, fold, foldable
+from rheostat.models.plain_layers import plain
 from rheostat.models.tunable import Tunable
 from rheostat.nn.masking import Masking
 from rheostat.points.point import Point
@@ -102,6 +103,16 @@ def test_what_does_not_fold_says_why() -> None:
         fold(sampled, Point(robustness=0.5))
     with pytest.raises(ValueError, match="one value per example"):
         fold(make("oat", "resnet-8"), Point(robustness=torch.tensor([0.0, 1.0])))
+
+
+def test_a_fold_that_changes_the_outputs_is_an_error_and_not_a_pass_that_does_not_fold(monkeypatch) -> None:
+    def wrong(module: nn.Module, x: torch.Tensor) -> nn.Module:
+        return nn.Sequential(plain(module, x), nn.Softmax(1))
+
+    monkeypatch.setattr("rheostat.models.folding.plain", wrong)
+    model = make("oat", "resnet-8")
+    with pytest.raises(ValueError, match="changed the outputs"):
+        foldable(model, Point())
 
 
 def test_latency_is_measured_in_turn() -> None:

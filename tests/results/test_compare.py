@@ -119,6 +119,8 @@ def test_training_positions_and_calibrated_ones_do_not_pair(two, tmp_path: Path)
         with pytest.raises(ValueError, match=r"of two are training λ and those of one are t of .* --between at-0"):
             compare(*pair)
     assert len(compare(*sides, between="at-0").points) == 3
+    for end in (0.0, 1.0):  # where λ and t are the same network
+        assert len(compare(*sides, at={"robustness": end}).points) == 1
     # A network without a dial is paired with either.
     put(tmp_path / "d.jsonl", "plain", [{}], seed=0)
     for one in sides:

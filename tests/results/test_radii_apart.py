@@ -40,6 +40,18 @@ def test_a_gap_is_to_a_worst_case_that_holds_the_attack() -> None:
     assert gap_lines([other[-1], *evaluated(0.1, (8, 6))]) == ["t = 1: quick 80.0 → standard 60.0 (gap 20.0 points)"]
 
 
+def test_a_gap_is_of_one_step_size() -> None:
+    usual, weak = evaluated(0.1, (8, 6)), evaluated(0.1, (9, 7))
+    for i, update in ((0, {"step_size": 1e-5}), (2, {"budgets": [{"name": "pgd20", "step_size": 1e-5}]})):
+        weak[i] = weak[i].model_copy(update={"attack": weak[i].attack.model_copy(update=update)})
+    expected = [
+        "t = 1: quick 80.0 → standard 60.0 (gap 20.0 points)",
+        "t = 1: quick 90.0 → standard 70.0 (gap 20.0 points)",
+    ]
+    assert gap_lines([*usual, *weak]) == expected
+    assert gap_lines([*weak, *usual]) == expected[::-1]
+
+
 def test_a_ladder_is_of_one_radius_and_of_its_own_order() -> None:
     rows = [*evaluated(0.1, (8, 6)), *evaluated(0.2, (4, 3)), *evaluated(0.1, (7, 5), ("square", "pgd20"))]
     figure = ladder(rows)
@@ -65,6 +77,14 @@ def test_a_transfer_is_of_one_radius() -> None:
     figure = transfer_map(rows)
     assert figure is not None
     assert [text.get_text() for text in figure.axes[0].texts] == ["80"]
+
+
+def test_a_transfer_is_of_one_budget() -> None:
+    weak = [{"name": "pgd20", "step_size": 1e-5}]
+    rows = crossed(0.1, 8)
+    for row in crossed(0.1, 3):
+        rows.append(row.model_copy(update={"attack": row.attack.model_copy(update={"budgets": weak})}))
+    assert [line.rpartition("; ")[2].partition(" ")[0] for line in attacker_lines(rows)] == ["80.0", "30.0"]
 
 
 def test_nothing_is_chosen_from_rows_of_several_radii() -> None:

@@ -228,6 +228,9 @@ def test_a_curve_is_rows_that_agree_in_all_but_the_point() -> None:
     names = curve_names(lines)
     assert len(set(names)) == len(names)
     assert curve_names(lines[:1]) == ["x"]
+    stated = {**base[0].attack.plain(), "budgets": [{"name": "pgd20", "step_size": 0.001}]}
+    apart = list(curves([base[0], made_row(at={"robustness": 1.0}, attack=stated)]).values())
+    assert curve_names(apart) == ["x, pgd20, linf 0.1", "x, pgd20 (step_size 0.001), linf 0.1"]
     assert curve_names([lines[0], lines[1]]) == ["x, test", "x, calibrate-choose"]
     wide = [made_row(at={"robustness": v, "width": w}) for w in (0.5, 1.0) for v in (0.0, 1.0)]
     assert len(curves(wide)) == 1

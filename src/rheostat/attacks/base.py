@@ -22,9 +22,9 @@ from rheostat.runtime.registry import Registry, origin_of
 OF_THE_KIND: Any = None
 """The default of an `Attack` field whose value comes from its kind."""
 DEFAULTS: Mapping[str, object] = {"steps": 20, "start": True, "momentum": 0.0, "loss": "ce"}
-USUAL: Mapping[str, object] = {"restarts": 1, "form": "direct", "eot": 1, "drop": True}
+FIXED_DEFAULTS: Mapping[str, object] = {"restarts": 1, "form": "direct", "eot": 1, "drop": True}
 """The defaults of fields that no kind changes."""
-QUIET = ("start", "momentum", "drop")
+STATED_IF_CHANGED = ("start", "momentum", "drop")
 """Settings that a row states only if they are not those that the attack's name implies."""
 LAST = 4
 """An attack that runs in bf16 repeats 1/LAST of its steps in fp32: the last quarter."""
@@ -125,23 +125,23 @@ class Attack:
         return ATTACKS.get(self.kind).finish(self, objective, images, moved)
 
     def row(self) -> dict[str, object]:
-        """The `attack` entry of a result row. It holds `QUIET` settings only if its name does not imply them."""
+        """The `attack` entry of a result row; it states some settings only if they changed (`STATED_IF_CHANGED`)."""
         fields = asdict(self)
-        for hidden in ("kind", "label", *QUIET):
+        for hidden in ("kind", "label", *STATED_IF_CHANGED):
             fields.pop(hidden)
-        quiet = {k: v for k, v in self.changes().items() if k in QUIET}
-        return {"name": self.name, **fields, "step_size": self.size, **quiet}
+        changed = {k: v for k, v in self.beyond_name().items() if k in STATED_IF_CHANGED}
+        return {"name": self.name, **fields, "step_size": self.size, **changed}
 
-    def changes(self) -> dict[str, object]:
+    def beyond_name(self) -> dict[str, object]:
         """The settings that its name does not imply; for a name that no kind reads, those other than the defaults."""
         name, _, form = self.name.partition("@")
         known = _parsed(name, eps=self.eps, norm=self.norm, step_size=None)
         kind = ATTACKS.get(self.kind)
-        implied = {"kind": self.kind, **USUAL, **DEFAULTS, **kind.defaults, "step_size": kind.step_size(self)}
+        implied = {"kind": self.kind, **FIXED_DEFAULTS, **DEFAULTS, **kind.defaults, "step_size": kind.step_size(self)}
         if known is not None:
             implied = asdict(known) | {"step_size": known.size, "form": form or "direct"}
         settings = asdict(self) | {"step_size": self.size}
-        return {k: settings[k] for k in ("kind", "step_size", *DEFAULTS, *USUAL) if settings[k] != implied[k]}
+        return {k: settings[k] for k in ("kind", "step_size", *DEFAULTS, *FIXED_DEFAULTS) if settings[k] != implied[k]}
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from rheostat.attacks.base import DEFAULTS, USUAL, Attack, AttackKind
+from rheostat.attacks.base import DEFAULTS, FIXED_DEFAULTS, Attack, AttackKind
 from rheostat.attacks.budget import Streams
 from rheostat.attacks.objective import Objective
 
@@ -61,7 +61,7 @@ class Reference(AttackKind):
 
     def check(self, attack: Attack) -> None:
         """Raise ValueError for a setting that has no effect, because a row would claim it."""
-        fixed = {**USUAL, **DEFAULTS, **self.defaults, "step_size": None}
+        fixed = {**FIXED_DEFAULTS, **DEFAULTS, **self.defaults, "step_size": None}
         for setting in sorted(fixed.keys() - {"form", *self.honours}):
             if getattr(attack, setting) != fixed[setting]:
                 takes = ", ".join(("eps", "norm", *self.honours))

@@ -123,11 +123,15 @@ def candidates(
 ) -> list[Candidate]:
     """Every measured point in each of `precisions`, with simultaneous bounds: Bonferroni over all and both accuracies.
 
-    Rows of other splits are ignored. If a point was measured in several tiers, the row with the most attacks
-    counts. In a lower precision a point needs a row of its own and one in fp32, and never counts as more robust than in
-    fp32: the attacks on a file are weaker, because it has no gradients. Raises ValueError if there are no rows of the
-    split, or if they belong to several models, radii or data sets.
+    Rows of other splits are ignored. If a point has several rows, the one with the most attacks counts, and among those
+    with equally many the one with the lowest RA. In a lower precision a point needs a row of its own and one in fp32,
+    and never counts as more robust than in fp32: the attacks on a file are weaker, because it has no gradients. Raises
+    ValueError if there are no rows of the split, or if they belong to several models, radii or data sets.
     """
+
+    def strength(row: Row) -> tuple[int, float]:
+        return len(row.attack.names), -row.robust_accuracy
+
     found: dict[Key, Row] = {}
     against: set[str] = set()
     for row in rows:
@@ -139,7 +143,7 @@ def candidates(
             continue
         against.add(f"{row.attack.norm} {row.attack.eps:g} on {row.dataset}")
         key = Point(**row.at), row.precision
-        if key not in found or len(row.attack.names) > len(found[key].attack.names):
+        if key not in found or strength(row) > strength(found[key]):
             found[key] = row
     found = {key: row for key, row in found.items() if (key[0], FULL) in found}
     if not found:

@@ -15,7 +15,7 @@ from rheostat.deploy.quantising import ATTACKS, judged
 from rheostat.evaluation.arguments import as_attacks, as_points
 from rheostat.evaluation.evaluator import Report
 from rheostat.evaluation.lookup import Request, find_data, find_target, settled
-from rheostat.evaluation.options import EvaluationOptions
+from rheostat.evaluation.options import DEFAULT_SPLIT, EvaluationOptions
 from rheostat.evaluation.rows import RowBuilder
 from rheostat.evaluation.stale import check_fit, forget, is_stale, refuse
 from rheostat.models.costs import observe
@@ -45,7 +45,7 @@ def measure_in(
         raise ValueError(f"--precision {precision} exports a model of this package, given the factory {request.which}")
     fit, dataset = (
         find_data(target, request.data, split, data_dir=request.data_dir, examples=n, verify=request.verify)
-        for split, n in (("calibrate-fit", CALIBRATED_ON), (options.split or "test", request.examples))
+        for split, n in (("calibrate-fit", CALIBRATED_ON), (options.split or DEFAULT_SPLIT, request.examples))
     )
     check_fit(model, dataset)
     options = settled(request, options, target)

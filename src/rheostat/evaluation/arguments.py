@@ -61,10 +61,12 @@ def as_attacks(target: Target, given: Attacks, options: EvaluationOptions) -> li
         out += [a for a in dict.fromkeys(made) if a not in out]  # pgd20 and pgd20@all: pgd20 once
     if not out:
         raise ValueError("an evaluation needs at least one attack")
-    balls = {f"{a.norm} {a.eps:g}": a.name for a in out}
-    if len({(a.norm, a.eps) for a in out}) > 1:
-        given = " and ".join(f"{name} with {ball}" for ball, name in balls.items())
-        raise ValueError(f"the attacks of one evaluation need one norm and one eps, given {given}; evaluate them apart")
+    balls = {(a.norm, a.eps): a.name for a in out}
+    if len(balls) > 1:
+        listed = " and ".join(f"{name} with {norm} {eps!r}" for (norm, eps), name in balls.items())
+        raise ValueError(
+            f"the attacks of one evaluation need one norm and one eps, given {listed}; evaluate them apart"
+        )
     return out
 
 

@@ -129,8 +129,7 @@ def _pack(
 ) -> list[Tensor]:
     """Attack the points of a pack in one batch; returns the images of each point.
 
-    The image of a row is that which fooled the model at its point. A row that no attack fooled has the image of the
-    first attack that moved it.
+    Per row: the image that fooled the model at its point, or else the image of the first attack that changed it.
     """
     count, n = len(pack), len(images)
     point = _joined([task.points[p] for p in pack], n)

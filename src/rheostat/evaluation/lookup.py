@@ -13,7 +13,7 @@ from rheostat.data import Dataset, make_splits, subset
 from rheostat.evaluation.arguments import as_attacks, as_points, by_tier
 from rheostat.evaluation.corrupted import SEVERITIES, evaluate_corruptions
 from rheostat.evaluation.evaluator import Report, evaluate
-from rheostat.evaluation.options import EvaluationOptions
+from rheostat.evaluation.options import DEFAULT_SPLIT, EvaluationOptions
 from rheostat.evaluation.target import Target
 from rheostat.models import artifact
 from rheostat.models.factories import Factory, from_factory
@@ -144,7 +144,7 @@ def measure(request: Request, options: EvaluationOptions | None = None, *, repor
     dataset = find_data(
         target,
         request.data,
-        options.split or "test",
+        options.split or DEFAULT_SPLIT,
         data_dir=request.data_dir,
         examples=request.examples,
         verify=request.verify,

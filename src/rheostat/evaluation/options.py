@@ -10,6 +10,9 @@ from rheostat.data import SPLITS, Dataset
 from rheostat.runtime.choices import check_choice, nearest
 from rheostat.runtime.precision import Asked
 
+DEFAULT_SPLIT = "test"
+"""The split that is measured if none is named."""
+
 
 @dataclass(frozen=True)
 class EvaluationOptions:
@@ -55,7 +58,7 @@ class EvaluationOptions:
                 f"{data.name}: these images are of the split {data.split!r}, but the options say split={self.split!r}; "
                 "leave split out, or pass the images of that split"
             )
-        return self.split or data.split or "test"
+        return self.split or data.split or DEFAULT_SPLIT
 
     @property
     def probes(self) -> bool:

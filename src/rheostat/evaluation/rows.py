@@ -114,4 +114,4 @@ class RowBuilder:
 
 def budgets(attacks: Sequence[Attack]) -> list[dict[str, Any]] | None:
     """The settings of attacks that their names do not imply, for `AttackEntry.budgets`; None if there is none."""
-    return [{"name": a.name, **changes} for a in attacks if (changes := a.changes())] or None
+    return [{"name": a.name, **changes} for a in attacks if (changes := a.beyond_name())] or None

@@ -50,6 +50,6 @@ def refuse(row: Row, builder: RowBuilder) -> None:
     else:
         what = f"other data ({row.dataset_hash}, now {builder.fingerprint})"
     raise ValueError(
-        f"{builder.options.out} holds rows of {row.run!r} measured on {what}; --fresh drops them, --name gives "
-        "this run another name"
+        f"{builder.options.out} holds rows of {row.run!r} measured on {what}; --fresh drops them, --name gives this "
+        "run another name (in Python: EvaluationOptions(fresh=True) and name=)"
     )

@@ -73,8 +73,8 @@ class Method:
         """Add to, repeat or change the terms of a step."""
         return terms
 
-    def unplanned(self, terms: list[Term]) -> list[Term]:
-        """What `extend` does in a stack in which no method defines the terms, which are then every row, clean."""
+    def extend_default(self, terms: list[Term]) -> list[Term]:
+        """`extend` if no method of the stack defines the terms: they are then one term of all rows, clean."""
         return self.extend(terms)
 
     @property
@@ -203,17 +203,22 @@ class Stack(Method):
 
     def plan(self, batch: int, generator: torch.Generator) -> list[Term]:
         owner = self.owner
-        return self.unplanned(everything(batch)) if owner is None else self.extend(owner.plan(batch, generator))
+        return self.extend_default(everything(batch)) if owner is None else self.extend(owner.plan(batch, generator))
 
     def extend(self, terms: list[Term]) -> list[Term]:
-        for method in sorted(self.methods, key=lambda m: m.multiplies):
+        for method in self._extending:
             terms = method.extend(terms)
         return terms
 
-    def unplanned(self, terms: list[Term]) -> list[Term]:
-        for method in sorted(self.methods, key=lambda m: m.multiplies):
-            terms = method.unplanned(terms)
+    def extend_default(self, terms: list[Term]) -> list[Term]:
+        for method in self._extending:
+            terms = method.extend_default(terms)
         return terms
+
+    @property
+    def _extending(self) -> list[Method]:
+        """The methods in the order in which they extend the terms: those that multiply them come last."""
+        return sorted(self.methods, key=lambda m: m.multiplies)
 
     @property
     def owner(self) -> Method | None:

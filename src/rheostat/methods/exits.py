@@ -157,7 +157,7 @@ class Exits(Method):
             return [replace(t, images="clean") for t in terms]
         return [replace(t, objective=form) if t.images == "adversarial" else t for t in terms]
 
-    def unplanned(self, terms: list[Term]) -> list[Term]:
+    def extend_default(self, terms: list[Term]) -> list[Term]:
         """All rows clean and all rows attacked, half the loss each."""
         form = self._form()
         if form is None:

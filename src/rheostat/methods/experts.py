@@ -152,7 +152,8 @@ class Experts(Method):
 
 
 def _end(at: Resolved, end: float) -> Resolved:
-    """The resolved point with robustness at one end, in what methods derive from it too; other dials are unchanged."""
+    """The point with robustness at one end, with the values that methods derive from it computed anew; other dials are
+    unchanged."""
     robust = bool(end)
     at = at.turned(robustness=end).derived_anew()
     at = at.with_(PathChoice(second=robust)).with_(NormChoice(adversarial=robust))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import platform
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from importlib import metadata
 from pathlib import Path
@@ -20,7 +20,7 @@ from rheostat.methods import parse_method
 from rheostat.models import zoo
 from rheostat.models.factories import Factory
 from rheostat.models.fetching import fetch
-from rheostat.models.hashing import DECISIVE, decisive, digest_of, tensors_hash
+from rheostat.models.hashing import DECISIVE, as_loaded, decisive, digest_of_parts, tensors_hash
 from rheostat.models.rebuilding import rebuilt
 from rheostat.models.tunable import Tunable
 from rheostat.models.validation import built, check_classes, check_description, fitted
@@ -53,13 +53,20 @@ class About:
     preprocessing: Preprocessing | None = None
 
     def without_provenance(self) -> About:
-        """What a loaded model keeps: not where its weights are from, because it may be changed before it is saved."""
+        """The same without provenance, as a loaded model keeps it: its weights may change before it is saved."""
         return replace(self, provenance={})
 
-    def of_points(self, names: Iterable[str]) -> About:
-        """The same without measured numbers of other points than these."""
-        kept = set(names)
-        return replace(self, measured={name: numbers for name, numbers in self.measured.items() if name in kept})
+
+def about_of(model: Tunable, tensors: str) -> About:
+    """What a model, whose tensors have this hash, says of itself, without measured numbers that no longer hold.
+
+    They hold for points that the model still has. Numbers that it was loaded with hold only if neither the point nor
+    the model has changed since.
+    """
+    about, origin = model.about or About(), model.origin
+    old = {} if origin is None else {name: origin.measured[name] for name in origin.outdated(model, tensors)}
+    kept = {k: v for k, v in about.measured.items() if k in model.points and old.get(k) != v}
+    return replace(about, measured=kept)
 
 
 def versions() -> dict[str, str]:
@@ -76,9 +83,8 @@ def versions() -> dict[str, str]:
 def save(path: str | Path, model: Tunable, about: About | None = None) -> Path:
     """Write a model as one safetensors file; returns its path.
 
-    Without `about` the model's own is written, with the measured numbers of the points that it still has.
+    Without `about` the model's own is written, with the measured numbers that still hold (`about_of`).
     """
-    about = about or (model.about or About()).of_points(model.points)
     if not getattr(model.net, "spec", None):
         raise ValueError(
             "this network was not built by name and cannot be rebuilt from a file; build it by "
@@ -89,9 +95,11 @@ def save(path: str | Path, model: Tunable, about: About | None = None) -> Path:
         adopted = {"adopted": {"factory": model.net.factory, "architecture": model.net.architecture}}
     stored = model.stored()
     check_finite(stored, str(path))
+    tensors = tensors_hash(stored)
+    about = about or about_of(model, tensors)
     description = {
         "artifact": FORMAT,
-        "tensors": tensors_hash(stored),
+        "tensors": tensors,
         **decisive(model),
         **adopted,
         "points": {k: v.numbers() for k, v in model.points.items()},
@@ -202,6 +210,7 @@ def load_with(which: str | Path, *, net: nn.Module | Factory | str | None = None
         preprocessing_of(found, model, str(path)),
     )
     model.about = about.without_provenance()
+    model.origin = as_loaded(model, found, about.measured)
     if isinstance(model.net, Adopted):
         model.to(model.net.home)
     return model, about
@@ -232,7 +241,7 @@ def digest(which: str | Path) -> str:
     Names given to points and numbers written beside do not change it.
     """
     tensors, found = read_tensors(locate(which))
-    return digest_of({k: found.get(k) for k in DECISIVE}, tensors)
+    return digest_of_parts({k: found.get(k) for k in DECISIVE}, tensors)
 
 
 def check_nameable(path: str | Path, name: str) -> None:

@@ -42,12 +42,12 @@ class Cost:
 def observe(model: nn.Module, image: tuple[int, int, int], point: Point | None = None) -> Cost:
     """The cost of one image (C, H, W) through a module, at a point if it is a Tunable.
 
-    The model does not change, whatever its mode, and may predict in other threads meanwhile, because a copy of its
-    modules with the same weights is observed.
+    The model is afterwards as it was, whatever its mode. If it has seats, a copy of its modules with the same weights
+    is observed, and the model may predict in other threads meanwhile. A module without seats may hold what cannot be
+    copied, such as a lock; it is observed itself, and must not be called meanwhile.
     """
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
-    watched = _sharing(model)
-    with _counting(device) as counter, _Used(watched) as used:
+    with _watched(model) as watched, _counting(device) as counter, _Used(watched) as used:
         x = torch.zeros(1, *image, device=device)
         watched(x, point, validate=False) if isinstance(watched, Tunable) else watched(x)
     by_operator = counter.get_flop_counts().get("Global", {})
@@ -70,6 +70,25 @@ def _counting(device: torch.device) -> Iterator[FlopCounterMode]:
     """A counter of this thread's operators; it enables gradients, without which it fails on slimmed weights."""
     with preserved(device), torch.inference_mode(False), torch.enable_grad(), FlopCounterMode(display=False) as counter:
         yield counter
+
+
+@contextmanager
+def _watched(model: nn.Module) -> Iterator[nn.Module]:
+    """What is observed for a module, in eval mode: a copy if it has seats, else the module, which is then restored."""
+    if any(isinstance(m, Conv | Dense) for m in model.modules()):
+        yield _sharing(model)
+        return
+    modes = [(module, module.training) for module in model.modules()]
+    buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
+    model.eval()
+    try:
+        yield model
+    finally:
+        for module, training in modes:
+            module.training = training
+        with torch.no_grad():
+            for buffer, before in buffers:
+                buffer.copy_(before)
 
 
 def _sharing(model: nn.Module) -> nn.Module:

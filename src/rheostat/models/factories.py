@@ -57,7 +57,7 @@ def from_factory(text: str) -> nn.Module:
     if not module_name or not factory_name:
         raise ValueError(f"a factory must be written as package.module:function or timm:NAME, given {text!r}")
     if module_name.startswith("."):
-        raise ValueError(f"a factory's module is named from its package on, not relative to one, given {text!r}")
+        raise ValueError(f"a factory needs the full name of its module, not a relative one, given {text!r}")
     try:
         module = importlib.import_module(module_name)
     except ImportError as error:
@@ -65,15 +65,17 @@ def from_factory(text: str) -> nn.Module:
     except Exception as error:  # the user's own code may raise anything
         said = " ".join(str(error).split())
         raise ValueError(f"cannot import {module_name!r}: it raised {type(error).__name__}: {said}") from None
-    owner: Any = None
-    factory: Any = module
-    for name in factory_name.split("."):  # a class may hold the factory
-        owner, factory = factory, getattr(factory, name, None)
-        if factory is None:
+    names = factory_name.split(".")
+    found: list[Any] = [module]
+    for name in names:  # a class may hold the factory
+        found.append(getattr(found[-1], name, None))
+        if found[-1] is None:
             break
+    *_, owner, factory = found
     if not callable(factory):
-        allowed = [n for n in dir(owner) if callable(getattr(owner, n)) and n[0] != "_"]
-        raise ValueError(f"{module_name} has no callable {factory_name!r}; {nearest(name, allowed)}")
+        outer = "".join(f"{n}." for n in names[: len(found) - 2])
+        allowed = [outer + n for n in dir(owner) if n[0] != "_" and callable(getattr(owner, n, None))]
+        raise ValueError(f"{module_name} has no callable {factory_name!r}; {nearest(outer + name, allowed)}")
     return _called(factory, text)
 
 

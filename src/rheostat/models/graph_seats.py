@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import operator
 from typing import Any
 
@@ -93,7 +92,7 @@ def _seat_call(root: nn.Module, found: Traced, node: fx.Node, calls: dict[str, C
                 f"the forward calls {target.__name__} with a {name} that it computes (in {_where(found, node)}); "
                 "only a layer that stores the weight it uses can be adopted"
             )
-    call = target, stored, {k: v for k, v in given.items() if k not in stored and k != "input"}
+    call = target, stored, {k: v for k, v in given.items() if k not in stored and k != "input" and v is not None}
     name = _shared_seat(calls, call) or _name_for(root, found.graph, stored, node, calls)
     if name not in calls and not isinstance(_submodule(root, name), SEATS):
         tensors = {k: operator.attrgetter(v)(root) for k, v in stored.items()}
@@ -122,7 +121,9 @@ def _refuse_second_uses(root: nn.Module, graph: fx.Graph, taken: set[str]) -> No
         name = str(node.target)
         if node.op != "get_attr" or not node.users or name not in taken:
             continue
-        if not isinstance(_submodule(root, name.rpartition(".")[0]), Conv | Dense):
+        owner, _, key = name.rpartition(".")
+        seat = _submodule(root, owner)
+        if not isinstance(seat, Conv | Dense) or not hasattr(seat, key):
             raise ValueError(
                 f"the forward uses {name!r} in a layer's call and elsewhere; adoption would make it two tensors, "
                 "so give each use its own"
@@ -150,7 +151,7 @@ def _made(name: str, target: Any, given: dict[str, Any], tensors: dict[str, Any]
         weight.shape[1] * shape.get("groups", 1), weight.shape[0], weight.shape[2:], bias=bias is not None, **shape
     )
     plain.load_state_dict({"weight": weight} if bias is None else {"weight": weight, "bias": bias})
-    return seating.conv_of(name, seating.kept_frozen(plain, weight, bias))
+    return seating.conv_of(name, seating.trained_alike(plain, weight, bias))
 
 
 def _name_for(root: nn.Module, graph: fx.Graph, stored: dict[str, str], node: fx.Node, calls: dict[str, Call]) -> str:
@@ -165,9 +166,11 @@ def _name_for(root: nn.Module, graph: fx.Graph, stored: dict[str, str], node: fx
     parts = any(other.op == "call_module" and other.target not in calls for other in inside)
     if not parts and all(other.op == "get_attr" and other.target in stored.values() for other in inside):
         return owner
-    numbered = (f"{weight}_seat_{n}" for n in itertools.count(2))
-    names = itertools.chain(["seat"] if parts else [], [f"{weight}_seat"], numbered)
-    return next(f"{owner}.{name}" for name in names if not hasattr(root.get_submodule(owner), name))
+    holder = root.get_submodule(owner)
+    name = "seat" if parts and not hasattr(holder, "seat") else f"{weight}_seat"
+    while hasattr(holder, name):
+        name += "_"
+    return f"{owner}.{name}"
 
 
 def _where(found: Traced, node: fx.Node) -> str:

@@ -36,7 +36,7 @@ class Affine(nn.Module):
 
 
 class DoesNotFold(ValueError):
-    """A pass that is one fixed network, and that folding cannot write as plain layers."""
+    """Raised if a pass is one fixed network but cannot be written as plain layers."""
 
 
 class _Tracer(fx.Tracer):

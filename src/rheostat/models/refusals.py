@@ -27,10 +27,9 @@ def refuse(module: nn.Module) -> None:
                     f"cannot adopt {place}: its {key} is computed from other tensors; store it as a parameter or a "
                     "buffer"
                 )
-    _refuse_ties(module)
-    for name, layer in module.named_modules():
         if type(layer) is nn.Conv2d:
             seating.padding_of(name, layer)
+    _refuse_ties(module)
     bad = [
         f"{name!r} ({type(layer).__name__})"
         for name, layer in module.named_modules()
@@ -47,7 +46,7 @@ def refuse(module: nn.Module) -> None:
 
 
 def _refuse_ties(module: nn.Module) -> None:
-    """ValueError if a parameter has two places, which would become two; one layer may be called several times."""
+    """ValueError if two layers share a parameter, because adoption would copy it for each."""
     places: dict[int, str] = {}
     for name, layer in module.named_modules():
         for key, parameter in layer.named_parameters(name, recurse=False):

@@ -42,7 +42,7 @@ def conv_of(name: str, layer: nn.Conv2d) -> Conv:
         bias=layer.bias is not None,
     )
     seat.load_state_dict(layer.state_dict())
-    return kept_frozen(seat, layer.weight, layer.bias)
+    return trained_alike(seat, layer.weight, layer.bias)
 
 
 def _pair(values: tuple[int, ...]) -> tuple[int, int]:
@@ -114,15 +114,15 @@ def _affine(seat: Norm, weight: Tensor | None, bias: Tensor | None) -> Norm:
         for name, given in (("weight", weight), ("bias", bias)):
             if given is not None:
                 seat.source.get_parameter(name).copy_(given)
-    kept_frozen(seat.source, weight, bias)
+    trained_alike(seat.source, weight, bias)
     return seat
 
 
-def kept_frozen(seat: M, weight: Tensor | None, bias: Tensor | None) -> M:
-    """A seat whose own parameters train as the given parameters of its layer do; buffers say nothing of training."""
+def trained_alike(seat: M, weight: Tensor | None, bias: Tensor | None) -> M:
+    """The seat; its parameters train exactly where those of the layer do."""
     for name, given in (("weight", weight), ("bias", bias)):
-        if isinstance(given, nn.Parameter):
-            seat.get_parameter(name).requires_grad_(given.requires_grad)
+        if given is not None:  # a layer may store it as a buffer, which does not train
+            seat.get_parameter(name).requires_grad_(isinstance(given, nn.Parameter) and given.requires_grad)
     return seat
 
 
@@ -138,7 +138,7 @@ def dense(weight: Tensor, bias: Tensor | None) -> Dense:
         seat.weight.copy_(weight)
         if seat.bias is not None and bias is not None:
             seat.bias.copy_(bias)
-    return kept_frozen(seat, weight, bias)
+    return trained_alike(seat, weight, bias)
 
 
 def dropout_of(name: str, layer: nn.Dropout) -> Dropout:

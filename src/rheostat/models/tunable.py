@@ -28,6 +28,7 @@ from rheostat.runtime.choices import nearest
 
 if TYPE_CHECKING:
     from rheostat.models.artifact import About
+    from rheostat.models.hashing import Origin
 
 
 class Tunable(nn.Module):
@@ -37,6 +38,7 @@ class Tunable(nn.Module):
     without it is an evaluation. Once `dial_map` is fitted, `robustness` is the dial's position instead of the training
     λ. `points` holds named operating points. `about` holds what `save` writes beside the weights: class names,
     preprocessing, threat, what was measured at named points and, after training, the provenance of the weights.
+    `origin` is what a loaded model was when it was loaded.
     """
 
     def __init__(self, net: Net, method: Method) -> None:
@@ -49,6 +51,7 @@ class Tunable(nn.Module):
         self.points: dict[str, Point] = {}
         self.temperatures: dict[str, float] = {}
         self.about: About | None = None
+        self.origin: Origin | None = None
         self._asked_to_train = False
 
     def train(self, mode: bool = True) -> Tunable:

@@ -93,7 +93,8 @@ class _Preprocessing(BaseModel):
 
 
 class _Adopted(_Part):
-    """The network of a user's module: who made it, a hint that is not followed, and its layers in words."""
+    """An adopted network: `factory` names what made the module (only timm names are followed); `architecture` has one
+    line per operation."""
 
     factory: str = ""
     architecture: list[str] = []

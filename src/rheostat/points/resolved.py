@@ -38,8 +38,9 @@ class Resolved:
     per setting. `rows` is the (B,) index of each row's setting, or None if the tables broadcast unchanged (S = 1, or S
     = B). `blend` is the (S,) share of the adversarial norm set, if the model has two. `derived` holds the values that
     methods derived, one per class (see `of` and `with_`). `phase` is the kind of the pass. `across` sums statistics
-    over all ranks. `derive` lets the methods derive their values from a view. `memo`, if present, caches values that
-    depend only on the point and the weights between the passes of one attack, without gradients to the weights.
+    over all ranks. `derive` computes the values that methods derive, for a view whose dials were turned. `memo`, if
+    present, caches values that depend only on the point and the weights between the passes of one attack, without
+    gradients to the weights.
     """
 
     settings: Mapping[str, float] = field(default_factory=dict)

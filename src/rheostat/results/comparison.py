@@ -115,7 +115,8 @@ def compare(
         raise ValueError(f"no point in common: {described}")
     for key in both:
         names = {a[key].dial: first.name, b[key].dial: second.name}
-        if names.keys() == {"lambda", "t"}:
+        between_ends = 0 < dict(key).get("robustness", 0.0) < 1  # λ = t at 0 and at 1
+        if names.keys() == {"lambda", "t"} and between_ends:
             raise ValueError(
                 f"the positions of {names['lambda']} are training λ and those of {names['t']} are t of a calibrated "
                 "dial, which differ: calibrate both dials, or measure both by one rule between norm sets (rheostat "

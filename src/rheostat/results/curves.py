@@ -6,7 +6,8 @@ Rows that differ in attack, tier, split, number of images or anything else are n
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 from rheostat.results.row import Row
 
@@ -67,9 +68,20 @@ def _shown(line: Sequence[Row], field: str) -> str:
         still = {k: v for k, v in row.at.items() if all(r.at.get(k) == v for r in line) and len(line) > 1}
         return ", ".join(f"{k} = {v:g}" for k, v in still.items())
     if field == "attack":
-        return f"{', '.join(row.attack.names)}, {row.attack.norm} {row.attack.eps:.4g}"
+        names = [f"{name}{_settings(stated(row, name))}" for name in row.attack.names]
+        return f"{', '.join(names)}, {row.attack.norm} {row.attack.eps:.4g}"
     value = getattr(row, field)
     return f"{field} = {value}" if field in ("n", "seed", "dial") else str(value)
+
+
+def stated(row: Row, name: str) -> dict[str, Any]:
+    """The settings of an attack of a row that its name does not imply."""
+    found = next((one for one in row.attack.budgets or () if one["name"] == name), {})
+    return {k: v for k, v in found.items() if k != "name"}
+
+
+def _settings(settings: Mapping[str, Any]) -> str:
+    return f" ({', '.join(f'{k} {v}' for k, v in settings.items())})" if settings else ""
 
 
 def same_ball(a: Row, b: Row) -> bool:

@@ -25,6 +25,10 @@ class Part(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
 
+    def plain(self) -> dict[str, Any]:
+        """The value as a JSON-compatible dict without fields that do not apply."""
+        return self.model_dump(mode="json", by_alias=True, exclude_none=True)
+
 
 class AttackEntry(Part):
     """An attack and its budget in units of [0, 1]; for a worst case, the attacks that it covers."""
@@ -47,10 +51,14 @@ class AttackEntry(Part):
     momentum: float | None = Field(None, description="Momentum of the steps; absent if its name implies it.")
     drop: bool | None = Field(None, description="Whether it stops at a success; absent if its name implies it.")
     attacks: list[str] | None = Field(
-        None, description="Attacks that made images for other points (transfer, warm start), if not those of the tier."
+        None,
+        description="Attacks whose images were used at other points (transfer, warm start); absent if they are those "
+        "of the tier.",
     )
     budgets: list[dict[str, Any]] | None = Field(
-        None, description="Attacks on which the row depends (`name`), with the settings that their names do not imply."
+        None,
+        description="Attacks that this row depends on and whose settings differ from those that their names imply: "
+        "`name`, and the settings that differ.",
     )
     of: list[str | At] | None = Field(
         None, description="For `worst`, the attacks that it covers; for `chosen`, the points that it covers."
@@ -68,10 +76,6 @@ class AttackEntry(Part):
     def names(self) -> tuple[str, ...]:
         """The names of the attacks that ran: those of a worst case, else this attack's name."""
         return (self.name,) if self.of is None else tuple(n for n in self.of if isinstance(n, str))
-
-    def plain(self) -> dict[str, Any]:
-        """The entry as a JSON-compatible dict."""
-        return self.model_dump(mode="json", by_alias=True, exclude_none=True)
 
 
 class CorruptionEntry(Part):
@@ -292,7 +296,3 @@ class Row(Measurement):
         if kind == "clean":
             return self.clean_accuracy, self.interval.clean
         return self.robust_accuracy, self.interval.robust
-
-    def plain(self) -> dict[str, Any]:
-        """The row as a JSON-compatible dict without fields that do not apply."""
-        return self.model_dump(mode="json", by_alias=True, exclude_none=True)

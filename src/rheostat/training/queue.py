@@ -18,6 +18,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from rheostat.data.corruptions import CORRUPTIONS
+from rheostat.evaluation.options import DEFAULT_SPLIT
 from rheostat.points.grid import parse_grid
 from rheostat.results.corrupted import TIER
 from rheostat.results.row import Row
@@ -181,14 +182,19 @@ def _wanted(entry: dict[str, Any]) -> set[tuple[str, int] | None]:
 
 
 def matches(row: Row, entry: dict[str, Any]) -> bool:
-    """Whether a row belongs to this measurement: its split, tier, rule, images, precisions and attacks."""
+    """Whether a row belongs to this measurement: its split, tier, rule, images, precisions and attacks.
+
+    Of the settings of attacks an entry can change only the step size.
+    """
     tier = TIER if entry.get("corruptions") else entry.get("tier", "quick")
-    asked = entry.get("split", "test"), tier, entry.get("between"), entry.get("examples", row.n)
+    asked = entry.get("split", DEFAULT_SPLIT), tier, entry.get("between"), entry.get("examples", row.n)
     if (row.split, row.tier, row.rule, row.n) != asked:
         return False
     if entry.get("precision", "fp32") != row.precision:
         return False
     if entry.get("attack-precision", "fp32") not in ("auto", row.attack_precision):
+        return False
+    if row.attack.budgets and "step-size" not in entry:
         return False
     if "attack" not in entry or row.attack.of is None:
         return True
