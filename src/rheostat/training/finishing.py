@@ -16,6 +16,7 @@ from rheostat.calibration.exit_policy import LIMITS, fit_policy
 from rheostat.data import Dataset
 from rheostat.data.splits import subset
 from rheostat.models import artifact
+from rheostat.models.hashing import as_loaded
 from rheostat.models.tunable import Tunable
 from rheostat.points.dial_map import DialMap
 from rheostat.points.point import Point
@@ -179,4 +180,5 @@ def refilled(model: Tunable, path: Path, same: Callable[[Mapping[str, Any]], boo
     measured = found["measured"]
     model.temperatures = {k: float(v["temperature"]) for k, v in measured.items() if "temperature" in v}
     preprocessing = artifact.preprocessing_of(found, model, str(path))
+    model.origin = as_loaded(model, found, measured)
     return artifact.About(tuple(found["classes"]), found["threat"], provenance, measured, preprocessing)
