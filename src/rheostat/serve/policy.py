@@ -135,11 +135,7 @@ def strict(policy: Policy, least: float | None, *, measured: Measured) -> Policy
 
 
 def settled(
-    given: Policy,
-    stored: Policy | None,
-    measured: Measured,
-    *,
-    check: Callable[[Policy], object] = lambda policy: None,
+    given: Policy, stored: Policy | None, measured: Measured, *, check: Callable[[Policy], object] = lambda policy: None
 ) -> tuple[Policy, str]:
     """Return (the policy that the server starts with, a sentence that explains a choice between two).
 
