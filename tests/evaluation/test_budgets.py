@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-import rheostat
 from rheostat.attacks import Attack, named
 from rheostat.data import Dataset, subset
 from rheostat.evaluation.arguments import as_attacks
@@ -21,11 +20,6 @@ from rheostat.results.rows import read_rows
 EPS = 0.1
 NAMES = ("pgd20", "pgd50x5", "pgd20x1", "pgd100-margin", "pgd20-eot20", "pgd20@average", "fgsm", "mi-fgsm")
 REFERENCES = ("apgd-ce", "apgd-t", "square", "square1000", "square200", "square2000-rescaled", "autoattack")
-
-
-@pytest.fixture(scope="module")
-def model():
-    return rheostat.load("oat-digits")
 
 
 @pytest.fixture(scope="module")

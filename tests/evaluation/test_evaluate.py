@@ -35,11 +35,6 @@ from rheostat.results.rows import read_rows
 
 
 @pytest.fixture(scope="module")
-def model():
-    return rheostat.load("oat-digits")
-
-
-@pytest.fixture(scope="module")
 def sample(digits) -> Dataset:
     return subset(digits[1], 130)
 

@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 import torch
 
-import rheostat
 from rheostat.attacks import Attack, named
 from rheostat.data import Dataset, subset, to_pixels
 from rheostat.evaluation.chunks import Task, measured
@@ -18,11 +17,6 @@ from rheostat.results.rows import read_rows
 
 EPS = 0.2
 POINTS = parse_grid("robustness=0,1")
-
-
-@pytest.fixture(scope="module")
-def model():
-    return rheostat.load("oat-digits")
 
 
 @pytest.fixture(scope="module")

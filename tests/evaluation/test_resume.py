@@ -50,11 +50,6 @@ COMMAND = [
 
 
 @pytest.fixture(scope="module")
-def model():
-    return rheostat.load("oat-digits")
-
-
-@pytest.fixture(scope="module")
 def sample(digits) -> Dataset:
     return subset(digits[1], 230)
 

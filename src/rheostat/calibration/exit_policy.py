@@ -77,13 +77,13 @@ def fit_policy(
     method = _method(model)
     check_choice("exits", "rule", rule, RULES)
     given = {"macs": macs, "accuracy": accuracy}
-    for limit, value in given.items():
-        if value is None and LIMITS.get(rule) == limit:
+    for owner, limit in LIMITS.items():
+        value = given[limit]
+        if owner == rule and value is None:
             raise ValueError(f"rule {rule!r} needs {limit}")
-        if value is not None and LIMITS.get(rule) != limit:
-            other = next(name for name, needed in LIMITS.items() if needed == limit)
+        if owner != rule and value is not None:
             raise ValueError(
-                f"rule {rule!r} does not use {limit}, given {value:g}; leave it out, or use rule {other!r}"
+                f"rule {rule!r} does not use {limit}, given {value:g}; leave it out, or use rule {owner!r}"
             )
     data.to_choose_on()
     point = model.complete(at)

@@ -99,3 +99,13 @@ def by_tier(
         ([p for p, needed in zip(points, every, strict=True) if needed], (*plain, f"{formed}@all")),
     ]
     return [group for group in groups if group[0]]
+
+
+def grouped(
+    target: Target, points: Points, attacks: Attacks | None, options: EvaluationOptions, *, classes: int
+) -> list[tuple[list[Point | None], list[Attack]]]:
+    """Points with their attacks: those given, or without any those of the tier (`by_tier`)."""
+    asked = as_points(target, points)
+    if attacks is not None:
+        return [(asked, as_attacks(target, attacks, options))]
+    return [(some, as_attacks(target, names, options)) for some, names in by_tier(target, asked, options.tier, classes)]

@@ -10,7 +10,7 @@ from torch import nn
 
 from rheostat import data
 from rheostat.data import Dataset, make_splits, subset
-from rheostat.evaluation.arguments import as_attacks, as_points, by_tier
+from rheostat.evaluation.arguments import as_points, grouped
 from rheostat.evaluation.corrupted import SEVERITIES, evaluate_corruptions
 from rheostat.evaluation.evaluator import Report, evaluate
 from rheostat.evaluation.options import DEFAULT_SPLIT, EvaluationOptions
@@ -164,9 +164,7 @@ def measure(request: Request, options: EvaluationOptions | None = None, *, repor
             report=report,
         )
     rows: list[Row] = []
-    in_groups = [(points, request.attacks)] if request.attacks else None
-    for some, names in in_groups or by_tier(target, points, options.tier, len(dataset.classes)):
-        attacks = as_attacks(target, names, options)
+    for some, attacks in grouped(target, points, request.attacks or None, options, classes=len(dataset.classes)):
         rows += evaluate(target, some, attacks, dataset, options=options, ranks=join(place), report=report)
     return rows
 

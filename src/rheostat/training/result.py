@@ -11,13 +11,12 @@ from typing import Any
 from rheostat.data import Splits, subset
 from rheostat.data.conversion import Form
 from rheostat.data.given import measured, rule_of
-from rheostat.evaluation.arguments import Attacks, Points, as_attacks, as_points, by_tier
+from rheostat.evaluation.arguments import Attacks, Points, grouped
 from rheostat.evaluation.evaluator import evaluate
 from rheostat.evaluation.options import EvaluationOptions
 from rheostat.evaluation.target import Target
 from rheostat.models.artifact import About
 from rheostat.models.tunable import Tunable
-from rheostat.points.point import Point
 from rheostat.results.listed import Rows
 from rheostat.runtime.markup import table
 from rheostat.training.callbacks import call
@@ -92,14 +91,10 @@ class Fitted:
         dataset = subset(measured(test_set, self.form, "test_set"), examples)
         options = options or EvaluationOptions()
         target = Target(self.model, options.name or self.settings.name, about=self.about)
-        asked = as_points(target, points)
-        groups: Sequence[tuple[Sequence[Point | None], Attacks]] = (
-            by_tier(target, asked, options.tier, len(dataset.classes)) if attacks is None else [(asked, attacks)]
-        )
         rows = Rows(
             row
-            for some, names in groups
-            for row in evaluate(target, some, as_attacks(target, names, options), dataset, options=options)
+            for some, used in grouped(target, points, attacks, options, classes=len(dataset.classes))
+            for row in evaluate(target, some, used, dataset, options=options)
         )
         call(self.callbacks, "on_evaluate", self, rows)
         return rows
