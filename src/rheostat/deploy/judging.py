@@ -17,12 +17,12 @@ from rheostat.evaluation.evaluator import Report
 from rheostat.evaluation.lookup import Request, find_data, find_target, settled
 from rheostat.evaluation.options import DEFAULT_SPLIT, EvaluationOptions
 from rheostat.evaluation.rows import RowBuilder
-from rheostat.evaluation.stale import check_fit, forget, is_stale, refuse
+from rheostat.evaluation.stale import check_fit, stored_rows
 from rheostat.models.costs import observe
 from rheostat.models.tunable import Tunable
 from rheostat.points.point import Point
 from rheostat.results.row import AttackEntry, Measurement, Row
-from rheostat.results.rows import add_rows, read_rows
+from rheostat.results.rows import add_rows
 from rheostat.runtime.choices import check_choice
 from rheostat.runtime.distributed import world_size
 
@@ -57,12 +57,7 @@ def measure_in(
     plan = [builder.measurement(point.numbers(), worst) for point in points]
     if options.fresh:
         check_runs_here(precision)  # nothing is dropped that cannot be measured again
-        forget(options.out, builder, [of.identity for of in plan])
-    there = read_rows(options.out)
-    stale = next((r for r in there if is_stale(r, builder)), None)
-    if stale is not None:
-        refuse(stale, builder)
-    done, rows = {r.identity: r for r in there}, list[Row]()
+    done, rows = stored_rows(builder, [of.identity for of in plan]), list[Row]()
     for number, (point, of) in enumerate(zip(points, plan, strict=True), 1):
         row = done.get(of.identity) or _row(builder, of, point, to_pixels(fit.images))
         rows.append(row)

@@ -15,7 +15,7 @@ from rheostat.evaluation.arguments import Points, as_points
 from rheostat.evaluation.attacked import chunks, victim_at
 from rheostat.evaluation.options import EvaluationOptions
 from rheostat.evaluation.rows import RowBuilder
-from rheostat.evaluation.stale import check_fit, forget, is_stale, refuse
+from rheostat.evaluation.stale import check_fit, stored_rows
 from rheostat.evaluation.target import Target, as_target
 from rheostat.models.costs import observe
 from rheostat.points.point import Point
@@ -67,7 +67,7 @@ def evaluate_corruptions(
     device = next((p.device for p in target.model.parameters()), torch.device("cpu"))
     builder = RowBuilder(target, data.to(device), options)
     plan = [[(point, _measurement(builder, point, what)) for point in asked] for what in wanted]
-    done = _there(builder, [of.identity for jobs in plan for _, of in jobs], ranks)
+    done = stored_rows(builder, [of.identity for jobs in plan for _, of in jobs], ranks)
     ranks.wait()
     left = [jobs for jobs in ([j for j in jobs if j[1].identity not in done] for jobs in plan) if jobs]
     if report is not None and left:
@@ -109,21 +109,6 @@ def _severity(value: int) -> int:
 def _measurement(builder: RowBuilder, point: Point | None, what: CorruptionEntry) -> Measurement:
     at = point.numbers() if point is not None else {}
     return builder.measurement(at, NOBODY, knowledge="none").model_copy(update={"corruption": what})
-
-
-def _there(builder: RowBuilder, asked: list[str], ranks: Ranks) -> dict[str, Row]:
-    """The rows in the file that are not measured anew; raises ValueError for rows of another model or data."""
-    out = builder.options.out
-    if out is None:
-        return {}
-    if builder.options.fresh and ranks.first:
-        forget(out, builder, asked)
-    ranks.wait()
-    there = read_rows(out)
-    stale = next((r for r in there if is_stale(r, builder)), None)
-    if stale is not None:
-        refuse(stale, builder)
-    return {r.identity: r for r in there}
 
 
 def _measured(builder: RowBuilder, jobs: list[Job], clean: dict[str, Tensor]) -> list[tuple[Row, Pair]]:

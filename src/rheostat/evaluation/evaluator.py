@@ -24,7 +24,7 @@ from rheostat.evaluation.crossing import checked_by_transfer, crossed_rows
 from rheostat.evaluation.options import EvaluationOptions
 from rheostat.evaluation.rows import RowBuilder
 from rheostat.evaluation.scoring import Bits, finished
-from rheostat.evaluation.stale import check_fit, forget, is_stale, refuse
+from rheostat.evaluation.stale import check_fit, stored_rows
 from rheostat.evaluation.store import ChunkStore
 from rheostat.evaluation.target import Target, as_target
 from rheostat.evaluation.tiers import untargeted
@@ -32,7 +32,7 @@ from rheostat.points.point import Point
 from rheostat.results.bits import Pair
 from rheostat.results.listed import Rows
 from rheostat.results.row import Measurement, Row
-from rheostat.results.rows import add_rows, read_rows
+from rheostat.results.rows import add_rows
 from rheostat.runtime.distributed import Ranks
 from rheostat.runtime.interrupts import Interrupted, breakable
 from rheostat.runtime.precision import full_precision, resolved
@@ -100,14 +100,7 @@ def _rows(
         low=options.attack_precision == "bf16",
     )
     plans = [builder.planned(p, attacks, _lent(points, i) if options.warm else None) for i, p in enumerate(points)]
-    if options.out is not None and options.fresh and ranks.first:
-        forget(options.out, builder, [m.identity for plan in plans for m in plan])
-    ranks.wait()
-    there = read_rows(options.out) if options.out else []
-    stale = next((r for r in there if is_stale(r, builder)), None)
-    if stale is not None:
-        refuse(stale, builder)
-    done = {r.identity: r for r in there}
+    done = stored_rows(builder, [m.identity for plan in plans for m in plan], ranks)
     wanted = [i for i, plan in enumerate(plans) if any(m.identity not in done for m in plan)]
     if options.transfer or (options.warm and wanted):
         wanted = list(range(len(points)))

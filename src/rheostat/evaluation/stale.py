@@ -12,6 +12,7 @@ from rheostat.models.artifact import check_finite
 from rheostat.models.tunable import Tunable
 from rheostat.results.row import Row
 from rheostat.results.rows import add_rows, read_rows
+from rheostat.runtime.distributed import Ranks
 
 
 def check_fit(model: nn.Module, data: Dataset) -> None:
@@ -53,3 +54,22 @@ def refuse(row: Row, builder: RowBuilder) -> None:
         f"{builder.options.out} holds rows of {row.run!r} measured on {what}; --fresh drops them, --name gives this "
         "run another name (in Python: EvaluationOptions(fresh=True) and name=)"
     )
+
+
+def stored_rows(builder: RowBuilder, asked: list[str], ranks: Ranks | None = None) -> dict[str, Row]:
+    """The rows in the file of the options, by identity; none without a file.
+
+    With `options.fresh` the rows of `asked`, and stale ones, are dropped first. Raises ValueError for rows of another
+    model or other data.
+    """
+    out, ranks = builder.options.out, ranks or Ranks()
+    if out is None:
+        return {}
+    if builder.options.fresh and ranks.first:
+        forget(out, builder, asked)
+    ranks.wait()
+    there = read_rows(out)
+    stale = next((r for r in there if is_stale(r, builder)), None)
+    if stale is not None:
+        refuse(stale, builder)
+    return {r.identity: r for r in there}
