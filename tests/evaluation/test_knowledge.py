@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from rheostat.evaluation.evaluator import evaluate
 from rheostat.evaluation.options import EvaluationOptions
 from rheostat.points.grid import parse_grid
 from rheostat.results.rows import read_rows
+from rheostat.runtime.seeding import stream
 
 EPS = 0.2
 POINTS = parse_grid("robustness=0,1")
@@ -60,3 +62,14 @@ def test_transfer_uses_the_first_attack_that_treats_rows_independently(model, sa
             options=EvaluationOptions(out=out, transfer=True, fresh=True),
         )
     assert read_rows(out) == kept
+
+
+def test_images_made_at_another_point_use_every_step(model, sample) -> None:
+    """An image that stops at its first success is at the boundary of its own point and fools no other one."""
+    images, labels = to_pixels(sample.images), sample.labels
+    attack = named("pgd10", eps=EPS)
+    crossed = measured(Task(model, tuple(POINTS), (attack,), transfer=True), images, labels, 0)["crossed"]
+    for made, scored in ((0, 1), (1, 0)):
+        moved = replace(attack, drop=False)(model.objective(labels, POINTS[made]), images, stream("another seed"))
+        alone = (model(moved, POINTS[scored]).argmax(1) == labels) & (model(images, POINTS[scored]).argmax(1) == labels)
+        assert float(crossed[made, scored].float().mean()) <= float(alone.float().mean()) + 0.04

@@ -35,10 +35,10 @@ class Task:
     """The work for every chunk: points × attacks, and the attacker's knowledge of the dial.
 
     `warm`: each point first tries the adversarial images of the points before it, unchanged; they count as a
-    separate attack. `transfer`: the images of every point are also scored at every other point, and the first
-    attack that treats rows independently maximises the mean loss over all points. `low`: attacks that can be finished
-    in fp32 run in bf16 first, except the attack on the mean loss. Raises ValueError for `warm` with noise, and for
-    `transfer` without an attack that treats rows independently.
+    separate attack. `transfer`: the images of every point are also scored at every other point, with images of attacks
+    that do not stop at a success, and the first attack that treats rows independently maximises the mean loss over all
+    points. `low`: attacks that can be finished in fp32 run in bf16 first, except those that `transfer` adds. Raises
+    ValueError for `warm` with noise, and for `transfer` without an attack that treats rows independently.
     """
 
     model: nn.Module
@@ -91,7 +91,7 @@ def measured(task: Task, images: Tensor, labels: Tensor, number: int) -> Record:
     `queries`, `seconds`, `outside` and `unverified` (P, A); `draws` (P, A, 2, FRESH) and `exits` (P, A, 2, n), -1
     where they do not apply; `example` (P, C, H, W), the successful image with the largest margin, with
     `example_row` (P,) (-1: none) and `example_margin` (P,). With `transfer`: `crossed` (P', P, n), correct at P on
-    the image made at P', and `unknown` (P, n).
+    every image made at P', and `unknown` (P, n).
     """
     count, size = len(task.points), len(images)
     kinds = len(task.attacks) + task.warm
@@ -238,7 +238,12 @@ def _joined(points: list[Point | None], n: int) -> Point | None:
 
 
 def _transferred(task: Task, moved: list[Tensor], images: Tensor, labels: Tensor, number: int) -> Record:
-    """Bits at every point of the images made at every point, and of images made for the mean loss over points."""
+    """Bits at every point of the images made at every point, and of images made for the mean loss over points.
+
+    An image in `moved` is at the boundary of its own point, because attacks stop at a success, or clean if that point
+    misclassifies it. So every attack that treats rows independently also runs on every image to its last step.
+    """
+    rowwise = [replace(a, drop=False) for a in task.attacks if a.rowwise and a.form not in COST_FORMS]
     first = next(a for a in task.attacks if a.rowwise)
     noise = stream(task.seed, number, "transfer")
     victims = [victim_at(task.model, p) for p in task.points]
@@ -246,6 +251,11 @@ def _transferred(task: Task, moved: list[Tensor], images: Tensor, labels: Tensor
     attack = replace(first, label=f"{first.name} on the mean over points", drop=False)
     mean = over_points([victim.objective(labels, first.loss, "direct", noise) for victim in victims], labels)
     found = attack(mean, images, stream(task.seed, "mean over points", number))
+    made = [[x] for x in moved]
+    for of_point, victim, point in zip(made, victims, task.points, strict=True):
+        for whole in rowwise:
+            seed = (task.seed, point.label() if point is not None else "", whole.name, "to the last step", number)
+            of_point.append(whole(victim.objective(labels, whole.loss, whole.form, noise), images, stream(*seed)))
 
     def stands(x: Tensor) -> list[Tensor]:
         grid = _rounded(task, x, images)
@@ -253,10 +263,11 @@ def _transferred(task: Task, moved: list[Tensor], images: Tensor, labels: Tensor
 
     with torch.no_grad():
         clean = [~judge.judge(images)[1].cpu() for judge in judges]
-    crossed, unknown = [stands(x) for x in moved], stands(found)
+    right = torch.stack(clean)
+    crossed = [torch.stack([torch.stack(stands(x)) for x in of_point]).all(0) for of_point in made]
     return {
-        "crossed": torch.stack([torch.stack(row) & torch.stack(clean) for row in crossed]),
-        "unknown": torch.stack(unknown) & torch.stack(clean),
+        "crossed": torch.stack([right & bits for bits in crossed]),
+        "unknown": right & torch.stack(stands(found)),
     }
 
 

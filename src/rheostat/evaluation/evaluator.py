@@ -112,7 +112,7 @@ def _rows(
         "artifact": builder.artifact,
         "data": builder.fingerprint,
         "rows": [m.identity for i in wanted for m in plans[i]],
-        "transfer": options.transfer,
+        "transfer": "to the last step" if options.transfer else False,
     }
     store = ChunkStore(options.out.parent, about) if options.out else None
     try:
