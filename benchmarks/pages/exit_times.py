@@ -45,6 +45,8 @@ def section(rows: list[Row]) -> tuple[str, Lines]:
         f"trained without attacks, because only latency is measured; {first['threads']} thread(s) of "
         f"{first['hardware']['device']}. Of {first['examples']} clean test images, {taken} % take each exit in turn; "
         f"SA is {100 * accuracy['early exit']:.1f} with exits and {100 * accuracy['static']:.1f} without. "
-        "That no image leaves early is the most that an attack on cost can reach.\n\n"
+        "That no image leaves early is the most that an attack on cost can reach. OpenVINO computes in a layout of its "
+        "own, and a stage takes and returns feature maps in the usual one, in fp32; with bf16 this conversion takes "
+        "longer than the convolutions of a stage.\n\n"
     )
     return text + table(head, body), found

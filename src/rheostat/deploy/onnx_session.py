@@ -106,13 +106,11 @@ class Session:
             if robustness is None:
                 raise ValueError("this file has a live dial; pass robustness")
             level = np.broadcast_to(np.asarray(robustness, np.float32), (len(images),)).copy()
-            logits: Array = self.stages[0].run({"images": images, "robustness": level})[0]
-            return logits
+            return self.stages[0].run({"images": images, "robustness": level})[0].copy()
         if robustness is not None:
             raise ValueError("this file is folded at one point and takes no robustness")
         if len(self.stages) == 1 and "stages" not in self.about:
-            logits = self.stages[0].run({"images": images})[0]
-            return logits
+            return self.stages[0].run({"images": images})[0].copy()
         return self._early(images)
 
     def _early(self, images: Array) -> Array:

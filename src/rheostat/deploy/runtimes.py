@@ -37,7 +37,7 @@ class Graph(Protocol):
     """The precision of its products: fp32 or bf16."""
 
     def run(self, feed: Mapping[str, Array]) -> list[Array]:
-        """The outputs of named inputs, in the file's order."""
+        """The outputs of named inputs, in the file's order; this thread's next run may overwrite them."""
         ...
 
 
@@ -105,7 +105,7 @@ class OpenVinoGraph:
             self._local.request = self._compiled.create_infer_request()
         own = {k: np.ascontiguousarray(v) for k, v in feed.items()}
         done = self._local.request.infer(own, share_inputs=True, share_outputs=True)
-        return [np.array(done[output]) for output in self._compiled.outputs]  # the next run overwrites shared outputs
+        return [done[output] for output in self._compiled.outputs]
 
 
 def _description(path: Path) -> str | None:

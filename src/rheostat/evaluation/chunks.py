@@ -265,10 +265,7 @@ def _transferred(task: Task, moved: list[Tensor], images: Tensor, labels: Tensor
         clean = [~judge.judge(images)[1].cpu() for judge in judges]
     right = torch.stack(clean)
     crossed = [torch.stack([torch.stack(stands(x)) for x in of_point]).all(0) for of_point in made]
-    return {
-        "crossed": torch.stack([right & bits for bits in crossed]),
-        "unknown": right & torch.stack(stands(found)),
-    }
+    return {"crossed": torch.stack([right & bits for bits in crossed]), "unknown": right & torch.stack(stands(found))}
 
 
 def over_points(objectives: Sequence[object], labels: Tensor) -> Objective:
