@@ -86,10 +86,7 @@ class Dataset:
 
     def to_choose_on(self) -> Dataset:
         """This data set; raises ValueError if it is the test split, on which nothing may be fitted or chosen."""
-        if self.split == "test":
-            raise ValueError(
-                f"{self.name}: this is the test split, and nothing may be fitted or chosen on test; use calibrate-fit"
-            )
+        check_choosable(self.name, self.split)
         return self
 
     def statistics(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -98,6 +95,14 @@ class Dataset:
         mean = pixels.mean((0, 2, 3))
         std = pixels.std((0, 2, 3), correction=0)
         return (tuple(round(float(v), 4) for v in mean), tuple(round(max(float(v), 0.01), 4) for v in std))
+
+
+def check_choosable(name: str, split: str) -> None:
+    """Raise ValueError for the test split, on which nothing may be fitted or chosen."""
+    if split == "test":
+        raise ValueError(
+            f"{name}: this is the test split, and nothing may be fitted or chosen on test; use calibrate-fit"
+        )
 
 
 @dataclass(frozen=True)
