@@ -126,6 +126,8 @@ class Net(nn.Module):
 
     spec: Spec
     layout: torch.memory_format = torch.contiguous_format
+    conditioned_by: str = ""
+    """The repr of the composition that was installed; a network takes only one."""
 
     def __init__(
         self,
