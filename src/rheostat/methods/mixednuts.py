@@ -50,6 +50,12 @@ class Nonlinearity(nn.Module):
         self.register_buffer("power", torch.ones(()))
         self.register_buffer("bias", torch.zeros(()))
 
+    def reset(self) -> None:
+        """Set s, p and c to their values before the fit."""
+        self.scale.fill_(1)
+        self.power.fill_(1)
+        self.bias.zero_()
+
     def forward(self, logits: Tensor) -> Tensor:
         """(B, K) → (B, K)."""
         return transformed(logits, self.scale, self.power, self.bias)
