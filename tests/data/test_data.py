@@ -12,7 +12,19 @@ import pytest
 import torch
 
 from rheostat import data
-from rheostat.data import DataError, augment, cifar, idx, make_splits, stl10, stratified, subset, svhn, tiny_imagenet
+from rheostat.data import (
+    DataError,
+    augment,
+    base,
+    cifar,
+    idx,
+    make_splits,
+    stl10,
+    stratified,
+    subset,
+    svhn,
+    tiny_imagenet,
+)
 
 RNG = np.random.default_rng(0)
 
@@ -284,3 +296,22 @@ def test_a_download_that_failed_is_tried_again(tmp_path: Path, monkeypatch: pyte
     assert asked == ["train_32x32.mat", "test_32x32.mat"] * 2
     assert sorted(p.name for p in (tmp_path / "svhn").iterdir()) == ["test_32x32.mat", "train_32x32.mat"]
     assert not (tmp_path / "svhn.part").exists()
+
+
+@pytest.mark.parametrize("count", [1, 10, 25])
+def test_statistics_need_no_copy_of_the_images(count: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    generator = torch.Generator().manual_seed(count)
+    images = torch.randint(0, 256, (count, 3, 5, 4), dtype=torch.uint8, generator=generator)
+    images[:, 2] = 7
+    pixels = images.double() / 255
+    mean, std = pixels.mean((0, 2, 3)), pixels.std((0, 2, 3), correction=0).clamp_min(0.01)
+    monkeypatch.setattr(base, "HISTOGRAM_IMAGES", 10)
+    monkeypatch.setattr(torch.Tensor, "double", None, raising=False)
+    found = data.Dataset("made", images, torch.zeros(count, dtype=torch.int64), ("a",)).statistics()
+    assert found == tuple(tuple(round(v, 4) for v in values.tolist()) for values in (mean, std))
+
+
+def test_no_images_have_no_statistics() -> None:
+    none = data.Dataset("made", torch.empty(0, 1, 2, 2, dtype=torch.uint8), torch.empty(0, dtype=torch.int64), ())
+    with pytest.raises(DataError, match="made is empty"):
+        none.statistics()

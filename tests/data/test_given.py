@@ -16,6 +16,7 @@ from torch.utils import data as torch_data
 from rheostat.data import DataError, Dataset, Preprocessing, read_folder
 from rheostat.data.conversion import Form, as_uint8, example_of, image_of, label_of
 from rheostat.data.given import Flow, Indexed, class_names, held, measured, opened, rule_of
+from rheostat.data.images import read_image
 from rheostat.data.streaming import read_flow, read_indexed
 from rheostat.runtime.seeding import seeded
 
@@ -69,12 +70,35 @@ def test_grey_images_need_no_channel() -> None:
     assert image_of(Image.fromarray(PIXELS[0].numpy()), COLOUR, "x").shape == (3, 4, 6)
 
 
+@pytest.mark.parametrize("rule", [None, Preprocessing((4, 6), mode="L")])
+def test_sixteen_bits_are_scaled_as_those_of_a_file(rule: Preprocessing | None, tmp_path: Path) -> None:
+    form = Form((1, 4, 6), ("cat", "dog"), preprocessing=rule)
+    deep = torch.linspace(0, 65535, 24).reshape(4, 6).numpy().astype(np.uint16)
+    image = Image.fromarray(deep)
+    image.save(tmp_path / "x.png")
+    expected = read_image(tmp_path / "x.png", "L")
+    assert expected.unique().numel() == 24
+    for given in (image, Image.open(tmp_path / "x.png")):
+        assert torch.equal(image_of(given, form, "x"), expected)
+    for kind in (np.float32, np.int32):
+        with pytest.raises(DataError, match="x: 32-bit pixels of unknown range"):
+            image_of(Image.fromarray(deep.astype(kind)), form, "x")
+
+
+@pytest.mark.parametrize("value", ["cat/1.png", object(), None, [[1, 2], [3]]])
+def test_what_is_no_image_is_named(value: Any) -> None:
+    with pytest.raises(DataError, match=r"x: an image is a (str|object|NoneType|list); give tensors"):
+        image_of(value, COLOUR, "x")
+
+
 @pytest.mark.parametrize("label", [1, 1.0, torch.tensor(1), torch.tensor([1]), np.int64(1), np.array(1)])
 def test_a_label_in_any_form(label: Any) -> None:
     assert label_of(label, GREY, "x") == 1
 
 
-@pytest.mark.parametrize("label", [2, -1, 0.5, "cat", True, None, torch.eye(2)[0], np.zeros(2)])
+@pytest.mark.parametrize(
+    "label", [2, -1, 0.5, float("nan"), np.float32("inf"), "cat", True, None, torch.eye(2)[0], np.zeros(2)]
+)
 def test_a_label_that_is_none(label: Any) -> None:
     with pytest.raises(DataError, match=r"x: (labels from|the label|label of shape)"):
         label_of(label, GREY, "x")

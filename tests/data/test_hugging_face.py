@@ -70,6 +70,13 @@ def test_what_the_cache_does_not_hold_is_one_line(cache: Path) -> None:
     assert "\n" not in str(told.value)
 
 
+def test_a_saved_folder_of_one_split_is_named(tmp_path: Path) -> None:
+    datasets.disable_progress_bars()
+    datasets.Dataset.from_dict(rows(4, grey=True), features=FEATURES).save_to_disk(str(tmp_path / "saved"))
+    with pytest.raises(DataError, match=r"^hf:\S+ holds one split; it needs train and test$"):
+        data.load(f"hf:{tmp_path / 'saved'}")
+
+
 def test_a_saved_folder_of_mixed_sizes_takes_a_rule(tmp_path: Path) -> None:
     made = {
         name: datasets.Dataset.from_dict(rows(count, grey=False), features=FEATURES)

@@ -118,6 +118,32 @@ def test_a_registered_set_takes_a_rule_as_well() -> None:
     assert torch.equal(train.images[:, 0], train.images[:, 2])
 
 
+def test_hidden_folders_and_files_are_no_classes_and_no_images(tmp_path: Path) -> None:
+    rule = Preprocessing((12, 12))
+    train, test = data.read_folder(tree(tmp_path), rule)
+    for half in ("train", "test"):
+        for place in (tmp_path / half / ".ipynb_checkpoints", tmp_path / half / "dog" / ".ipynb_checkpoints"):
+            place.mkdir()
+            Image.new("RGB", (12, 12)).save(place / "1.png")
+        (tmp_path / half / "dog" / "._1.png").write_bytes(b"macOS")
+    again, second = data.read_folder(tmp_path, rule)
+    assert again.classes == ("cat", "dog")
+    assert torch.equal(again.labels, train.labels)
+    assert torch.equal(second.labels, test.labels)
+    (tmp_path / "train" / "bird").mkdir()
+    with pytest.raises(DataError, match="no images of class 'bird'"):
+        data.read_folder(tmp_path, rule)
+
+
+def test_no_validation_images_are_held_out_from_the_test_split(tmp_path: Path) -> None:
+    _, test = data.read_folder(tree(tmp_path), Preprocessing((12, 12)), in_memory=False)
+    assert isinstance(test, data.ImageFolder)
+    with pytest.raises(ValueError, match="this is the test split"):
+        test.held_out(2)
+    with pytest.raises(ValueError, match="this is the test split"):
+        test.only(torch.arange(2)).held_out(1)
+
+
 def test_large_trees_are_read_one_by_one_and_fit_takes_them(tmp_path: Path, monkeypatch) -> None:
     rule = Preprocessing((12, 12))
     small, _ = data.read_folder(tree(tmp_path / "tree"), rule)

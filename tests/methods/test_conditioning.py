@@ -314,3 +314,13 @@ def test_points_check_their_dials() -> None:
     with pytest.raises(AttributeError, match="immutable"):
         Point(robustness=1).robustness = 2
     assert NormSet(3).copy().weight.requires_grad
+
+
+@pytest.mark.parametrize("second", ["dual", "oat", "rdi"])
+def test_a_network_is_conditioned_once(second: str) -> None:
+    net = nets.resnet(depth=8, base_width=4)
+    model = Tunable(net, compose("rdi", positions=(1,)))
+    state = {k: v.clone() for k, v in model.state_dict().items()}
+    with pytest.raises(ValueError, match=r"already conditioned by Stack\(Exits\(positions=\(1,\).*build a new one"):
+        Tunable(net, compose(second))
+    assert state.keys() == model.state_dict().keys()

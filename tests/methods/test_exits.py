@@ -176,3 +176,29 @@ def test_anytime_yields_every_exit_and_nothing_runs_ahead() -> None:
         block.register_forward_hook(lambda *_, number=number: calls.append(number))
     next(anytime(model, x))
     assert calls == list(range(model.method.methods[0].positions[0] + 1))
+
+
+@pytest.mark.parametrize("folded", [False, True])
+def test_a_batch_of_no_images_leaves_by_the_last_exit(folded: bool) -> None:
+    model, fit = varied()
+    x = torch.rand(0, *fit.image)
+    found = fold(model, LIVE)(x) if folded else model(x, LIVE)
+    assert found.shape == model(x).shape == (0, 10)
+
+
+@pytest.mark.parametrize("heads", ["paper", "light"])
+def test_a_network_of_ones_own_takes_exits(heads: str) -> None:
+    net = nets.resnet(depth=8, base_width=4, image=(3, 8, 8))
+    own = type(net)(list(net.blocks), net.classifier, image=net.image, classes=10, normalise=net.normalise)
+    assert Tunable(own, Stack(Exits(heads=heads)))(torch.rand(2, 3, 8, 8)).shape == (2, 10)
+    net.spec["activation"] = "unknown"
+    assert Tunable(net, Stack(Exits(heads=heads)))(torch.rand(2, 3, 8, 8)).shape == (2, 10)
+
+
+@pytest.mark.parametrize("heads", ["paper", "light"])
+def test_exits_have_the_activation_of_their_network(heads: str) -> None:
+    net = nets.resnet(depth=8, base_width=4, image=(3, 32, 32), activation="silu")
+    model = Tunable(net, Stack(Exits(positions=(0, 1), heads=heads)))
+    found = [m.activation for m in model.net.exits.modules() if getattr(m, "activation", None) is not None]
+    assert found
+    assert all(activation is torch.nn.functional.silu for activation in found)

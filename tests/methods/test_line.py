@@ -20,9 +20,10 @@ from rheostat.models.adoption import adopt
 from rheostat.models.costs import observe
 from rheostat.models.folding import fold
 from rheostat.models.tunable import Tunable
-from rheostat.nn.layers import Conv, Dense, append
+from rheostat.nn.layers import Conv, Dense, append, weighted
+from rheostat.nn.masking import Masking
 from rheostat.points.point import Point
-from support import paths, train_step
+from support import Plain, paths, train_step
 
 
 def shaken(model: Tunable, size: float = 0.1) -> Tunable:
@@ -203,3 +204,27 @@ def test_what_does_not_go_together_is_named() -> None:
         compose("line", norms="bankd")
     with pytest.raises(ValueError, match=r"line: .*terms.*'sampled'"):
         compose("line", terms="sample")
+
+
+@pytest.mark.parametrize(
+    ("name", "options"), [("line", {}), ("lora", {"sets": 1, "norms": "re-estimated"}), ("line", {"norms": "affine"})]
+)
+def test_frozen_norms_and_weights_stay_frozen(name: str, options: dict[str, object]) -> None:
+    module = Plain()
+    module.stem.requires_grad_(False)
+    model = adopt(module, compose(name, **options), image=(3, 8, 8))
+    stem = {k: p for k, p in model.net.named_parameters() if k.startswith("blocks.0")}
+    old = [p for k, p in stem.items() if "source" in k or k.endswith((".weight", ".other"))]
+    assert len(old) >= 3
+    assert not any(p.requires_grad for p in old)
+    assert any(p.requires_grad for p in stem.values())
+
+
+def test_masks_of_inner_linear_layers_reach_both_ends() -> None:
+    model = adopt(Plain(), Stack(Dual(), Line(), Masks(density=0.3)), image=(3, 8, 8))
+    train_step(model)
+    for seat in weighted(model.net):
+        mask = next(t.union() for t in seat.transforms if isinstance(t, Masking))
+        ends = next(t for t in seat.transforms if isinstance(t, Ends))
+        assert not ends.other[mask == 0].any()
+    assert any(isinstance(seat, Dense) for seat in weighted(model.net))

@@ -7,13 +7,17 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from rheostat import nets
+from rheostat.methods.composition import compose
 from rheostat.models.tunable import Tunable
 from rheostat.nn.layers import Conv, seats
-from rheostat.nn.masking import Masking, Path, random_mask
+from rheostat.nn.masking import Masking, Path, magnitude_mask, random_mask
 from rheostat.nn.rewiring import capped_shares, lowered, rewire, shares
 from rheostat.points.phase import Phase
 from rheostat.points.point import Point
-from support import images_for, make, paths, train_step
+from support import NETS, images_for, make, paths, train_step
+
+CHANNEL = {"structure": "channel"}
 
 
 @given(st.lists(st.tuples(st.floats(0, 1), st.integers(0, 50)), min_size=1, max_size=8), st.floats(0, 1))
@@ -131,3 +135,52 @@ def test_capped_growth_conserves_the_density_of_a_net() -> None:
     for _ in range(3):
         rewire(weights, found, 0.5, blocked=[None] * len(found), growth="capped")
         assert sum(p.nonzeros for p in found) == before
+
+
+@pytest.mark.parametrize(
+    ("name", "options"), [("floats", {}), ("smart", {}), ("smart", {"overlap": "disjoint"}), ("floats", CHANNEL)]
+)
+def test_frozen_layers_keep_their_weights_and_masks(name: str, options: dict[str, str]) -> None:
+    model = Tunable(NETS["resnet-8"](), compose(name, **options))
+    block = model.net.blocks[1].requires_grad_(False)
+    before = {k: v.clone() for k, v in block.state_dict().items() if "running" not in k and "average" not in k}
+    masks = [path.mask.clone() for path in paths(model)]
+    for epoch in range(3):
+        train_step(model, epoch)
+        model.method.after_epoch(model.net, 0.1)
+    after = block.state_dict()
+    assert all(torch.equal(after[k], v) for k, v in before.items())
+    assert any(bool((path.mask != mask).any()) for path, mask in zip(paths(model), masks, strict=True))
+    model.requires_grad_(False)
+    model.method.after_epoch(model.net, 0.1)  # nothing to rewire
+
+
+@pytest.mark.parametrize(("name", "start"), [("floats", "random"), ("floats", "magnitude"), ("smart", "random")])
+def test_a_low_density_leaves_every_layer_a_weight(name: str, start: str) -> None:
+    net = nets.resnet(depth=8, base_width=4, image=(1, 8, 8))
+    model = Tunable(net, compose(name, density=0.001, start=start))
+    for _ in range(2):
+        assert min(path.nonzeros for path in paths(model)) >= 1
+        assert model(images_for(model), Point(robustness=1.0)).isfinite().all()
+        train_step(model)
+        model.method.after_epoch(model.net, 0.1)
+
+
+def test_layers_without_a_weight_and_diverged_gradients_stop_nothing() -> None:
+    weights = [torch.randn(4, 4, 1, 1), torch.randn(8, 4, 3, 3)]
+    found = [Path(weights[0], torch.zeros_like(weights[0])), Path(weights[1], random_mask(weights[1], 0.3))]
+    before = sum(p.nonzeros for p in found)
+    found[1].average.normal_()
+    rewire(weights, found, 0.5, blocked=[None] * 2)
+    assert sum(p.nonzeros for p in found) == before
+    found[1].average.fill_(float("nan"))
+    masks = [p.mask.clone() for p in found]
+    rewire(weights, found, 0.5, blocked=[None] * 2)
+    assert all(torch.equal(p.mask, mask) for p, mask in zip(found, masks, strict=True))
+
+
+@pytest.mark.parametrize("draw", [random_mask, magnitude_mask])
+def test_disjoint_masks_of_half_an_odd_number_of_weights_do_not_overlap(draw) -> None:
+    weight = torch.randn(7, 1, 1, 1)
+    clean = draw(weight, 0.5)
+    assert not (clean * draw(weight, 0.5, without=clean)).any()

@@ -170,3 +170,22 @@ def test_options_that_cannot_be_are_named() -> None:
         compose("mixing", mix="mixednut")
     with pytest.raises(ValueError, match="temperature must be above 0"):
         compose("mixednuts", temperature=0.0)
+
+
+def test_two_classes_are_refused() -> None:
+    def two() -> nets.Net:
+        return nets.resnet(depth=8, base_width=4, image=(1, 8, 8), classes=2)
+
+    with pytest.raises(ValueError, match="mixednuts needs at least 3 classes, this network has 2; use mixing"):
+        Tunable(two(), compose("mixednuts"))
+    assert Tunable(two(), compose("mixing"))(torch.rand(2, 1, 8, 8)).shape == (2, 2)
+
+
+def test_a_network_that_every_row_skips_gets_no_batch_of_no_images(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, x = made(), torch.rand(3, 1, 8, 8)
+    forward, sizes = type(model.net).forward, []
+    monkeypatch.setattr(type(model.net), "forward", lambda net, y, at: (sizes.append(len(y)), forward(net, y, at))[1])
+    for level in (0.0, 1.0):
+        found = model(x, Point(robustness=torch.full((3,), level)))
+        assert torch.allclose(found, model(x, Point(robustness=level)), atol=1e-5)
+    assert min(sizes) == 3

@@ -156,6 +156,27 @@ def test_a_fine_tuned_model_starts_from_the_file_and_makes_new_dials(
         rheostat.fit(model(), *sets, out=tmp_path / "d", init={"x": torch.zeros(2)}, **quick)
 
 
+@pytest.mark.filterwarnings("ignore:not calibrated")
+@pytest.mark.parametrize(("paper", "at_start"), [("rdi", {"thresholds"}), ("mixednuts", {"scale", "power", "bias"})])
+def test_a_second_fit_forgets_what_was_fitted_to_the_first_weights(
+    paper: str, at_start: set[str], sets: tuple[Dataset, Dataset], tmp_path: Path
+) -> None:
+    used, fresh = model(paper), model(paper).state_dict()
+    fitted = {k: v for k, v in used.named_buffers() if k.rpartition(".")[2] in at_start}
+    assert len(fitted) == len(at_start)
+    for value in fitted.values():
+        value.fill_(0.5)
+    seen: dict[str, Tensor] = {}
+
+    class First(rheostat.Callback):
+        def on_step(self, run: Any, line: Any) -> None:
+            seen.update({k: v.clone() for k, v in fitted.items()})
+
+    rheostat.fit(used, *sets, out=tmp_path, **{**SMALL, "epochs": 1, "max_steps": 1, "callbacks": [First()]})
+    assert all(torch.equal(v.nan_to_num(-1), fresh[k].nan_to_num(-1)) for k, v in seen.items())
+    assert len(seen) == len(at_start)
+
+
 def test_callbacks_are_called_and_may_stop(sets: tuple[Dataset, Dataset], tmp_path: Path) -> None:
     seen: list[str] = []
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 import stat
 from collections.abc import Callable
@@ -25,6 +26,10 @@ class DataError(ValueError):
 
 WHOLE = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 """The types of labels, which are kept as int64."""
+
+
+HISTOGRAM_IMAGES = 4096
+"""Images that are counted at a time for the statistics of a data set."""
 
 
 @dataclass(frozen=True)
@@ -86,18 +91,33 @@ class Dataset:
 
     def to_choose_on(self) -> Dataset:
         """This data set; raises ValueError if it is the test split, on which nothing may be fitted or chosen."""
-        if self.split == "test":
-            raise ValueError(
-                f"{self.name}: this is the test split, and nothing may be fitted or chosen on test; use calibrate-fit"
-            )
+        check_choosable(self.name, self.split)
         return self
 
     def statistics(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
-        """Per-channel mean and standard deviation of pixels in [0, 1]."""
-        pixels = self.images.double() / 255
-        mean = pixels.mean((0, 2, 3))
-        std = pixels.std((0, 2, 3), correction=0)
-        return (tuple(round(float(v), 4) for v in mean), tuple(round(max(float(v), 0.01), 4) for v in std))
+        """Per-channel mean and standard deviation of pixels in [0, 1]; raises DataError if there are no images."""
+        if not self.images.numel():
+            raise DataError(f"{self.name} is empty")
+        moments = [_moments(self.images[:, channel]) for channel in range(self.images.shape[1])]
+        return tuple(round(mean, 4) for mean, _ in moments), tuple(round(max(std, 0.01), 4) for _, std in moments)
+
+
+def _moments(pixels: Tensor) -> tuple[float, float]:
+    """Mean and standard deviation of uint8 pixels (N, H, W), as shares of 255, from the histogram of their values."""
+    parts = pixels.split(HISTOGRAM_IMAGES)  # so that little memory is needed beside the images
+    counts = torch.stack([torch.bincount(part.flatten(), minlength=256) for part in parts]).sum(0).tolist()
+    total = sum(counts)
+    first = sum(value * count for value, count in enumerate(counts))
+    second = sum(value * value * count for value, count in enumerate(counts))
+    return first / (255 * total), math.sqrt(total * second - first * first) / (255 * total)
+
+
+def check_choosable(name: str, split: str) -> None:
+    """Raise ValueError for the test split, on which nothing may be fitted or chosen."""
+    if split == "test":
+        raise ValueError(
+            f"{name}: this is the test split, and nothing may be fitted or chosen on test; use calibrate-fit"
+        )
 
 
 @dataclass(frozen=True)

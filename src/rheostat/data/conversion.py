@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from rheostat.data.base import DataError
+from rheostat.data.images import ImageProblem, eight_bits
 from rheostat.data.preprocessing import Preprocessing
 
 IMAGE_COLUMNS = ("image", "img", "images", "pixel_values", "pixels")
@@ -61,10 +62,19 @@ def image_of(value: Any, form: Form, where: str) -> Tensor:
     if hasattr(value, "convert"):  # a PIL image, converted to the mode that matches the model's channels
         import numpy as np
 
-        if form.preprocessing is not None:
-            return form.preprocessing.pixels(value)
-        value = torch.from_numpy(np.array(value.convert("L" if form.image[0] == 1 else "RGB")))
-    pixels = value if isinstance(value, Tensor) else torch.as_tensor(value)
+        try:
+            if form.preprocessing is not None:
+                return form.preprocessing.pixels(value)
+            value = np.array(eight_bits(value).convert("L" if form.image[0] == 1 else "RGB"))
+        except ImageProblem as problem:
+            raise DataError(f"{where}: {problem}") from None
+    try:
+        pixels = torch.as_tensor(value)
+    except (TypeError, ValueError, RuntimeError):  # a path, an object, lists of different lengths
+        raise DataError(
+            f"{where}: an image is a {type(value).__name__}; give tensors, arrays or Pillow images, or read files with "
+            "data.read_folder"
+        ) from None
     channels, height, width = form.image
     shape = tuple(pixels.shape)
     if shape == (height, width) and channels == 1:
@@ -86,7 +96,7 @@ def label_of(value: Any, form: Form, where: str) -> int:
         if tuple(value.shape) not in ((), (1,)):
             raise DataError(f"{where}: label of shape {tuple(value.shape)}, expected one number")
         value = value.item()
-    if isinstance(value, bool) or not isinstance(value, int | float) or value != int(value):
+    if isinstance(value, bool) or not isinstance(value, int | float) or value % 1:
         raise DataError(f"{where}: the label {value!r} is not a whole number")
     check_labels(torch.tensor([int(value)]), form, where)
     return int(value)

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from rheostat.data.base import DataError, Dataset
+from rheostat.data.base import DataError, Dataset, check_choosable
 from rheostat.data.images import read_image
 from rheostat.data.preprocessing import Preprocessing
 from rheostat.data.splits import stratified
@@ -53,8 +53,9 @@ class ImageFolder:
     def held_out(self, count: int, *, seed: int = 0) -> tuple[ImageFolder, ImageFolder]:
         """(the rest, `count` images for validation), a stratified split determined by `seed`.
 
-        Raises ValueError unless `count` is from 1 to len(self) - 1.
+        Raises ValueError for the test split, or unless `count` is from 1 to len(self) - 1.
         """
+        check_choosable(self.name, self.split)
         if not 0 < count < len(self):
             raise ValueError(f"{self.name}: the held-out count must be from 1 to {len(self) - 1}, given {count}")
         kept, out = stratified(self.labels, (len(self) - count, count), seed=seed)
@@ -102,13 +103,22 @@ def assembled(name: str, files: list[tuple[Path, int]], classes: tuple[str, ...]
 
 
 def image_files(root: Path, classes: tuple[str, ...]) -> list[tuple[Path, int]]:
-    """The images below root/CLASS, sorted, each with the index of its class."""
+    """The images below root/CLASS, sorted, each with the index of its class, without those of a hidden name."""
     return [
         (path, i)
         for i, name in enumerate(classes)
         for path in sorted((root / name).rglob("*"))
-        if path.suffix.lower() in SUFFIXES
+        if path.suffix.lower() in SUFFIXES and not hidden(path.relative_to(root))
     ]
+
+
+def hidden(path: Path) -> bool:
+    """Whether a part of the path begins with a dot, such as `.ipynb_checkpoints` of Jupyter, or `._x.jpg` of macOS."""
+    return any(part.startswith(".") for part in path.parts)
+
+
+def _class_names(half: Path) -> set[str]:
+    return {p.name for p in half.iterdir() if p.is_dir() and not hidden(Path(p.name))}
 
 
 def _halves(folder: Path) -> tuple[tuple[str, ...], list[tuple[Path, int]], list[tuple[Path, int]]]:
@@ -117,11 +127,15 @@ def _halves(folder: Path) -> tuple[tuple[str, ...], list[tuple[Path, int]], list
     test = next((folder / n for n in ("test", "val") if (folder / n).is_dir()), None)
     if not train.is_dir() or test is None:
         raise DataError(f"{folder}: expected the folders train/ and test/ (or val/)")
-    classes = tuple(sorted(p.name for p in train.iterdir() if p.is_dir()))
-    strange = sorted({p.name for p in test.iterdir() if p.is_dir()} - set(classes))
+    classes = tuple(sorted(_class_names(train)))
+    strange = sorted(_class_names(test) - set(classes))
     if strange:
         raise DataError(f"{test}: class {strange[0]!r} is not in {train}")
-    return classes, image_files(train, classes), image_files(test, classes)
+    files = image_files(train, classes)
+    empty = sorted(set(range(len(classes))) - {label for _, label in files})
+    if empty and files:
+        raise DataError(f"{train}: no images of class {classes[empty[0]]!r}; add some, or remove the folder")
+    return classes, files, image_files(test, classes)
 
 
 def read(folder: Path, preprocessing: Preprocessing | None = None) -> tuple[Dataset, Dataset]:

@@ -42,9 +42,12 @@ def _opened(name: str) -> Any:
         raise DataError("Hugging Face data sets need the package datasets: pip install 'rheostat[hub]'") from None
     if Path(name).is_dir():
         try:
-            return datasets.load_from_disk(name)
+            found = datasets.load_from_disk(name)
         except (FileNotFoundError, ValueError) as error:
             raise DataError(f"{name}: {str(error).splitlines()[0]}") from None
+        if not isinstance(found, datasets.DatasetDict):
+            raise DataError(f"hf:{name} holds one split; it needs train and test")
+        return found
     plain, _, config = name.partition(":")
     try:
         builder = Cache(

@@ -59,7 +59,7 @@ def decode(raw: bytes, formats: tuple[str, ...], mode: str, most_pixels: int) ->
             # A camera's MPO holds the photo first, then a preview.
             if opened.format != "MPO" and getattr(opened, "n_frames", 1) != 1:
                 raise ImageProblem("an animation; send a still image")
-            return _eight_bits(opened).convert(mode)
+            return eight_bits(opened).convert(mode)
     except ImageProblem:
         raise
     except Image.DecompressionBombError:
@@ -100,9 +100,12 @@ def _check_scans(raw: bytes, pixels: int, most_pixels: int) -> None:
             at += int.from_bytes(raw[at : at + 2], "big")
 
 
-def _eight_bits(opened: Image.Image) -> Image.Image:
-    """16-bit grey (PNG) rounded to 8 bits; other modes unchanged."""
-    if opened.mode == "F" or (opened.mode == "I" and opened.format == "TIFF"):
+def eight_bits(opened: Image.Image) -> Image.Image:
+    """16-bit grey rounded to 8 bits, 8-bit modes unchanged; raises ImageProblem for 32-bit pixels of unknown range.
+
+    Mode "I" has 32 bits; Pillow also gives it to 16-bit files, except TIFF.
+    """
+    if opened.mode == "F" or (opened.mode == "I" and opened.format in ("TIFF", None)):
         raise ImageProblem("32-bit pixels of unknown range; save the image with 8 or 16 bits per channel")
     if not opened.mode.startswith("I"):
         return opened

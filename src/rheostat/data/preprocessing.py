@@ -16,7 +16,7 @@ from PIL import Image
 from torch import Tensor
 
 from rheostat.data.base import DataError, Dataset
-from rheostat.data.images import RESIZES, fitted, read_image
+from rheostat.data.images import RESIZES, eight_bits, fitted, read_image
 from rheostat.runtime.choices import check_choice
 
 MODES = {"RGB": 3, "L": 1}
@@ -67,11 +67,11 @@ class Preprocessing:
         return read_image(path, self.mode, self.fit)
 
     def fit(self, image: Image.Image) -> Image.Image:
-        """An 8-bit Pillow image, converted to this mode and size."""
-        return fitted(image.convert(self.mode), self.size[1], self.size[0], self.resize)
+        """A Pillow image, converted to this mode and size; raises ImageProblem for 32-bit pixels."""
+        return fitted(eight_bits(image).convert(self.mode), self.size[1], self.size[0], self.resize)
 
     def pixels(self, image: Image.Image) -> Tensor:
-        """A Pillow image, converted to this mode and size, as (C, H, W) uint8."""
+        """A Pillow image, converted to this mode and size, as (C, H, W) uint8; raises ImageProblem as `fit`."""
         found = torch.from_numpy(np.array(self.fit(image)))
         return found[None] if found.ndim == 2 else found.permute(2, 0, 1).contiguous()
 

@@ -20,6 +20,7 @@ from rheostat.nets.base import Net
 from rheostat.points.dial import Dial
 from rheostat.points.point import Point
 from rheostat.points.resolved import Resolved
+from rheostat.runtime.plain import with_plain_fields
 
 __all__ = ["Attacked", "Form", "Method", "Output", "Read", "Stack", "Term", "everything", "row_loss", "settings_of"]
 
@@ -140,11 +141,10 @@ class Stack(Method):
     methods: tuple[Method, ...]
 
     def __init__(self, *methods: Method) -> None:
-        flat: list[Method] = []
-        for method in methods:
-            flat += method.methods if isinstance(method, Stack) else [method]
-        # Sort by seam, then by repr, so that the order of the arguments does not matter.
-        object.__setattr__(self, "methods", tuple(sorted(flat, key=lambda m: (m.seam, repr(m)))))
+        flat = [m for method in methods for m in (method.methods if isinstance(method, Stack) else (method,))]
+        # Sorted by seam, then by repr, so that the order of the arguments does not matter.
+        ordered = sorted(map(with_plain_fields, flat), key=lambda m: (m.seam, repr(m)))
+        object.__setattr__(self, "methods", tuple(ordered))
         self._check()
 
     def __repr__(self) -> str:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from rheostat.nets.base import Block, Inner, Net
 from rheostat.nn.layers import Parts, Seat, Transform, append
-from rheostat.nn.masking import ChannelPath, Masking
+from rheostat.nn.masking import ChannelPath, Masking, places
 from rheostat.nn.norms import Modulation
 from rheostat.points.resolved import Resolved
 
@@ -72,11 +72,12 @@ def random_channels(group: Inner, density: float, *, without: Tensor | None = No
     """A mask on the reader's weight: round(density·C) random channels, at least two."""
     weight = group.reader.weight
     channels = weight.shape[1]
+    other = None if without is None else without[0, :, 0, 0]
     order = torch.randperm(channels)
-    if without is not None:
-        order = order[without[0, :, 0, 0][order] == 0]
+    if other is not None:
+        order = order[other[order] == 0]
     keep = torch.zeros(channels)
-    keep[order[: max(round(density * channels), least)]] = 1
+    keep[order[: places(channels, density, without=other, least=least)]] = 1
     return keep[None, :, None, None].expand(weight.shape).clone()
 
 
@@ -84,10 +85,11 @@ def largest_channels(group: Inner, density: float, *, without: Tensor | None = N
     """A mask on the reader's weight: the round(density·C) channels that it reads with the largest weights."""
     weight = group.reader.weight
     size = weight.detach().abs().mean((0, 2, 3))
-    if without is not None:
-        size = size.masked_fill(without[0, :, 0, 0] != 0, -1.0)
+    other = None if without is None else without[0, :, 0, 0]
+    if other is not None:
+        size = size.masked_fill(other != 0, -1.0)
     keep = torch.zeros(len(size))
-    keep[size.topk(max(round(density * len(size)), least)).indices] = 1
+    keep[size.topk(places(len(size), density, without=other, least=least)).indices] = 1
     return keep[None, :, None, None].expand(weight.shape).clone()
 
 

@@ -14,6 +14,7 @@ from typing import Any, TypeVar, cast
 
 from rheostat.methods.base import Method, Stack
 from rheostat.runtime.choices import check_choice, nearest
+from rheostat.runtime.plain import plain
 from rheostat.runtime.registry import Registry, origin_of
 from rheostat.runtime.typed import check_types
 
@@ -85,7 +86,7 @@ def compose(name: str, *, variant: str = "ours", **options: object) -> Stack:
     for option, value in {**composition.preset(name, variant), **options}.items():
         if option not in known:
             raise ValueError(f"{name} has no option {option!r}; {nearest(option, [*known, 'variant'])}")
-        given[known[option]][option] = tuple(value) if isinstance(value, list) else value
+        given[known[option]][option] = plain(value)
     for part, values in given.items():
         check_types(name, part, values)
     return Stack(*(part(**given[part]) for part in composition.parts))

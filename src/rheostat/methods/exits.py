@@ -241,7 +241,7 @@ def leave_early(
         if number < len(stages) - 1:
             leaves = live & (forms.uncertainty(found.detach(), measure) < thresholds[number])
         count = int(leaves.sum())
-        if not count:
+        if not count and number < len(stages) - 1:
             continue
         logits.append(found[leaves])
         rows.append(place[leaves])

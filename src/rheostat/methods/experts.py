@@ -76,6 +76,9 @@ class Experts(Method):
         if self.shared_stages < 0:
             raise ValueError(f"experts: shared_stages must be at least 0, given {self.shared_stages}")
 
+        if not 0 <= self.prune < 1:
+            raise ValueError(f"experts: prune must be in [0, 1), given {self.prune:g}")
+
     def dials(self) -> tuple[()]:
         return ()
 
@@ -131,7 +134,8 @@ class Experts(Method):
         if self.masks == "random":
             return
         rate = prune_rate(progress, self.prune)
-        found = _maskings(net)
+        # A frozen weight gets no gradient, so its layer takes no part: the others would regrow what it drops.
+        found = [(conv, masking) for conv, masking in _maskings(net) if conv.weight.requires_grad]
         weights = [conv.weight for conv, _ in found]
         for number, other in ((0, 1), (1, 0)):
             paths = [masking.path(number) for _, masking in found]

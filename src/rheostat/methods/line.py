@@ -18,19 +18,22 @@ from rheostat.methods import segment
 from rheostat.methods.base import Method, Term
 from rheostat.methods.composition import METHODS, compose_as, register
 from rheostat.nets.base import Net
-from rheostat.nn.layers import Conv, Parts, Seat, Transform, append, seats
+from rheostat.nn.layers import Parts, Seat, Transform, append, weighted
 from rheostat.nn.masking import Masking
 from rheostat.points.resolved import Resolved
 
 
 class Ends(Transform):
-    """The robust end of a seat's weight. A batch with several λ takes two products: W₀ and λ·(W₁ - W₀)."""
+    """The robust end of a seat's weight, frozen if the weight is.
+
+    A batch with several λ takes two products: W₀ and λ·(W₁ - W₀).
+    """
 
     order = 5
 
     def __init__(self, weight: Tensor) -> None:
         super().__init__()
-        self.other = nn.Parameter(weight.detach().clone())
+        self.other = nn.Parameter(weight.detach().clone(), requires_grad=weight.requires_grad)
 
     def forward(self, parts: Parts, seat: Seat, x: Tensor, at: Resolved) -> Parts:
         (weight, _), *rest = parts
@@ -82,9 +85,9 @@ class Line(Method):
         """Apply the masks to both ends, so that a weight that regrows starts at 0 at both."""
         for knots in segment.knots_of(net):
             knots.straighten()
-        for conv in seats(net, Conv):
-            masks = [t.union() for t in conv.transforms if isinstance(t, Masking)]
-            for ends in (t for t in conv.transforms if isinstance(t, Ends)):
+        for seat in weighted(net):
+            masks = [t.union() for t in seat.transforms if isinstance(t, Masking)]
+            for ends in (t for t in seat.transforms if isinstance(t, Ends)):
                 for mask in masks:
                     ends.other.mul_(mask)
 

@@ -94,8 +94,9 @@ class Masks(Method):
         self._store_masked(net)
 
     def after_epoch(self, net: Net, progress: float) -> None:
-        convs, paths = zip(*_paths(net), strict=True)
-        weights = [c.weight for c in convs]
+        # A frozen weight gets no gradient, so its layer takes no part: the others would regrow what it drops.
+        found = [(conv.weight, path) for conv, path in _paths(net) if conv.weight.requires_grad]
+        weights, paths = [weight for weight, _ in found], [path for _, path in found]
         rewire(weights, paths, prune_rate(progress, self.prune), blocked=[None] * len(paths), growth=self.growth)
         self._store_masked(net)
 

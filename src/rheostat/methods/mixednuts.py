@@ -20,6 +20,8 @@ from rheostat.points.resolved import Resolved
 
 FIRST = 0.1
 """The share of the dial that covers α < ½, where a finite T still gives a transition from g to the mixture."""
+LEAST_CLASSES = 3
+"""LN maps any two logits to the same two values, so M would have one confidence for all images, and no gradient."""
 KEPT = 0.1
 """The share of M(h) that stays when an attack bypasses the nonlinearity, as in the authors' code."""
 
@@ -47,6 +49,12 @@ class Nonlinearity(nn.Module):
         self.register_buffer("scale", torch.ones(()))
         self.register_buffer("power", torch.ones(()))
         self.register_buffer("bias", torch.zeros(()))
+
+    def reset(self) -> None:
+        """Set s, p and c to their values before the fit."""
+        self.scale.fill_(1)
+        self.power.fill_(1)
+        self.bias.zero_()
 
     def forward(self, logits: Tensor) -> Tensor:
         """(B, K) → (B, K)."""
@@ -98,10 +106,16 @@ def mixed(x: Tensor, at: Resolved, ends: Ends, nonlinearity: nn.Module, temperat
     alpha = alpha_of(level.table[:1] if level.number is not None else at.gather(level.table))[:, None]
     if level.number is not None or alpha.shape[0] == 1 or torch.compiler.is_exporting():
         return mixed_log(standard(x, at), robust(x, at), alpha)
-    halves = []
-    for rows, part in (((alpha < 1)[:, 0], standard), ((alpha > 0)[:, 0], robust)):
+
+    def of_rows(rows: Tensor, part: Callable[[Tensor, Resolved], Tensor]) -> Tensor | None:
         place = rows.nonzero()[:, 0]
+        if not len(place) and len(x):  # a network of anybody's may not take a batch of no images
+            return None
         found = part(x[place], at.only(place))
-        # A network that a row skips has weight 0, so any finite value may replace its logits.
-        halves.append(found.new_zeros(len(x), found.shape[1]).index_copy(0, place, found))
-    return mixed_log(halves[0], halves[1], alpha)
+        return found.new_zeros(len(x), found.shape[1]).index_copy(0, place, found)
+
+    halves = of_rows((alpha < 1)[:, 0], standard), of_rows((alpha > 0)[:, 0], robust)
+    # A network that a row skips has weight 0, so any finite value may replace its logits.
+    blank = torch.zeros_like(next(half for half in halves if half is not None))
+    first, second = (blank if half is None else half for half in halves)
+    return mixed_log(first, second, alpha)

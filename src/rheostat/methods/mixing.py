@@ -60,6 +60,9 @@ class Mixing(Method):
         return (Dial(name="robustness", rest=0.0),)
 
     def install(self, net: Net) -> None:
+        least = mixednuts.LEAST_CLASSES
+        if self.mix == "mixednuts" and net.classes < least:
+            raise ValueError(f"mixednuts needs at least {least} classes, this network has {net.classes}; use mixing")
         spec = getattr(net, "spec", {})
         twin = build(spec) if spec.get("name") in NETS else copy.deepcopy(net)
         twin.to_layout(net.layout)

@@ -56,7 +56,7 @@ class Knots(NormSet):
 
     def __init__(self, start: NormSet) -> None:
         super().__init__(start.channels, eps=start.eps, momentum=start.momentum)
-        self.load_state_dict(start.state_dict())
+        self.take(start)
         self.running_mean = self.running_mean.repeat(KNOTS, 1)
         self.running_var = self.running_var.repeat(KNOTS, 1)
 

@@ -24,6 +24,7 @@ from rheostat.nets.base import check_image, normaliser
 from rheostat.nn.layers import Conv
 from rheostat.points.point import Point
 from rheostat.points.resolved import Resolved
+from rheostat.runtime.plain import plain
 
 SAME = 1e-5
 """Maximum difference between the outputs of the network over seats and the module's, relative to the largest output."""
@@ -75,19 +76,20 @@ def adopted(
     """
     module, factory = made(module)
     name = type(module).__name__
-    shape = check_image(name, image, 1)
+    shape = check_image(name, plain(image), 1)
+    mean, std = plain(mean), plain(std)
     refuse(module)
     own, graph, traced = trace(module, shape)
     thread(own, traced)
     lines = (*lines_of(own, graph),)
     pieces = split(own, traced, exits)
     blank = (0.0,) * shape[0], (1.0,) * shape[0]
-    normalise = normaliser(shape[0], tuple(mean or blank[0]), tuple(std or blank[1]))
+    normalise = normaliser(shape[0], blank[0] if mean is None else tuple(mean), blank[1] if std is None else tuple(std))
     logits = traced.logits()
     if logits.ndim != 2:
         raise ValueError(f"{name} returned shape {tuple(logits.shape)}, expected (B, classes)")
     spec: dict[str, object] = {"of": module_name(module), "architecture": digest_of_lines(lines), "image": shape}
-    spec |= {"mean": None if mean is None else tuple(mean), "std": None if std is None else tuple(std)}
+    spec |= {"mean": mean, "std": std}
     net = Adopted(
         pieces.blocks,
         pieces.rest,

@@ -34,16 +34,21 @@ if TYPE_CHECKING:
 class Tunable(nn.Module):
     """One network whose trade-off is set at inference: `model(x, Point(robustness=0.3))`.
 
-    The constructor installs the method. The argument `phase`, never module state, says whether a pass trains; a call
-    without it is an evaluation. Once `dial_map` is fitted, `robustness` is the dial's position instead of the training
-    λ. `points` holds named operating points. `about` holds what `save` writes beside the weights: class names,
-    preprocessing, threat, what was measured at named points and, after training, the provenance of the weights.
-    `origin` is what a loaded model was when it was loaded.
+    The constructor installs the method; ValueError if the network already has one. The argument `phase`, never module
+    state, says whether a pass trains; a call without it is an evaluation. Once `dial_map` is fitted, `robustness` is
+    the dial's position instead of the training λ. `points` holds named operating points. `about` holds what `save`
+    writes beside the weights: class names, preprocessing, threat, what was measured at named points and, after
+    training, the provenance of the weights. `origin` is what a loaded model was when it was loaded.
     """
 
     def __init__(self, net: Net, method: Method) -> None:
         super().__init__()
         stack = (method if isinstance(method, Stack) else Stack(method)).bound(net)
+        if net.conditioned_by:
+            raise ValueError(
+                f"this network is already conditioned by {net.conditioned_by}; build a new one for each model"
+            )
+        net.conditioned_by = repr(stack)
         stack.install(net)
         self.net = net
         self.method = stack

@@ -23,6 +23,7 @@ from rheostat.nn.layers import Conv, Dense, Dropout, Normalise, Seat, normed, we
 from rheostat.nn.norms import Norm
 from rheostat.points.resolved import Resolved
 from rheostat.runtime.choices import nearest
+from rheostat.runtime.plain import plain
 from rheostat.runtime.registry import Registry, origin_of
 from rheostat.runtime.typed import check_types
 
@@ -125,6 +126,8 @@ class Net(nn.Module):
 
     spec: Spec
     layout: torch.memory_format = torch.contiguous_format
+    conditioned_by: str = ""
+    """The repr of the composition that was installed; a network takes only one."""
 
     def __init__(
         self,
@@ -218,14 +221,18 @@ def register(
     paper_head: Callable[[Net, Features, int], Head] | None = None,
     preactivated: bool = False,
 ) -> Callable[[Callable[P, Net]], Callable[P, Net]]:
-    """Register a network builder under its name (see `Architecture`); the built net keeps its arguments in `spec`."""
+    """Register a network builder under its name (see `Architecture`); the built net keeps its arguments in `spec`.
+
+    Numbers and arrays of NumPy and torch are plain values there, so that a file can hold them.
+    """
 
     def entered(build: Callable[P, Net]) -> Callable[P, Net]:
         @functools.wraps(build)
         def remembered(*args: P.args, **kwargs: P.kwargs) -> Net:
             bound = inspect.signature(build).bind(*args, **kwargs)
             bound.apply_defaults()
-            net = build(*args, **kwargs)
+            bound.arguments = {option: plain(value) for option, value in bound.arguments.items()}
+            net = build(*bound.args, **bound.kwargs)
             net.spec = {"name": build.__name__, **bound.arguments}
             return net
 

@@ -11,7 +11,7 @@ import torch
 
 from rheostat.nets.base import NETS, Architecture, Classifier, ConvBlock, Net
 from rheostat.nets.pieces import Activate, Features, Head, Pool
-from rheostat.nets.residual import initialise, residual_head
+from rheostat.nets.residual import activation_of, initialise, residual_head
 from rheostat.nn.layers import Conv
 from rheostat.nn.norms import Norm
 from rheostat.points.resolved import Resolved
@@ -46,9 +46,8 @@ def features_of(net: Net) -> list[Features]:
     at = Resolved()
     with torch.no_grad():
         shapes = [f.shape[1:] for f in net.features(torch.zeros(1, *net.image), at)]
-    stages = [s for s, count in enumerate(_stages(net)) for _ in range(count)]
     sizes = [h for _, h, _ in shapes]
-    return [Features(i, c, h, w, len({s for s in sizes[i:] if s < h}), stages[i]) for i, (c, h, w) in enumerate(shapes)]
+    return [Features(c, h, w, len({s for s in sizes[i:] if s < h})) for i, (c, h, w) in enumerate(shapes)]
 
 
 def default_positions(net: Net) -> tuple[int, ...]:
@@ -66,13 +65,13 @@ def default_positions(net: Net) -> tuple[int, ...]:
     return tuple(sorted({b for b in found if b < last}))
 
 
-def _light(features: Features, classes: int, *, normed: bool) -> Head:
+def _light(net: Net, features: Features, *, normed: bool) -> Head:
     """Pool to at most 7×7 (see `SMALL`), one 3×3 convolution, pool, FC; at the last resolution only FC.
 
     In early stages, whose features are weak, the convolution doubles the channels.
     """
     if features.left == 0 and normed:
-        return Head([], Classifier(features.channels, classes))
+        return Head([], Classifier(features.channels, net.classes))
     times = 0
     shorter, longer = sorted((features.height, features.width))
     while longer >> times > SMALL and shorter >> times > 1:
@@ -80,7 +79,7 @@ def _light(features: Features, classes: int, *, normed: bool) -> Head:
     out = features.channels * (2 if features.left >= 2 else 1)
     norm = Norm(out) if normed else None
     conv = Conv(features.channels, out, padding=1, bias=norm is None)
-    return Head([Pool(times), ConvBlock(conv, norm)], Classifier(out, classes))
+    return Head([Pool(times), ConvBlock(conv, norm, activation=activation_of(net))], Classifier(out, net.classes))
 
 
 def exits_of(net: Net, positions: tuple[int, ...], heads: str) -> list[Head]:
@@ -97,7 +96,7 @@ def exits_of(net: Net, positions: tuple[int, ...], heads: str) -> list[Head]:
     for number, position in enumerate(positions):
         features = known[position]
         light = heads == "light"
-        head = _light(features, net.classes, normed=normed) if light else paper_head(net, features, number)
+        head = _light(net, features, normed=normed) if light else paper_head(net, features, number)
         if architecture.preactivated:
             head.pieces.insert(0, Activate(features.channels))
         for norm in head.modules():

@@ -67,9 +67,7 @@ class Normed(Block):
 class Features:
     """The features after one block: (C, H, W), and the number of later halvings of the resolution."""
 
-    block: int
     channels: int
     height: int
     width: int
     left: int
-    stage: int

@@ -91,9 +91,14 @@ class Bottleneck(Block):
         return [Inner((self.conv1,), (self.norm1,), self.conv2), Inner((self.conv2,), (self.norm2,), self.conv3)]
 
 
+def activation_of(net: Net) -> Activation:
+    """The activation of a network that has it as an option, else ReLU."""
+    return ACTIVATIONS.get(str(getattr(net, "spec", {}).get("activation")), F.relu_)
+
+
 def residual_head(net: Net, features: Features, number: int) -> Head:
     """The layers of an exit by the number of later halvings: two or more, one, none (the paper's stages 1, 2, 3)."""
-    c, active = features.channels, ACTIVATIONS[str(net.spec.get("activation", "relu"))]
+    c, active = features.channels, activation_of(net)
     if features.left >= 2:
         pieces: list[Block] = [
             Pool(1),

@@ -169,19 +169,25 @@ def active(seat: Seat, at: Resolved) -> Tensor | None:
     return torch.stack(found).amin(0) if found else None
 
 
+def places(total: int, density: float, *, without: Tensor | None, least: int = 1) -> int:
+    """round(density·total), at least `least`, and at most the places that the 0/1 tensor `without` leaves free."""
+    free = total if without is None else total - int(without.count_nonzero())
+    return min(max(round(density * total), least), free)
+
+
 def magnitude_mask(weight: Tensor, density: float, *, without: Tensor | None = None) -> Tensor:
-    """A mask of the round(density·n) largest |w|, chosen outside the mask `without` if it is given."""
+    """A mask of the `places` largest |w|, chosen outside the mask `without` if it is given."""
     size = weight.detach().abs().flatten()
     if without is not None:
         size = size.masked_fill(without.flatten() != 0, -1.0)
     mask = torch.zeros(weight.shape)
-    mask.view(-1)[size.topk(round(density * weight.numel())).indices] = 1
+    mask.view(-1)[size.topk(places(weight.numel(), density, without=without)).indices] = 1
     return mask
 
 
 def random_mask(weight: Tensor, density: float, *, without: Tensor | None = None) -> Tensor:
-    """A mask of exactly round(density·n) random weights, chosen outside the mask `without` if it is given."""
-    count = round(density * weight.numel())
+    """A mask of exactly `places` random weights, chosen outside the mask `without` if it is given."""
+    count = places(weight.numel(), density, without=without)
     order = torch.randperm(weight.numel())
     if without is not None:
         order = order[without.flatten()[order] == 0]

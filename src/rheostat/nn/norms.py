@@ -60,10 +60,14 @@ class AffineSet(Source):
     def copy(self) -> Self:
         """A new set with the same initial values, which trains if this one does."""
         twin = self.resized(self.channels)
-        twin.load_state_dict(self.state_dict())
-        for mine, own in zip(self.parameters(), twin.parameters(), strict=True):
-            own.requires_grad_(mine.requires_grad)
+        twin.take(self)
         return twin
+
+    def take(self, other: AffineSet) -> None:
+        """Take over another set's values, and whether it trains."""
+        self.load_state_dict(other.state_dict())
+        for mine, own in zip(other.parameters(), self.parameters(), strict=True):
+            own.requires_grad_(mine.requires_grad)
 
     def resized(self, channels: int) -> Self:
         return type(self)(channels)

@@ -77,6 +77,12 @@ def lowered(rate: float, density: Tensor, importance: Tensor) -> list[float]:
     ]
 
 
+def _importance(path: Path) -> Tensor:
+    """The mean |average| over the active weights of a path, 0 without any."""
+    active = path.average[path.mask.bool()].abs()
+    return active.mean() if len(active) else active.new_zeros(())
+
+
 @torch.no_grad()
 def rewire(
     weights: Sequence[Tensor],
@@ -94,10 +100,12 @@ def rewire(
     channels. Regrown weights start at 0. `growth` "capped" lowers the rates of nearly dense layers and caps the
     regrowth of each layer.
     """
-    if rate == 0:
+    if rate == 0 or not paths:
         return
     dropped_total = 0
-    importance = torch.stack([path.average[path.mask.bool()].abs().mean() for path in paths]).cpu()
+    importance = torch.stack([_importance(path) for path in paths]).cpu()
+    if not bool(importance.isfinite().all()):
+        return  # training has diverged: nothing can be ranked, and the check of the weights reports it
     on = [path.units() for path in paths]
     density = torch.tensor([float(units.float().mean()) for units in on])
     rates = lowered(rate, density, importance) if growth == "capped" else [rate] * len(paths)

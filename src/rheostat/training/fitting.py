@@ -17,6 +17,7 @@ from rheostat.attacks import Attack
 from rheostat.data import Dataset, Preprocessing
 from rheostat.data.conversion import Form
 from rheostat.data.given import Flow, Given, Loader, batch_of, class_names, measured, opened, rule_of
+from rheostat.methods.mixednuts import Nonlinearity
 from rheostat.models import artifact
 from rheostat.models.tunable import Tunable
 from rheostat.nets.adopted import Adopted
@@ -234,7 +235,13 @@ def _begin(model: Tunable, options: FitOptions, ranks: Ranks) -> None:
     """Give a model its first weights, equal on all ranks."""
     if options.init is not None:
         start_from(model, options.init)
-    model.dial_map, model.points, model.temperatures = None, {}, {}  # they belong to the previous weights
+    # What was fitted to previous weights does not hold for these.
+    model.dial_map, model.points, model.temperatures = None, {}, {}
+    for module in model.modules():
+        if isinstance(module, Nonlinearity):
+            module.reset()
+    if "exit" in model.dials:
+        model.net.get_buffer("thresholds").fill_(float("nan"))
     ranks.copy_first([*model.parameters(), *model.buffers()])
 
 
