@@ -49,6 +49,19 @@ def test_l2_closed_form(linear) -> None:
     assert torch.allclose(moved, expected, atol=1e-5)
 
 
+@pytest.mark.parametrize("momentum", [0.0, 1.0])
+def test_a_gradient_too_small_for_its_squares_is_still_followed(linear, momentum: float) -> None:
+    """Planted: gradients of CE of 1e-19 to 1e-32, and gradients of 0, which move nothing."""
+    model, x, _ = linear
+    for scale, reached in ((30.0, 0.3), (1000.0, 0.0)):
+        sharp = Linear(scale * model.weight)
+        with torch.no_grad():
+            y = sharp(x).argmax(1)
+        moved = pgd(objective_of(sharp, y), x, eps=0.3, steps=20, norm="l2", start=False, momentum=momentum)
+        away = torch.where(y == 0, -reached, reached).reshape(-1, 1, 1, 1)
+        assert torch.allclose(moved, x + away * model.weight / model.weight.norm(), atol=1e-5)
+
+
 def test_momentum_restarts_and_given_starts_reach_the_same_corner(linear) -> None:
     model, x, y = linear
     corner = x - 0.1 * model.weight.sign()
