@@ -11,7 +11,7 @@ from torch import Tensor
 
 from rheostat.attacks import Attack
 from rheostat.data import Dataset, subset, to_pixels
-from rheostat.evaluation.attacked import outcome
+from rheostat.evaluation.attacked import worst_outcome
 from rheostat.methods import Dual
 from rheostat.models.tunable import Tunable
 from rheostat.nn.norms import NormSet
@@ -72,7 +72,8 @@ def calibrate_dial(
 
     RA is that of a stratified subset of `images` images (None: all), and each knot states its interval. Only rows that
     a place can decide are attacked there (`undecided`). With `precision` "bf16" an attack that can be finished in fp32
-    runs in bf16 first; "auto" is bf16 if the chip multiplies bf16 natively. All images are judged in fp32.
+    runs in bf16 first; "auto" is bf16 if the chip multiplies bf16 natively. All images are judged in fp32. Where the
+    logits mislead an attack (`Method.misleads`), RA is the worst case over every form of attack.
 
     Pass calibrate-fit as `fit`. Raises ValueError if the model has no dial `robustness`, if RA does not rise along it,
     or for the test split.
@@ -89,7 +90,7 @@ def calibrate_dial(
         at = Point(robustness=u)
         rows, known = undecided(bits, u, len(data), halving=len(bits) >= coarse)
         if len(rows):
-            known[rows] = outcome(path, at, data.only(rows.to(data.images.device)), attack, low=low).robust
+            known[rows] = worst_outcome(path, at, data.only(rows.to(data.images.device)), attack, low=low).robust
         bits[u] = known
 
     for i in halvings(coarse):
