@@ -192,6 +192,30 @@ def test_auto_pgd_averages_its_gradients_over_draws() -> None:
     assert counts[1] - counts[0] == 4 * 11  # the start and 10 steps
 
 
+def test_square_in_l2_refuses_just_the_sizes_that_it_cannot_tile(monkeypatch) -> None:
+    attack = Attack("square", 1e-3, 1, norm="l2")
+    sizes = [(h, w) for h in range(3, 37) for w in (h, h + 2, 2 * h, max(h - 3, 1))]
+
+    def refused(height: int, width: int) -> bool:
+        x = torch.full((2, 1, height, width), 0.5)
+        objective = objective_of(Linear(torch.ones(1, height, width)), torch.zeros(2, dtype=torch.int64))
+        try:
+            attack(objective, x)
+        except (ValueError, RuntimeError, ZeroDivisionError):
+            return True
+        return False
+
+    found = [size for size in sizes if refused(*size)]
+    assert {h for h, w in found if h == w} == {3, 4, 12, 14, 18, 19, 24}
+    with pytest.raises(ValueError, match="square1 in L2 cannot take images of 28 × 30"):
+        attack.check_size(28, 30)
+    with pytest.raises(ValueError, match="autoattack in L2 cannot take images of 24 × 24"):
+        Attack("autoattack", 0.5, norm="l2").check_size(24, 24)
+    Attack("square", 0.1).check_size(24, 24)  # L∞ takes any size
+    monkeypatch.setattr("rheostat.attacks.square.check_tiles", lambda *given, **more: None)
+    assert [size for size in sizes if refused(*size)] == found
+
+
 def test_dlr_of_two_classes_is_refused(linear) -> None:
     model, x, y = linear
     with pytest.raises(ValueError, match="needs at least 3 classes, this model has 2; use the loss 'margin'"):

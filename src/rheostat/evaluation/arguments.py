@@ -43,7 +43,8 @@ def as_attacks(target: Target, given: Attacks, options: EvaluationOptions) -> li
 
     `Attack` values are used unchanged. Names take the radius of the options, or else the radius the model was
     trained with. NAME@all is NAME under every form of attack on a multi-exit model. Raises ValueError if there is no
-    attack, no radius, an unknown name, or attacks of several norms or radii, which have no common worst case.
+    attack, no radius, an unknown name, a step size that none of the attacks takes, or attacks of several norms or
+    radii, which have no common worst case.
     """
     several = [given] if isinstance(given, str | Attack) else list(given)
     out: list[Attack] = []
@@ -61,6 +62,11 @@ def as_attacks(target: Target, given: Attacks, options: EvaluationOptions) -> li
         out += [a for a in dict.fromkeys(made) if a not in out]  # pgd20 and pgd20@all: pgd20 once
     if not out:
         raise ValueError("an evaluation needs at least one attack")
+    if options.step_size is not None and all(a.step_size != options.step_size for a in out):
+        raise ValueError(
+            f"{', '.join(a.name for a in out)}: no attack here takes the step size {options.step_size:g}; omit "
+            "--step-size, or name an attack that takes it, such as pgd20 or mi-fgsm"
+        )
     balls = {(a.norm, a.eps): a.name for a in out}
     if len(balls) > 1:
         listed = " and ".join(f"{name} with {norm} {eps!r}" for (norm, eps), name in balls.items())
