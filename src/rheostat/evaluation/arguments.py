@@ -12,14 +12,14 @@ from rheostat.models.tunable import Tunable
 from rheostat.points.grid import parse_grid
 from rheostat.points.point import Point, Value
 
-Points = str | Sequence[Point | Mapping[str, Value] | None] | None
+Points = str | Point | Mapping[str, Value] | Sequence[str | Point | Mapping[str, Value] | None] | None
 Attacks = str | Attack | Sequence[str | Attack]
 FORMED = "pgd20"
 """The attack for all forms of a model if no attack of the tier takes a form."""
 
 
 def as_points(target: Target, given: Points) -> list[Point | None]:
-    """The points of a grid text, or of a sequence of points or dicts, completed and checked.
+    """The points of a grid text, a point or a dict, or of a sequence of these, completed and checked.
 
     By default, all positions of each dial, or the only point of a model without dials. A plain module has
     no dials; its only point is None. Raises ValueError for points of a module without dials.
@@ -32,7 +32,10 @@ def as_points(target: Target, given: Points) -> list[Point | None]:
     if given is None or (isinstance(given, str) and not given.strip(" ;")):
         every = [Point(**{d.name: v}) for d in model.dials.values() for v in d.positions()]
         return [model.complete(p) for p in every or [Point()]]
-    points = parse_grid(given) if isinstance(given, str) else [Point(**(p or {})) for p in given]
+    several = [given] if isinstance(given, str | Mapping) else given
+    points: list[Point] = []
+    for one in several:
+        points += parse_grid(one) if isinstance(one, str) else [Point(**(one or {}))]
     if not points:
         raise ValueError("an evaluation needs at least one point; leave points out (None) for all positions")
     return [model.complete(p) for p in points]

@@ -56,8 +56,8 @@ def evaluate(
     """Rows of every point: one per attack (on images that earlier attacks did not fool) and one `worst`.
 
     `model` is a Tunable, any module (images (B, C, H, W) in [0, 1] → logits (B, K)), or a `Target`, which also
-    sets the name in rows. `points` is a grid text ("robustness=0,0.5,1"), or points or dicts; None means all
-    positions of the dials, or the only point of a plain module. `attacks` are values, or names with
+    sets the name in rows. `points` is a grid text ("robustness=0,0.5,1"), a point or a dict, or a list of these;
+    None means all positions of the dials, or the only point of a plain module. `attacks` are values, or names with
     `options.eps`. `options` holds everything else.
 
     With `options.out` the rows are written to that file and their bits beside it. A point whose rows are
