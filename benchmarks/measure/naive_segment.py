@@ -16,7 +16,7 @@ import torch
 
 from rheostat import data
 from rheostat.attacks import Attack
-from rheostat.calibration.segment import estimate_statistics
+from rheostat.calibration.statistics import estimate_statistics
 from rheostat.data.splits import Splits, subset
 from rheostat.evaluation.evaluator import evaluate
 from rheostat.evaluation.options import EvaluationOptions

@@ -49,6 +49,19 @@ def test_l2_closed_form(linear) -> None:
     assert torch.allclose(moved, expected, atol=1e-5)
 
 
+@pytest.mark.parametrize("momentum", [0.0, 1.0])
+def test_a_gradient_too_small_for_its_squares_is_still_followed(linear, momentum: float) -> None:
+    """Planted: gradients of CE of 1e-19 to 1e-32, and gradients of 0, which move nothing."""
+    model, x, _ = linear
+    for scale, reached in ((30.0, 0.3), (1000.0, 0.0)):
+        sharp = Linear(scale * model.weight)
+        with torch.no_grad():
+            y = sharp(x).argmax(1)
+        moved = pgd(objective_of(sharp, y), x, eps=0.3, steps=20, norm="l2", start=False, momentum=momentum)
+        away = torch.where(y == 0, -reached, reached).reshape(-1, 1, 1, 1)
+        assert torch.allclose(moved, x + away * model.weight / model.weight.norm(), atol=1e-5)
+
+
 def test_momentum_restarts_and_given_starts_reach_the_same_corner(linear) -> None:
     model, x, y = linear
     corner = x - 0.1 * model.weight.sign()
@@ -177,6 +190,30 @@ def test_auto_pgd_averages_its_gradients_over_draws() -> None:
         Attack("apgd-ce", 0.1, 10, eot=draws)(objective_of(Certain(), y), x)
         counts.append(len(passes))
     assert counts[1] - counts[0] == 4 * 11  # the start and 10 steps
+
+
+def test_square_in_l2_refuses_just_the_sizes_that_it_cannot_tile(monkeypatch) -> None:
+    attack = Attack("square", 1e-3, 1, norm="l2")
+    sizes = [(h, w) for h in range(3, 37) for w in (h, h + 2, 2 * h, max(h - 3, 1))]
+
+    def refused(height: int, width: int) -> bool:
+        x = torch.full((2, 1, height, width), 0.5)
+        objective = objective_of(Linear(torch.ones(1, height, width)), torch.zeros(2, dtype=torch.int64))
+        try:
+            attack(objective, x)
+        except (ValueError, RuntimeError, ZeroDivisionError):
+            return True
+        return False
+
+    found = [size for size in sizes if refused(*size)]
+    assert {h for h, w in found if h == w} == {3, 4, 12, 14, 18, 19, 24}
+    with pytest.raises(ValueError, match="square1 in L2 cannot take images of 28 × 30"):
+        attack.check_size(28, 30)
+    with pytest.raises(ValueError, match="autoattack in L2 cannot take images of 24 × 24"):
+        Attack("autoattack", 0.5, norm="l2").check_size(24, 24)
+    Attack("square", 0.1).check_size(24, 24)  # L∞ takes any size
+    monkeypatch.setattr("rheostat.attacks.square.check_tiles", lambda *given, **more: None)
+    assert [size for size in sizes if refused(*size)] == found
 
 
 def test_dlr_of_two_classes_is_refused(linear) -> None:

@@ -72,6 +72,7 @@ def test_a_step_size_is_for_attacks_that_take_one() -> None:
         ("pgd", {"steps": 0}, "at least 1 step, given 0"),
         ("pgd", {"loss": "cee"}, "did you mean 'ce'"),
         ("pgd", {"eot": 0}, "at least 1, given 0"),
+        *((kind, {"restarts": 0}, "restarts, .*at least 1, given 0") for kind in ("pgd", "apgd-ce", "apgd-t")),
         ("apgd-ce", {"loss": "margin"}, r"apgd-ce ignores loss, given margin; leave it out .*steps, restarts, eot\)"),
         ("apgd-t", {"step_size": 0.1}, "apgd-t ignores step_size, given 0.1"),
         ("square", {"restarts": 5}, r"square ignores restarts, given 5; leave it out \(it takes eps, norm, steps\)"),

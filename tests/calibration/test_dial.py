@@ -40,7 +40,7 @@ def planted(monkeypatch: pytest.MonkeyPatch, robust: Callable[[float, Tensor], T
         asked.append((u, len(data)))
         return SimpleNamespace(robust=robust(u, data.labels))
 
-    monkeypatch.setattr(dial, "outcome", made)
+    monkeypatch.setattr(dial, "worst_outcome", made)
     return asked
 
 

@@ -9,10 +9,11 @@ import pytest
 import torch
 
 from rheostat.attacks import Attack
-from rheostat.calibration.dial import calibrate_dial, calibrate_norms
+from rheostat.calibration.dial import calibrate_dial
 from rheostat.calibration.exit_policy import fit_policy
 from rheostat.calibration.mixednuts import fit_nonlinearity
-from rheostat.calibration.segment import calibrate_segment, estimate_statistics
+from rheostat.calibration.segment import calibrate_segment
+from rheostat.calibration.statistics import calibrate_norms, estimate_statistics
 from rheostat.calibration.temperature import logits_of
 from rheostat.data import Dataset
 from rheostat.evaluation.corrupted import evaluate_corruptions
@@ -46,15 +47,36 @@ def noting(passing: Callable[..., object], seen: set[tuple[bool, bool]]) -> Call
     return noted
 
 
-@pytest.mark.parametrize("which", JUDGED)
-def test_a_calibration_is_in_full_precision_whatever_its_caller_set(which: str, monkeypatch) -> None:
-    paper, judge = JUDGED[which]
+def made(which: str) -> tuple[Tunable, Dataset]:
+    paper, _ = JUDGED[which]
     torch.manual_seed(0)
     options = {"norms": "re-estimated", "sets": 1} if paper == "line" else {}
     model = Tunable(NETS["small_cnn"](), compose(paper, **options))
     images = torch.randint(0, 256, (10, *model.net.image), dtype=torch.uint8)
     split = "test" if which == "corruptions" else "calibrate-fit"
-    dataset = Dataset("made", images, torch.arange(10), NAMES, split)
+    return model, Dataset("made", images, torch.arange(10), NAMES, split)
+
+
+@pytest.mark.parametrize("which", sorted({*JUDGED} - {"temperature"}))  # which moves one batch at a time
+def test_the_data_move_to_the_device_of_the_model(which: str, monkeypatch) -> None:
+    model, dataset = made(which)
+    moved: list[torch.device] = []
+    to = Dataset.to
+
+    def noted(self: Dataset, device: torch.device) -> Dataset:
+        moved.append(device)
+        return to(self, device)
+
+    monkeypatch.setattr(Dataset, "to", noted)
+    with contextlib.suppress(ValueError):  # nothing to fit in noise
+        JUDGED[which][1](model, dataset)
+    assert set(moved) == {next(model.parameters()).device}
+
+
+@pytest.mark.parametrize("which", JUDGED)
+def test_a_calibration_is_in_full_precision_whatever_its_caller_set(which: str, monkeypatch) -> None:
+    _, judge = JUDGED[which]
+    model, dataset = made(which)
     seen: set[tuple[bool, bool]] = set()
     for passing in ("forward", "features"):
         monkeypatch.setattr(Net, passing, noting(getattr(Net, passing), seen))

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from torch import nn
 
 from rheostat.attacks import Attack, named
 from rheostat.data import Dataset, subset
@@ -43,6 +45,25 @@ def test_settings_that_the_name_does_not_imply_are_stated() -> None:
     assert Attack("pgd", EPS, drop=False, form="average").beyond_name() == {"drop": False}
     assert Attack("mi-fgsm", EPS, label="mine").beyond_name() == {}
     assert Attack("mi-fgsm", EPS, 20, label="mine").beyond_name() == {"steps": 20}
+
+
+def test_a_step_size_that_no_attack_takes_is_refused() -> None:
+    options = EvaluationOptions(eps=EPS, step_size=0.01)
+    for names in ("apgd-ce", "square,fgsm", "autoattack"):
+        with pytest.raises(ValueError, match=r"no attack here takes the step size 0\.01"):
+            as_attacks(Target(nn.Identity(), "plain"), names, options)
+    found = as_attacks(Target(nn.Identity(), "plain"), "pgd20,apgd-ce", options)
+    assert [a.step_size for a in found] == [0.01, None]
+
+
+def test_images_of_a_size_that_an_attack_cannot_take_are_refused_before_any_work(few) -> None:
+    padded = replace(few, images=nn.functional.pad(few.images, (8, 8, 8, 8)))
+    seen: list[int] = []
+    plain = nn.Sequential(nn.Flatten(), nn.Linear(24 * 24, 10))
+    plain.register_forward_pre_hook(lambda _, given: seen.append(len(given[0])))
+    with pytest.raises(ValueError, match=r"square5 in L2 cannot take images of 24 × 24.*--attack"):
+        evaluate(plain, None, ["pgd2", "square5"], padded, options=EvaluationOptions(eps=EPS, norm="l2", name="plain"))
+    assert not seen
 
 
 def test_another_step_size_does_not_take_the_place_of_the_worst_case(model, few, tmp_path: Path) -> None:

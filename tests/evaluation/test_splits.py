@@ -10,9 +10,9 @@ import torch
 
 import rheostat
 from rheostat.attacks import Attack
-from rheostat.calibration.dial import calibrate_norms
 from rheostat.calibration.mixednuts import fit_nonlinearity
-from rheostat.calibration.segment import calibrate_segment, estimate_statistics
+from rheostat.calibration.segment import calibrate_segment
+from rheostat.calibration.statistics import calibrate_norms, estimate_statistics
 from rheostat.data import Dataset, make_splits, subset
 from rheostat.evaluation.corrupted import evaluate_corruptions
 from rheostat.evaluation.evaluator import evaluate

@@ -12,10 +12,11 @@ from torch import nn
 import rheostat
 from rheostat.attacks import named
 from rheostat.data import subset
+from rheostat.evaluation.arguments import as_points
 from rheostat.evaluation.attacked import outcome
 from rheostat.evaluation.evaluator import evaluate
 from rheostat.evaluation.options import EvaluationOptions
-from rheostat.evaluation.target import digest_of
+from rheostat.evaluation.target import Target, digest_of
 from rheostat.models import artifact
 from rheostat.models.factories import from_factory
 from rheostat.points.point import Point
@@ -105,3 +106,13 @@ def test_a_point_is_not_given_the_rows_of_another(digits, tmp_path: Path) -> Non
     evaluate(model.at(robustness=0.0), None, "fgsm", few, options=options)
     with pytest.raises(ValueError, match=r"measured on another model.*--fresh.*EvaluationOptions\(fresh=True\)"):
         evaluate(model.at(robustness=1.0), None, "fgsm", few, options=options)
+
+
+def test_points_are_grids_points_dicts_or_lists_of_them() -> None:
+    target = Target(rheostat.load("oat-digits"), "digits")
+    low, high = as_points(target, "robustness=0.3,1")
+    for given in (Point(robustness=0.3), {"robustness": 0.3}, ["robustness=0.3"], [Point(robustness=0.3)]):
+        assert as_points(target, given) == [low]
+    assert as_points(target, ["robustness=0.3,1", {"robustness": 0.3}]) == [low, high, low]
+    with pytest.raises(ValueError, match="plain has no dials"):
+        as_points(Target(nn.Identity(), "plain"), Point(robustness=0.3))

@@ -12,7 +12,7 @@ import torch
 from rheostat import nets
 from rheostat.attacks import Attack, named
 from rheostat.attacks.objective import gradient
-from rheostat.calibration.dial import calibrate_norms
+from rheostat.calibration.statistics import calibrate_norms
 from rheostat.data import to_pixels
 from rheostat.evaluation.evaluator import evaluate
 from rheostat.evaluation.target import Target

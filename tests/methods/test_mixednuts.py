@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 
 import pytest
@@ -11,10 +12,11 @@ from torch import Tensor
 from rheostat import nets
 from rheostat.attacks import Attack, named
 from rheostat.attacks.objective import gradient
-from rheostat.calibration import fittings
+from rheostat.calibration import calibrate_dial, fittings
 from rheostat.calibration.mixednuts import fit_nonlinearity, fitted_to, margins
-from rheostat.data import to_pixels
+from rheostat.data import Dataset, to_pixels
 from rheostat.evaluation.arguments import forms_of
+from rheostat.evaluation.attacked import Outcome, outcome, worst_outcome
 from rheostat.evaluation.evaluator import evaluate
 from rheostat.evaluation.target import Target
 from rheostat.methods import compose
@@ -23,6 +25,9 @@ from rheostat.methods.mixing import twin_of
 from rheostat.models import artifact
 from rheostat.models.tunable import Tunable
 from rheostat.points.point import Point
+from rheostat.results.intervals import share
+from rheostat.training.recipe import load_recipe
+from rheostat.training.selection import Watch
 
 
 def made(**options: object) -> Tunable:
@@ -126,6 +131,43 @@ def test_the_forms_attack_a_part_or_go_around_the_nonlinearity(digits, tmp_path)
     assert worst.robust_accuracy <= min(r.robust_accuracy for r in single)
     logits = Tunable(nets.resnet(depth=8, base_width=4, image=(1, 8, 8)), compose("mixing"))
     assert forms_of(Target(logits, "mixing"), "pgd3@all") == ["pgd3", "pgd3@standard", "pgd3@robust"]
+
+
+def test_calibration_and_selection_take_the_worst_form(monkeypatch) -> None:
+    """Planted: two sharp networks, whose own answers are the labels; few images fall to an attack on the logits."""
+    model = made(temperature=0.01)
+    model.net.nonlinearity.scale.fill_(5.0)
+    model.net.nonlinearity.power.fill_(4.0)
+    images = torch.randint(0, 256, (60, 1, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    point, attack = Point(robustness=0.0), Attack("pgd", 0.1, 10)
+    with torch.no_grad():
+        labels = model(to_pixels(images), point).argmax(1)
+    data = Dataset("own", images, labels, tuple(map(str, range(10))), "calibrate-fit")
+    direct, worst = (share(found(model, point, data, attack).robust) for found in (outcome, worst_outcome))
+    assert worst < direct - 0.3
+    asked: list[tuple[str, int]] = []
+
+    def noted(*given: object, **more: object) -> Outcome:
+        asked.append((given[3].form, len(given[2])))
+        return outcome(*given, **more)
+
+    monkeypatch.setattr("rheostat.evaluation.attacked.outcome", noted)
+    worst_outcome(model, point, data, named("apgd-ce", eps=0.1))
+    forms, sizes = zip(*asked, strict=True)
+    assert forms[:2] == ("direct", "standard")  # Auto-PGD takes no forms: PGD-20 does
+    assert sizes[0] == 60 > sizes[1] >= sizes[-1]
+    asked.clear()
+    plain = Tunable(nets.resnet(depth=8, base_width=4, image=(1, 8, 8)), compose("mixing"))
+    worst_outcome(plain, point, data, attack)
+    assert [form for form, _ in asked] == ["direct"]
+    asked.clear()
+    with contextlib.suppress(ValueError):  # RA does not rise along this dial
+        calibrate_dial(model, data, attack)
+    assert "bypassed" in {form for form, _ in asked}
+    asked.clear()
+    recipe = load_recipe("oat-digits", changes=["select.images=60", "select.steps=2", "select.robustness=[0.5]"])
+    Watch(recipe, data, epochs=1).score(model, 1)
+    assert "bypassed" in {form for form, _ in asked}
 
 
 def test_the_fit_parts_right_from_wrong_and_is_kept_in_the_file(digits, tmp_path) -> None:

@@ -106,6 +106,8 @@ def test_a_phase_is_no_string() -> None:
         "robustness=0:inf:0.1",
         "robustness=nan",
         "robustness=0:1:0.1:2",
+        "robustness=0:1:0.3",
+        "robustness=0:1:2",
         "=1",
         "robustness=0 robustness=1",
     ],

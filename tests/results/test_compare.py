@@ -133,6 +133,11 @@ def test_sides_are_named(two, tmp_path: Path) -> None:
         side(file)
     with pytest.raises(ValueError, match="has no run 'twoo'; did you mean 'two'"):
         side(f"{file}:twoo")
+    put(Path(file), "pkg.nets:make", dials(0.0), seed=30)
+    assert side(f"{file}:pkg.nets:make").name == "pkg.nets:make"
+    assert side(two[1]).name == "two"
+    with pytest.raises(ValueError, match=r"no rows in .*nowhere.jsonl; run `rheostat evaluate"):
+        side(str(tmp_path / "nowhere.jsonl:two"))
     with pytest.raises(ValueError, match=r"no rows in .*nowhere; run `rheostat evaluate"):
         side(str(tmp_path / "nowhere"))
 

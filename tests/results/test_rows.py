@@ -109,6 +109,13 @@ def test_a_line_that_is_no_row_is_named(tmp_path: Path, changes: dict[str, Any],
         read_rows(file)
 
 
+def test_a_file_that_is_no_text_is_named(tmp_path: Path) -> None:
+    file = tmp_path / "rows.bits.safetensors"
+    file.write_bytes(bytes(range(256)))
+    with pytest.raises(ValueError, match=r"rows\.bits\.safetensors: not a file of rows; it is not UTF-8"):
+        read_rows(file)
+
+
 def test_rows_and_timings_are_not_mixed_up(tmp_path: Path) -> None:
     rows, timings = tmp_path / "rows.jsonl", tmp_path / "speed.jsonl"
     add_rows(rows, [made_row()])

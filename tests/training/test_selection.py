@@ -28,13 +28,13 @@ def watch(data, *changes: str) -> Watch:
 
 def noting(monkeypatch: pytest.MonkeyPatch) -> list[tuple[float, str]]:
     asked: list[tuple[float, str]] = []
-    original = selection.outcome
+    original = selection.worst_outcome
 
     def noted(model, point, data, attack, **more):
         asked.append((point.numbers()["robustness"], attack.kind))
         return original(model, point, data, attack, **more)
 
-    monkeypatch.setattr(selection, "outcome", noted)
+    monkeypatch.setattr(selection, "worst_outcome", noted)
     return asked
 
 
@@ -55,13 +55,13 @@ def test_points_that_are_one_network_are_measured_once(paper: str, expected: lis
 def test_the_loss_that_judges_is_an_option(digits, monkeypatch) -> None:
     recipe = load_recipe("oat-digits", changes=[*FEW, "select.loss=margin"])
     losses = []
-    original = selection.outcome
+    original = selection.worst_outcome
 
     def noted(model, point, data, attack, **more):
         losses.append((attack.kind, attack.loss))
         return original(model, point, data, attack, **more)
 
-    monkeypatch.setattr(selection, "outcome", noted)
+    monkeypatch.setattr(selection, "worst_outcome", noted)
     Watch(recipe, digits[0], epochs=2).score(rheostat.load("oat-digits"), 2)
     assert set(losses) == {("pgd", "margin"), ("fgsm", "margin")}
 

@@ -15,6 +15,7 @@ from rheostat.attacks.base import Attack, TierEntry, register
 from rheostat.attacks.budget import Streams
 from rheostat.attacks.objective import Objective
 from rheostat.attacks.reference import LEAST_CLASSES, NAMES, Predict, Reference, labels_of, seed_from
+from rheostat.attacks.square import check_tiles
 
 
 def autoattack(objective: Objective, images: Tensor, *, eps: float, norm: str = "linf", seed: int = 0) -> Tensor:
@@ -71,6 +72,9 @@ class AutoAttackStandard(Reference):
     grammar = ("autoattack",)
     defaults: ClassVar[Mapping[str, object]] = {"steps": 100}
     tiers = (TierEntry("autoattack", order=70, tiers=("full",)),)
+
+    def check_size(self, attack: Attack, height: int, width: int) -> None:
+        check_tiles(attack.norm, height, width, name=self.name)
 
     def run(
         self,

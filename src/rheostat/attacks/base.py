@@ -72,6 +72,8 @@ class Attack:
         loss_named(self.loss)
         if self.eot < 1:
             raise ValueError(f"eot, the number of draws, must be at least 1, given {self.eot}")
+        if self.restarts < 1:
+            raise ValueError(f"restarts, the number of starts, must be at least 1, given {self.restarts}")
         kind.check(self)
 
     @property
@@ -90,6 +92,10 @@ class Attack:
         """The step size: the given one, or the one the kind's rule computes."""
         return ATTACKS.get(self.kind).step_size(self) if self.step_size is None else self.step_size
 
+    def check_size(self, height: int, width: int) -> None:
+        """Raise ValueError if this attack cannot run on images of this size."""
+        ATTACKS.get(self.kind).check_size(self, height, width)
+
     def __call__(
         self,
         objective: Objective | Candidates,
@@ -100,8 +106,10 @@ class Attack:
     ) -> Tensor:
         """Adversarial images (B, C, H, W) for an objective that holds this attack's loss.
 
-        `share` (rows, n): the images are these rows of a group of n; see `random_start`.
+        `share` (rows, n): the images are these rows of a group of n; see `random_start`. Raises ValueError for images
+        of a size that the attack cannot take.
         """
+        self.check_size(*images.shape[-2:])
         objective = objective.averaged(self.eot)
         if isinstance(objective, Candidates):
             return objective.best([self(o, images, generator, share=share) for o in objective.objectives])
@@ -203,6 +211,9 @@ class AttackKind:
 
     def check(self, attack: Attack) -> None:
         """Raise ValueError for a budget that this kind does not accept."""
+
+    def check_size(self, attack: Attack, height: int, width: int) -> None:
+        """Raise ValueError for a size of images that this kind cannot take."""
 
     def step_size(self, attack: Attack) -> float:
         """The default step size."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -16,9 +16,36 @@ Streams = torch.Generator | Sequence[torch.Generator] | None
 """The source of random starts: one stream, or one for each equal part of a batch."""
 
 
+LEAST = 1e-12
+"""What the size of a row is at least, so that a row of zeros can be divided by it."""
+
+
 def per_row(x: Tensor) -> Tensor:
-    """The L2 norm of each row, (B, 1, 1, 1), at least 1e-12."""
-    return x.flatten(1).norm(dim=1).clamp_min(1e-12).reshape(-1, *[1] * (x.ndim - 1))
+    """The L2 norm of each row, (B, 1, 1, 1), at least `LEAST`."""
+    return _beside(x.flatten(1).norm(dim=1).clamp_min(LEAST), x)
+
+
+def mean_size(x: Tensor) -> Tensor:
+    """The mean absolute value of each row, (B, 1, 1, 1), at least `LEAST`."""
+    return _beside(x.abs().flatten(1).mean(1).clamp_min(LEAST), x)
+
+
+def unit(grad: Tensor, size: Callable[[Tensor], Tensor]) -> Tensor:
+    """Each row of a gradient divided by its size, which is `per_row` or `mean_size`.
+
+    The gradient of CE is smaller than `LEAST` where the model is very confident, and its squares vanish in fp32. Such
+    a row is first divided by its largest entry, because otherwise the step, which is meant to have a fixed length,
+    would vanish with it. A row of zeros stays one.
+    """
+    largest = _beside(grad.abs().flatten(1).amax(1), grad)
+    tiny = (size(grad) <= LEAST) & (largest > 0)
+    lifted = torch.where(tiny, grad / largest, grad)
+    return lifted / size(lifted)
+
+
+def _beside(values: Tensor, x: Tensor) -> Tensor:
+    """(B,) values of the rows of `x`, shaped so that they broadcast with it."""
+    return values.reshape(-1, *[1] * (x.ndim - 1))
 
 
 def project(delta: Tensor, eps: float, norm: str) -> Tensor:

@@ -12,12 +12,12 @@ import torch
 from torch import Tensor
 
 from rheostat.attacks.base import Attack, AttackKind, TierEntry, register
-from rheostat.attacks.budget import Streams, check_budget, per_row, project, random_start
+from rheostat.attacks.budget import Streams, check_budget, mean_size, per_row, project, random_start, unit
 from rheostat.attacks.objective import Objective, gradient
 
 
 def _ascent(grad: Tensor, norm: str) -> Tensor:
-    return grad.sign() if norm == "linf" else grad / per_row(grad)
+    return grad.sign() if norm == "linf" else unit(grad, per_row)
 
 
 def pgd(
@@ -93,7 +93,7 @@ def _step(moved: Tensor, clean: Tensor, direction: Tensor, *, size: float, eps: 
 def _accumulate(velocity: Tensor | None, grad: Tensor, momentum: float) -> Tensor:
     if not momentum:
         return grad
-    scaled = grad / grad.abs().flatten(1).mean(1).clamp_min(1e-12).reshape(-1, 1, 1, 1)
+    scaled = unit(grad, mean_size)
     return scaled if velocity is None else momentum * velocity + scaled
 
 

@@ -10,17 +10,15 @@ import torch
 from torch import Tensor
 
 from rheostat.attacks import Attack
-from rheostat.data import Dataset, subset, to_pixels
-from rheostat.evaluation.attacked import outcome
+from rheostat.data import Dataset, subset
+from rheostat.evaluation.attacked import worst_outcome
 from rheostat.methods import Dual
+from rheostat.models.adoption import device_of
 from rheostat.models.tunable import Tunable
-from rheostat.nn.norms import NormSet
 from rheostat.points.dial_map import DialMap
-from rheostat.points.phase import Phase
 from rheostat.points.point import Point
 from rheostat.results.intervals import exact, share
 from rheostat.runtime.precision import Asked, full_precision, resolved
-from rheostat.runtime.seeding import stream
 
 FINEST = 1 / 256
 IMAGES = 500
@@ -72,14 +70,15 @@ def calibrate_dial(
 
     RA is that of a stratified subset of `images` images (None: all), and each knot states its interval. Only rows that
     a place can decide are attacked there (`undecided`). With `precision` "bf16" an attack that can be finished in fp32
-    runs in bf16 first; "auto" is bf16 if the chip multiplies bf16 natively. All images are judged in fp32.
+    runs in bf16 first; "auto" is bf16 if the chip multiplies bf16 natively. All images are judged in fp32. Where the
+    logits mislead an attack (`Method.misleads`), RA is the worst case over every form of attack.
 
     Pass calibrate-fit as `fit`. Raises ValueError if the model has no dial `robustness`, if RA does not rise along it,
     or for the test split.
     """
     if "robustness" not in model.dials:
         raise ValueError("this model has no dial 'robustness' to calibrate")
-    data = subset(fit.to_choose_on(), images)
+    data = subset(fit.to_choose_on(), images).to(device_of(model))
     low = resolved(precision, data.images.device) == "bf16"
     places = [i / (coarse - 1) for i in range(coarse)]
     path = on_path(model, sorted({*places, 0.5}))
@@ -89,7 +88,7 @@ def calibrate_dial(
         at = Point(robustness=u)
         rows, known = undecided(bits, u, len(data), halving=len(bits) >= coarse)
         if len(rows):
-            known[rows] = outcome(path, at, data.only(rows.to(data.images.device)), attack, low=low).robust
+            known[rows] = worst_outcome(path, at, data.only(rows.to(data.images.device)), attack, low=low).robust
         bits[u] = known
 
     for i in halvings(coarse):
@@ -155,41 +154,3 @@ def fitted(model: Tunable, knots: list[Knot]) -> DialMap:
     positions[0], positions[-1] = 0.0, 1.0
     paths = [model.method.path(k.place) for k in kept]
     return DialMap(tuple(positions), tuple(p[0] for p in paths), tuple(p[1] for p in paths))
-
-
-@full_precision()
-def calibrate_norms(
-    model: Tunable, width: float, *, data: Dataset, attack: Attack | None = None, batch: int = 128, seed: int = 0
-) -> None:
-    """Re-estimate the running statistics of one width's norm sets, as plain means over batches.
-
-    The clean set is estimated on clean images at λ = 0, the adversarial set on images attacked at
-    λ = 1 and this width; the latter needs `attack`. Weights do not change.
-    Source: slimmable networks (Yu & Huang, ICCV 2019, §3.1). Raises ValueError for a model without
-    the dial `width`, for an unknown width, if `attack` is missing, or for the test split.
-    """
-    data.to_choose_on()
-    if "width" not in model.dials:
-        raise ValueError("this model has no dial 'width'")
-    robust = [0.0, 1.0] if "robustness" in model.dials else [None]
-    if robust[-1] is not None and attack is None:
-        raise ValueError("the adversarial norm set is estimated on attacked images; pass `attack`")
-    points = [Point(width=width, **({} if r is None else {"robustness": r})) for r in robust]
-    sets = [m for m in model.modules() if isinstance(m, NormSet)]
-    before = [m.momentum for m in sets]
-    try:
-        for point in points:
-            for number, first in enumerate(range(0, len(data), batch)):
-                x = to_pixels(data.images[first : first + batch])
-                y = data.labels[first : first + batch]
-                noise = stream(seed, "calibrate-norms", point.label(), number)
-                if attack is not None and point.get("robustness") == 1.0:
-                    goal = model.objective(y, point, phase=Phase.ATTACK, generator=noise)
-                    x = attack(goal, x, noise)
-                for norm in sets:
-                    norm.momentum = 1 / (number + 1)
-                with torch.no_grad():
-                    model.read(x, model.resolve(point, x, phase=Phase.TRAIN, generator=noise))
-    finally:
-        for norm, momentum in zip(sets, before, strict=True):
-            norm.momentum = momentum

@@ -14,6 +14,7 @@ from torch import Tensor
 from rheostat.attacks.multi_exit import equal_shares, most, taken, uncertainty
 from rheostat.data import Dataset, to_pixels
 from rheostat.methods.exits import ExitCommand, Exits
+from rheostat.models.adoption import device_of
 from rheostat.models.costs import exit_costs
 from rheostat.models.tunable import Tunable
 from rheostat.points.point import Point
@@ -85,7 +86,7 @@ def fit_policy(
             raise ValueError(
                 f"rule {rule!r} does not use {limit}, given {value:g}; leave it out, or use rule {owner!r}"
             )
-    data.to_choose_on()
+    data = data.to_choose_on().to(device_of(model))
     point = model.complete(at)
     stack = stacked(model, data, point)
     costs = torch.tensor(exit_costs(model, point).macs, dtype=torch.float64)

@@ -14,6 +14,7 @@ from rheostat.data import Dataset, to_pixels
 from rheostat.evaluation.attacked import CHUNK
 from rheostat.methods.mixednuts import Nonlinearity, transformed
 from rheostat.methods.mixing import twin_of
+from rheostat.models.adoption import device_of
 from rheostat.models.tunable import Tunable
 from rheostat.points.phase import Phase
 from rheostat.points.point import Point
@@ -87,7 +88,7 @@ def fit_nonlinearity(
     """
     if not _needed(model):
         raise ValueError('this model has no nonlinearity to fit; train mixing with mix="mixednuts"')
-    data.to_choose_on()
+    data = data.to_choose_on().to(device_of(model))
     right, wrong = [], []
     point = Point(robustness=1.0)
     for first in range(0, len(data), CHUNK):

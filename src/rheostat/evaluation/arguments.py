@@ -12,14 +12,14 @@ from rheostat.models.tunable import Tunable
 from rheostat.points.grid import parse_grid
 from rheostat.points.point import Point, Value
 
-Points = str | Sequence[Point | Mapping[str, Value] | None] | None
+Points = str | Point | Mapping[str, Value] | Sequence[str | Point | Mapping[str, Value] | None] | None
 Attacks = str | Attack | Sequence[str | Attack]
 FORMED = "pgd20"
 """The attack for all forms of a model if no attack of the tier takes a form."""
 
 
 def as_points(target: Target, given: Points) -> list[Point | None]:
-    """The points of a grid text, or of a sequence of points or dicts, completed and checked.
+    """The points of a grid text, a point or a dict, or of a sequence of these, completed and checked.
 
     By default, all positions of each dial, or the only point of a model without dials. A plain module has
     no dials; its only point is None. Raises ValueError for points of a module without dials.
@@ -32,7 +32,10 @@ def as_points(target: Target, given: Points) -> list[Point | None]:
     if given is None or (isinstance(given, str) and not given.strip(" ;")):
         every = [Point(**{d.name: v}) for d in model.dials.values() for v in d.positions()]
         return [model.complete(p) for p in every or [Point()]]
-    points = parse_grid(given) if isinstance(given, str) else [Point(**(p or {})) for p in given]
+    several = [given] if isinstance(given, str | Mapping) else given
+    points: list[Point] = []
+    for one in several:
+        points += parse_grid(one) if isinstance(one, str) else [Point(**(one or {}))]
     if not points:
         raise ValueError("an evaluation needs at least one point; leave points out (None) for all positions")
     return [model.complete(p) for p in points]
@@ -43,7 +46,8 @@ def as_attacks(target: Target, given: Attacks, options: EvaluationOptions) -> li
 
     `Attack` values are used unchanged. Names take the radius of the options, or else the radius the model was
     trained with. NAME@all is NAME under every form of attack on a multi-exit model. Raises ValueError if there is no
-    attack, no radius, an unknown name, or attacks of several norms or radii, which have no common worst case.
+    attack, no radius, an unknown name, a step size that none of the attacks takes, or attacks of several norms or
+    radii, which have no common worst case.
     """
     several = [given] if isinstance(given, str | Attack) else list(given)
     out: list[Attack] = []
@@ -61,6 +65,11 @@ def as_attacks(target: Target, given: Attacks, options: EvaluationOptions) -> li
         out += [a for a in dict.fromkeys(made) if a not in out]  # pgd20 and pgd20@all: pgd20 once
     if not out:
         raise ValueError("an evaluation needs at least one attack")
+    if options.step_size is not None and all(a.step_size != options.step_size for a in out):
+        raise ValueError(
+            f"{', '.join(a.name for a in out)}: no attack here takes the step size {options.step_size:g}; omit "
+            "--step-size, or name an attack that takes it, such as pgd20 or mi-fgsm"
+        )
     balls = {(a.norm, a.eps): a.name for a in out}
     if len(balls) > 1:
         listed = " and ".join(f"{name} with {norm} {eps!r}" for (norm, eps), name in balls.items())

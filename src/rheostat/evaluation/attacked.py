@@ -7,7 +7,7 @@ gives identical bits.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -217,8 +217,8 @@ def outcome(
 ) -> Outcome:
     """Clean and robust bits of a whole data set (on the model's device), scored on images as the attack returns them.
 
-    Selection and calibration use it, because they compare a model with itself; `evaluate` also scores rounded images,
-    and scores images that fool a second time. `low` runs the attack through `lowered`.
+    `evaluate` also scores rounded images, and scores images that fool a second time. `low` runs the attack through
+    `lowered`.
     """
     victim = victim_at(model, point)
     label = point.label() if point is not None else ""
@@ -230,3 +230,27 @@ def outcome(
         robust.append(found.robust)
         queries += found.queries
     return Outcome(torch.cat(clean).cpu(), torch.cat(robust).cpu(), queries)
+
+
+def worst_outcome(
+    model: nn.Module, point: Point | None, dataset: Dataset, attack: Attack, *, seed: int = 0, low: bool = False
+) -> Outcome:
+    """`outcome`; where an attack on the logits is misled (`Method.misleads`), the worst case over every form of attack.
+
+    Selection and calibration use it, because they compare a model with itself. Each further form attacks only images
+    that still stand; it is a form of `attack`, or of PGD-20 if that attack takes no forms.
+    """
+    found = outcome(model, point, dataset, attack, seed=seed, low=low)
+    if not isinstance(model, Tunable) or not model.method.misleads(model.complete(point)):
+        return found
+    robust, queries = found.robust.clone(), found.queries
+    formed = attack if attack.rowwise else Attack("pgd", attack.eps, norm=attack.norm)
+    for form in ("direct", *model.method.forms(model.net)):
+        rows = robust.nonzero()[:, 0]
+        if form == attack.form or not len(rows):
+            continue
+        standing = dataset.only(rows.to(dataset.labels.device))
+        again = outcome(model, point, standing, replace(formed, form=form, label=""), seed=seed, low=low)
+        robust[rows] = again.robust
+        queries += again.queries
+    return Outcome(found.clean, robust, queries)

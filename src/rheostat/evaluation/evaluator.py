@@ -56,15 +56,15 @@ def evaluate(
     """Rows of every point: one per attack (on images that earlier attacks did not fool) and one `worst`.
 
     `model` is a Tunable, any module (images (B, C, H, W) in [0, 1] → logits (B, K)), or a `Target`, which also
-    sets the name in rows. `points` is a grid text ("robustness=0,0.5,1"), or points or dicts; None means all
-    positions of the dials, or the only point of a plain module. `attacks` are values, or names with
+    sets the name in rows. `points` is a grid text ("robustness=0,0.5,1"), a point or a dict, or a list of these;
+    None means all positions of the dials, or the only point of a plain module. `attacks` are values, or names with
     `options.eps`. `options` holds everything else.
 
     With `options.out` the rows are written to that file and their bits beside it. A point whose rows are
     already there is not measured again, and a killed evaluation continues at the chunk it had reached. With
     several ranks, all ranks call this function, and only the first returns rows. Raises ValueError if the file
-    holds rows of another model or other data, or if `options.split` is not the split of the data; on Ctrl-C and
-    SIGTERM raises Interrupted, which says what is kept.
+    holds rows of another model or other data, if `options.split` is not the split of the data, or if an attack cannot
+    take images of this size; on Ctrl-C and SIGTERM raises Interrupted, which says what is kept.
     """
     options, ranks = options or EvaluationOptions(), ranks or Ranks()
     target = as_target(model, options.name)
@@ -72,6 +72,8 @@ def evaluate(
         raise ValueError("several ranks exchange rows through a file; give `out`")
     check_fit(target.model, data)
     asked, used = as_points(target, points), as_attacks(target, attacks, options)
+    for attack in used:
+        attack.check_size(*data.image[-2:])
     device = next((p.device for p in target.model.parameters()), torch.device("cpu"))
     options = replace(options, attack_precision=resolved(options.attack_precision, device))
     builder = RowBuilder(target, data.to(device), options)

@@ -13,8 +13,9 @@ HOW = "write robustness=0.3, robustness=0,0.5,1 or robustness=0:1:0.1"
 def parse_grid(text: str) -> list[Point]:
     """Parse a grid of points: `robustness=0:1:0.1`, or `robustness=0,0.5,1 width=0.5` (all combinations).
 
-    Each dial takes one number, a comma-separated list, or `first:last:step` (both ends included). An empty text is
-    the rest point. ValueError names the word that cannot be read, has no value or repeats a dial.
+    Each dial takes one number, a comma-separated list, or `first:last:step` (both ends included; the step divides
+    the range). An empty text is the rest point. ValueError names the word that cannot be read, has no value or repeats
+    a dial.
     """
     axes: dict[str, list[float]] = {}
     for word in text.replace(";", " ").split():
@@ -42,4 +43,10 @@ def _values(word: str, part: str) -> list[float]:
     first, last, step = numbers
     if step <= 0 or last < first:
         raise ValueError(f"cannot read {word!r}: {part} is an empty grid; it rises by a step above 0")
-    return [round(first + i * step, 9) for i in range(int((last - first) / step + 1e-6) + 1)]
+    steps = (last - first) / step
+    if abs(steps - round(steps)) > 1e-6:
+        raise ValueError(
+            f"cannot read {word!r}: steps of {step:g} from {first:g} do not reach {last:g}; give a step that divides "
+            "the range, or list the values"
+        )
+    return [round(first + i * step, 9) for i in range(round(steps) + 1)]

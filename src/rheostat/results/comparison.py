@@ -75,8 +75,10 @@ def side(given: str) -> Side:
     """The run of a folder or of a rows file, or of FILE:NAME if the file holds several runs."""
     path, name = Path(given), ""
     if not path.exists() and ":" in given:
-        text, _, name = given.rpartition(":")
-        path = Path(text)
+        # Both parts may hold colons: a run of a factory is named package.module:function.
+        colons = [i for i, sign in enumerate(given) if i and sign == ":"]
+        end = next((i for i in colons if Path(given[:i]).exists()), given.rindex(":"))
+        path, name = Path(given[:end]), given[end + 1 :]
     file = rows_file(path)
     found = {s.name: s for s in sides(read_rows(file), file)}
     if not found:

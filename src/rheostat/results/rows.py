@@ -20,12 +20,19 @@ from rheostat.runtime.files import locked, write_text
 
 
 def read_lines(path: str | Path) -> list[dict[str, Any]]:
-    """The JSON objects of a file; ValueError names an invalid line. A missing file gives an empty list."""
+    """The JSON objects of a file; ValueError names an invalid line, or a file that is not UTF-8.
+
+    A missing file gives an empty list.
+    """
     out: list[dict[str, Any]] = []
     file = Path(path)
     if not file.is_file():
         return out
-    for number, line in enumerate(file.read_text().splitlines(), 1):
+    try:
+        text = file.read_text("utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{file}: not a file of rows; it is not UTF-8 ({error})") from None
+    for number, line in enumerate(text.splitlines(), 1):
         try:
             found = json.loads(line)
         except (ValueError, RecursionError) as error:  # a number with too many digits is also a ValueError

@@ -8,7 +8,7 @@ import torch
 
 from rheostat.attacks import Attack
 from rheostat.data import Dataset, subset, to_pixels
-from rheostat.evaluation.attacked import Outcome, outcome
+from rheostat.evaluation.attacked import Outcome, worst_outcome
 from rheostat.methods import Dual
 from rheostat.models.tunable import Tunable
 from rheostat.points.point import Point
@@ -71,7 +71,7 @@ class Watch:
         found: dict[Point, Outcome] = {}
         for point in reversed(points):  # the highest λ, by which flags are raised, is always measured
             same = next((o for p, o in found.items() if alike(view, p, point, self.fit)), None)
-            found[point] = same or outcome(view, point, self.fit, self.pgd, low=low)
+            found[point] = same or worst_outcome(view, point, self.fit, self.pgd, low=low)
         rows, total = [], 0.0
         for point in points:
             sa, ra = (float(bits.float().mean()) for bits in (found[point].clean, found[point].robust))
@@ -84,12 +84,12 @@ class Watch:
     def _single_step(self, view: Tunable, point: Point, found: Outcome) -> float:
         """RA under one step; images that stand under PGD count as standing, and only those that fell are attacked."""
         if view.method.randomised(view.complete(point)):
-            return float(outcome(view, point, self.fit, self.single).robust.float().mean())
+            return float(worst_outcome(view, point, self.fit, self.single).robust.float().mean())
         rows = (found.clean & ~found.robust).nonzero()[:, 0]
         stood = int(found.robust.sum())
         if len(rows):
             fell = self.fit.only(rows.to(self.fit.labels.device))
-            stood += int(outcome(view, point, fell, self.single).robust.sum())
+            stood += int(worst_outcome(view, point, fell, self.single).robust.sum())
         return stood / len(self.fit)
 
     def flags(self, before: list[dict[str, Any]], line: dict[str, Any]) -> list[str]:
