@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import json
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -94,6 +96,13 @@ class Session:
             own = _about(file, self.stages[-1].description or "")
             if json.dumps(own) != json.dumps(self.about | {"stage": number}):
                 raise ValueError(f"{file} is not stage {number} of the export in {path.name}: export the point again")
+        self.thresholds: list[float] = self.about.get("thresholds", [])
+
+    def with_thresholds(self, thresholds: Sequence[float]) -> Session:
+        """This session with other thresholds of its exits: an image leaves where it is less uncertain than they say."""
+        view = copy.copy(self)
+        view.thresholds = list(thresholds)
+        return view
 
     def __call__(self, images: Array, robustness: float | Array | None = None, *, validate: bool = True) -> Array:
         """Logits (B, K) of a batch (B, C, H, W) of pixels in [0, 1].
@@ -124,7 +133,7 @@ class Session:
             last = number == len(self.stages) - 1
             leaves = np.ones(len(rows), bool)
             if not last:
-                leaves = unsure(logits, self.about["measure"]) < self.about["thresholds"][number]
+                leaves = unsure(logits, self.about["measure"]) < self.thresholds[number]
             out[rows[leaves]] = logits[leaves]
             if leaves.all():
                 break
