@@ -10,13 +10,14 @@ from pathlib import Path
 import pytest
 import torch
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from rheostat import data, nets
 from rheostat.cli.app import main
 from rheostat.deploy import leaving, named_ladders
 from rheostat.deploy.choosing import SPLIT, Need, candidates, choose
 from rheostat.deploy.exporting import export
-from rheostat.deploy.leaving import weights_of
+from rheostat.deploy.leaving import ways, weights_of
 from rheostat.deploy.named_ladders import Sources, choose_ladder_points
 from rheostat.deploy.named_points import latencies, rows_of, store_point
 from rheostat.deploy.onnx_session import Session, SessionModule
@@ -39,9 +40,10 @@ EARLY, STATIC = Point(exit=1.0, depth=3.0), Point(exit=0.0, depth=3.0)
 
 
 def slow_by_depth(forms: Mapping, image: tuple[int, ...], *, batch: int = 1, seconds: float = 1.0) -> dict:
-    """Instead of `latency`: a form takes as many milliseconds as exits are reached by one image."""
-    del seconds
-    return {key: Latency(batch, *[float(key[1] if key[1] is not None else 9) + 1] * 4, 10, 1) for key in forms}
+    """Instead of `latency`: a form takes as many milliseconds as it has exits that leave by plan, else ten."""
+    del seconds, image
+    found = {k: sum(isinstance(m, leaving._Planned) for m in f.modules()) or 10 for k, f in forms.items()}
+    return {key: Latency(batch, *[float(ms)] * 4, 10, 1) for key, ms in found.items()}
 
 
 @pytest.fixture
@@ -79,8 +81,8 @@ def test_observed_is_the_image_that_leaves_early_nowhere() -> None:
     assert observe(model, model.net.image, EARLY).convolution_macs == costs.convolutions[-1]
 
 
-def test_every_form_leaves_where_it_is_told(model: Tunable, tmp_path: Path) -> None:
-    x = images_for(model)
+def test_every_form_leaves_by_plan(model: Tunable, tmp_path: Path) -> None:
+    x, costs = images_for(model, 16), exit_costs(model, EARLY).macs
     file = export(model, About(), tmp_path / "x.onnx", at=EARLY)[0]
     forms: dict[str, nn.Module] = {
         "eager": model.at(EARLY),
@@ -89,11 +91,20 @@ def test_every_form_leaves_where_it_is_told(model: Tunable, tmp_path: Path) -> N
     }
     with torch.no_grad():
         free = model(x, EARLY)
-        for leave in range(3):
-            expected = model.read(x, model.resolve(EARLY, x).with_(ExitCommand(leave=leave))).logits
-            for form in forms.values():
-                assert torch.allclose(leaving.leaving(form, leave)(x), expected, atol=1e-4)
-                assert torch.allclose(form(x), free, atol=1e-4), "the form itself is unchanged"
+        last = model.read(x, model.resolve(EARLY, x).with_(ExitCommand(leave=2))).logits
+        for name, form in forms.items():
+            for (share, plan), leave in zip(ways({0: 0.5, 1: 0.25, 2: 0.25}, 1), range(3), strict=True):
+                assert share == SHARES[leave]
+                with FlopCounterMode(display=False) as counter:
+                    leaving.leaving(form, plan)(x[:1])
+                assert name == "file" or counter.get_total_flops() // 2 == costs[leave]
+            ((share, plan),) = ways({0: 0.5, 1: 0.25, 2: 0.25}, 16)
+            assert (share, plan) == (1.0, (0.5, 0.5, 1.0))
+            found = leaving.leaving(form, plan[:2])(x)
+            stayed = (found < 1e3).all(1)
+            assert stayed.sum() == 4, "a quarter of the images reaches the end"
+            assert torch.allclose(found[stayed], last[stayed], atol=1e-4)
+            assert torch.allclose(form(x), free, atol=1e-4), "the form itself is unchanged"
 
 
 def test_times_are_means_over_the_exits_or_without_shares_those_of_the_last(model: Tunable, monkeypatch) -> None:
@@ -103,9 +114,8 @@ def test_times_are_means_over_the_exits_or_without_shares_those_of_the_last(mode
     # One image in a thousand does not make the 99th percentile, and an exit that no image takes is not timed.
     weights = weights_of(model, EARLY, {EARLY: (0.999, 0.0, 0.001)})
     assert set(weights) == {0, 2}
-    found = leaving.mean_latency({"x": model.at(EARLY)}, {"x": weights}, model.net.image)["x"]
+    found = leaving.mean_latency({"x": fold(model, EARLY)}, {"x": weights}, model.net.image)["x"]
     assert (found.p99, found.n) == (1.0, 20)
-    assert leaving.mean_latency({"x": model.at(EARLY)}, {"x": weights}, model.net.image, batch=9)["x"].p99 > 1
 
 
 def test_bench_knows_the_shares_or_says_that_it_does_not(run: Path, model: Tunable, tmp_path: Path, capsys) -> None:
@@ -137,14 +147,15 @@ def test_shares_are_stored_with_a_point_and_used_by_the_service(run: Path, monke
     artifact.name_point(run, "unknown", EARLY.replace(exit=0.5), {})
 
     def measure(runs: Mapping, image: tuple[int, ...], most: int) -> dict:
-        return {key: Times(((1, key[1] + 1.0), (most, most * (key[1] + 1.0)))) for key in runs}
+        """The exit of a single image takes as many seconds as its number says."""
+        return {key: Times(((1, key[1] + 1.0), *([] if most == 1 else [(most, 100.0)]))) for key in runs}
 
     monkeypatch.setattr(backends, "measure", measure)
     for backend in ("torch", "auto"):
         served = backends.service(str(run), backend=backend, threads=1, most=256)
         assert served.costs == {
-            "early": Times(((1, 1.75), (256, 448.0))),
-            "unknown": Times(((1, 3.0), (256, 768.0)), early=False),
+            "early": Times(((1, 1.75), (256, 100.0))),
+            "unknown": Times(((1, 1.0), (256, 100.0)), early=False),
         }
     # Shares that are not of this point do not load, and are not stored.
     for wrong in ([0.5, 0.5], [0.5, 0.25, 0.5], [1.5, -0.25, -0.25]):

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import copy
 import json
-from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from rheostat.attacks.multi_exit import MEASURES
-from rheostat.deploy.runtimes import Array, Precision, open_graph
+from rheostat.deploy.runtimes import Array, Graph, Precision, open_graph
 from rheostat.models.inputs import check_range
 
 STAGES = 64
@@ -84,7 +82,7 @@ class Session:
     ) -> None:
         path = Path(path)
         open_one = partial(open_graph, runtime=runtime, precision=precision, threads=threads, spin=spin)
-        self.stages = [open_one(path)]
+        self.stages: list[Graph] = [open_one(path)]
         self.precision = self.stages[0].precision
         text = self.stages[0].description
         if text is None:
@@ -97,12 +95,6 @@ class Session:
             if json.dumps(own) != json.dumps(self.about | {"stage": number}):
                 raise ValueError(f"{file} is not stage {number} of the export in {path.name}: export the point again")
         self.thresholds: list[float] = self.about.get("thresholds", [])
-
-    def with_thresholds(self, thresholds: Sequence[float]) -> Session:
-        """This session with other thresholds of its exits: an image leaves where it is less uncertain than they say."""
-        view = copy.copy(self)
-        view.thresholds = list(thresholds)
-        return view
 
     def __call__(self, images: Array, robustness: float | Array | None = None, *, validate: bool = True) -> Array:
         """Logits (B, K) of a batch (B, C, H, W) of pixels in [0, 1].

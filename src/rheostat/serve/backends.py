@@ -13,7 +13,7 @@ from torch import nn
 
 from rheostat.deploy.exporting import export
 from rheostat.deploy.fastest import fastest_runtime
-from rheostat.deploy.leaving import WHOLE, Weights, by_exit, stored_shares, weights_of, without_shares
+from rheostat.deploy.leaving import WHOLE, Weights, planned, stored_shares, ways, weights_of, without_shares
 from rheostat.deploy.onnx_session import Session, SessionModule
 from rheostat.deploy.precisions import FULL, LOWER, SERVED, lacking, open_in, precision_of, stored_int8
 from rheostat.deploy.runtimes import Array, Precision
@@ -22,7 +22,7 @@ from rheostat.models.folding import foldable
 from rheostat.models.tunable import Tunable
 from rheostat.points.point import Point
 from rheostat.runtime.choices import nearest
-from rheostat.serve.costs import Times, from_rows, mean_times, measure
+from rheostat.serve.costs import Times, from_rows, measure
 from rheostat.serve.engine import Run
 from rheostat.serve.options import Service
 
@@ -162,12 +162,22 @@ def _measured(
     *,
     late: Collection[str],
 ) -> dict[str, Times]:
-    """The times of every point here, those with live exits on average over the exits; `late` have unknown shares."""
-    runs = {key: _run(form, 1.0) for key, form in by_exit(made, weights).items()}
-    found = measure(runs, image, most)
+    """The times of every point here, by the shares of images at its exits; those of the points in `late` are unknown."""
+    every = {key: _run(form, 1.0) for key, form in planned(made, weights, most).items()}
+    batches = {name: found for (name, _), found in measure(every, image, most).items()}
+    if all(own == WHOLE for own in weights.values()):
+        return batches
+    # A single image leaves at one exit: each is timed.
+    single = measure({key: _run(form, 1.0) for key, form in planned(made, weights, 1).items()}, image, 1)
     return {
-        name: mean_times([(share, found[name, k]) for k, share in weights[name].items()], early=name not in late)
-        for name in made
+        name: Times(
+            (
+                (1, sum(share * single[name, way](1) for way, (share, _) in enumerate(ways(weights[name], 1)))),
+                *found[1:],
+            ),
+            name not in late,
+        )
+        for name, found in ((name, times.measured) for name, times in batches.items())
     }
 
 

@@ -77,7 +77,7 @@ def measure(
 ) -> dict[Key, Times]:
     """The median time of every point at each size. Points take turns, so that a noisy moment affects all of them.
 
-    All passes are of the same noise, so a point with live exits is measured exit by exit and then `mean_times`.
+    All passes are of noise, so the runs of a point with live exits are `planned`.
     """
     found: dict[Key, list[tuple[int, float]]] = {name: [] for name in runs}
     for size in sizes_up_to(most):
@@ -111,12 +111,6 @@ def from_rows(
         name: Times(tuple((n, ms / 1e3) for n, ms in times.milliseconds), times.early)
         for name, times in fastest_times(path, wanted, artifact=artifact).items()
     }
-
-
-def mean_times(parts: Sequence[tuple[float, Times]], *, early: bool = True) -> Times:
-    """The times of a point from those of its exits, which share its images."""
-    sizes = [n for n, _ in parts[0][1].measured]
-    return Times(tuple((n, sum(share * times(n) for share, times in parts)) for n in sizes), early)
 
 
 def late_exits(costs: Costs) -> list[str]:

@@ -17,11 +17,11 @@ from PIL import Image
 from rheostat import data
 from rheostat.attacks import named
 from rheostat.data import Dataset, Preprocessing
-from rheostat.deploy.leaving import leaving
+from rheostat.deploy.leaving import WHOLE, Weights, mean_latency
 from rheostat.deploy.named_points import own_rows, rows_path
 from rheostat.evaluation.attacked import attack_chunk, victim_at
 from rheostat.models import artifact, zoo
-from rheostat.models.costs import exit_costs, latency, live_exits, observe
+from rheostat.models.costs import exit_costs, live_exits, observe
 from rheostat.models.tunable import Tunable
 from rheostat.points.dial import Dial
 from rheostat.points.point import Point
@@ -151,7 +151,8 @@ def _cost(model: Tunable, point: Point, x: torch.Tensor) -> str:
         assert taken is not None
         leave = int(taken[0])
     macs = observe(model, model.net.image, point).macs if leave is None else exit_costs(model, point).macs[leave]
-    took = latency({"x": leaving(model.at(point), leave)}, model.net.image, seconds=0.02)["x"].median
+    weights: Weights = WHOLE if leave is None else {leave: 1.0}
+    took = mean_latency({"x": model.at(point)}, {"x": weights}, model.net.image, seconds=0.02)["x"].median
     which = "an image here" if leave is None else f"here for this image, which leaves at exit {leave + 1} of {count}"
     return f"{macs / 1e6:.2f} M MACs, {took:.2f} ms {which}"
 
