@@ -162,7 +162,7 @@ def _measured(
     *,
     late: Collection[str],
 ) -> dict[str, Times]:
-    """The times of every point here, by the shares of images at its exits; those of the points in `late` are unknown."""
+    """The times of every point here, by the shares of images at its exits, which the points in `late` lack."""
     every = {key: _run(form, 1.0) for key, form in planned(made, weights, most).items()}
     batches = {name: found for (name, _), found in measure(every, image, most).items()}
     if all(own == WHOLE for own in weights.values()):
