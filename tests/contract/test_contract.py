@@ -13,7 +13,7 @@ from rheostat.attacks import Attack
 from rheostat.methods import COMPOSITIONS, parse_method
 from rheostat.methods.base import row_loss
 from rheostat.models import artifact
-from rheostat.models.costs import observe
+from rheostat.models.costs import exit_costs, observe
 from rheostat.models.tunable import Tunable
 from rheostat.points.phase import Phase
 from rheostat.points.point import Point
@@ -69,8 +69,8 @@ def test_cost_falls_along_spending_dials_and_is_flat_along_others(model: Tunable
             for v in sorted(dial.values or LEVELS)
         ]
         if dial.saves:
-            # Between its ends it may cost more than at 0: heads are paid that no row leaves by.
-            assert macs[-1] < macs[0]
+            # The image decides: it saves by leaving early, and pays for the heads it passes where it does not.
+            assert exit_costs(model, Point(**{dial.name: 1.0})).macs[0] < macs[0] < macs[-1]
         elif dial.name == "depth":
             # A head of an early exit may cost more than the block and the head that come next.
             assert macs[0] < macs[-1]

@@ -11,8 +11,9 @@ from rheostat import EvaluationOptions, Point, data, evaluate
 from rheostat.attacks import named
 from rheostat.evaluation.attacked import attack_chunk, victim_at
 from rheostat.models import artifact, zoo
+from rheostat.models.costs import exit_costs
 from rheostat.serve import measured, playground
-from support import made_row
+from support import made_row, make
 
 
 @pytest.fixture(scope="module")
@@ -54,6 +55,19 @@ def test_the_nearest_measured_numbers_are_named(shipped) -> None:
     assert "fgsm" in shown[6]
     assert "n 20" in shown[6]
     assert "rheostat evaluate" in measured.nearest_text([], Point())
+
+
+def test_where_exits_are_live_the_cost_is_that_of_the_image_shown() -> None:
+    model, at = make("rdi", "resnet-8"), Point(exit=1.0)
+    x = torch.rand(1, *model.net.image)
+    for threshold, leave in ((9.0, 0), (0.0, -1)):
+        model.net.get_buffer("thresholds").fill_(threshold)
+        text = playground._cost(model, at, x)
+        costs = exit_costs(model, at).macs
+        assert text.startswith(f"{costs[leave] / 1e6:.2f} M MACs, ")
+        assert text.endswith(
+            f" ms here for this image, which leaves at exit {range(len(costs))[leave] + 1} of {len(costs)}"
+        )
 
 
 def test_the_measured_curve_is_of_one_attack_split_and_number_of_images() -> None:

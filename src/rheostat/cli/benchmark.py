@@ -33,6 +33,8 @@ def bench(
     from rheostat.cli.progress import Show
     from rheostat.deploy.latency import as_rows
     from rheostat.deploy.latency import bench as measure
+    from rheostat.deploy.leaving import measured_shares, stored_shares, unknown_line, without_shares
+    from rheostat.deploy.named_points import own_rows, rows_path
     from rheostat.deploy.precisions import SERVED, precision_of
     from rheostat.models import artifact
     from rheostat.points.grid import parse_grid
@@ -60,8 +62,12 @@ def bench(
         table.add_column(head, justify="left" if head in ("point", "form") else "right")
     int8 = int8 or any(SERVED[precision_of(numbers)].quantised for numbers in about.measured.values())
     every = [model.complete(p) for p in points]
+    digest = artifact.digest(file)
+    shares = measured_shares(own_rows(rows_path(file), digest)) | stored_shares(model, about)
     with Show(console) as show:
-        measured = measure(model, about, every, seconds=seconds, compiled=compiled, int8=int8, report=show)
+        measured = measure(
+            model, about, every, seconds=seconds, compiled=compiled, int8=int8, shares=shares, report=show
+        )
     for c in measured:
         table.add_row(
             c.point.label(),
@@ -74,8 +80,10 @@ def bench(
             f"{c.images_per_second:,.0f}",
         )
     console.print(table)
+    if unknown := without_shares(model, every, shares):
+        console.print(unknown_line(p.label() for p in unknown), markup=False)
     if out is not None:
         from rheostat.results.timings import write_timings
 
-        write_timings(out, as_rows(measured, artifact.digest(file)))
+        write_timings(out, as_rows(measured, digest))
         console.print(f"wrote {out}", markup=False)

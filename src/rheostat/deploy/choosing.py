@@ -47,7 +47,8 @@ class Need:
 class Candidate:
     """A point with its measured numbers and one-sided lower bounds on both accuracies.
 
-    `precision` is that in which it was measured and is to be served.
+    `precision` is that in which it was measured and is to be served. `exit_shares` are the shares of clean images by
+    exit, of which `macs` is the mean, if exits are live.
     """
 
     point: Point
@@ -62,6 +63,7 @@ class Candidate:
     flags: tuple[str, ...]
     n: int
     precision: str = FULL
+    exit_shares: tuple[float, ...] | None = None
 
     def lacks(self, need: Need) -> dict[str, float]:
         """By how much each limit is missed, as a fraction of the limit; empty if all limits are met."""
@@ -171,13 +173,14 @@ def candidates(
             min(r.robust_accuracy, full.robust_accuracy),
             bound(r.clean_accuracy, r.n),
             min(bound(o.robust_accuracy, o.n) for o in (r, full)),
-            r.macs.mean,
+            full.macs.mean,  # a file with live exits does not say which of them images take
             (latencies or {}).get((point, precision)),
             r.attack.names,
             r.tier,
             tuple(r.flags),
             r.n,
             precision,
+            tuple(full.exit_shares.clean) if full.exit_shares is not None and full.exit_shares.clean else None,
         )
         for (point, precision), r in found.items()
         for full in (found[point, FULL],)

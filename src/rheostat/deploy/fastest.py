@@ -6,9 +6,9 @@ import importlib.util
 import logging
 from pathlib import Path
 
+from rheostat.deploy.leaving import WHOLE, Weights, mean_latency
 from rheostat.deploy.onnx_session import Session, SessionModule
 from rheostat.deploy.runtimes import Precision
-from rheostat.models.costs import latency
 
 log = logging.getLogger(__name__)
 BATCHES = (1, 8)
@@ -28,11 +28,13 @@ def fastest_runtime(
     precision: Precision = "fp32",
     threads: int | None = None,
     seconds: float = 0.1,
+    weights: Weights = WHOLE,
 ) -> str:
     """The runtime with the lowest product of median latencies at batches 1 and 8; the choice is logged.
 
-    Each runtime is timed for about `seconds` per batch size, on images (C, H, W). If only one accepts the file
-    in this precision, it is not timed. Raises ValueError if none is installed or none accepts the file.
+    Each runtime is timed for about `seconds` per batch size, on images (C, H, W). If exits are live, `weights` are the
+    shares of images by exit. If only one runtime accepts the file in this precision, it is not timed. Raises ValueError
+    if none is installed or none accepts the file.
     """
     if not installed():
         raise ValueError("exported files need a runtime: pip install 'rheostat[deploy]' or 'rheostat[openvino]'")
@@ -42,7 +44,8 @@ def fastest_runtime(
         return candidates[0]
     total = dict.fromkeys(candidates, 1.0)
     for batch in BATCHES:
-        times = latency({n: SessionModule(s) for n, s in sessions.items()}, image, batch=batch, seconds=seconds)
+        forms = {n: SessionModule(s) for n, s in sessions.items()}
+        times = mean_latency(forms, dict.fromkeys(forms, weights), image, batch=batch, seconds=seconds)
         total = {n: t * times[n].median for n, t in total.items()}
     best = min(candidates, key=lambda n: total[n])
     shown = ", ".join(f"{n} ({sessions[n].precision}) {t ** (1 / len(BATCHES)):.2f} ms" for n, t in total.items())

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -13,11 +14,12 @@ from torch import nn
 
 from rheostat.deploy.exporting import export
 from rheostat.deploy.fastest import sessions_of
+from rheostat.deploy.leaving import WHOLE, Shares, mean_latency, mean_macs, weights_of
 from rheostat.deploy.onnx_session import Session, SessionModule
 from rheostat.deploy.precisions import SERVED
 from rheostat.deploy.quantising import quantise
 from rheostat.models.artifact import About
-from rheostat.models.costs import latency, observe
+from rheostat.models.costs import observe
 from rheostat.models.folding import foldable
 from rheostat.models.tunable import Tunable
 from rheostat.points.point import Point
@@ -31,7 +33,11 @@ INT8 = {how.runtime: how.forms[0] for how in SERVED.values() if how.quantised}
 
 @dataclass(frozen=True)
 class PointBenchmark:
-    """One form of one point: counts, and milliseconds per pass at batch sizes 1 and 32."""
+    """One form of one point: counts, and milliseconds per pass at batch sizes 1 and 32.
+
+    With live exits, MACs and times are means over the exits by `exit_shares`, the share of images that take each; if
+    the shares are not known, they are those of images that leave early at none.
+    """
 
     point: Point
     form: str
@@ -42,6 +48,8 @@ class PointBenchmark:
     p50: dict[int, float]
     p99: dict[int, float]
     images_per_second: float
+    live: bool = False
+    exit_shares: Shares | None = None
 
 
 def bench(
@@ -52,12 +60,13 @@ def bench(
     seconds: float = 0.5,
     compiled: bool = False,
     int8: bool = False,
+    shares: Mapping[Point, Shares] = MappingProxyType({}),
     report: Callable[[dict[str, Any]], None] = lambda event: None,
 ) -> list[PointBenchmark]:
     """Costs of every point: eager, folded and under each runtime; the forms take turns.
 
     `compiled` adds torch.compile, and `int8` a quantised file under each runtime (its ranges come from noise, which
-    changes no time).
+    changes no time). `shares` are the shares of images by exit, for points with live exits.
     `report` is called with events of progress.
     """
     found: list[PointBenchmark] = []
@@ -80,7 +89,9 @@ def bench(
                     made = quantise(file, file.with_name("int8.onnx"), noise)
                     small = sessions_of(made, precision="fp32", threads=torch.get_num_threads())
                     forms |= {INT8[runtime]: SessionModule(session) for runtime, session in small.items()}
-            times = {batch: latency(forms, model.net.image, batch=batch, seconds=seconds) for batch in BATCHES}
+            weights = weights_of(model, point, shares)
+            every, image = dict.fromkeys(forms, weights), model.net.image
+            times = {batch: mean_latency(forms, every, image, batch=batch, seconds=seconds) for batch in BATCHES}
         cost = observe(model, model.net.image, point)
         found += [
             PointBenchmark(
@@ -89,10 +100,12 @@ def bench(
                 cost.params,
                 cost.nonzeros,
                 cost.bytes,
-                cost.macs,
+                round(mean_macs(model, point, weights)),
                 {b: t[name].median for b, t in times.items()},
                 {b: t[name].p99 for b, t in times.items()},
                 1000 * 32 / times[32][name].median,
+                weights != WHOLE,
+                shares.get(model.complete(point)),
             )
             for name in forms
         ]
@@ -101,7 +114,10 @@ def bench(
 
 
 def as_rows(found: list[PointBenchmark], artifact: str) -> list[dict[str, Any]]:
-    """The times as rows for the model with this hash; `rheostat serve --costs` reads them from a file."""
+    """The times as rows for the model with this hash; `bench_times` reads them from a file.
+
+    Rows of points with live exits name `exit_shares`: null if it was not known which exits images take.
+    """
     machine = hardware(torch.device("cpu"))
     return [
         {
@@ -111,6 +127,7 @@ def as_rows(found: list[PointBenchmark], artifact: str) -> list[dict[str, Any]]:
             "macs": c.macs,
             "p50_ms": {str(b): v for b, v in c.p50.items()},
             "p99_ms": {str(b): v for b, v in c.p99.items()},
+            **({"exit_shares": c.exit_shares} if c.live else {}),
             "hardware": machine,
         }
         for c in found

@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import nn
 
+from rheostat.deploy.bench_times import UNKNOWN, Wanted, fastest_times
 from rheostat.deploy.choosing import SPLIT, Need
+from rheostat.deploy.fastest import sessions_of
 from rheostat.deploy.ladders import LadderChoice, choose_ladder
-from rheostat.deploy.named_points import bounds_line, candidate_line, latencies, rows_of
+from rheostat.deploy.leaving import Shares, mean_latency, weights_of
+from rheostat.deploy.named_points import bounds_line, candidate_line, known_shares, latencies, rows_of
 from rheostat.deploy.onnx_session import SessionModule
 from rheostat.deploy.precisions import FULL, LOWER, SERVED, Key, lacking, open_in, write_in
 from rheostat.models import artifact
-from rheostat.models.costs import latency
+from rheostat.models.costs import live_exits
+from rheostat.models.tunable import Tunable
 from rheostat.points.point import Point
 from rheostat.results.row import Row
-from rheostat.results.timings import read_timings
 from rheostat.runtime.seeding import stream
 
 
@@ -47,9 +50,9 @@ def choose_ladder_points(
     """
     rows = rows_of(sources.which, sources.rows)
     keys, notes = _measured(rows)
-    times = _from_rows(sources, keys) if sources.costs else _timed(sources, keys)
+    times, more = _from_rows(sources, keys) if sources.costs else _timed(sources, keys, rows)
     choice = choose_ladder(rows, need, latencies=times, maximise=maximise, steps=steps, confidence=confidence)
-    return choice, notes
+    return choice, [*notes, *more]
 
 
 def _measured(rows: Iterable[Row]) -> tuple[list[Key], list[str]]:
@@ -74,50 +77,62 @@ def _measured(rows: Iterable[Row]) -> tuple[list[Key], list[str]]:
     return list(keys), notes
 
 
-def _from_rows(sources: Sources, keys: Iterable[Key]) -> dict[Key, float]:
+def _from_rows(sources: Sources, keys: Sequence[Key]) -> tuple[dict[Key, float], list[str]]:
     """Milliseconds of one image in the fastest form of each precision, as `rheostat bench --out` wrote them."""
     assert sources.costs is not None
-    own, found = artifact.digest(sources.which), dict[Key, float]()
-    rows = [r for r in read_timings(sources.costs) if r.get("artifact") == own]
-    if not rows:
-        raise ValueError(f"{sources.costs} has no times of this model (hash {own}); write them with rheostat bench")
-    for point, precision in keys:
-        at = point.numbers()
-        own_rows = [r for r in rows if r.get("at") == at and r.get("form") in SERVED[precision].forms]
-        try:
-            times = [float(r["p50_ms"]["1"]) for r in own_rows]
-        except (KeyError, TypeError, ValueError):
-            raise ValueError(f"{sources.costs}: a row without the time of one image") from None
-        if not times:
-            raise ValueError(
-                f"{sources.costs} has no time of {point.label()} as {' or '.join(SERVED[precision].forms)}; bench that "
-                f"point too{' (--int8)' if SERVED[precision].quantised else ''}"
-            )
-        found[point, precision] = min(times)
-    return found
+    model = artifact.load(sources.which, net=sources.net)
+    wanted = {
+        (p, precision): Wanted(p.label(), p.numbers(), SERVED[precision].forms, live_exits(model, p) > 0)
+        for p, precision in keys
+    }
+    found = fastest_times(sources.costs, wanted, artifact=artifact.digest(sources.which))
+    if any(times.milliseconds[0][0] != 1 for times in found.values()):
+        raise ValueError(f"{sources.costs}: a row without the time of one image")
+    late = dict.fromkeys(p.label() for (p, _), times in found.items() if not times.early)
+    notes = [f"{', '.join(late)}: {sources.costs} {UNKNOWN}"] if late else []
+    return {key: times.milliseconds[0][1] for key, times in found.items()}, notes
 
 
-def _timed(sources: Sources, keys: Sequence[Key]) -> dict[Key, float]:
-    """Milliseconds of one image here. With a lower precision every point is timed as the file that is served."""
+def _timed(sources: Sources, keys: Sequence[Key], rows: Iterable[Row]) -> tuple[dict[Key, float], list[str]]:
+    """Milliseconds of one image here, in the form that is served.
+
+    That is a file; points in fp32 alone that have none are timed in torch, and a line says so.
+    """
     model, about = artifact.load_with(sources.which, net=sources.net)
     model.to("cpu")  # the factory of a network may put it on a GPU
-    if all(precision == FULL for _, precision in keys):
-        points = sorted((p for p, _ in keys), key=Point.label)
-        return {(p, FULL): ms for p, ms in latencies(model, points).items()}
+    shares = known_shares(model, [p for p, _ in keys], rows)
+    try:
+        return _timed_as_files(model, about, keys, shares), []
+    except ValueError as problem:
+        if any(precision != FULL for _, precision in keys):
+            raise
+        note = f"timed in torch, so serve the ladder with --backend torch: {problem}"
+    points = sorted((p for p, _ in keys), key=Point.label)
+    return {(p, FULL): ms for p, ms in latencies(model, points, shares=shares).items()}, [note]
+
+
+def _timed_as_files(
+    model: Tunable, about: artifact.About, keys: Sequence[Key], shares: Mapping[Point, Shares]
+) -> dict[Key, float]:
+    """Milliseconds of one image as a file; in fp32 under the fastest runtime that is installed, as a server does it."""
     # The time of an int8 file does not depend on its ranges, so noise can give them.
     noise = torch.rand(64, *model.net.image, generator=stream("times"))
-    modules: dict[str, nn.Module] = {}
+    threads = torch.get_num_threads()
+    forms: dict[tuple[Key, str], nn.Module] = {}
     with tempfile.TemporaryDirectory() as folder:
         written: dict[tuple[Point, bool], Path] = {}  # one file serves several precisions
         for number, (point, precision) in enumerate(keys):
             form, out = (point, SERVED[precision].quantised), Path(folder) / f"{number}.onnx"
             if form not in written:
                 written[form] = write_in(precision, model, about, out, at=point, images=noise)
-            file = written[form]
-            session = open_in(precision, file, threads=torch.get_num_threads(), spin=False)
-            modules[str(number)] = SessionModule(session)
-        found = latency(modules, model.net.image, seconds=0.3)
-    return {key: found[str(number)].median for number, key in enumerate(keys)}
+            if precision == FULL:
+                opened = sessions_of(written[form], precision="fp32", threads=threads)
+            else:
+                opened = {"": open_in(precision, written[form], threads=threads, spin=False)}
+            forms |= {((point, precision), name): SessionModule(session) for name, session in opened.items()}
+        weights = {form: weights_of(model, form[0][0], shares) for form in forms}
+        found = mean_latency(forms, weights, model.net.image, seconds=0.3)
+    return {key: min(time.median for (own, _), time in found.items() if own == key) for key in keys}
 
 
 def ladder_lines(choice: LadderChoice, names: Sequence[str], notes: Sequence[str] = ()) -> list[str]:

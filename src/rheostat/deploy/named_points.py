@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from torch import nn
@@ -13,12 +14,12 @@ from rheostat.calibration.temperature import calibrated, logits_of
 from rheostat.data import Dataset, subset, to_pixels
 from rheostat.deploy.choosing import SPLIT, Candidate, Choice, Need, choose
 from rheostat.deploy.ladders import LadderChoice
+from rheostat.deploy.leaving import Shares, mean_latency, measured_shares, weights_of, without_shares
 from rheostat.deploy.onnx_session import SessionModule
 from rheostat.deploy.precisions import CALIBRATED_ON, FULL, SERVED, beside, open_in, write_in
 from rheostat.evaluation.lookup import find_data, find_target
 from rheostat.evaluation.target import Target
 from rheostat.models import artifact
-from rheostat.models.costs import latency
 from rheostat.models.factories import Factory
 from rheostat.models.folding import foldable
 from rheostat.models.tunable import Tunable
@@ -57,11 +58,28 @@ def rows_of(which: str | Path, rows: Path | None) -> list[Row]:
     return found
 
 
-def latencies(model: Tunable, points: list[Point], *, seconds: float = 0.3) -> dict[Point, float]:
-    """Median milliseconds of one image at each point, folded if possible; the points take turns."""
-    modules: dict[str, nn.Module] = {p.label(): foldable(model, p) or model.at(p) for p in points}
-    found = latency(modules, model.net.image, seconds=seconds) if modules else {}
-    return {p: found[p.label()].median for p in points}
+def latencies(
+    model: Tunable, points: list[Point], *, seconds: float = 0.3, shares: Mapping[Point, Shares] = MappingProxyType({})
+) -> dict[Point, float]:
+    """Median milliseconds of one image at each point, folded if possible; the points take turns.
+
+    `shares` are the shares of images by exit, for points with live exits.
+    """
+    modules: dict[Point, nn.Module] = {p: foldable(model, p) or model.at(p) for p in points}
+    weights = {p: weights_of(model, p, shares) for p in points}
+    found = mean_latency(modules, weights, model.net.image, seconds=seconds) if modules else {}
+    return {p: found[p].median for p in points}
+
+
+def known_shares(model: Tunable, points: Iterable[Point], rows: Iterable[Row]) -> dict[Point, Shares]:
+    """The shares of images by exit that rows state; ValueError if a point with live exits has none."""
+    found = measured_shares(rows)
+    if missing := without_shares(model, points, found):
+        raise ValueError(
+            f"the rows of {missing[0].label()} do not say which exits images take, so it cannot be timed; measure it "
+            f"again (rheostat evaluate --fresh --split {SPLIT})"
+        )
+    return found
 
 
 def choose_point(
@@ -85,7 +103,7 @@ def _times_of(which: str | Path, measured: list[Row], net: str | None) -> dict[P
     """The latency of every point that has a row in fp32 of the split `SPLIT`."""
     every = {Point(**r.at) for r in measured if r.split == SPLIT and r.at and r.precision == FULL}
     model = artifact.load(which, net=net).to("cpu")  # the factory of a network may put it on a GPU
-    return latencies(model, sorted(every, key=lambda p: p.label()))
+    return latencies(model, sorted(every, key=lambda p: p.label()), shares=known_shares(model, every, measured))
 
 
 def store_point(
@@ -166,6 +184,7 @@ def _numbers(found: Candidate, choice: Choice | LadderChoice) -> dict[str, Any]:
         "latency_ms": found.latency,
         "flags": list(found.flags),
         **({} if found.precision == FULL else {"precision": found.precision}),
+        **({} if found.exit_shares is None else {"exit_shares": list(found.exit_shares)}),
     }
 
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from rheostat.attacks.multi_exit import MEASURES
-from rheostat.deploy.runtimes import Array, Precision, open_graph
+from rheostat.deploy.runtimes import Array, Graph, Precision, open_graph
 from rheostat.models.inputs import check_range
 
 STAGES = 64
@@ -82,7 +82,7 @@ class Session:
     ) -> None:
         path = Path(path)
         open_one = partial(open_graph, runtime=runtime, precision=precision, threads=threads, spin=spin)
-        self.stages = [open_one(path)]
+        self.stages: list[Graph] = [open_one(path)]
         self.precision = self.stages[0].precision
         text = self.stages[0].description
         if text is None:
@@ -94,6 +94,7 @@ class Session:
             own = _about(file, self.stages[-1].description or "")
             if json.dumps(own) != json.dumps(self.about | {"stage": number}):
                 raise ValueError(f"{file} is not stage {number} of the export in {path.name}: export the point again")
+        self.thresholds: list[float] = self.about.get("thresholds", [])
 
     def __call__(self, images: Array, robustness: float | Array | None = None, *, validate: bool = True) -> Array:
         """Logits (B, K) of a batch (B, C, H, W) of pixels in [0, 1].
@@ -122,7 +123,7 @@ class Session:
             last = number == len(self.stages) - 1
             leaves = np.ones(len(rows), bool)
             if not last:
-                leaves = unsure(logits, self.about["measure"]) < self.about["thresholds"][number]
+                leaves = unsure(logits, self.about["measure"]) < self.thresholds[number]
             out[rows[leaves]] = logits[leaves]
             if leaves.all():
                 break

@@ -23,7 +23,7 @@ from rheostat.models.fetching import fetch
 from rheostat.models.hashing import DECISIVE, as_loaded, decisive, digest_of_parts, tensors_hash
 from rheostat.models.rebuilding import rebuilt
 from rheostat.models.tunable import Tunable
-from rheostat.models.validation import built, check_classes, check_description, fitted
+from rheostat.models.validation import built, check_classes, check_description, check_exit_shares, fitted
 from rheostat.nets.adopted import NAME, Adopted
 from rheostat.points.dial_map import DialMap
 from rheostat.points.point import Point
@@ -201,6 +201,7 @@ def load_with(which: str | Path, *, net: nn.Module | Factory | str | None = None
         model.points = {k: model.complete(Point(**v)) for k, v in found["points"].items()}
     except (TypeError, ValueError) as error:  # a TypeError for a key that no argument has
         raise ValueError(f"{path}: {error}") from None
+    check_exit_shares(found["measured"], model.points, str(path))
     model.temperatures = {k: float(v["temperature"]) for k, v in found["measured"].items() if "temperature" in v}
     model.eval()
     about = About(
@@ -268,4 +269,5 @@ def name_point(
         found["points"] = {**found["points"], name: point.numbers()}
         found["measured"] = {**found["measured"], name: measured}
         check_description(json.loads(json.dumps(found)), str(file))
+        check_exit_shares({name: measured}, {name: point}, str(file))
         write_tensors(file, tensors, found)

@@ -4,25 +4,28 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Hashable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from rheostat.methods.exits import ExitCommand
+from rheostat.methods.exits import ExitCommand, Exits, depth_of
 from rheostat.models.tunable import Tunable
 from rheostat.nn.layers import Conv, Dense, kernel
 from rheostat.points.point import Point
 from rheostat.runtime.seeding import preserved, stream
 
+Name = TypeVar("Name", bound=Hashable)
+Shared = TypeVar("Shared", bound=nn.Module)
+
 
 @dataclass(frozen=True)
 class Cost:
-    """Cost of one image at a point.
+    """Cost of one image at a point; if it has live exits, of an image that leaves early at none, the most it can cost.
 
     `macs` counts convolutions and matrix products as dense kernels run them: zero weights reduce neither `macs` nor
     the time. `macs_nonzero` excludes products with a zero weight; `convolution_macs` is the part of `macs` in
@@ -42,6 +45,9 @@ class Cost:
 def observe(model: nn.Module, image: tuple[int, int, int], point: Point | None = None) -> Cost:
     """The cost of one image (C, H, W) through a module, at a point if it is a Tunable.
 
+    The cost of a point with live exits depends on where an image leaves. What is counted is an image that no exit
+    takes, which passes all layers and all heads; `exit_costs` counts every exit.
+
     The model is afterwards as it was, whatever its mode. If it has seats, a copy of its modules with the same weights
     is observed, and the model may predict in other threads meanwhile. A module without seats may hold what cannot be
     copied, such as a lock; it is observed itself, and must not be called meanwhile.
@@ -49,7 +55,11 @@ def observe(model: nn.Module, image: tuple[int, int, int], point: Point | None =
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
     with _watched(model) as watched, _counting(device) as counter, _Used(watched) as used:
         x = torch.zeros(1, *image, device=device)
-        watched(x, point, validate=False) if isinstance(watched, Tunable) else watched(x)
+        if isinstance(watched, Tunable):
+            at = watched.resolve(point, x)
+            watched.read(x, at.with_(ExitCommand(leave=depth_of(at) - 1)) if live_exits(watched, point) else at)
+        else:
+            watched(x)
     by_operator = counter.get_flop_counts().get("Global", {})
     convolutions = sum(v for k, v in by_operator.items() if "convolution" in str(k))
     parameters = list(model.parameters())
@@ -72,11 +82,18 @@ def _counting(device: torch.device) -> Iterator[FlopCounterMode]:
         yield counter
 
 
+def live_exits(model: Tunable, point: Point | None) -> int:
+    """The number of exits at which an image may leave at a point, the network's end included; 0 if none is live."""
+    point = model.complete(point)
+    has = model.method.live(point) and model.method.part(Exits) is not None
+    return int(point["depth"]) if has else 0
+
+
 @contextmanager
 def _watched(model: nn.Module) -> Iterator[nn.Module]:
     """What is observed for a module, in eval mode: a copy if it has seats, else the module, which is then restored."""
     if any(isinstance(m, Conv | Dense) for m in model.modules()):
-        yield _sharing(model)
+        yield sharing(model)
         return
     modes = [(module, module.training) for module in model.modules()]
     buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
@@ -91,7 +108,7 @@ def _watched(model: nn.Module) -> Iterator[nn.Module]:
                 buffer.copy_(before)
 
 
-def _sharing(model: nn.Module) -> nn.Module:
+def sharing(model: Shared) -> Shared:
     """A copy of a module in eval mode, with the same weights and its own buffers, which a pass may change."""
     computed = (v for module in model.modules() for v in vars(module).values() if isinstance(v, Tensor))
     shared = {id(t): t for t in (*model.parameters(), *computed)}
@@ -153,18 +170,19 @@ class Latency:
 
 
 def latency(
-    models: Mapping[str, nn.Module], image: tuple[int, int, int], *, batch: int = 1, seconds: float = 2.0
-) -> dict[str, Latency]:
+    models: Mapping[Name, nn.Module], image: tuple[int, int, int], *, batch: int = 1, seconds: float = 2.0
+) -> dict[Name, Latency]:
     """Latency of modules (images → logits). They are measured in turn, so that their ratios are comparable.
 
-    Every module runs for about `seconds`, at least 10 passes, after three warm-up passes.
+    Every module runs for about `seconds`, at least 10 passes, after three warm-up passes. All passes are of the same
+    noise, so a module with live exits is timed by `deploy.leaving.mean_latency` instead.
     """
     if batch < 1 or seconds <= 0:
         raise ValueError(f"latency needs a batch of at least 1 and seconds above 0, given batch {batch}")
     first = next(iter(models.values()))
     device = next((p.device for p in first.parameters()), torch.device("cpu"))
     x = torch.rand(batch, *image, generator=stream("latency")).to(device)
-    times: dict[str, list[float]] = {name: [] for name in models}
+    times: dict[Name, list[float]] = {name: [] for name in models}
     with torch.no_grad():
         for model in models.values():
             for _ in range(3):

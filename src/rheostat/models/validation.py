@@ -20,6 +20,7 @@ from torch.utils._pytree import tree_leaves
 
 from rheostat.data.preprocessing import MOST_SIDE
 from rheostat.models.tunable import Tunable
+from rheostat.points.point import Point
 from rheostat.runtime.terminal import visible
 
 LEAST_TEMPERATURE, MOST_TEMPERATURE = 1e-3, 1e3
@@ -68,6 +69,7 @@ class _Measured(_Part):
     measured_under: list[str] = []
     split: str = ""
     precision: Literal["fp32", "bf16", "int8", "int8-openvino"] = "fp32"
+    exit_shares: list[Share] | None = None
 
 
 class _Recipe(_Part):
@@ -256,6 +258,18 @@ def _one_line(where: str) -> Iterator[None]:
     except Exception as error:  # an invalid description may raise anything
         first = next(iter(str(error).splitlines()), "")[:200]
         raise ValueError(f"{where}: its network cannot be built ({type(error).__name__}: {first})") from None
+
+
+def check_exit_shares(measured: Mapping[str, Any], points: Mapping[str, Point], where: str) -> None:
+    """ValueError unless the shares of images by exit, where numbers of a point state them, fit it and add up to 1."""
+    for name, point in points.items():
+        shares = measured.get(name, {}).get("exit_shares")
+        if shares is None:
+            continue
+        if len(shares) != int(point.get("depth", 0)) or not math.isclose(sum(shares), 1, abs_tol=1e-6):
+            raise ValueError(
+                f"{where}: measured.{name}.exit_shares: one share for each exit, which add up to 1, given {shares}"
+            )
 
 
 def check_classes(classes: Sequence[str], model: Tunable, where: str) -> None:

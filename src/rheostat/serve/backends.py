@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Collection, Mapping
 from functools import partial
 from pathlib import Path
 
@@ -12,7 +13,8 @@ from torch import nn
 
 from rheostat.deploy.exporting import export
 from rheostat.deploy.fastest import fastest_runtime
-from rheostat.deploy.onnx_session import Session
+from rheostat.deploy.leaving import WHOLE, Weights, planned, stored_shares, ways, weights_of, without_shares
+from rheostat.deploy.onnx_session import Session, SessionModule
 from rheostat.deploy.precisions import FULL, LOWER, SERVED, lacking, open_in, precision_of, stored_int8
 from rheostat.deploy.runtimes import Array, Precision
 from rheostat.models import artifact
@@ -20,17 +22,13 @@ from rheostat.models.folding import foldable
 from rheostat.models.tunable import Tunable
 from rheostat.points.point import Point
 from rheostat.runtime.choices import nearest
-from rheostat.serve.costs import from_rows, measure
+from rheostat.serve.costs import Times, from_rows, measure
 from rheostat.serve.engine import Run
 from rheostat.serve.options import Service
 
 BACKENDS = ("auto", "onnx", "openvino", "torch")
-FORMS = {
-    ("torch", "fp32"): ("folded", "eager"),
-    ("onnx", "fp32"): ("ONNX Runtime",),
-    **{("openvino", p): (f"OpenVINO {p}",) for p in ("fp32", "bf16")},
-}
-"""(backend, precision) → the forms of `rheostat bench` whose times apply to it."""
+FORMS = {("onnx", "fp32"): ("ONNX Runtime",), **{("openvino", p): (f"OpenVINO {p}",) for p in ("fp32", "bf16")}}
+"""(runtime of files, precision) → the forms of `rheostat bench` whose times apply to it."""
 
 
 def service(
@@ -51,7 +49,8 @@ def service(
     measured numbers, so no robustness floor admits them. `net` names the factory of an adopted model's network.
 
     The time of a batch of up to `most` images at each point is measured here, which takes a moment, or read from
-    `costs`, a file written by `rheostat bench --out`.
+    `costs`, a file written by `rheostat bench --out`. That of a point with live exits is the mean over its exits, by
+    the shares of images that are stored with it; without them it is that of images that leave early at none.
     Each point runs in the precision that it was chosen in (`rheostat choose --ladder`), because its numbers were
     measured in that one. `backend` is the runtime of points in fp32: "auto" takes the fastest installed one, measured
     at the first of them; int8 always runs under ONNX Runtime, bf16 and int8-openvino under OpenVINO. `precision`
@@ -76,26 +75,30 @@ def service(
             f"{which} has no named points to serve; store some: rheostat choose RUN --min-robust … --name "
             "safe (or try it with --unmeasured-points)"
         )
-    runs: dict[str, Run] = {}
+    made: dict[str, nn.Module] = {}
     forms: dict[str, tuple[str, ...]] = {}
     digest = artifact.digest(which)
+    shares = stored_shares(model, about)
+    weights = {name: weights_of(model, point, shares) for name, point in points.items()}
     for name, point in points.items():
-        temperature = model.temperatures.get(name, 1.0)
         own = precision_of(about.measured.get(name, {})) if precision is None else FULL
         if own in LOWER:
             session = _lower(which, model, about, name, digest, threads)
-            runs[name], forms[name] = partial(_answer, session, temperature), SERVED[own].forms
+            made[name], forms[name] = SessionModule(session), SERVED[own].forms
         elif backend == "torch":
-            runs[name], forms[name] = _torch(model, point, temperature), FORMS[backend, FULL]
+            folded = foldable(model, point)
+            made[name], forms[name] = folded or model.at(point), ("eager" if folded is None else "folded",)
         else:
-            session, backend = _session(model, about, point, backend, precision or "fp32", threads)
-            runs[name], forms[name] = partial(_answer, session, temperature), FORMS[backend, session.precision]
-    numbers = {n: model.complete(p).numbers() for n, p in points.items()}
-    times = (
-        measure(runs, model.net.image, most)
-        if costs is None
-        else from_rows(costs, numbers, artifact=digest, forms=forms)
-    )
+            session, backend = _session(model, about, point, backend, precision or "fp32", threads, weights[name])
+            made[name], forms[name] = SessionModule(session), FORMS[backend, session.precision]
+    runs = {name: _run(form, model.temperatures.get(name, 1.0)) for name, form in made.items()}
+    if costs is None:
+        unknown = without_shares(model, points.values(), shares)
+        times = _measured(made, weights, model.net.image, most, late=[n for n, p in points.items() if p in unknown])
+    else:
+        numbers = {n: model.complete(p).numbers() for n, p in points.items()}
+        live = [n for n in points if weights[n] != WHOLE]
+        times = from_rows(costs, numbers, artifact=digest, forms=forms, live=live)
     return Service(
         runs,
         {n: p.numbers() for n, p in points.items()},
@@ -117,7 +120,13 @@ def _softmax(logits: Array, temperature: float) -> Array:
 
 
 def _session(
-    model: Tunable, about: artifact.About, point: Point, backend: str, precision: Precision, threads: int | None
+    model: Tunable,
+    about: artifact.About,
+    point: Point,
+    backend: str,
+    precision: Precision,
+    threads: int | None,
+    weights: Weights,
 ) -> tuple[Session, str]:
     """A session for a point, and the name of its runtime: the fastest one if `backend` is "auto"."""
     with tempfile.TemporaryDirectory() as folder:
@@ -125,7 +134,7 @@ def _session(
         export(model, about, file, at=point)
         runtime = backend
         if backend == "auto":
-            runtime = fastest_runtime(file, model.net.image, precision=precision, threads=threads)
+            runtime = fastest_runtime(file, model.net.image, precision=precision, threads=threads, weights=weights)
         return Session(file, runtime=runtime, precision=precision, threads=threads, spin=False), runtime
 
 
@@ -145,16 +154,45 @@ def _lower(which: str, model: Tunable, about: artifact.About, name: str, digest:
         return open_in(precision, file, threads=threads, spin=False)
 
 
-def _answer(session: Session, temperature: float, images: Array) -> Array:
-    return _softmax(session(images, validate=False), temperature)
+def _measured(
+    made: Mapping[str, nn.Module],
+    weights: Mapping[str, Weights],
+    image: tuple[int, int, int],
+    most: int,
+    *,
+    late: Collection[str],
+) -> dict[str, Times]:
+    """The times of every point here, by the shares of images at its exits, which the points in `late` lack."""
+    every = {key: _run(form, 1.0) for key, form in planned(made, weights, most).items()}
+    batches = {name: found for (name, _), found in measure(every, image, most).items()}
+    if all(own == WHOLE for own in weights.values()):
+        return batches
+    # A single image leaves at one exit: each is timed.
+    single = measure({key: _run(form, 1.0) for key, form in planned(made, weights, 1).items()}, image, 1)
+    return {
+        name: Times(
+            (
+                (1, sum(share * single[name, way](1) for way, (share, _) in enumerate(ways(weights[name], 1)))),
+                *found[1:],
+            ),
+            name not in late,
+        )
+        for name, found in ((name, times.measured) for name, times in batches.items())
+    }
 
 
-def _torch(model: Tunable, point: Point, temperature: float) -> Run:
-    module: nn.Module = foldable(model, point) or model.at(point)
+def _run(form: nn.Module, temperature: float) -> Run:
+    """A pass of a form: images → probabilities."""
+    if isinstance(form, SessionModule):
+        return partial(_answer, form.session, temperature)
 
     def run(images: Array) -> Array:
         with torch.no_grad():
-            logits: Array = module(torch.from_numpy(images)).numpy()
+            logits: Array = form(torch.from_numpy(images)).numpy()
         return _softmax(logits, temperature)
 
     return run
+
+
+def _answer(session: Session, temperature: float, images: Array) -> Array:
+    return _softmax(session(images, validate=False), temperature)

@@ -5,16 +5,18 @@ from __future__ import annotations
 import itertools
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 import numpy as np
 
-from rheostat.results.timings import read_timings
+from rheostat.deploy.bench_times import Wanted, fastest_times
+from rheostat.deploy.leaving import unknown_line
 from rheostat.serve.decoding import Array
 
+Key = TypeVar("Key", bound=Hashable)
 GAIN = 0.1
 """The server warns about a step of the ladder that saves less than this share of the time."""
 PASSES = 5
@@ -27,6 +29,8 @@ class Times:
 
     measured: tuple[tuple[int, float], ...]
     """(images, seconds), smallest batch first."""
+    early: bool = True
+    """False if the point has live exits and it is not known which of them images take: none leaves early."""
 
     def __post_init__(self) -> None:
         sizes = [n for n, _ in self.measured]
@@ -64,18 +68,21 @@ def sizes_up_to(most: int) -> tuple[int, ...]:
 
 
 def measure(
-    runs: Mapping[str, Callable[[Array], Array]],
+    runs: Mapping[Key, Callable[[Array], Array]],
     image: tuple[int, int, int],
     most: int,
     *,
     passes: int = PASSES,
     clock: Callable[[], float] = time.perf_counter,
-) -> dict[str, Times]:
-    """The median time of every point at each size. Points take turns, so that a noisy moment affects all of them."""
-    found: dict[str, list[tuple[int, float]]] = {name: [] for name in runs}
+) -> dict[Key, Times]:
+    """The median time of every point at each size. Points take turns, so that a noisy moment affects all of them.
+
+    All passes are of noise, so the runs of a point with live exits are `planned`.
+    """
+    found: dict[Key, list[tuple[int, float]]] = {name: [] for name in runs}
     for size in sizes_up_to(most):
         x = np.random.default_rng(0).random((size, *image)).astype(np.float32)
-        spent: dict[str, list[float]] = {name: [] for name in runs}
+        spent: dict[Key, list[float]] = {name: [] for name in runs}
         for number in range(passes + 1):
             for name, run in runs.items():
                 started = clock()
@@ -88,32 +95,28 @@ def measure(
 
 
 def from_rows(
-    path: Path, points: Mapping[str, Mapping[str, float]], *, artifact: str, forms: Mapping[str, Sequence[str]]
+    path: Path,
+    points: Mapping[str, Mapping[str, float]],
+    *,
+    artifact: str,
+    forms: Mapping[str, Sequence[str]],
+    live: Collection[str] = (),
 ) -> dict[str, Times]:
-    """Read the times that `rheostat bench --out` wrote; each point uses the first of its `forms` that was measured.
+    """Read the times that `rheostat bench --out` wrote; each point uses the fastest of its `forms`.
 
-    ValueError if the rows are of another model, or if a served point has no row.
+    `live` names the points with live exits. ValueError as `fastest_times` raises it.
     """
-    if not path.is_file():
-        raise ValueError(f"no file {path}; write it with `rheostat bench FILE --out {path}`")
-    rows = [r for r in read_timings(path) if r.get("artifact") == artifact]
-    if not rows:
-        raise ValueError(f"{path} has no rows of this model (hash {artifact}); measure them with `rheostat bench`")
-    found = {}
-    for name, point in points.items():
-        own = {r["form"]: r for r in rows if r.get("at") == dict(point)}
-        form = next((f for f in forms[name] if f in own), None)
-        if form is None:
-            raise ValueError(f"{path} has no times of {name!r} as {' or '.join(forms[name])}; bench that point too")
-        found[name] = _times(path, own[form])
-    return found
+    wanted = {name: Wanted(repr(name), at, forms[name], name in live) for name, at in points.items()}
+    return {
+        name: Times(tuple((n, ms / 1e3) for n, ms in times.milliseconds), times.early)
+        for name, times in fastest_times(path, wanted, artifact=artifact).items()
+    }
 
 
-def _times(path: Path, row: Mapping[str, Any]) -> Times:
-    try:
-        return Times(tuple(sorted((int(n), float(ms) / 1e3) for n, ms in row["p50_ms"].items())))
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise ValueError(f"{path}: a row without times of a pass ({error})") from None
+def late_exits(costs: Costs) -> list[str]:
+    """A warning that names the points that were timed without early exits, if there are any."""
+    names = [name for name, times in costs.items() if not times.early]
+    return [unknown_line(names)] if names else []
 
 
 def ordered(ladder: tuple[str, ...], costs: Costs) -> tuple[str, ...]:

@@ -17,10 +17,11 @@ from PIL import Image
 from rheostat import data
 from rheostat.attacks import named
 from rheostat.data import Dataset, Preprocessing
+from rheostat.deploy.leaving import WHOLE, Weights, mean_latency
 from rheostat.deploy.named_points import own_rows, rows_path
 from rheostat.evaluation.attacked import attack_chunk, victim_at
 from rheostat.models import artifact, zoo
-from rheostat.models.costs import latency, observe
+from rheostat.models.costs import exit_costs, live_exits, observe
 from rheostat.models.tunable import Tunable
 from rheostat.points.dial import Dial
 from rheostat.points.point import Point
@@ -122,12 +123,11 @@ def viewer(
         found = attack_chunk(victim_at(model, point), x, truth, named("pgd10", eps=radius, norm=norm), (0, "look"))
         with torch.no_grad():
             after = model(found.adversarial, point).softmax(1)
-        spent = observe(model, model.net.image, point)
-        took = latency({"x": model.at(point)}, model.net.image, seconds=0.02)["x"].median
+        cost = _cost(model, point, x)
         truth_text = "" if label is None else f"; its label is **{classes[label]}**"
         if label is not None and int(before.argmax()) != label:
             truth_text = f"; its label is **{classes[label]}**: already wrong, so there is nothing to attack"
-        text = f"**{point.label()}**: {spent.macs / 1e6:.2f} M MACs, {took:.2f} ms an image here{truth_text}."
+        text = f"**{point.label()}**: {cost}{truth_text}."
         return (
             _shown(x),
             _shown(found.adversarial),
@@ -140,6 +140,21 @@ def viewer(
         )
 
     return look
+
+
+def _cost(model: Tunable, point: Point, x: torch.Tensor) -> str:
+    """What an image (1, C, H, W) costs at a point; where exits are live, what this one costs, by where it leaves."""
+    leave = None
+    if count := live_exits(model, point):
+        with torch.no_grad():
+            taken = model.read(x, model.resolve(point, x)).taken
+        assert taken is not None
+        leave = int(taken[0])
+    macs = observe(model, model.net.image, point).macs if leave is None else exit_costs(model, point).macs[leave]
+    weights: Weights = WHOLE if leave is None else {leave: 1.0}
+    took = mean_latency({"x": model.at(point)}, {"x": weights}, model.net.image, seconds=0.02)["x"].median
+    which = "an image here" if leave is None else f"here for this image, which leaves at exit {leave + 1} of {count}"
+    return f"{macs / 1e6:.2f} M MACs, {took:.2f} ms {which}"
 
 
 def stretched(image: tuple[int, int, int]) -> Preprocessing:

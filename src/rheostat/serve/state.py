@@ -8,7 +8,7 @@ from dataclasses import asdict
 
 from rheostat.serve.budgets import Budget, Rate
 from rheostat.serve.controllers import controller, useless
-from rheostat.serve.costs import idle_steps
+from rheostat.serve.costs import idle_steps, late_exits
 from rheostat.serve.decoding import Refusal
 from rheostat.serve.engine import Engine, Served
 from rheostat.serve.gate import Gate
@@ -32,7 +32,7 @@ class State:
         """The floor that the server was started with; no later policy may set a lower one."""
         stored = options.store.read() if options.store is not None else None
         self.policy, note = settled(policy, stored, served.measured, check=self._controller)
-        self.notes = [note] if note else []
+        self.notes = [*([note] if note else []), *late_exits(served.costs)]
         unused = [n for n in self.policy.ladder if n not in floor(self.policy, served.measured)]
         if unused:
             self.notes.append(f"below the policy's floor, never used: {', '.join(unused)} (see --min-robust)")
