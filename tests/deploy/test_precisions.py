@@ -188,6 +188,9 @@ def test_the_ladder_is_stored_exported_and_served_in_its_precisions(chosen: Path
     kept = chosen / "model.fast.int8.onnx"
     main(["export", str(chosen), "--at", "fast", "--out", str(tmp_path / "fast.onnx")])
     same_graph_described(tmp_path / "fast.onnx", kept, about)
+    capsys.readouterr()
+    main(["export", str(chosen), "--at", "fast", "--to", "torch", "--out", str(tmp_path / "fast.pt2")])
+    assert "this file is in fp32 and states none of them" in " ".join(capsys.readouterr().out.split())
 
     served = service(str(chosen), backend="onnx", threads=1, most=4)
     x = np.random.default_rng(0).random((3, *model.net.image)).astype(np.float32)

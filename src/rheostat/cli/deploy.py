@@ -140,16 +140,21 @@ def export(
     stem = Path(file).resolve().stem if not Path(file).is_dir() else Path(file).resolve().name
     name = out or Path(f"{stem}{'-live' if dial == 'live' else f'-{at}' if at in model.points else ''}{TARGETS[to]}")
     own = artifact.digest(file)
-    precision = precision_of(about.measured.get(at, {})) if (dial, to, int8) == ("folded", "onnx", False) else "fp32"
-    if SERVED[precision].quantised:
+    precision = precision_of(about.measured.get(at, {}))
+    as_chosen = (dial, to, int8) == ("folded", "onnx", False)
+    if as_chosen and SERVED[precision].quantised:
         # The stored file was made before the point had its name, its numbers and its temperature.
         kept = stored_int8(artifact.locate(file), at, model.points[at], artifact=own)
-        entry = describe(model, about, model.points[at], at, own) | {"quantised": "int8"}
+        entry = describe(model, about, model.points[at], at, own, precisions=(precision,)) | {"quantised": "int8"}
         paths = [write_described(kept, name, entry)]
     else:
         paths = write(model, about, name, at=point, to=to, live=dial == "live", artifact=own)
-    if precision != "fp32":
-        console.print(f"{at!r} was chosen in {precision}, and its numbers hold for {precision} alone", markup=False)
+    if dial == "live" and at in about.measured:
+        console.print(f"the numbers of {at!r} hold for one point, so a file with a live dial states none", markup=False)
+    elif precision != "fp32":
+        numbers = f"its numbers hold for {precision} alone"
+        stated = "" if as_chosen else ": this file is in fp32 and states none of them"
+        console.print(f"{at!r} was chosen in {precision}, and {numbers}{stated}", markup=False)
     for path in paths:
         console.print(f"wrote {path} ({path.stat().st_size / 1e6:.2f} MB)", markup=False)
     if int8:
