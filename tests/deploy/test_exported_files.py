@@ -82,6 +82,8 @@ def test_a_live_dial_is_an_input(digits, tmp_path: Path) -> None:
     assert session.about["classes"] == list(about.classes)
     with pytest.raises(ValueError, match="has a live dial"):
         session(x.numpy())
+    with pytest.raises(ValueError, match="'robustness' takes a value from 0 to 1, given 2"):
+        session(x.numpy(), 2.0)
 
 
 def test_widths_are_graphs_of_their_own(tmp_path: Path) -> None:

@@ -47,7 +47,8 @@ class Need:
 class Candidate:
     """A point with its measured numbers and one-sided lower bounds on both accuracies.
 
-    `precision` is that in which it was measured and is to be served.
+    `precision` is that in which it was measured and is to be served. In a lower one, `flags` are also those of the
+    point's row in fp32, which bounds RA. `artifact` is the hash of the model that was measured.
     """
 
     point: Point
@@ -62,6 +63,7 @@ class Candidate:
     flags: tuple[str, ...]
     n: int
     precision: str = FULL
+    artifact: str | None = None
 
     def lacks(self, need: Need) -> dict[str, float]:
         """By how much each limit is missed, as a fraction of the limit; empty if all limits are met."""
@@ -126,8 +128,11 @@ def candidates(
     Rows of other splits are ignored. If a point has several rows, the one with the most attacks counts, and among those
     with equally many the one with the lowest RA. In a lower precision a point needs a row of its own and one in fp32,
     and never counts as more robust than in fp32: the attacks on a file are weaker, because it has no gradients. Raises
-    ValueError if there are no rows of the split, or if they belong to several models, radii or data sets.
+    ValueError for a confidence that is not between 0 and 1, if there are no rows of the split, or if they belong to
+    several models, radii or data sets.
     """
+    if not 0 < confidence < 1:
+        raise ValueError(f"confidence must be above 0 and below 1, given {confidence:g}")
 
     def strength(row: Row) -> tuple[int, float]:
         return len(row.attack.names), -row.robust_accuracy
@@ -175,9 +180,10 @@ def candidates(
             (latencies or {}).get((point, precision)),
             r.attack.names,
             r.tier,
-            tuple(r.flags),
+            tuple(dict.fromkeys((*r.flags, *full.flags))),
             r.n,
             precision,
+            r.artifact,
         )
         for (point, precision), r in found.items()
         for full in (found[point, FULL],)

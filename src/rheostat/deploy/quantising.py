@@ -28,6 +28,11 @@ from rheostat.results.intervals import share
 from rheostat.runtime.files import write_bytes
 from rheostat.runtime.precision import full_precision
 
+IN_PYTHON = (
+    "int8 takes its ranges from it; in Python, rheostat.deploy.quantising.quantise(file, out, images) takes yours"
+)
+"""How a model is quantised that does not record its images."""
+
 
 def quantise(path: Path, out: Path, images: Tensor) -> Path:
     """Quantise a folded file to int8, with ranges from calibration images (n, C, H, W).
