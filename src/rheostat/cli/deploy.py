@@ -142,8 +142,9 @@ def export(
     name = out or Path(f"{stem}{'-live' if dial == 'live' else f'-{at}' if at in model.points else ''}{TARGETS[to]}")
     own = artifact.digest(file)
     precision = precision_of(about.measured.get(at, {}))
-    as_chosen = (dial, to, int8) == ("folded", "onnx", False)
-    if as_chosen and SERVED[precision].quantised:
+    quantised = SERVED[precision].quantised
+    as_chosen = (dial, to) == ("folded", "onnx") and not (int8 and quantised)
+    if as_chosen and quantised:
         # The stored file was made before the point had its name, its numbers and its temperature.
         kept = stored_int8(artifact.locate(file), at, model.points[at], artifact=own)
         entry = describe(model, about, model.points[at], at, own, precisions=(precision,)) | {"quantised": "int8"}
