@@ -39,7 +39,7 @@ print(again(torch.rand(2, 3, 32, 32), rheostat.Point(robustness=0.5, width=0.5))
 A file holds the weights, the composition, the preprocessing, a description of the architecture and its hash. It does
 not hold the network's code, so `load` takes the factory of the module: a function, its name, or a timm name with plain
 arguments. Every command that loads a model has `--net package.module:function` (or
-`--net "timm:resnet18(num_classes=10)"`) for the same purpose, except `playground`: there, use `serve --playground`.
+`--net "timm:resnet18(num_classes=10)"`) for the same purpose.
 A file may name its factory, but `load` never imports that name, with one exception: it follows a timm name with plain
 arguments, without pretrained weights. A module of another architecture is refused, and the message says where it
 differs.

@@ -161,7 +161,7 @@ def test_an_evaluation_reports_its_plan(digits) -> None:
 def test_the_playground_prints_where_it_is(capsys, monkeypatch) -> None:
     uvicorn = pytest.importorskip("uvicorn")
     pytest.importorskip("gradio")
-    monkeypatch.setattr("rheostat.serve.playground.mount", lambda web, file, data_dir=None: web)
+    monkeypatch.setattr("rheostat.serve.playground.mount", lambda web, file, **more: web)
     monkeypatch.setattr(uvicorn.Server, "run", lambda self: setattr(self, "started", True))
     code, out, err = call(capsys, "playground", "oat-digits", "--port", "7999")
     assert code == 0, err

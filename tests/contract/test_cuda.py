@@ -16,8 +16,13 @@ import torch
 import rheostat
 from rheostat import data
 from rheostat.attacks import Attack
+from rheostat.cli.app import main
+from rheostat.deploy.judging import measure_in
 from rheostat.evaluation.attacked import outcome
+from rheostat.evaluation.lookup import Request
+from rheostat.evaluation.options import EvaluationOptions
 from rheostat.models import artifact
+from rheostat.models.artifact import About
 from rheostat.models.tunable import Tunable
 from rheostat.points.point import Point
 from rheostat.results.intervals import share
@@ -101,7 +106,16 @@ def test_an_adopted_network_that_its_factory_puts_there_is_served_on_the_cpu(
     monkeypatch.syspath_prepend(tmp_path)
     model = rheostat.adopt("elsewhere:make", "dual", image=(1, 8, 8))
     model.points = {"safe": model.complete(Point(robustness=1.0))}
+    recipe = {"name": "digits", "calibrate": 200, "train_images": None, "split_seed": 0}
+    provenance, classes = {"recipe": {"data": recipe}}, tuple("0123456789")
+    model.about = About(classes, {"norm": "linf", "eps": 0.2}, provenance)
     model.save(tmp_path / "model.safetensors")
+    # Files are judged on the CPU as well.
+    request = Request(str(tmp_path), at="robustness=1", examples=10, net="elsewhere:make")
+    (row,) = measure_in("int8", request, EvaluationOptions())
+    assert row.n == 10
+    main(["export", str(tmp_path), "--int8", "--net", "elsewhere:make", "--out", str(tmp_path / "x.onnx")])
+    assert (tmp_path / "x-int8.onnx").is_file()
     for backend in ("torch", "onnx"):
         served = service(str(tmp_path / "model.safetensors"), backend=backend, net="elsewhere:make", most=2)
         assert served.runs["safe"](np.zeros((2, 1, 8, 8), np.float32)).shape == (2, 10)

@@ -19,15 +19,16 @@ from rheostat.data import subset
 from rheostat.deploy.choosing import SPLIT, Need, candidates, choose
 from rheostat.deploy.ladders import choose_ladder
 from rheostat.deploy.latency import bench
-from rheostat.deploy.named_points import rows_of, store_point, store_points
+from rheostat.deploy.named_points import choose_point, rows_of, store_point, store_points
 from rheostat.models import artifact
 from rheostat.models.artifact import load_with
 from rheostat.points.point import Point
 from rheostat.reports.card import card
 from rheostat.results.intervals import lower_bound
 from rheostat.results.row import Row
+from rheostat.results.rows import add_rows
 from rheostat.serve.costs import from_rows
-from support import images_for, made_row
+from support import images_for, made_row, make
 
 
 def row(robustness: float, clean: int, robust: int, macs: float = 1e6, n: int = 1000, **more) -> Row:
@@ -146,6 +147,9 @@ def test_nothing_is_chosen_on_test() -> None:
         choose(CURVE, Need(), maximise="cleen")
     with pytest.raises(ValueError, match="must be from 0 to 1"):
         Need(min_robust=45)
+    for confidence in (95, -1):
+        with pytest.raises(ValueError, match=f"confidence must be above 0 and below 1, given {confidence}"):
+            choose(CURVE, Need(), confidence=confidence)
 
 
 def test_a_temperature_makes_probabilities_mean_something() -> None:
@@ -196,10 +200,21 @@ def test_points_are_stored_with_images_of_ones_own_and_all_or_none(run: Path, tm
         store_points(tmp_path, {"first": found.chosen, "second": other}, found, images=images)
     assert (tmp_path / "model.safetensors").read_bytes() == before
     assert [f.name for f in tmp_path.iterdir()] == ["model.safetensors"]
+    foreign = dataclasses.replace(found.chosen, artifact="0" * 16)
+    with pytest.raises(ValueError, match=r"'first' was measured on another model \(0{16}\)"):
+        store_point(tmp_path, "first", foreign, found, images=images)
     stored = store_point(tmp_path, "first", found.chosen, found, images=images)
     assert load_with(tmp_path)[1].measured["first"] == stored
     few = store_point(tmp_path, "first", found.chosen, found, images=(subset(sets.fit, 20), sets.choose))
     assert few["temperature"] != stored["temperature"]
+
+
+def test_a_limit_on_latency_holds_for_a_model_without_dials(tmp_path: Path) -> None:
+    artifact.save(tmp_path / "model.safetensors", make("pgd-at", "small_cnn").eval())
+    add_rows(tmp_path / "rows.jsonl", [row(0, 900, 500, at={}, artifact=artifact.digest(tmp_path))])
+    found = choose_point(tmp_path, Need(max_latency=1e4))
+    assert found.chosen is not None
+    assert found.chosen.latency is not None
 
 
 def test_what_a_point_costs() -> None:
@@ -235,6 +250,7 @@ def test_a_card_says_what_was_measured(run: Path, capsys) -> None:
 
 def test_the_command_line_speaks_plainly(run: Path, tmp_path: Path, capsys, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
+    add_rows(tmp_path / "others.jsonl", [CURVE[0]], {})
     for arguments, message in (
         (["choose", "oat-digits"], "no rows beside oat-digits"),
         (["choose", str(run), "--ladder", "safe,fast", "--name", "safe"], "give only one of them"),
@@ -242,6 +258,8 @@ def test_the_command_line_speaks_plainly(run: Path, tmp_path: Path, capsys, monk
         (["choose", str(run), "--ladder", "safe,safe"], "names of a ladder must differ"),
         (["serve", "oat-digits", "--unmeasured-points", "--controller", "slak"], "did you mean 'slack'"),
         (["serve", "oat-digits", "--unmeasured-points", "--costs", "none.jsonl"], "no file none.jsonl"),
+        (["card", str(run), "--rows", "rosw.jsonl"], "no file rosw.jsonl"),
+        (["push", str(run), "lab/shop", "--rows", "others.jsonl"], "others.jsonl has no rows of the model in"),
         (["choose", str(run), "--max-macs", "20X"], "cannot read macs '20X'"),
         (["export", str(run), "--at", "sage"], "no point named 'sage'"),
         (["export", str(run), "--at", "robustness=0,1"], "export takes one point"),

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+import rheostat
 from rheostat.calibration.exit_policy import fit_policy
 from rheostat.data import make_splits, subset, to_pixels
 from rheostat.deploy import exporting
 from rheostat.deploy.exporting import export
+from rheostat.deploy.latency import bench
 from rheostat.deploy.onnx_session import Session, unsure
 from rheostat.deploy.quantising import measured_again, quantise
 from rheostat.methods.composition import compose
@@ -79,6 +82,8 @@ def test_a_live_dial_is_an_input(digits, tmp_path: Path) -> None:
     assert session.about["classes"] == list(about.classes)
     with pytest.raises(ValueError, match="has a live dial"):
         session(x.numpy())
+    with pytest.raises(ValueError, match="'robustness' takes a value from 0 to 1, given 2"):
+        session(x.numpy(), 2.0)
 
 
 def test_widths_are_graphs_of_their_own(tmp_path: Path) -> None:
@@ -164,6 +169,41 @@ def test_torch_export_and_refusals(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="not an ONNX file"):
         Session(tmp_path / "bad.onnx")
     assert not list(tmp_path.glob(".*"))
+
+
+def peaks() -> nn.Module:
+    """A network with a layer that ONNX cannot express: 7 × 7 features are pooled to 3 × 3."""
+    features = nn.Sequential(nn.Conv2d(1, 8, 3, stride=4, padding=1), nn.BatchNorm2d(8), nn.ReLU())
+    return nn.Sequential(*features, nn.AdaptiveMaxPool2d(3), nn.Flatten(), nn.Linear(72, 10))
+
+
+def test_a_network_that_onnx_cannot_express_is_refused_in_one_line_and_benched_without_a_file(tmp_path: Path) -> None:
+    model = rheostat.adopt(peaks(), "dual", image=(1, 28, 28))
+    point = Point(robustness=1.0)
+    with pytest.raises(ValueError, match=r"robustness=1 cannot be written as ONNX: .*max_pool2d.* --backend torch"):
+        export(model, About(), tmp_path / "m.onnx", at=point)
+    assert list(tmp_path.iterdir()) == []
+    events: list[dict] = []
+    found = bench(model, About(), [point], seconds=0.05, int8=True, report=events.append)
+    assert [c.form for c in found] == ["eager", "folded"]
+    assert "cannot be written as ONNX" in next(e["why"] for e in events if e["event"] == "no-file")
+
+
+def test_a_file_states_the_numbers_of_a_point_only_if_they_are_its_own(digits, tmp_path: Path) -> None:
+    model, about = load_with("oat-digits")
+    model.points["safe"] = model.points["fast"] = Point(robustness=1.0)
+    own = {"robust_accuracy": 0.6, "temperature": 2.0}
+    about = dataclasses.replace(about, measured={"safe": own, "fast": {**own, "precision": "int8"}})
+
+    def stated(file: Path) -> tuple:
+        return tuple(Session(file).about[k] for k in ("name", "measured", "temperature"))
+
+    (safe,) = export(model, about, tmp_path / "safe.onnx", at="safe")
+    assert stated(safe) == ("safe", own, 2.0)
+    (fast,) = export(model, about, tmp_path / "fast.onnx", at="fast")
+    (live,) = export(model, about, tmp_path / "live.onnx", at="safe", live=True)
+    small = quantise(safe, tmp_path / "int8.onnx", to_pixels(digits[0].images[:64]))
+    assert [stated(file) for file in (fast, live, small)] == 3 * [(None, {}, 1.0)]
 
 
 def test_int8_is_measured_again(digits, tmp_path: Path) -> None:

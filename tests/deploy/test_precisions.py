@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 import json
 import shutil
@@ -19,9 +20,11 @@ from rheostat.deploy.judging import measure_in
 from rheostat.deploy.ladders import choose_ladder
 from rheostat.deploy.named_ladders import Sources, choose_ladder_points
 from rheostat.deploy.onnx_session import Session
+from rheostat.deploy.precisions import write_in
 from rheostat.evaluation.lookup import Request
 from rheostat.evaluation.options import EvaluationOptions
 from rheostat.models import artifact
+from rheostat.models.quantised_files import QUANTISED
 from rheostat.models.tunable import Tunable
 from rheostat.points.point import Point
 from rheostat.results.row import Row
@@ -31,7 +34,7 @@ from rheostat.runtime.files import read_tensors, write_tensors
 from rheostat.runtime.precision import native_bf16
 from rheostat.serve.backends import service
 from rheostat.serve.options import Service
-from support import made_row
+from support import images_for, made_row, make
 
 WIDE, NARROW = Point(robustness=1.0, width=1.0), Point(robustness=1.0, width=0.5)
 
@@ -43,6 +46,10 @@ def row(point: Point, clean: int, robust: int, precision: str = "fp32", n: int =
 
 ROWS = [row(WIDE, 900, 700), row(NARROW, 850, 650), row(WIDE, 895, 720, "int8"), row(NARROW, 800, 600, "int8")]
 TIMES = {(WIDE, "fp32"): 10.0, (NARROW, "fp32"): 6.0, (WIDE, "int8"): 4.0, (NARROW, "int8"): 2.0}
+
+
+def test_the_precisions_that_have_files_of_their_own_are_the_quantised_ones() -> None:
+    assert tuple(p for p, how in precisions.SERVED.items() if how.quantised) == QUANTISED
 
 
 def times_of(run: Path, rows: list[tuple[dict[str, float], str, float]]) -> Path:
@@ -111,6 +118,27 @@ def test_a_lower_precision_never_counts_as_more_robust_than_fp32() -> None:
     assert lower.robust_bound == full.robust_bound
     assert lower.clean == 0.895
     assert found[NARROW, "int8"].robust == 0.6
+
+
+def test_a_lower_precision_has_the_flags_of_its_row_in_fp32_too() -> None:
+    full, lower = (r.model_copy(update={"flags": [f]}) for r, f in ((ROWS[0], "zero-gradients"), (ROWS[2], "other")))
+    found = {c.precision: c.flags for c in candidates([full, lower], precisions=("fp32", "int8"))}
+    assert found == {"fp32": ("zero-gradients",), "int8": ("other", "zero-gradients")}
+
+
+def test_a_row_of_a_file_has_the_flags_of_training(tmp_path: Path) -> None:
+    model, about = artifact.load_with("oat-digits")
+    flagged = dataclasses.replace(about, provenance={**about.provenance, "flags": ["robust-overfitting"]})
+    artifact.save(tmp_path / "model.safetensors", model, flagged)
+    request = Request(which=str(tmp_path), at="robustness=1", examples=10)
+    (row,) = measure_in("int8", request, EvaluationOptions(split=SPLIT))
+    assert row.flags == ["robust-overfitting"]
+
+
+def test_int8_at_a_point_with_live_exits_is_refused_by_its_name(tmp_path: Path) -> None:
+    model = make("rdi", "resnet-8")
+    with pytest.raises(ValueError, match=r"exit=1.* has live exits.*: int8 needs exit=0"):
+        write_in("int8", model, artifact.About(), tmp_path / "x.onnx", at=Point(exit=1.0), images=images_for(model))
 
 
 def test_what_was_not_measured_does_not_take_part() -> None:
@@ -188,6 +216,9 @@ def test_the_ladder_is_stored_exported_and_served_in_its_precisions(chosen: Path
     kept = chosen / "model.fast.int8.onnx"
     main(["export", str(chosen), "--at", "fast", "--out", str(tmp_path / "fast.onnx")])
     same_graph_described(tmp_path / "fast.onnx", kept, about)
+    capsys.readouterr()
+    main(["export", str(chosen), "--at", "fast", "--to", "torch", "--out", str(tmp_path / "fast.pt2")])
+    assert "this file is in fp32 and states none of them" in " ".join(capsys.readouterr().out.split())
 
     served = service(str(chosen), backend="onnx", threads=1, most=4)
     x = np.random.default_rng(0).random((3, *model.net.image)).astype(np.float32)

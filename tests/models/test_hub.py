@@ -7,6 +7,7 @@ import hashlib
 import http.server
 import json
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -18,6 +19,7 @@ import pytest
 
 import rheostat
 from rheostat.models import hub
+from rheostat.points.point import Point
 
 SHA = "0123456789abcdef0123456789abcdef01234567"
 
@@ -172,6 +174,46 @@ def test_a_model_goes_to_a_hub_and_comes_back(repositories: tuple[str, Any], tmp
     assert offline.returncode == 0, offline.stderr
     missing = run("import rheostat; rheostat.load('hf:lab/other')", "http://127.0.0.1:9", tmp_path / "home")
     assert "cannot be reached" in missing.stderr
+
+
+INT8 = """
+import rheostat
+from rheostat.models import artifact, hub
+
+hub.push_to_hub({run!r}, "lab/small", token="good")
+file = artifact.locate("hf:lab/small")
+print(file.with_name("model.fast.int8.onnx").read_text())
+try:
+    hub.push_to_hub(rheostat.load({run!r}), "lab/small", token="good")
+except ValueError as error:
+    print(error)
+try:
+    artifact.check_nameable("hf:lab/small", "safe")
+except ValueError as error:
+    print(error)
+"""
+
+
+def test_the_int8_files_of_points_go_with_their_model(repositories: tuple[str, Any], tmp_path: Path) -> None:
+    endpoint, files = repositories
+    run_folder = tmp_path / "run"
+    run_folder.mkdir()
+    shutil.copy(rheostat.models.artifact.locate("oat-digits"), run_folder / "model.safetensors")
+    rheostat.models.artifact.name_point(run_folder, "fast", Point(robustness=1.0), {"precision": "int8"})
+    with pytest.raises(ValueError, match="fast: served as int8, from files that are not beside the model's file"):
+        hub.push_to_hub(run_folder, "lab/small", token="good")
+    (run_folder / "model.fast.int8.onnx").write_text("the quantised file")
+    done = run(INT8.format(run=str(run_folder)), endpoint, tmp_path / "home")
+    assert done.returncode == 0, done.stderr
+    assert files["lab/small"]["model.fast.int8.onnx"] == b"the quantised file"
+    own, no_files, no_names = done.stdout.strip().splitlines()
+    assert own == "the quantised file"
+    assert no_files.startswith("fast: served as int8")
+    assert "the hub's copy of a model" in no_names
+    # A repository that an earlier version wrote has the model alone.
+    del files["lab/small"]["model.fast.int8.onnx"]
+    again = run("import rheostat; rheostat.load('hf:lab/small')", endpoint, tmp_path / "other")
+    assert again.returncode == 0, again.stderr
 
 
 def test_what_does_not_load_is_not_published(tmp_path: Path) -> None:

@@ -35,6 +35,11 @@ def test_no_axes_collapse(plot, rows) -> None:
     assert figure.axes[0].get_position().height * figure.get_figheight() > 2
 
 
+def test_the_ends_of_a_curve_state_the_position_of_robustness() -> None:
+    rows = [made_row(torch.arange(8) < 4, at={"depth": 3.0, "robustness": t}) for t in (0.0, 0.7)]
+    assert [text.get_text() for text in trade_off(rows).axes[0].texts] == ["0", "0.7"]
+
+
 @pytest.mark.parametrize("plot", [along_dial, accuracy_against_macs])
 def test_some_of_many_curves_are_drawn_and_the_title_says_so(plot, rows) -> None:
     axes = plot(rows).axes[0]

@@ -152,6 +152,8 @@ def test_as_a_person_sees_it(two, capsys) -> None:
         main(["compare", *two, "--at", "robustness=0,1"])
     assert stop.value.code == 2
     assert capsys.readouterr().err == "rheostat: --at fixes one position, given 'robustness=0,1'\n"
+    with pytest.raises(ValueError, match="no row has a dial 'robustnes'; did you mean 'robustness'"):
+        found(two, at={"robustnes": 1.0})
 
 
 def test_a_report_of_two_runs_compares_them(two, tmp_path: Path) -> None:

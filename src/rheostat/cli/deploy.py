@@ -61,7 +61,7 @@ def choose(
 ) -> None:
     """Choose an operating point from rows on calibrate-choose, by confidence bounds; exit 1 if none qualifies."""
     from rheostat.deploy.choosing import Need
-    from rheostat.deploy.named_ladders import Sources, choose_ladder_points, ladder_lines
+    from rheostat.deploy.named_ladders import Sources, choose_ladder_points, ladder_lines, serve_command
     from rheostat.deploy.named_points import choice_lines, choose_point, store_point, store_points
     from rheostat.models import artifact
     from rheostat.runtime.quantities import quantity
@@ -83,14 +83,13 @@ def choose(
     if names:
         if len(set(names)) != len(names):
             raise ValueError(f"the names of a ladder must differ, given {ladder}")
-        steps, notes = choose_ladder_points(
-            Sources(run, rows, costs, net), need, maximise=maximise, steps=len(names), confidence=confidence
-        )
+        sources = Sources(run, rows, costs, net)
+        steps, notes = choose_ladder_points(sources, need, maximise=maximise, steps=len(names), confidence=confidence)
         used = [*names[: len(steps.points) - 1], names[-1]]
         for line in ladder_lines(steps, used, notes):
             console.print(line, markup=False)
         store_points(run, dict(zip(used, steps.points, strict=True)), steps, data_dir=data_dir, verify=verify, net=net)
-        console.print(f"stored; serve them: rheostat serve {run} --ladder {','.join(used)}", markup=False)
+        console.print(f"stored; serve them: {serve_command(sources, steps, used)}", markup=False)
         return
     found = choose_point(run, need, maximise=maximise, confidence=confidence, rows=rows, net=net)
     for line in choice_lines(found):
@@ -136,27 +135,32 @@ def export(
     check_choice("export", "dial", dial, ("folded", "live"))
     check_choice("export", "target", to, TARGETS)
     model, about = artifact.load_with(file, net=net)
+    model.to("cpu")  # the factory of a network may put it on a GPU
     point = _point(model, at)
+    halves = _halves(file, net, examples, data_dir, verify) if int8 else None  # before a file is written
     stem = Path(file).resolve().stem if not Path(file).is_dir() else Path(file).resolve().name
     name = out or Path(f"{stem}{'-live' if dial == 'live' else f'-{at}' if at in model.points else ''}{TARGETS[to]}")
     own = artifact.digest(file)
-    precision = precision_of(about.measured.get(at, {})) if (dial, to, int8) == ("folded", "onnx", False) else "fp32"
-    if SERVED[precision].quantised:
+    precision = precision_of(about.measured.get(at, {}))
+    quantised = SERVED[precision].quantised
+    as_chosen = (dial, to) == ("folded", "onnx") and not (int8 and quantised)
+    if as_chosen and quantised:
         # The stored file was made before the point had its name, its numbers and its temperature.
         kept = stored_int8(artifact.locate(file), at, model.points[at], artifact=own)
-        entry = describe(model, about, model.points[at], at, own) | {"quantised": "int8"}
+        entry = describe(model, about, model.points[at], at, own, precisions=(precision,)) | {"quantised": "int8"}
         paths = [write_described(kept, name, entry)]
     else:
         paths = write(model, about, name, at=point, to=to, live=dial == "live", artifact=own)
-    if precision != "fp32":
-        console.print(f"{at!r} was chosen in {precision}, and its numbers hold for {precision} alone", markup=False)
+    if dial == "live" and at in about.measured:
+        console.print(f"the numbers of {at!r} hold for one point, so a file with a live dial states none", markup=False)
+    elif precision != "fp32":
+        numbers = f"its numbers hold for {precision} alone"
+        stated = "" if as_chosen else ": this file is in fp32 and states none of them"
+        console.print(f"{at!r} was chosen in {precision}, and {numbers}{stated}", markup=False)
     for path in paths:
         console.print(f"wrote {path} ({path.stat().st_size / 1e6:.2f} MB)", markup=False)
-    if int8:
-        from rheostat.evaluation.lookup import find_target
-
-        subject = find_target(file, name=None, between=None, net=net)
-        _int8(subject, model, point, paths[0], examples, data_dir, verify)
+    if halves is not None:
+        _int8(model, point, paths[0], halves, about.threat)
 
 
 def _point(model: Any, at: str) -> Any:
@@ -173,19 +177,27 @@ def _point(model: Any, at: str) -> Any:
     return found[0]
 
 
-def _int8(subject: Any, model: Any, point: Any, path: Path, examples: int, data_dir: Path | None, verify: bool) -> None:
-    from rheostat.cli.progress import Show
-    from rheostat.data import to_pixels
+def _halves(file: str, net: str | None, examples: int, data_dir: Path | None, verify: bool) -> tuple[Any, Any]:
+    """The images that give the ranges of int8, and those on which it is measured."""
     from rheostat.deploy.precisions import CALIBRATED_ON
-    from rheostat.deploy.quantising import measured_again, quantise
-    from rheostat.evaluation.lookup import find_data
+    from rheostat.deploy.quantising import IN_PYTHON
+    from rheostat.evaluation.lookup import find_data, find_target
 
+    target = find_target(file, name=None, between=None, net=net)
     fit, test = (
-        find_data(subject, None, split, data_dir=data_dir, examples=n, verify=verify)
+        find_data(target, None, split, data_dir=data_dir, examples=n, verify=verify, otherwise=IN_PYTHON)
         for split, n in (("calibrate-fit", CALIBRATED_ON), ("test", examples))
     )
+    return fit, test
+
+
+def _int8(model: Any, point: Any, path: Path, halves: tuple[Any, Any], threat: Any) -> None:
+    from rheostat.cli.progress import Show
+    from rheostat.data import to_pixels
+    from rheostat.deploy.quantising import measured_again, quantise
+
+    fit, test = halves
     made = quantise(path, path.with_name(f"{path.stem}-int8.onnx"), to_pixels(fit.images))
-    threat = subject.about.threat
     with Show(console) as show:
         found = measured_again(
             model, model.at(point).point, made, test, eps=threat["eps"], norm=threat["norm"], report=show

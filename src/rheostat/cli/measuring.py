@@ -52,13 +52,11 @@ def numbers(text: str | None, option: str) -> tuple[int, ...] | None:
 
 def asked_precision(text: str) -> Asked:
     """A precision by its name; raises ValueError with the nearest name."""
-    from rheostat.runtime.choices import nearest
+    from rheostat.runtime.choices import check_choice
     from rheostat.runtime.precision import Asked
 
-    for one in get_args(Asked):
-        if one == text:
-            return cast("Asked", one)
-    raise ValueError(f"no precision {text!r}; {nearest(text, get_args(Asked))}")
+    check_choice("an attack", "precision", text, get_args(Asked))
+    return cast("Asked", text)
 
 
 def _corrupted(rows: list[Row]) -> None:

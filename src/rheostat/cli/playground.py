@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from rheostat.cli.deploy import DataDir, File, Threads, set_threads
+from rheostat.cli.deploy import DataDir, File, Network, Threads, set_threads
 from rheostat.cli.terminal import console
 
 app = typer.Typer()
@@ -17,6 +17,7 @@ app = typer.Typer()
 def playground(
     file: File,
     port: Annotated[int, typer.Option(help="Port of the page.", min=1, max=65535)] = 7860,
+    net: Network = None,
     data_dir: DataDir = None,
     threads: Threads = None,
 ) -> None:
@@ -30,7 +31,7 @@ def playground(
     except ImportError as error:
         raise ValueError(f"the playground needs {error.name}: pip install 'rheostat[playground]'") from None
     set_threads(threads)
-    web = mount(FastAPI(), file, data_dir=data_dir)
+    web = mount(FastAPI(), file, data_dir=data_dir, net=net)
     console.print(f"playground of {file} on http://127.0.0.1:{port}{PATH} (Ctrl-C ends it)", markup=False)
     server = uvicorn.Server(config(web, "127.0.0.1", port))
     server.run()

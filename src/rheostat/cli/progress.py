@@ -72,6 +72,8 @@ class Show:
             self.console.print(f"calibration-failed: {event['why']}; {event['model']} holds the uncalibrated model")
         elif kind == "not-saved":
             self.console.print(f"no model file is written: {event['why']}", markup=False)
+        elif kind == "no-file":
+            self.console.print(f"no file is timed: {event['why']}", markup=False)
         elif kind == "point" and self.lines and not self.console.is_terminal:
             row = event["row"]
             at = " ".join(f"{k}={v:g}" for k, v in row.at.items())

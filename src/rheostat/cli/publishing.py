@@ -32,15 +32,19 @@ def card(
 
 
 def card_of(file: str, rows: Path | None, net: str | None, name: str) -> str:
-    """The text of a model card for a model's file and its rows, under a name."""
-    from rheostat.deploy.named_points import own_rows, rows_path
+    """The text of a model card for a model's file and its rows, under a name.
+
+    A run's folder need not hold rows; a given file of rows must hold some of this model.
+    """
+    from rheostat.deploy.named_points import own_rows, rows_of, rows_path
     from rheostat.models import artifact, zoo
     from rheostat.reports.card import card as write
 
     model, about = artifact.load_with(file, net=net)
     own = artifact.digest(file)
     shipped = zoo.by_digest(own)
-    return write(model, about, own_rows(rows_path(file, rows), own), name=name, digest=own, shipped=shipped)
+    found = own_rows(rows_path(file), own) if rows is None else rows_of(file, rows)
+    return write(model, about, found, name=name, digest=own, shipped=shipped)
 
 
 @app.command(epilog="Example: rheostat push runs/shop lab/shop --private")

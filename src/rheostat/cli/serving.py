@@ -159,6 +159,7 @@ def serve(
         access_log=access_log,
     )
     check_host(host, options)
+    asked = tuple(n for n in ladder.split(",") if n)
     served = service(
         file,
         backend=backend,
@@ -168,8 +169,9 @@ def serve(
         most=max_batch,
         costs=costs,
         net=net,
+        needed=asked,
     )
-    names = tuple(n for n in ladder.split(",") if n) or tuple(served.points)
+    names = asked or tuple(served.points)
     target = default_target(names[0], served.costs) if target_ms is None else target_ms
     web = make_app(served, Policy(names, target, min_robust, controller), options)
     notes = web.state.notes
@@ -182,7 +184,7 @@ def serve(
             raise ValueError(f"the playground needs {error.name}: pip install 'rheostat[playground]'") from None
         web = mount(web, file, data_dir=data_dir, net=net)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
-    for note in notes:
+    for note in [*notes, *(f"left out: {problem}" for problem in served.left_out.values())]:
         console.print(note, markup=False)
     if client_dial:
         console.print("clients may choose the point: an attacker then chooses the weakest one", style="red")

@@ -47,8 +47,9 @@ class Need:
 class Candidate:
     """A point with its measured numbers and one-sided lower bounds on both accuracies.
 
-    `precision` is that in which it was measured and is to be served. `exit_shares` are the shares of clean images by
-    exit, of which `macs` is the mean, if exits are live.
+    `precision` is that in which it was measured and is to be served. In a lower one, `flags` are also those of the
+    point's row in fp32, which bounds RA. `exit_shares` are the shares of clean images by exit, of which `macs` is the
+    mean, if exits are live. `artifact` is the hash of the model that was measured.
     """
 
     point: Point
@@ -64,6 +65,7 @@ class Candidate:
     n: int
     precision: str = FULL
     exit_shares: tuple[float, ...] | None = None
+    artifact: str | None = None
 
     def lacks(self, need: Need) -> dict[str, float]:
         """By how much each limit is missed, as a fraction of the limit; empty if all limits are met."""
@@ -128,8 +130,11 @@ def candidates(
     Rows of other splits are ignored. If a point has several rows, the one with the most attacks counts, and among those
     with equally many the one with the lowest RA. In a lower precision a point needs a row of its own and one in fp32,
     and never counts as more robust than in fp32: the attacks on a file are weaker, because it has no gradients. Raises
-    ValueError if there are no rows of the split, or if they belong to several models, radii or data sets.
+    ValueError for a confidence that is not between 0 and 1, if there are no rows of the split, or if they belong to
+    several models, radii or data sets.
     """
+    if not 0 < confidence < 1:
+        raise ValueError(f"confidence must be above 0 and below 1, given {confidence:g}")
 
     def strength(row: Row) -> tuple[int, float]:
         return len(row.attack.names), -row.robust_accuracy
@@ -177,10 +182,11 @@ def candidates(
             (latencies or {}).get((point, precision)),
             r.attack.names,
             r.tier,
-            tuple(r.flags),
+            tuple(dict.fromkeys((*r.flags, *full.flags))),
             r.n,
             precision,
             tuple(full.exit_shares.clean) if full.exit_shares is not None and full.exit_shares.clean else None,
+            r.artifact,
         )
         for (point, precision), r in found.items()
         for full in (found[point, FULL],)

@@ -13,7 +13,7 @@ import json
 import logging
 import tempfile
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -33,8 +33,16 @@ from rheostat.runtime.files import write_bytes
 from rheostat.runtime.seeding import stream
 
 TARGETS = {"onnx": ".onnx", "torch": ".pt2"}
+RUNS_IN = {"onnx": ("fp32", "bf16"), "torch": ("fp32",)}
+"""Target → the precisions in which its files run: OpenVINO runs an ONNX file in bf16 too."""
 PARITY = 1e-4
 """The largest difference allowed between a logit of file and model, as a fraction of the largest logit."""
+UNMEASURED: dict[str, Any] = {"name": None, "measured": {}, "temperature": 1.0}
+"""What a description says of a file whose accuracies nobody measured."""
+
+
+class NoFile(ValueError):
+    """A point that has no file of the format asked for, because of what its pass does."""
 
 
 class Live(nn.Module):
@@ -49,16 +57,31 @@ class Live(nn.Module):
         return logits
 
 
-def describe(model: Tunable, about: About, point: Point, name: str | None, artifact: str) -> dict[str, Any]:
-    """The description that a file stores in its metadata."""
+def describe(
+    model: Tunable,
+    about: About,
+    point: Point,
+    name: str | None,
+    artifact: str,
+    *,
+    precisions: Collection[str] = ("fp32",),
+) -> dict[str, Any]:
+    """The description that a file stores in its metadata.
+
+    It states name and numbers of a named point only if they were measured in one of `precisions`, those that the file
+    runs in.
+    """
     measured = about.measured.get(name, {}) if name else {}
+    holds = measured.get("precision", "fp32") in precisions
     return {
         "artifact": artifact,
         "composition": repr(model.method),
         "point": point.numbers(),
-        "name": name,
-        "measured": measured,
-        "temperature": measured.get("temperature", 1.0),
+        **(
+            {"name": name, "measured": measured, "temperature": measured.get("temperature", 1.0)}
+            if holds
+            else UNMEASURED
+        ),
         "dials": {d.name: {"low": d.low, "high": d.high, "values": d.values} for d in model.dials.values()},
         "points": {k: p.numbers() for k, p in model.points.items()},
         "classes": list(about.classes),
@@ -98,9 +121,11 @@ def export(
 
     By default the file holds one plain folded network. With `live`, `robustness` is an input, one value per
     row, and there is one file per width. A point with live exits gives one file per stage, which `Session`
-    runs with real early exit. Parity is checked on `images` (n, C, H, W), n ≥ 2 (default: noise). The model
-    does not change: a copy on the CPU is exported. Raises ValueError if the point cannot be exported this
-    way, or if a file's outputs differ from the model's.
+    runs with real early exit. A file states the numbers of a named point only if they hold for it: a live dial has
+    other points too, and a point that was chosen in int8 has another file (`rheostat export` writes it). Parity is
+    checked on `images` (n, C, H, W), n ≥ 2 (default: noise). The model does not change: a copy on the CPU is exported.
+    Raises ValueError if the point cannot be exported this way (`NoFile` if that is due to its pass), or if a file's
+    outputs differ from the model's.
     """
     if to not in TARGETS:
         raise ValueError(f"no target {to!r}; {nearest(to, TARGETS)}")
@@ -109,19 +134,19 @@ def export(
     check_finite(dict(model.named_parameters()), "the model")
     name = at if isinstance(at, str) else None
     point = model.at(at).point
-    numbers = point.numbers()
+    point.numbers()  # one position for all rows, or ValueError
     model = copy.deepcopy(model).to(torch.device("cpu")).to_layout(torch.contiguous_format).eval()
     x = torch.rand(3, *model.net.image, generator=stream("export")) if images is None else images.cpu()
-    about_file = describe(model, about, point, name, artifact)
+    about_file = describe(model, about, point, name, artifact, precisions=RUNS_IN[to])
     if live:
         return _live(model, point, out, to, about_file, x)
     if model.method.live(point) and to != "onnx":
         raise ValueError("live exits can be exported only as ONNX stages; give --to onnx, or exit=0")
     folded = foldable(model, point)
     if folded is None:
-        raise ValueError(
-            f"{point} is not one fixed network (it draws noise, mixes passes or cannot be traced), so it has no "
-            f"folded file; give another point, or the dial live ({numbers})"
+        raise NoFile(
+            f"{point.label()} is not one fixed network (it draws noise, mixes passes or cannot be traced), so it has "
+            "no folded file; serve it with --backend torch, or export another point or the dial live"
         )
     with torch.no_grad():
         expected = model(x, point)
@@ -144,6 +169,7 @@ def _live(model: Tunable, point: Point, out: Path, to: str, about: dict[str, Any
         with torch.no_grad():
             expected = model(x, fixed.replace(robustness=levels))
         entry = about | {
+            **UNMEASURED,
             "live": ["robustness"],
             "point": {k: v for k, v in fixed.numbers().items() if k != "robustness"},
         }
@@ -185,21 +211,23 @@ def _write(
     with tempfile.TemporaryDirectory() as folder, _quiet(), torch.no_grad():
         temporary = Path(folder) / f"x{out.suffix}"
         if to == "torch":
-            program = torch.export.export(module.eval(), inputs, dynamic_shapes=shapes)
+            with _expressed(about, "by torch.export"):
+                program = torch.export.export(module.eval(), inputs, dynamic_shapes=shapes)
             torch.export.save(program, temporary, extra_files={f"{KEY}.json": text})
             again = torch.export.load(temporary).module()(*inputs)
             found = list(again) if isinstance(again, tuple) else [again]
         else:
             outputs = ["passed", "logits"] if len(expected) == 2 else ["logits"]
-            onnx = torch.onnx.export(
-                module.eval(),
-                inputs,
-                dynamo=True,
-                dynamic_shapes=shapes,
-                input_names=list(names),
-                output_names=outputs,
-                verbose=False,
-            )
+            with _expressed(about, "as ONNX", "; serve it with --backend torch, or export --to torch"):
+                onnx = torch.onnx.export(
+                    module.eval(),
+                    inputs,
+                    dynamo=True,
+                    dynamic_shapes=shapes,
+                    input_names=list(names),
+                    output_names=outputs,
+                    verbose=False,
+                )
             assert onnx is not None
             onnx.model.metadata_props[KEY] = text
             onnx.save(temporary)
@@ -211,6 +239,20 @@ def _write(
             _compare(a, b, out)
         write_bytes(out, temporary.read_bytes())
     return out
+
+
+@contextlib.contextmanager
+def _expressed(about: Mapping[str, Any], how: str, instead: str = "") -> Iterator[None]:
+    """Turn an exporter's error into a `NoFile` that names the point and the cause."""
+    try:
+        yield
+    except RuntimeError as error:  # the base of the errors of torch.onnx and torch.export
+        cause: BaseException = error
+        while cause.__cause__ is not None:
+            cause = cause.__cause__
+        why = next(iter(str(cause).splitlines()), type(cause).__name__)
+        what = "the live dial" if "live" in about else Point(**about["point"]).label()
+        raise NoFile(f"{what} cannot be written {how}: {why}{instead}") from None
 
 
 def _compare(found: Tensor, expected: Tensor, out: Path) -> None:

@@ -9,9 +9,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from rheostat.data import to_pixels
-from rheostat.deploy.precisions import CALIBRATED_ON, LOWER, check_runs_here, open_in, write_in
-from rheostat.deploy.quantising import ATTACKS, judged
+from rheostat.data import Dataset, to_pixels
+from rheostat.deploy.precisions import CALIBRATED_ON, LOWER, SERVED, check_runs_here, open_in, write_in
+from rheostat.deploy.quantising import ATTACKS, IN_PYTHON, judged
 from rheostat.evaluation.arguments import as_attacks, as_points
 from rheostat.evaluation.evaluator import Report
 from rheostat.evaluation.lookup import Request, find_data, find_target, settled
@@ -43,11 +43,25 @@ def measure_in(
     model = target.model
     if not isinstance(model, Tunable):
         raise ValueError(f"--precision {precision} exports a model of this package, given the factory {request.which}")
-    fit, dataset = (
-        find_data(target, request.data, split, data_dir=request.data_dir, examples=n, verify=request.verify)
-        for split, n in (("calibrate-fit", CALIBRATED_ON), (options.split or DEFAULT_SPLIT, request.examples))
-    )
+    model.to("cpu")  # the factory of a network may put it on a GPU
+
+    def images(split: str, examples: int | None, otherwise: str = "") -> Dataset:
+        return find_data(
+            target,
+            request.data,
+            split,
+            data_dir=request.data_dir,
+            examples=examples,
+            verify=request.verify,
+            otherwise=otherwise,
+        )
+
+    dataset = images(options.split or DEFAULT_SPLIT, request.examples)
     check_fit(model, dataset)
+    # Only int8 takes ranges from images, so only int8 needs a model that records its splits.
+    ranges = torch.empty(0)
+    if SERVED[precision].quantised:
+        ranges = to_pixels(images("calibrate-fit", CALIBRATED_ON, IN_PYTHON).images)
     options = settled(request, options, target)
     assert options.out is not None
     builder = RowBuilder(target, dataset, options, precision)
@@ -59,7 +73,7 @@ def measure_in(
         check_runs_here(precision)  # nothing is dropped that cannot be measured again
     done, rows = stored_rows(builder, [of.identity for of in plan]), list[Row]()
     for number, (point, of) in enumerate(zip(points, plan, strict=True), 1):
-        row = done.get(of.identity) or _row(builder, of, point, to_pixels(fit.images))
+        row = done.get(of.identity) or _row(builder, of, point, ranges)
         rows.append(row)
         if report is not None:
             report({"event": "point", "number": number, "of": len(points), "row": row})
@@ -84,6 +98,8 @@ def _row(builder: RowBuilder, of: Measurement, point: Point, images: Tensor) -> 
         nonzeros=cost.nonzeros,
         macs={"mean": cost.macs, "p50": cost.macs, "p99": cost.macs},
         seconds=round(time.perf_counter() - started, 3),
+        # Those of training hold for a file too. The checks of an evaluation need gradients: rows in fp32 have theirs.
+        flags=sorted(set(about.provenance.get("flags", []))),
     )
     assert builder.options.out is not None
     add_rows(builder.options.out, [row], {row.identity: (found.clean, found.robust)})

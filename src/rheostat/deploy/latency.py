@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from rheostat.deploy.exporting import export
+from rheostat.deploy.exporting import NoFile, export
 from rheostat.deploy.fastest import sessions_of
 from rheostat.deploy.leaving import WHOLE, Shares, mean_latency, mean_macs, weights_of
 from rheostat.deploy.onnx_session import Session, SessionModule
@@ -66,8 +66,8 @@ def bench(
     """Costs of every point: eager, folded and under each runtime; the forms take turns.
 
     `compiled` adds torch.compile, and `int8` a quantised file under each runtime (its ranges come from noise, which
-    changes no time). `shares` are the shares of images by exit, for points with live exits.
-    `report` is called with events of progress.
+    changes no time). `shares` are the shares of images by exit, for points with live exits. `report` is called with
+    events of progress, and of a point whose network has no ONNX file.
     """
     found: list[PointBenchmark] = []
     noise = torch.rand(64, *model.net.image, generator=stream("times"))
@@ -83,9 +83,13 @@ def bench(
         with tempfile.TemporaryDirectory() as folder:
             if folded is not None:
                 file = Path(folder) / "x.onnx"
-                export(model, about, file, at=point)
-                forms |= _sessions(file)
-                if int8 and not model.method.live(point):
+                try:
+                    export(model, about, file, at=point)
+                except NoFile as problem:
+                    report({"event": "no-file", "why": str(problem)})
+                else:
+                    forms |= _sessions(file)
+                if int8 and file.is_file() and not model.method.live(point):
                     made = quantise(file, file.with_name("int8.onnx"), noise)
                     small = sessions_of(made, precision="fp32", threads=torch.get_num_threads())
                     forms |= {INT8[runtime]: SessionModule(session) for runtime, session in small.items()}

@@ -20,6 +20,7 @@ from rheostat.deploy.onnx_session import SessionModule
 from rheostat.deploy.precisions import FULL, LOWER, SERVED, Key, lacking, open_in, write_in
 from rheostat.models import artifact
 from rheostat.models.costs import live_exits
+from rheostat.models.folding import foldable
 from rheostat.models.tunable import Tunable
 from rheostat.points.point import Point
 from rheostat.results.row import Row
@@ -43,16 +44,37 @@ class Sources:
 def choose_ladder_points(
     sources: Sources, need: Need, *, maximise: str = "clean", steps: int = 4, confidence: float = 0.95
 ) -> tuple[LadderChoice, list[str]]:
-    """The ladder of a run over its points and precisions, and a line for each precision that is left out.
+    """The ladder of a run over its points and precisions, and a line for each that is left out.
 
     A point takes part in a precision only if SA and RA were measured in it (`rheostat evaluate --precision`) and this
-    machine can run it.
+    machine can run it. Beside files, or with times from `bench`, a point that has no file takes no part.
     """
     rows = rows_of(sources.which, sources.rows)
     keys, notes = _measured(rows)
+    if sources.costs or any(precision != FULL for _, precision in keys):
+        # These times are of files, and a point without a file has none.
+        lost = without_file(sources, (p for p, precision in keys if precision == FULL))
+        keys = [key for key in keys if key[0] not in lost]
+        rows = [r for r in rows if Point(**r.at) not in lost]
+        if lost:
+            labels = ", ".join(p.label() for p in lost)
+            notes.append(f"{FULL} is left out at {labels}: no one file gives it; only serve --backend torch serves it")
     times, more = _from_rows(sources, keys) if sources.costs else _timed(sources, keys, rows)
     choice = choose_ladder(rows, need, latencies=times, maximise=maximise, steps=steps, confidence=confidence)
     return choice, [*notes, *more]
+
+
+def without_file(sources: Sources, points: Iterable[Point]) -> list[Point]:
+    """Those of the points that are not one fixed network, so that no file holds them and only torch serves them."""
+    model = artifact.load(sources.which, net=sources.net).to("cpu")  # the factory of a network may put it on a GPU
+    return [point for point in points if foldable(model, point) is None]
+
+
+def serve_command(sources: Sources, choice: LadderChoice, names: Sequence[str]) -> str:
+    """The command that serves a stored ladder."""
+    torch_alone = without_file(sources, (c.point for c in choice.points if c.precision == FULL))
+    backend = " --backend torch" if torch_alone else ""
+    return f"rheostat serve {sources.which} --ladder {','.join(names)}{backend}"
 
 
 def _measured(rows: Iterable[Row]) -> tuple[list[Key], list[str]]:

@@ -16,12 +16,13 @@ from rheostat.deploy.choosing import SPLIT, Candidate, Choice, Need, choose
 from rheostat.deploy.ladders import LadderChoice
 from rheostat.deploy.leaving import Shares, mean_latency, measured_shares, weights_of, without_shares
 from rheostat.deploy.onnx_session import SessionModule
-from rheostat.deploy.precisions import CALIBRATED_ON, FULL, SERVED, beside, open_in, write_in
+from rheostat.deploy.precisions import CALIBRATED_ON, FULL, SERVED, open_in, write_in
 from rheostat.evaluation.lookup import find_data, find_target
 from rheostat.evaluation.target import Target
 from rheostat.models import artifact
 from rheostat.models.factories import Factory
 from rheostat.models.folding import foldable
+from rheostat.models.quantised_files import beside
 from rheostat.models.tunable import Tunable
 from rheostat.points.point import Point
 from rheostat.results.intervals import share
@@ -29,6 +30,8 @@ from rheostat.results.row import Row
 from rheostat.results.rows import read_rows
 from rheostat.runtime.files import write_bytes
 
+IN_PYTHON = "store the point in Python: store_point(..., images=(fit, choose))"
+"""How a point is named whose model does not record its images."""
 WITHIN = 0.005
 """How far the clean accuracy of a file in a lower precision may lie from that of its row, on the same images."""
 
@@ -46,6 +49,8 @@ def own_rows(place: Path | None, digest: str) -> list[Row]:
 def rows_of(which: str | Path, rows: Path | None) -> list[Row]:
     """The rows of a run that belong to its current model; raises ValueError that names the expected file."""
     place = rows_path(which, rows)
+    if rows is not None and not rows.is_file():
+        raise ValueError(f"no file {rows}")
     if place is None or not place.is_file():
         raise ValueError(
             f"no rows beside {which}; measure with `rheostat evaluate {which} --split {SPLIT}`, or name a rows "
@@ -101,7 +106,7 @@ def choose_point(
 
 def _times_of(which: str | Path, measured: list[Row], net: str | None) -> dict[Point, float]:
     """The latency of every point that has a row in fp32 of the split `SPLIT`."""
-    every = {Point(**r.at) for r in measured if r.split == SPLIT and r.at and r.precision == FULL}
+    every = {Point(**r.at) for r in measured if r.split == SPLIT and r.precision == FULL}
     model = artifact.load(which, net=net).to("cpu")  # the factory of a network may put it on a GPU
     return latencies(model, sorted(every, key=lambda p: p.label()), shares=known_shares(model, every, measured))
 
@@ -139,15 +144,21 @@ def store_points(
     `images` are those to fit temperatures on and those that the points were chosen on. By default they are the splits
     of the model's recipe; a model that `fit` trained has none, so give them. A point in a lower precision is stored
     with it; the file of an int8 point is written beside the model's file. Nothing is written before every point is
-    known to be good. Raises ValueError for a name that cannot be, for a model that ships, and if a file is not as
-    accurate as its row says, because another machine runs it differently.
+    known to be good. Raises ValueError for a name that cannot be, for a model that ships, for a point that was measured
+    on another model, and if a file is not as accurate as its row says, because another machine runs it differently.
     """
     for name in chosen:
         artifact.check_nameable(which, name)
     target = find_target(str(which), name=None, between=None, net=net)
     assert isinstance(target.model, Tunable)
+    for name, found in chosen.items():
+        if found.artifact not in (None, target.hash):
+            raise ValueError(
+                f"{name!r} was measured on another model ({found.artifact}) than that in {which} ({target.hash}); "
+                "measure this one and choose again"
+            )
     halves = images or tuple(
-        find_data(target, None, split, data_dir=data_dir, examples=None, verify=verify)
+        find_data(target, None, split, data_dir=data_dir, examples=None, verify=verify, otherwise=IN_PYTHON)
         for split in ("calibrate-fit", SPLIT)
     )
     numbers: dict[str, dict[str, Any]] = {}

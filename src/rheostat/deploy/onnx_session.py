@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 from rheostat.attacks.multi_exit import MEASURES
 from rheostat.deploy.runtimes import Array, Graph, Precision, open_graph
 from rheostat.models.inputs import check_range
+from rheostat.points.dial import Dial
 
 STAGES = 64
 """The most stages that a file may declare."""
@@ -56,6 +58,16 @@ def _about(path: Path, text: str) -> dict[str, Any]:
     return found
 
 
+def _robustness(path: Path, about: Mapping[str, Any]) -> Dial:
+    """The dial of robustness as a description gives it; raises ValueError that names the file if that is no dial."""
+    try:
+        found = about.get("dials", {}).get("robustness", {})
+        low, high, values = float(found.get("low", 0)), float(found.get("high", 1)), found.get("values")
+        return Dial("robustness", low, low, high, None if values is None else tuple(map(float, values)) or None)
+    except (AttributeError, TypeError, ValueError):
+        raise ValueError(f"{path}: its robustness dial is not described by numbers") from None
+
+
 def stage_file(first: Path, number: int) -> Path:
     """Where the file of a stage lies: beside that of the first."""
     return first if number == 0 else first.with_name(f"{first.stem}.stage-{number}{first.suffix}")
@@ -88,6 +100,7 @@ class Session:
         if text is None:
             raise ValueError(f"{path}: an ONNX file that Rheostat did not export")
         self.about = _about(path, text)
+        self._dial = _robustness(path, self.about)
         for number in range(1, self.about.get("stages", 1)):
             file = stage_file(path, number)
             self.stages.append(open_one(file))
@@ -99,7 +112,8 @@ class Session:
     def __call__(self, images: Array, robustness: float | Array | None = None, *, validate: bool = True) -> Array:
         """Logits (B, K) of a batch (B, C, H, W) of pixels in [0, 1].
 
-        Raises ValueError for pixels outside this range, as the model does; `validate=False` omits the check.
+        Raises ValueError for pixels outside this range and for positions that the dial does not have, as the model
+        does; `validate=False` omits these checks.
         """
         if validate and images.size and np.issubdtype(images.dtype, np.floating):
             check_range(float(images.min()), float(images.max()))
@@ -107,6 +121,8 @@ class Session:
             if robustness is None:
                 raise ValueError("this file has a live dial; pass robustness")
             level = np.broadcast_to(np.asarray(robustness, np.float32), (len(images),)).copy()
+            if validate:
+                self._dial.checked_rows(torch.from_numpy(level))
             return self.stages[0].run({"images": images, "robustness": level})[0].copy()
         if robustness is not None:
             raise ValueError("this file is folded at one point and takes no robustness")

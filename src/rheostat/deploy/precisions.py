@@ -22,6 +22,7 @@ from rheostat.deploy.onnx_session import Session
 from rheostat.deploy.quantising import quantise
 from rheostat.deploy.runtimes import Precision
 from rheostat.models.artifact import About
+from rheostat.models.quantised_files import beside
 from rheostat.models.tunable import Tunable
 from rheostat.points.point import Point
 from rheostat.runtime.choices import check_choice
@@ -100,6 +101,9 @@ def write_in(
     `images` (n, C, H, W) give the ranges of int8. Raises ValueError as `export` and `quantise` do.
     """
     check_precision(precision)
+    point = model.at(at).point
+    if SERVED[precision].quantised and model.method.live(point):
+        raise ValueError(f"{point.label()} has live exits, which make one file per stage: {precision} needs exit=0")
     paths = export(model, about, out, at=at, artifact=artifact)
     return quantise(out, out, images) if SERVED[precision].quantised else paths[0]
 
@@ -109,11 +113,6 @@ def open_in(precision: str, file: Path, *, threads: int | None = None, spin: boo
     check_runs_here(precision)
     how = SERVED[precision]
     return Session(file, runtime=how.runtime, precision=how.products, threads=threads, spin=spin)
-
-
-def beside(model_file: Path, name: str) -> Path:
-    """Where the int8 file of a named point lies: beside the model's file."""
-    return model_file.with_name(f"{model_file.stem}.{name}.int8.onnx")
 
 
 def stored_int8(model_file: Path, name: str, point: Point, *, artifact: str) -> Path:

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from rheostat.attacks import named
 from rheostat.data import Dataset, to_pixels
+from rheostat.deploy.exporting import UNMEASURED
 from rheostat.deploy.onnx_session import Session, SessionModule
 from rheostat.deploy.runtimes import KEY, Array
 from rheostat.evaluation.attacked import attack_chunk, chunks, victim_at
@@ -27,11 +28,17 @@ from rheostat.results.intervals import share
 from rheostat.runtime.files import write_bytes
 from rheostat.runtime.precision import full_precision
 
+IN_PYTHON = (
+    "int8 takes its ranges from it; in Python, rheostat.deploy.quantising.quantise(file, out, images) takes yours"
+)
+"""How a model is quantised that does not record its images."""
+
 
 def quantise(path: Path, out: Path, images: Tensor) -> Path:
-    """Quantise a folded file to int8, with ranges from calibration images (n, C, H, W), and keep its metadata.
+    """Quantise a folded file to int8, with ranges from calibration images (n, C, H, W).
 
-    Raises ValueError for a file with stages or a live dial.
+    Its metadata are those of the file, without the numbers of its point, which were not measured in int8. Raises
+    ValueError for a file with stages or a live dial.
     """
     from onnxruntime.quantization import (
         CalibrationDataReader,
@@ -65,7 +72,7 @@ def quantise(path: Path, out: Path, images: Tensor) -> Path:
             activation_type=QuantType.QUInt8,
             weight_type=QuantType.QInt8,
         )
-        return write_described(made, out, {**source.about, "quantised": "int8"})
+        return write_described(made, out, {**source.about, **UNMEASURED, "quantised": "int8"})
 
 
 def write_described(file: Path, out: Path, about: Mapping[str, Any]) -> Path:

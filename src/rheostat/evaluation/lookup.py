@@ -50,25 +50,35 @@ def find_target(
 
 
 def find_data(
-    target: Target, name: str | None, split: str, *, data_dir: Path | None, examples: int | None, verify: bool
+    target: Target,
+    name: str | None,
+    split: str,
+    *,
+    data_dir: Path | None,
+    examples: int | None,
+    verify: bool,
+    otherwise: str = "",
 ) -> Dataset:
     """The images of an evaluation; calibration splits follow the model's recipe.
 
     Without `name` and `data_dir` it uses the training data that the run's folder records. Raises ValueError if
-    no data set is known, or for a split of a model without a recipe.
+    no data set is known, or for a split of a model without a recipe; it says what to do `otherwise`, by default as
+    `rheostat evaluate` can.
     """
     recipe = target.about.provenance.get("recipe", {}).get("data", {})
     remembered, folder_there = data_of_run(target.folder)
     chosen, data_dir = name or remembered or recipe.get("name"), data_dir or folder_there
     if chosen is None:
-        raise ValueError(f"{target.run} does not record its data set; give --data")
+        raise ValueError(f"{target.run} does not record its data set; {otherwise or 'give --data'}")
     loaded = data.load(
         chosen, folder=data_dir, verify=verify and recipe.get("verify", True), preprocessing=target.about.preprocessing
     )
     if split == "test":
         return subset(loaded[1], examples)
     if not recipe:
-        raise ValueError(f"split {split!r} is known only for models trained with a recipe; use --split test")
+        raise ValueError(
+            f"split {split!r} is known only for models trained with a recipe; {otherwise or 'use --split test'}"
+        )
     splits = make_splits(
         *loaded, calibrate=recipe["calibrate"], limit=recipe["train_images"], seed=recipe["split_seed"]
     )

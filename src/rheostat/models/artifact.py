@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import platform
-import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from importlib import metadata
@@ -21,6 +20,7 @@ from rheostat.models import zoo
 from rheostat.models.factories import Factory
 from rheostat.models.fetching import fetch
 from rheostat.models.hashing import DECISIVE, as_loaded, decisive, digest_of_parts, tensors_hash
+from rheostat.models.quantised_files import POINT_NAME
 from rheostat.models.rebuilding import rebuilt
 from rheostat.models.tunable import Tunable
 from rheostat.models.validation import built, check_classes, check_description, check_exit_shares, fitted
@@ -248,8 +248,10 @@ def digest(which: str | Path) -> str:
 
 def check_nameable(path: str | Path, name: str) -> None:
     """ValueError unless a point may have this name, and points may be named in this model's file."""
-    if not re.fullmatch(r"[a-z][a-z0-9_-]*", name):
+    if not POINT_NAME.fullmatch(name):
         raise ValueError(f"a point's name is of a-z, 0-9, - and _, and starts with a letter, given {name!r}")
+    if str(path).startswith("hf:"):
+        raise ValueError(f"{path} is the hub's copy of a model; copy its file before you name points in it")
     if zoo.ships(locate(path)):
         raise ValueError(f"{path} comes with the package; copy it before you name points in it")
 

@@ -1,10 +1,12 @@
 """Models on the Hugging Face hub: `push_to_hub`, and files named `hf:org/name` that `load` fetches.
 
-A repository holds the artifact as `model.safetensors` and a card as `README.md`. No code from it is ever executed.
+A repository holds the artifact as `model.safetensors`, the int8 files of its named points beside it, and a card as
+`README.md`. No code from it is ever executed.
 """
 
 from __future__ import annotations
 
+import contextlib
 import re
 import tempfile
 from pathlib import Path
@@ -15,7 +17,9 @@ from torch import nn
 from rheostat.models import artifact
 from rheostat.models.artifact import About
 from rheostat.models.factories import Factory
+from rheostat.models.quantised_files import beside, quantised_points
 from rheostat.models.tunable import Tunable
+from rheostat.runtime.files import read_tensors
 
 PREFIX = "hf:"
 FILE = "model.safetensors"
@@ -40,12 +44,18 @@ def check_name(name: str) -> str:
 def fetch(which: str) -> Path:
     """The local copy of `hf:org/name` or `hf:org/name@revision`, downloaded once into the hub's cache.
 
-    One-line ValueError if there is no such model, or neither a connection nor a copy.
+    The int8 files of its named points come with it, where the repository has them. One-line ValueError if there is no
+    such model, or neither a connection nor a copy.
     """
     hub = _hub()
     name, _, revision = which.removeprefix(PREFIX).partition("@")
     try:
-        return Path(hub.hf_hub_download(check_name(name), FILE, revision=revision or None))
+        file = Path(hub.hf_hub_download(check_name(name), FILE, revision=revision or None))
+        for point in quantised_points(read_tensors(file)[1]):
+            with contextlib.suppress(hub.errors.EntryNotFoundError):  # fp32 needs no such file; int8 says what it lacks
+                # The folder of a file in the cache is named after its commit.
+                hub.hf_hub_download(name, beside(Path(FILE), point).name, revision=file.parent.name)
+        return file
     except hub.errors.RepositoryNotFoundError:
         raise ValueError(f"the hub has no model {name!r}, or it is private and no token is set (HF_TOKEN)") from None
     except hub.errors.RevisionNotFoundError:
@@ -70,6 +80,8 @@ def push_to_hub(
 ) -> str:
     """Upload a model, or a model file, and its card as organisation/name; return the URL of the commit.
 
+    The int8 files of named points are uploaded with a model file; ValueError, before anything is sent, if one is
+    missing.
     A new repository is created if necessary. `card` is the text of its README (`rheostat card`); `rheostat push`
     generates it from the rows beside the file. `net` is the factory of an adopted network, as in `load`. Without
     `token` the hub's stored login is used. One-line ValueError if the hub refuses.
@@ -85,8 +97,15 @@ def push_to_hub(
                 raise ValueError("a file holds its own `about`; give `about` only with a model")
             file = artifact.locate(model)
             artifact.load_with(file, net=net)  # never publish a file that does not load
+        kept = {point: beside(file, point) for point in quantised_points(read_tensors(file)[1])}
+        if missing := [point for point, own in kept.items() if not own.is_file()]:
+            raise ValueError(
+                f"{', '.join(missing)}: served as int8, from files that are not beside the model's file; push the file "
+                "or the run's folder in which these points were chosen"
+            )
         api = hub.HfApi(token=token)
         operations = [hub.CommitOperationAdd(FILE, str(file))]
+        operations += [hub.CommitOperationAdd(beside(Path(FILE), p).name, str(own)) for p, own in kept.items()]
         text = header + (card or f"# {name}\n\nA Rheostat model: `rheostat.load({PREFIX + name!r})`.\n")
         operations.append(hub.CommitOperationAdd("README.md", text.encode()))
         try:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from rheostat.results.curves import curve_names, curves
 from rheostat.results.labels import worst_rows
-from rheostat.results.row import Row
+from rheostat.results.row import At, Row
 from rheostat.runtime.spacing import evenly
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ def trade_off(rows: list[Row], *, title: str = "") -> Figure:
         if len(found) > 1:
             for place in (0, len(found) - 1):
                 axes.annotate(
-                    f"{next(iter(found[place].at.values())):g}" if found[place].at else "",
+                    _position(found[place].at),
                     (x[place], y[place]),
                     xytext=(6, 6),
                     textcoords="offset points",
@@ -72,6 +72,11 @@ def trade_off(rows: list[Row], *, title: str = "") -> Figure:
     if len(lines) > 1:
         legend(figure, fontsize=8)
     return figure
+
+
+def _position(at: At) -> str:
+    """The position that labels the end of a curve: that of robustness, or of the first dial; empty without dials."""
+    return f"{at.get('robustness', next(iter(at.values()))):g}" if at else ""
 
 
 def along_dial(rows: list[Row]) -> Figure:

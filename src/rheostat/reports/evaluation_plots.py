@@ -6,10 +6,11 @@ import itertools
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rheostat.results.curves import same_ball, same_setting
-from rheostat.results.labels import point_label, worst_rows
+from rheostat.results.curves import same_attacks, same_ball, same_setting, stated
+from rheostat.results.labels import point_label, worst_cases, worst_rows
 from rheostat.results.row import At, Row
 from rheostat.runtime.files import read_tensors
+from rheostat.runtime.spacing import evenly
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -22,9 +23,7 @@ FEWEST = 10
 
 def some(rows: list[Row]) -> list[Row]:
     """At most MOST rows, evenly spaced, ends included."""
-    if len(rows) <= MOST:
-        return rows
-    return [rows[round(i * (len(rows) - 1) / (MOST - 1))] for i in range(MOST)]
+    return evenly(rows, MOST)
 
 
 def row_name(row: Row, rows: list[Row]) -> str:
@@ -48,11 +47,15 @@ def _axes(height: float = 3.6) -> tuple[Figure, Any]:
 
 
 def transfer_map(rows: list[Row]) -> Figure | None:
-    """RA in per cent at each point (columns) on images made at each point (rows); the diagonal is *known*."""
+    """RA in per cent at each point (columns) on images made at each point (rows); the diagonal is *known*.
+
+    Of several evaluations under different attacks, it shows the first.
+    """
     crossed = [r for r in rows if r.knowledge == "transfer"]
     if not crossed:
         return None
-    crossed = [r for r in crossed if same_setting(r, crossed[0]) and same_ball(r, crossed[0])]
+    first = crossed[0]
+    crossed = [r for r in crossed if same_setting(r, first) and same_ball(r, first) and same_attacks(r, first)]
     made: list[At] = []
     at: list[At] = []
     for r in crossed:
@@ -98,9 +101,7 @@ def ladder(rows: list[Row]) -> Figure | None:
         return None
     figure, axes = _axes()
     for row, colour in zip(found, colours(len(found)), strict=True):
-        alike = [r for r in rows if r.at == row.at and same_setting(r, row) and same_ball(r, row)]
-        # The first attack ran on all images, the others on those that it and others before them left.
-        steps = {r.attack.name: r for r in alike if r.cumulative == (r.attack.name != row.attack.names[0])}
+        steps = _steps(row, rows)
         names = [n for n in row.attack.names if n in steps]
         values = [100 * steps[n].robust_accuracy for n in names]
         axes.plot(names, values, "o-", color=colour, markersize=4, label=row_name(row, found))
@@ -108,6 +109,22 @@ def ladder(rows: list[Row]) -> Figure | None:
     axes.tick_params(axis="x", rotation=30, labelsize=8)
     _finish(axes)
     return figure
+
+
+def _steps(worst: Row, rows: list[Row]) -> dict[str, Row]:
+    """The rows of the attacks of a worst case, by name.
+
+    The first attack ran on all images, the others on those that it and others before them left.
+    """
+    names, found = worst.attack.names, dict[str, Row]()
+    for row in rows:
+        name = row.attack.name
+        if name not in names or row.cumulative != (name != names[0]):
+            continue
+        before = names[: names.index(name)]
+        if worst in worst_cases(row, rows) and all(stated(row, n) == stated(worst, n) for n in before):
+            found[name] = row
+    return found
 
 
 def eps_curves(rows: list[Row]) -> Figure | None:

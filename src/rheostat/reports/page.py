@@ -37,17 +37,18 @@ def page(
     rows: list[Row], *, title: str, recipe: dict[str, Any] | None = None, comparisons: Sequence[Comparison] = ()
 ) -> str:
     """The whole report as one HTML text that needs no other file."""
-    worst = worst_rows(rows)
-    if not worst:
+    worst, corrupted = worst_rows(rows), corruption_table(rows)
+    if not worst and corrupted is None:
         raise ValueError("there are no rows to report; run `rheostat evaluate` first")
-    measured_on = {"versions": worst[0].versions, "hardware": worst[0].hardware.model_dump(exclude_none=True)}
+    first = (worst or rows)[0]
+    measured_on = {"versions": first.versions, "hardware": first.hardware.model_dump(exclude_none=True)}
     return render(
         "report.html.j2",
         title=title,
         measured=_measured(worst),
         flags=_flags(rows),
         curves=_curves(rows),
-        points=_points(worst),
+        points=_points(worst) if worst else None,
         notes=[*gap_lines(rows), *attacker_lines(rows)],
         comparisons=[compared_html(c) for c in comparisons],
         checks=[
@@ -56,7 +57,7 @@ def page(
             if (figure := draw(rows)) is not None
         ],
         classes=_per_class(worst),
-        corrupted=corruption_table(rows),
+        corrupted=corrupted,
         about_corrupted=ABOUT,
         recipe=json.dumps(recipe, indent=1) if recipe else None,
         measured_on=json.dumps(measured_on, indent=1),
@@ -108,7 +109,9 @@ def _section(title: str, about: str, *figures: Figure, alts: Sequence[str] = (),
 
 
 def _curves(rows: list[Row]) -> list[dict[str, Any]]:
-    """The trade-off, accuracy along the dial, and exits if there are any."""
+    """The trade-off, accuracy along the dial, and exits if there are any; nothing if no row is under attack."""
+    if not worst_rows(rows):
+        return []
     out = [_section("The trade-off", "", trade_off(rows), alts=["standard against robust accuracy"])]
     if any("robustness" in r.at for r in worst_rows(rows)):
         out.append(_section("Along the dial", "", along_dial(rows), alts=["accuracy along the robustness dial"]))
@@ -121,6 +124,8 @@ def _curves(rows: list[Row]) -> list[dict[str, Any]]:
 
 def _measured(worst: list[Row]) -> str:
     """The attacks, tier, split and number of images of the rows, without repetition."""
+    if not worst:
+        return "No row is under attack: robust accuracy was not measured."
 
     def each(values: Iterable[str]) -> str:
         return ", ".join(dict.fromkeys(values))
@@ -223,8 +228,12 @@ def write_report(
     recipe: dict[str, Any] | None = None,
     comparisons: Sequence[Comparison] = (),
 ) -> list[Path]:
-    """Write report.html, robustbench.json, trade_off.png and trade_off.svg into a folder; return their paths."""
-    paths = [out / n for n in ("report.html", "robustbench.json", "trade_off.png", "trade_off.svg")]
+    """Write report.html, robustbench.json, trade_off.png and trade_off.svg into a folder; return their paths.
+
+    Without a row under attack there is no trade-off to plot, and the last two are left out.
+    """
+    plotted = ("trade_off.png", "trade_off.svg") if worst_rows(rows) else ()
+    paths = [out / n for n in ("report.html", "robustbench.json", *plotted)]
     write_text(paths[0], page(rows, title=title, recipe=recipe, comparisons=comparisons))
     entries = [entry(r) for r in worst_rows(rows)]
     write_text(paths[1], json.dumps(entries, indent=1) + "\n")

@@ -145,6 +145,10 @@ def _matched(
 ) -> list[dict[Key, Row]]:
     """Each run's rows by point, on the images and under the attacks that both runs have."""
     sides = first, second
+    dials = {name for s in sides for row in s.rows for name in row.at}
+    for name in fixed:
+        if name not in dials:
+            raise ValueError(f"no row has a dial {name!r}; {nearest(name, dials)}")
     asked = [
         [
             r

@@ -80,6 +80,11 @@ def stated(row: Row, name: str) -> dict[str, Any]:
     return {k: v for k, v in found.items() if k != "name"}
 
 
+def same_attacks(a: Row, b: Row) -> bool:
+    """Whether two rows name the same attacks besides their tier's, with the same settings."""
+    return (a.attack.attacks, a.attack.budgets) == (b.attack.attacks, b.attack.budgets)
+
+
 def _settings(settings: Mapping[str, Any]) -> str:
     return f" ({', '.join(f'{k} {v}' for k, v in settings.items())})" if settings else ""
 

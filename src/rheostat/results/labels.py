@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from rheostat.results.curves import same_ball, same_setting, stated
+from rheostat.results.curves import same_attacks, same_ball, same_setting, stated
 from rheostat.results.row import At, Row
 
 
@@ -19,12 +19,10 @@ def gap_lines(rows: list[Row]) -> list[str]:
     for first in rows:
         if first.attack.name != "pgd20" or first.cumulative or first.tier == "quick":
             continue
-        worst = [r for r in worst_rows(rows) if r.at == first.at and same_setting(r, first) and same_ball(r, first)]
-        holding = [r for r in worst if _holds(r, first)]
+        holding = worst_cases(first, rows)
         if not holding:
             continue
-        # If PGD-20 had settings of its own, a worst case that states them comes before one that states none.
-        last = max(holding, key=lambda r: len(stated(r, first.attack.name)))
+        last = holding[0]
         gap = 100 * (first.robust_accuracy - last.robust_accuracy)
         lines.append(
             f"{point_label(last)}: quick {percent(first.robust_accuracy)} → {last.tier} "
@@ -33,10 +31,23 @@ def gap_lines(rows: list[Row]) -> list[str]:
     return lines
 
 
-def _holds(worst: Row, first: Row) -> bool:
-    """Whether a worst case covers the attack of a row, with no other settings of it."""
-    own, name = first.attack.plain(), first.attack.name
-    return name in worst.attack.names and stated(worst, name).items() <= own.items()
+def worst_cases(first: Row, rows: Sequence[Row]) -> list[Row]:
+    """The worst cases that cover the attack of a row at its point, with no other settings of it.
+
+    If the attack had settings of its own, those that state them leave out those that state none.
+    """
+    name, own = first.attack.name, first.attack.plain()
+    holding = [
+        r
+        for r in worst_rows(rows)
+        if r.at == first.at
+        and same_setting(r, first)
+        and same_ball(r, first)
+        and name in r.attack.names
+        and stated(r, name).items() <= own.items()
+    ]
+    most = max((len(stated(r, name)) for r in holding), default=0)
+    return [r for r in holding if len(stated(r, name)) == most]
 
 
 def attacker_lines(rows: list[Row]) -> list[str]:
@@ -51,7 +62,7 @@ def attacker_lines(rows: list[Row]) -> list[str]:
             if r.knowledge == "transfer"
             and same_setting(r, row)
             and same_ball(r, row)
-            and (r.attack.attacks, r.attack.budgets) == (row.attack.attacks, row.attack.budgets)
+            and same_attacks(r, row)
             and r.at == row.at
             and r.attack.made_at != row.at
         ]

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from rheostat.deploy.exporting import export
+from rheostat.deploy.exporting import NoFile, export
 from rheostat.deploy.fastest import fastest_runtime
 from rheostat.deploy.leaving import WHOLE, Weights, planned, stored_shares, ways, weights_of, without_shares
 from rheostat.deploy.onnx_session import Session, SessionModule
@@ -41,6 +41,7 @@ def service(
     most: int = 64,
     costs: Path | None = None,
     net: str | None = None,
+    needed: Collection[str] = (),
 ) -> Service:
     """Build the service of a model file, a run's folder or a packaged model's name.
 
@@ -56,8 +57,9 @@ def service(
     at the first of them; int8 always runs under ONNX Runtime, bf16 and int8-openvino under OpenVINO. `precision`
     replaces that of every point: fp32, bf16 (OpenVINO only), or auto, which is bf16 where OpenVINO runs and the CPU has
     it, and fp32 otherwise. bf16 is faster but may not be measured.
-    Raises ValueError for bf16 under another runtime, if this machine cannot run a point's precision, or if an int8 file
-    is missing.
+    Every point must be servable here, or, if `needed` names points, these: others that are not are left out.
+    Raises ValueError for bf16 under another runtime, if this machine cannot run a point's precision, if an int8 file
+    is missing, or if a point has no file and the backend is not torch.
     """
     if backend not in BACKENDS:
         raise ValueError(f"no backend {backend!r}; {nearest(backend, BACKENDS)}")
@@ -80,17 +82,25 @@ def service(
     digest = artifact.digest(which)
     shares = stored_shares(model, about)
     weights = {name: weights_of(model, point, shares) for name, point in points.items()}
-    for name, point in points.items():
+    left_out: dict[str, str] = {}
+    for name, point in list(points.items()):
         own = precision_of(about.measured.get(name, {})) if precision is None else FULL
-        if own in LOWER:
-            session = _lower(which, model, about, name, digest, threads)
-            made[name], forms[name] = SessionModule(session), SERVED[own].forms
-        elif backend == "torch":
-            folded = foldable(model, point)
-            made[name], forms[name] = folded or model.at(point), ("eager" if folded is None else "folded",)
-        else:
-            session, backend = _session(model, about, point, backend, precision or "fp32", threads, weights[name])
-            made[name], forms[name] = SessionModule(session), FORMS[backend, session.precision]
+        try:
+            if own in LOWER:
+                session = _lower(which, model, about, name, digest, threads)
+                made[name], forms[name] = SessionModule(session), SERVED[own].forms
+            elif backend == "torch":
+                folded = foldable(model, point)
+                made[name], forms[name] = folded or model.at(point), ("eager" if folded is None else "folded",)
+            else:
+                how = (backend, precision or "fp32", threads, weights[name])
+                session, backend = _session(model, about, name, point, *how)
+                made[name], forms[name] = SessionModule(session), FORMS[backend, session.precision]
+        except ValueError as problem:
+            if name in (needed or points):
+                raise
+            left_out[name] = str(problem)
+            del points[name], weights[name]
     runs = {name: _run(form, model.temperatures.get(name, 1.0)) for name, form in made.items()}
     if costs is None:
         unknown = without_shares(model, points.values(), shares)
@@ -108,6 +118,7 @@ def service(
         digest,
         times,
         "stretch" if about.preprocessing is None else about.preprocessing.resize,
+        left_out,
     )
 
 
@@ -122,16 +133,20 @@ def _softmax(logits: Array, temperature: float) -> Array:
 def _session(
     model: Tunable,
     about: artifact.About,
+    name: str,
     point: Point,
     backend: str,
     precision: Precision,
     threads: int | None,
     weights: Weights,
 ) -> tuple[Session, str]:
-    """A session for a point, and the name of its runtime: the fastest one if `backend` is "auto"."""
+    """A session for a named point, and the name of its runtime: the fastest one if `backend` is "auto"."""
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "point.onnx"
-        export(model, about, file, at=point)
+        try:
+            export(model, about, file, at=point)
+        except NoFile as problem:
+            raise ValueError(f"{name!r}: {problem}; or leave it out of the ladder (--ladder)") from None
         runtime = backend
         if backend == "auto":
             runtime = fastest_runtime(file, model.net.image, precision=precision, threads=threads, weights=weights)

@@ -19,7 +19,8 @@ class Service:
     """What is served: forward passes by point name, the points, their measured numbers, classes and image shape.
 
     `costs` holds the time of a pass at each point, which all controllers except `steps` need. `resize` is the rule that
-    fits an encoded image of another size (`data.Preprocessing`).
+    fits an encoded image of another size (`data.Preprocessing`). `left_out` are named points that cannot be served
+    here, and why.
     """
 
     runs: dict[str, Run]
@@ -30,6 +31,7 @@ class Service:
     artifact: str
     costs: Costs = field(default_factory=dict)
     resize: str = "stretch"
+    left_out: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
