@@ -14,7 +14,7 @@ from rheostat.evaluation.chunks import Task, measured
 from rheostat.evaluation.evaluator import evaluate
 from rheostat.evaluation.options import EvaluationOptions
 from rheostat.points.grid import parse_grid
-from rheostat.results.rows import read_rows
+from rheostat.results.rows import add_rows, read_rows
 from rheostat.runtime.seeding import stream
 
 EPS = 0.2
@@ -73,3 +73,19 @@ def test_images_made_at_another_point_use_every_step(model, sample) -> None:
         moved = replace(attack, drop=False)(model.objective(labels, POINTS[made]), images, stream("another seed"))
         alone = (model(moved, POINTS[scored]).argmax(1) == labels) & (model(images, POINTS[scored]).argmax(1) == labels)
         assert float(crossed[made, scored].float().mean()) <= float(alone.float().mean()) + 0.04
+
+
+def test_an_unknown_attacker_has_one_row_whichever_single_point_is_best(model, sample, tmp_path: Path) -> None:
+    few, options = sample.only(torch.arange(20)), EvaluationOptions(transfer=True, out=tmp_path / "rows.jsonl")
+    attack = named("fgsm", eps=EPS)
+    evaluate(model, POINTS, attack, few, options=options)
+    rows = read_rows(options.out)
+    other = [
+        r.model_copy(update={"attack": r.attack.model_copy(update={"made_at": {"robustness": 0.5}})})
+        for r in rows
+        if r.knowledge == "unknown"
+    ]
+    add_rows(options.out, other)
+    assert len(read_rows(options.out)) == len(rows) + 2
+    evaluate(model, POINTS, attack, few, options=options)
+    assert {r.identity for r in read_rows(options.out)} == {r.identity for r in rows}

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from pathlib import Path
+
 import torch
 from torch import Tensor
 
@@ -10,6 +13,7 @@ from rheostat.evaluation.chunks import Record
 from rheostat.evaluation.rows import Knowledge, RowBuilder
 from rheostat.results.bits import Pair
 from rheostat.results.row import At, AttackEntry, Check, Row
+from rheostat.results.rows import read_rows
 
 COST = ("params", "nonzeros", "macs", "macs_nonzero", "convolution_nonzeros", "macs_static", "macs_papers_count")
 """Fields of a row that depend on its point but not on the attack."""
@@ -47,6 +51,17 @@ def crossed_rows(builder: RowBuilder, worst: list[Row], records: list[Record]) -
     stands = standing[:, -1].all(0) & crossed.flatten(0, 1).all(0)
     add(worst[0], {}, "chosen", clean.all(0), stands, of=[r.at for r in worst])
     return out
+
+
+def superseded(out: Path, new: Sequence[Row]) -> list[str]:
+    """Identities of the `unknown` rows in a file that new ones replace, although another single point was best then."""
+
+    def asked(row: Row) -> str:
+        return row.model_copy(update={"attack": row.attack.model_copy(update={"made_at": None})}).identity
+
+    replaced = {asked(r): r.identity for r in new if r.knowledge == "unknown"}
+    stored = [r for r in read_rows(out) if r.knowledge == "unknown"]
+    return [r.identity for r in stored if replaced.get(asked(r), r.identity) != r.identity]
 
 
 def checked_by_transfer(worst: list[Row], records: list[Record]) -> list[Row]:

@@ -20,7 +20,7 @@ from rheostat.evaluation.arguments import Attacks, Points, as_attacks, as_points
 from rheostat.evaluation.attacked import CHUNK, chunks, victim_at
 from rheostat.evaluation.checks import Finding, Probe, of_attacks, of_ladder, of_model, of_rounding, probe
 from rheostat.evaluation.chunks import WARM_FROM, Record, Task, measured
-from rheostat.evaluation.crossing import checked_by_transfer, crossed_rows
+from rheostat.evaluation.crossing import checked_by_transfer, crossed_rows, superseded
 from rheostat.evaluation.options import EvaluationOptions
 from rheostat.evaluation.rows import RowBuilder
 from rheostat.evaluation.scoring import Bits, finished
@@ -127,8 +127,9 @@ def _rows(
         raise Interrupted(_stopped(store, len(chunks(builder.dataset)), options.fresh)) from None
     if options.out:
         new = [pair for of_point in made for pair in of_point]
+        written = [row for row, _ in new]
         kept = {row.identity: bits for row, bits in new}
-        add_rows(options.out, [row for row, _ in new], kept)
+        add_rows(options.out, written, kept, drop=superseded(options.out, written))
     if store is not None:
         store.drop()
     for number, of_point in zip([*wanted, len(points)], made, strict=False):
