@@ -180,8 +180,9 @@ def test_a_ladder_reads_times_that_count_the_exits(run: Path, tmp_path: Path) ->
             with pytest.raises(ValueError, match=problem):
                 backends.service(str(run), threads=1, costs=file)
         else:
-            _, notes = choose_ladder_points(Sources(run, costs=file), Need(), steps=2)
-            assert any("has times of images that leave early at no exit" in note for note in notes)
+            found = choose_ladder_points(Sources(run, costs=file), Need(), steps=2)
+            assert any("has times of images that no exit lets leave early" in note for note in found.notes)
+            assert not found.in_torch
             assert not backends.service(str(run), threads=1, costs=file).costs["early"].early
 
 
@@ -201,19 +202,20 @@ def test_a_ladder_is_timed_in_the_fastest_runtime_of_each_file(run: Path, monkey
 
     monkeypatch.setattr(named_ladders, "sessions_of", opened)
     monkeypatch.setattr(named_ladders, "mean_latency", timed)
-    found, notes = choose_ladder_points(Sources(run), Need(), steps=2)
-    assert {c.point: c.latency for c in found.points} == {STATIC: 8.0, EARLY: 4.0}
+    found = choose_ladder_points(Sources(run), Need(), steps=2)
+    assert {c.point: c.latency for c in found.choice.points} == {STATIC: 8.0, EARLY: 4.0}
     assert seen == [{name: {0: 0.5, 1: 0.25, 2: 0.25} for name in times}]
-    assert not any("torch" in note for note in notes)
+    assert not found.in_torch
+    assert not any("torch" in note for note in found.notes)
 
     def refused(*given: object, **more: object) -> Path:
         raise ValueError("no file")
 
     monkeypatch.setattr(named_ladders, "write_in", refused)
     monkeypatch.setattr(leaving, "latency", slow_by_depth)
-    found, notes = choose_ladder_points(Sources(run), Need(), steps=2)
-    assert {c.point: c.latency for c in found.points} == {STATIC: 10.0, EARLY: 1.75}
-    assert "timed in torch, so serve the ladder with --backend torch: no file" in notes
+    found = choose_ladder_points(Sources(run), Need(), steps=2)
+    assert {c.point: c.latency for c in found.choice.points} == {STATIC: 10.0, EARLY: 1.75}
+    assert "timed in torch, so serve the ladder with --backend torch: no file" in found.notes
     rows = [r.model_copy(update={"exit_shares": None}) for r in read_rows(run / "rows.jsonl")]
     with pytest.raises(ValueError, match="do not say which exits images take"):
         named_ladders._timed(Sources(run), [(EARLY, "fp32")], rows)

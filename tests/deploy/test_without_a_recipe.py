@@ -31,7 +31,7 @@ def run(tmp_path: Path) -> Path:
     [
         (
             ["evaluate", "--data", "digits", "--precision", "int8"],
-            "a recipe; int8 takes its ranges from it; in Python,",
+            "a recipe; int8 takes its ranges from that split; in Python,",
         ),
         (["export", "--int8", "--out", "x.onnx"], "does not record its data set; int8 takes its ranges"),
         (["choose", "--name", "safe"], "store the point in Python: store_point(..., images=(fit, choose))"),

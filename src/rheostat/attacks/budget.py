@@ -14,10 +14,8 @@ LARGEST = {"linf": 1.0, "l2": 1e3}
 """The largest radius allowed for pixels in [0, 1]: a larger ball contains every image."""
 Streams = torch.Generator | Sequence[torch.Generator] | None
 """The source of random starts: one stream, or one for each equal part of a batch."""
-
-
 LEAST = 1e-12
-"""What the size of a row is at least, so that a row of zeros can be divided by it."""
+"""The least size of a row, so that a row of zeros can be divided by it."""
 
 
 def per_row(x: Tensor) -> Tensor:

@@ -84,12 +84,13 @@ def choose(
         if len(set(names)) != len(names):
             raise ValueError(f"the names of a ladder must differ, given {ladder}")
         sources = Sources(run, rows, costs, net)
-        steps, notes = choose_ladder_points(sources, need, maximise=maximise, steps=len(names), confidence=confidence)
+        ladder_of = choose_ladder_points(sources, need, maximise=maximise, steps=len(names), confidence=confidence)
+        steps = ladder_of.choice
         used = [*names[: len(steps.points) - 1], names[-1]]
-        for line in ladder_lines(steps, used, notes):
+        for line in ladder_lines(steps, used, ladder_of.notes):
             console.print(line, markup=False)
         store_points(run, dict(zip(used, steps.points, strict=True)), steps, data_dir=data_dir, verify=verify, net=net)
-        console.print(f"stored; serve them: {serve_command(sources, steps, used)}", markup=False)
+        console.print(f"stored; serve them: {serve_command(sources, ladder_of, used)}", markup=False)
         return
     found = choose_point(run, need, maximise=maximise, confidence=confidence, rows=rows, net=net)
     for line in choice_lines(found):

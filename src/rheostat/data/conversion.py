@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -60,8 +61,6 @@ def image_of(value: Any, form: Form, where: str) -> Tensor:
     Raises DataError for another size or other pixels.
     """
     if hasattr(value, "convert"):  # a PIL image, converted to the mode that matches the model's channels
-        import numpy as np
-
         try:
             if form.preprocessing is not None:
                 return form.preprocessing.pixels(value)
@@ -69,11 +68,12 @@ def image_of(value: Any, form: Form, where: str) -> Tensor:
         except ImageProblem as problem:
             raise DataError(f"{where}: {problem}") from None
     try:
-        pixels = torch.as_tensor(value)
-    except (TypeError, ValueError, RuntimeError):  # a path, an object, lists of different lengths
+        # A view with a negative stride, such as img[:, :, ::-1], is no tensor yet.
+        pixels = torch.as_tensor(np.ascontiguousarray(value) if isinstance(value, np.ndarray) else value)
+    except (TypeError, ValueError, RuntimeError) as problem:  # a path, an object, lists of different lengths
         raise DataError(
             f"{where}: an image is a {type(value).__name__}; give tensors, arrays or Pillow images, or read files with "
-            "data.read_folder"
+            f"data.read_folder ({problem})"
         ) from None
     channels, height, width = form.image
     shape = tuple(pixels.shape)

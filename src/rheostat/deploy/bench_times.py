@@ -12,7 +12,7 @@ from rheostat.results.timings import read_timings
 
 Key = TypeVar("Key", bound=Hashable)
 UNKNOWN = (
-    "has times of images that leave early at no exit, because bench did not know which exits images take; bench the "
+    "has times of images that no exit lets leave early, because bench did not know which exits images take; bench the "
     "run's folder after `rheostat evaluate RUN --split calibrate-choose`, or store the point by name first"
 )
 """What is said of a file with `PassTimes` that are not `early`, after the names of the points."""

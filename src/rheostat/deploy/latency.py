@@ -36,7 +36,7 @@ class PointBenchmark:
     """One form of one point: counts, and milliseconds per pass at batch sizes 1 and 32.
 
     With live exits, MACs and times are means over the exits by `exit_shares`, the share of images that take each; if
-    the shares are not known, they are those of images that leave early at none.
+    the shares are not known, they are those of images that no exit lets leave early.
     """
 
     point: Point

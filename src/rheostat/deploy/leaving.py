@@ -79,8 +79,9 @@ def without_shares(model: Tunable, points: Iterable[Point], known: Mapping[Point
 def unknown_line(labels: Iterable[str]) -> str:
     """What it means for the costs of these points that their shares are not known."""
     return (
-        f"{', '.join(labels)}: it is not known which exits images take, so times and MACs are of images that leave "
-        f"early at none; rheostat evaluate RUN --split {SPLIT} measures it, and rheostat choose stores it with a point"
+        f"{', '.join(labels)}: it is not known which exits images take, so times and MACs are of images that no "
+        f"exit lets leave early; rheostat evaluate RUN --split {SPLIT} measures it, and rheostat choose stores it with "
+        "a point"
     )
 
 

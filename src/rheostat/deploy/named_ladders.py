@@ -41,10 +41,19 @@ class Sources:
     net: str | None = None
 
 
+@dataclass(frozen=True)
+class FoundLadder:
+    """A chosen ladder and the lines of text on what was left out. `in_torch`: its points were timed in torch."""
+
+    choice: LadderChoice
+    notes: tuple[str, ...]
+    in_torch: bool
+
+
 def choose_ladder_points(
     sources: Sources, need: Need, *, maximise: str = "clean", steps: int = 4, confidence: float = 0.95
-) -> tuple[LadderChoice, list[str]]:
-    """The ladder of a run over its points and precisions, and a line for each that is left out.
+) -> FoundLadder:
+    """The ladder of a run over its points and precisions.
 
     A point takes part in a precision only if SA and RA were measured in it (`rheostat evaluate --precision`) and this
     machine can run it. Beside files, or with times from `bench`, a point that has no file takes no part.
@@ -53,28 +62,30 @@ def choose_ladder_points(
     keys, notes = _measured(rows)
     if sources.costs or any(precision != FULL for _, precision in keys):
         # These times are of files, and a point without a file has none.
-        lost = without_file(sources, (p for p, precision in keys if precision == FULL))
+        lost = _without_file(sources, (p for p, precision in keys if precision == FULL))
         keys = [key for key in keys if key[0] not in lost]
         rows = [r for r in rows if Point(**r.at) not in lost]
         if lost:
             labels = ", ".join(p.label() for p in lost)
             notes.append(f"{FULL} is left out at {labels}: no one file gives it; only serve --backend torch serves it")
+            if not keys:
+                raise ValueError("; ".join(notes))
     times, more = _from_rows(sources, keys) if sources.costs else _timed(sources, keys, rows)
     choice = choose_ladder(rows, need, latencies=times, maximise=maximise, steps=steps, confidence=confidence)
-    return choice, [*notes, *more]
+    return FoundLadder(choice, (*notes, *more), bool(more) and not sources.costs)
 
 
-def without_file(sources: Sources, points: Iterable[Point]) -> list[Point]:
+def _without_file(sources: Sources, points: Iterable[Point]) -> list[Point]:
     """Those of the points that are not one fixed network, so that no file holds them and only torch serves them."""
     model = artifact.load(sources.which, net=sources.net).to("cpu")  # the factory of a network may put it on a GPU
     return [point for point in points if foldable(model, point) is None]
 
 
-def serve_command(sources: Sources, choice: LadderChoice, names: Sequence[str]) -> str:
+def serve_command(sources: Sources, found: FoundLadder, names: Sequence[str]) -> str:
     """The command that serves a stored ladder."""
-    torch_alone = without_file(sources, (c.point for c in choice.points if c.precision == FULL))
-    backend = " --backend torch" if torch_alone else ""
-    return f"rheostat serve {sources.which} --ladder {','.join(names)}{backend}"
+    net = f" --net {sources.net}" if sources.net else ""
+    backend = " --backend torch" if found.in_torch else ""
+    return f"rheostat serve {sources.which} --ladder {','.join(names)}{net}{backend}"
 
 
 def _measured(rows: Iterable[Row]) -> tuple[list[Key], list[str]]:
@@ -116,9 +127,9 @@ def _from_rows(sources: Sources, keys: Sequence[Key]) -> tuple[dict[Key, float],
 
 
 def _timed(sources: Sources, keys: Sequence[Key], rows: Iterable[Row]) -> tuple[dict[Key, float], list[str]]:
-    """Milliseconds of one image here, in the form that is served.
+    """Milliseconds of one image here, in the form that is served, and a line if that is torch.
 
-    That is a file; points in fp32 alone that have none are timed in torch, and a line says so.
+    That is a file. If a point of a ladder in fp32 alone has none, every point is timed in torch.
     """
     model, about = artifact.load_with(sources.which, net=sources.net)
     model.to("cpu")  # the factory of a network may put it on a GPU

@@ -106,7 +106,8 @@ def choose_point(
 
 def _times_of(which: str | Path, measured: list[Row], net: str | None) -> dict[Point, float]:
     """The latency of every point that has a row in fp32 of the split `SPLIT`."""
-    every = {Point(**r.at) for r in measured if r.split == SPLIT and r.precision == FULL}
+    own = (r for r in measured if r.split == SPLIT and r.attack.name == "worst" and r.knowledge == "known")
+    every = {Point(**r.at) for r in own if r.precision == FULL and r.rule is None}
     model = artifact.load(which, net=net).to("cpu")  # the factory of a network may put it on a GPU
     return latencies(model, sorted(every, key=lambda p: p.label()), shares=known_shares(model, every, measured))
 

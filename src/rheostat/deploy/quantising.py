@@ -29,7 +29,8 @@ from rheostat.runtime.files import write_bytes
 from rheostat.runtime.precision import full_precision
 
 IN_PYTHON = (
-    "int8 takes its ranges from it; in Python, rheostat.deploy.quantising.quantise(file, out, images) takes yours"
+    "int8 takes its ranges from that split; in Python, rheostat.deploy.quantising.quantise(file, out, images) takes "
+    "yours"
 )
 """How a model is quantised that does not record its images."""
 

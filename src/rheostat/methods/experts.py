@@ -75,7 +75,6 @@ class Experts(Method):
             )
         if self.shared_stages < 0:
             raise ValueError(f"experts: shared_stages must be at least 0, given {self.shared_stages}")
-
         if not 0 <= self.prune < 1:
             raise ValueError(f"experts: prune must be in [0, 1), given {self.prune:g}")
 

@@ -109,7 +109,7 @@ def mixed(x: Tensor, at: Resolved, ends: Ends, nonlinearity: nn.Module, temperat
 
     def of_rows(rows: Tensor, part: Callable[[Tensor, Resolved], Tensor]) -> Tensor | None:
         place = rows.nonzero()[:, 0]
-        if not len(place) and len(x):  # a network of anybody's may not take a batch of no images
+        if not len(place) and len(x):  # a user's network may not take a batch of no images
             return None
         found = part(x[place], at.only(place))
         return found.new_zeros(len(x), found.shape[1]).index_copy(0, place, found)

@@ -48,7 +48,7 @@ def _split(x: Tensor, at: Resolved, levels: Tensor, end: End) -> Output:
     taken: Tensor | None = None
     for e, share in ((0.0, 1 - levels), (1.0, levels)):
         rows = share.nonzero()[:, 0]
-        if not len(rows) and len(x):  # a network of anybody's may not take a batch of no images
+        if not len(rows) and len(x):  # a user's network may not take a batch of no images
             continue
         output = end(x[rows], at.only(rows), e)
         found = _stack(output) * share[rows, None, None]

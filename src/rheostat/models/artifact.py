@@ -112,6 +112,7 @@ def save(path: str | Path, model: Tunable, about: About | None = None) -> Path:
     # What loading would refuse is not written.
     check_description(json.loads(json.dumps(description)), str(path))
     parse_method(description["composition"])
+    check_exit_shares(description["measured"], model.points, str(path))
     check_classes(about.classes, model, str(path))
     write_tensors(Path(path), stored, description)
     return Path(path)

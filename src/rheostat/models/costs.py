@@ -25,7 +25,7 @@ Shared = TypeVar("Shared", bound=nn.Module)
 
 @dataclass(frozen=True)
 class Cost:
-    """Cost of one image at a point; if it has live exits, of an image that leaves early at none, the most it can cost.
+    """Cost of one image at a point; if it has live exits, of an image that takes no early exit, the most it can cost.
 
     `macs` counts convolutions and matrix products as dense kernels run them: zero weights reduce neither `macs` nor
     the time. `macs_nonzero` excludes products with a zero weight; `convolution_macs` is the part of `macs` in

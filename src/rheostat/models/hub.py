@@ -52,7 +52,8 @@ def fetch(which: str) -> Path:
     try:
         file = Path(hub.hf_hub_download(check_name(name), FILE, revision=revision or None))
         for point in quantised_points(read_tensors(file)[1]):
-            with contextlib.suppress(hub.errors.EntryNotFoundError):  # fp32 needs no such file; int8 says what it lacks
+            # fp32 needs no such file, and int8 says what it lacks; without a connection this is an error.
+            with contextlib.suppress(hub.errors.RemoteEntryNotFoundError):
                 # The folder of a file in the cache is named after its commit.
                 hub.hf_hub_download(name, beside(Path(FILE), point).name, revision=file.parent.name)
         return file

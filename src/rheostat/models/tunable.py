@@ -49,7 +49,13 @@ class Tunable(nn.Module):
                 f"this network is already conditioned by {net.conditioned_by}; build a new one for each model"
             )
         net.conditioned_by = repr(stack)
-        stack.install(net)
+        before = list(net.state_dict())
+        try:
+            stack.install(net)
+        except ValueError:
+            if list(net.state_dict()) == before:  # refused before anything was installed
+                net.conditioned_by = ""
+            raise
         self.net = net
         self.method = stack
         self.dial_map: DialMap | None = None

@@ -93,7 +93,9 @@ class Bottleneck(Block):
 
 def activation_of(net: Net) -> Activation:
     """The activation of a network that has it as an option, else ReLU."""
-    return ACTIVATIONS.get(str(getattr(net, "spec", {}).get("activation")), F.relu_)
+    name = str(getattr(net, "spec", {}).get("activation", "relu"))
+    check_choice("exits", "activation", name, ACTIVATIONS)
+    return ACTIVATIONS[name]
 
 
 def residual_head(net: Net, features: Features, number: int) -> Head:

@@ -49,4 +49,4 @@ def _values(word: str, part: str) -> list[float]:
             f"cannot read {word!r}: steps of {step:g} from {first:g} do not reach {last:g}; give a step that divides "
             "the range, or list the values"
         )
-    return [round(first + i * step, 9) for i in range(round(steps) + 1)]
+    return [*(round(first + i * step, 9) for i in range(round(steps))), last]

@@ -119,7 +119,7 @@ def _steps(worst: Row, rows: list[Row]) -> dict[str, Row]:
     names, found = worst.attack.names, dict[str, Row]()
     for row in rows:
         name = row.attack.name
-        if name not in names or row.cumulative != (name != names[0]):
+        if name not in names or row.at != worst.at or row.cumulative != (name != names[0]):
             continue
         before = names[: names.index(name)]
         if worst in worst_cases(row, rows) and all(stated(row, n) == stated(worst, n) for n in before):

@@ -51,7 +51,7 @@ def service(
 
     The time of a batch of up to `most` images at each point is measured here, which takes a moment, or read from
     `costs`, a file written by `rheostat bench --out`. That of a point with live exits is the mean over its exits, by
-    the shares of images that are stored with it; without them it is that of images that leave early at none.
+    the shares of images that are stored with it; without them it is that of images that no exit lets leave early.
     Each point runs in the precision that it was chosen in (`rheostat choose --ladder`), because its numbers were
     measured in that one. `backend` is the runtime of points in fp32: "auto" takes the fastest installed one, measured
     at the first of them; int8 always runs under ONNX Runtime, bf16 and int8-openvino under OpenVINO. `precision`
@@ -83,6 +83,7 @@ def service(
     shares = stored_shares(model, about)
     weights = {name: weights_of(model, point, shares) for name, point in points.items()}
     left_out: dict[str, str] = {}
+    times: dict[str, Times] = {}
     for name, point in list(points.items()):
         own = precision_of(about.measured.get(name, {})) if precision is None else FULL
         try:
@@ -94,21 +95,24 @@ def service(
                 made[name], forms[name] = folded or model.at(point), ("eager" if folded is None else "folded",)
             else:
                 how = (backend, precision or "fp32", threads, weights[name])
-                session, backend = _session(model, about, name, point, *how)
+                session, backend = _session(model, about, point, *how)
                 made[name], forms[name] = SessionModule(session), FORMS[backend, session.precision]
+            if costs is not None:
+                at = {name: model.complete(point).numbers()}
+                live = [name] if weights[name] != WHOLE else []
+                times |= from_rows(costs, at, artifact=digest, forms=forms, live=live)
         except ValueError as problem:
+            of_file = isinstance(problem, NoFile)  # the other messages name the point themselves
+            text = f"{name!r}: {problem}" if of_file else str(problem)
             if name in (needed or points):
-                raise
-            left_out[name] = str(problem)
+                raise ValueError(text + "; or leave it out of the ladder (--ladder)" * of_file) from None
+            left_out[name] = text
+            made.pop(name, None)
             del points[name], weights[name]
     runs = {name: _run(form, model.temperatures.get(name, 1.0)) for name, form in made.items()}
     if costs is None:
         unknown = without_shares(model, points.values(), shares)
         times = _measured(made, weights, model.net.image, most, late=[n for n, p in points.items() if p in unknown])
-    else:
-        numbers = {n: model.complete(p).numbers() for n, p in points.items()}
-        live = [n for n in points if weights[n] != WHOLE]
-        times = from_rows(costs, numbers, artifact=digest, forms=forms, live=live)
     return Service(
         runs,
         {n: p.numbers() for n, p in points.items()},
@@ -133,20 +137,16 @@ def _softmax(logits: Array, temperature: float) -> Array:
 def _session(
     model: Tunable,
     about: artifact.About,
-    name: str,
     point: Point,
     backend: str,
     precision: Precision,
     threads: int | None,
     weights: Weights,
 ) -> tuple[Session, str]:
-    """A session for a named point, and the name of its runtime: the fastest one if `backend` is "auto"."""
+    """A session for a point, and the name of its runtime: the fastest one if `backend` is "auto"."""
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "point.onnx"
-        try:
-            export(model, about, file, at=point)
-        except NoFile as problem:
-            raise ValueError(f"{name!r}: {problem}; or leave it out of the ladder (--ladder)") from None
+        export(model, about, file, at=point)
         runtime = backend
         if backend == "auto":
             runtime = fastest_runtime(file, model.net.image, precision=precision, threads=threads, weights=weights)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import replace
 from typing import Any
 
@@ -13,6 +14,8 @@ from rheostat.serve.app import make_app
 from rheostat.serve.backends import service
 from rheostat.serve.options import Options
 from rheostat.serve.policy import Policy
+
+log = logging.getLogger("rheostat.serve")
 
 STORE = "rheostat-policy-2"
 """The actor's name. Its number changes with the calls of `_Holder`, because the actor outlives an update."""
@@ -80,7 +83,10 @@ def application(
 
     def build() -> FastAPI:
         shared = replace(given, store=ActorStore(), poll=POLL)
-        return make_app(service(file, backend=backend, threads=threads, most=given.most), policy, shared)
+        served = service(file, backend=backend, threads=threads, most=given.most, needed=policy.ladder)
+        for problem in served.left_out.values():
+            log.warning("left out: %s", problem)
+        return make_app(served, policy, shared)
 
     @serve.deployment(num_replicas=replicas, ray_actor_options={"num_cpus": threads}, max_ongoing_requests=4096)
     @serve.ingress(build)

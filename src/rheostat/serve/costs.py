@@ -12,7 +12,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from rheostat.deploy.bench_times import Wanted, fastest_times
+from rheostat.deploy.bench_times import UNKNOWN, Wanted, fastest_times
 from rheostat.deploy.leaving import unknown_line
 from rheostat.serve.decoding import Array
 
@@ -31,6 +31,8 @@ class Times:
     """(images, seconds), smallest batch first."""
     early: bool = True
     """False if the point has live exits and it is not known which of them images take: none leaves early."""
+    file: Path | None = None
+    """The file that the times were read from; None: measured here."""
 
     def __post_init__(self) -> None:
         sizes = [n for n, _ in self.measured]
@@ -108,15 +110,17 @@ def from_rows(
     """
     wanted = {name: Wanted(repr(name), at, forms[name], name in live) for name, at in points.items()}
     return {
-        name: Times(tuple((n, ms / 1e3) for n, ms in times.milliseconds), times.early)
+        name: Times(tuple((n, ms / 1e3) for n, ms in times.milliseconds), times.early, path)
         for name, times in fastest_times(path, wanted, artifact=artifact).items()
     }
 
 
 def late_exits(costs: Costs) -> list[str]:
-    """A warning that names the points that were timed without early exits, if there are any."""
-    names = [name for name, times in costs.items() if not times.early]
-    return [unknown_line(names)] if names else []
+    """A warning for each source of times that names the points that it timed without early exits."""
+    late = {name: times.file for name, times in costs.items() if not times.early}
+    here = [name for name, file in late.items() if file is None]
+    read = {file: [n for n, own in late.items() if own == file] for file in late.values() if file is not None}
+    return [*([unknown_line(here)] if here else []), *(f"{', '.join(n)}: {f} {UNKNOWN}" for f, n in read.items())]
 
 
 def ordered(ladder: tuple[str, ...], costs: Costs) -> tuple[str, ...]:
