@@ -85,6 +85,12 @@ def test_sixteen_bits_are_scaled_as_those_of_a_file(rule: Preprocessing | None, 
             image_of(Image.fromarray(deep.astype(kind)), form, "x")
 
 
+def test_a_flipped_array_is_an_image() -> None:
+    """A view of NumPy with a negative stride, as OpenCV's BGR turned to RGB is."""
+    array = np.arange(72, dtype=np.uint8).reshape(4, 6, 3)
+    assert torch.equal(image_of(array[:, :, ::-1], COLOUR, "x"), image_of(array[:, :, ::-1].copy(), COLOUR, "x"))
+
+
 @pytest.mark.parametrize("value", ["cat/1.png", object(), None, [[1, 2], [3]]])
 def test_what_is_no_image_is_named(value: Any) -> None:
     with pytest.raises(DataError, match=r"x: an image is a (str|object|NoneType|list); give tensors"):

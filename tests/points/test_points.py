@@ -167,3 +167,9 @@ def test_a_model_at_a_point_survives_copies_and_files() -> None:
     for again in (copy.deepcopy(at), torch.load(file, weights_only=False)):
         assert again.point == at.point
         assert torch.equal(again(x), at(x))
+
+
+def test_a_grid_ends_exactly_at_its_end() -> None:
+    """A step that is rounded in the text must not give a last value that is another point than the end."""
+    assert [p["robustness"] for p in parse_grid("robustness=0:1:0.3333333")][-1] == 1.0
+    assert [p["robustness"] for p in parse_grid("robustness=0:1:0.1")][-2:] == [0.9, 1.0]
