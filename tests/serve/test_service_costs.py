@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from rheostat.serve.costs import Times, from_rows, idle_steps, measure, ordered, sizes_up_to
+from rheostat.serve.costs import Times, from_rows, idle_steps, late_exits, measure, ordered, sizes_up_to
 
 
 def times(milliseconds: float) -> Times:
@@ -80,3 +81,12 @@ def test_times_from_rows_of_bench(tmp_path: Path) -> None:
             from_rows(path, points, artifact="a", forms=forms)
     with pytest.raises(ValueError, match="bench FILE --out"):
         from_rows(tmp_path / "none", points, artifact="a", forms=forms)
+
+
+def test_times_without_early_exits_are_named_with_their_source(tmp_path: Path) -> None:
+    late = Times(((1, 0.1),), early=False)
+    costs = {"safe": Times(((1, 0.1),)), "here": late, "read": replace(late, file=tmp_path / "bench.jsonl")}
+    here, read = late_exits(costs)
+    assert here.startswith("here: it is not known which exits images take")
+    assert read.startswith(f"read: {tmp_path / 'bench.jsonl'} has times of images that no exit lets leave early")
+    assert late_exits({"safe": costs["safe"]}) == []

@@ -6,7 +6,7 @@ import itertools
 import math
 import time
 from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
@@ -31,7 +31,7 @@ class Times:
     """(images, seconds), smallest batch first."""
     early: bool = True
     """False if the point has live exits and it is not known which of them images take: none leaves early."""
-    file: Path | None = None
+    file: Path | None = field(default=None, compare=False)
     """The file that the times were read from; None: measured here."""
 
     def __post_init__(self) -> None:
