@@ -72,29 +72,26 @@ class Auto(Reference):
     lowers = True
 
     def finish(self, attack: Attack, objective: Objective, images: Tensor, moved: Tensor) -> Tensor:
-        """Attack rows that failed in bf16 again with a quarter of the steps; the others climb on by plain PGD.
+        """Run untargeted PGD on the same loss, with PGD's default step size: Auto-PGD's last steps are too small.
 
-        Auto-PGD returns the clean image where it fails. The others are at the boundary, which PGD with its default
-        step size on the same loss reaches; Auto-PGD cannot start there with steps as small as its last ones.
+        Auto-PGD returns the clean image where it fails. From there the steps are large enough to cross the ball.
         """
-        found = moved.clone()
+        found, steps = moved.clone(), attack.last_steps
         failed = (moved == images).flatten(1).all(1)
-        for rows, climb in ((failed, self._again), (~failed, _onwards)):
+        for rows, count in ((~failed, attack.steps), (failed, steps)):
             chosen = rows.nonzero()[:, 0]
             if len(chosen):
-                found[chosen] = climb(attack, objective.only(chosen), images[chosen], moved[chosen])
+                found[chosen] = pgd(
+                    objective.only(chosen),
+                    images[chosen],
+                    eps=attack.eps,
+                    steps=steps,
+                    step_size=2.5 * attack.eps / count,
+                    norm=attack.norm,
+                    start=(moved - images)[chosen],
+                    drop=objective.decisive,
+                )
         return found
-
-    def _again(self, attack: Attack, objective: Objective, images: Tensor, moved: Tensor) -> Tensor:
-        return apgd(
-            objective,
-            images,
-            eps=attack.eps,
-            norm=attack.norm,
-            steps=attack.last_steps,
-            eot=attack.eot,
-            targeted=self.targeted,
-        )
 
     def run(
         self,
@@ -116,20 +113,6 @@ class Auto(Reference):
             targeted=self.targeted,
             seed=seed_from(generator),
         )
-
-
-def _onwards(attack: Attack, objective: Objective, images: Tensor, moved: Tensor) -> Tensor:
-    """The last steps of untargeted PGD from `moved`."""
-    return pgd(
-        objective,
-        images,
-        eps=attack.eps,
-        steps=attack.last_steps,
-        step_size=2.5 * attack.eps / attack.steps,
-        norm=attack.norm,
-        start=moved - images,
-        drop=objective.decisive,
-    )
 
 
 @register
