@@ -216,4 +216,4 @@ def test_a_ladder_is_timed_in_the_fastest_runtime_of_each_file(run: Path, monkey
     assert "timed in torch, so serve the ladder with --backend torch: no file" in found.notes
     rows = [r.model_copy(update={"exit_shares": None}) for r in read_rows(run / "rows.jsonl")]
     with pytest.raises(ValueError, match="do not say which exits images take"):
-        named_ladders._timed(Sources(run), [(EARLY, "fp32")], rows)
+        named_ladders._timed(*artifact.load_with(run), [(EARLY, "fp32")], rows)

@@ -30,12 +30,12 @@ from rheostat.results.row import Row
 
 Shares = tuple[float, ...]
 """The share of images that leave at each exit of a point, the network's end last."""
-Weights = Mapping[int | None, float]
-"""Exit (0-based) → its share of the images."""
+Weights = Mapping[int, float]
+"""Exit (0-based) → its share of the images; empty for a point without live exits, where all images cost the same."""
 Plan = tuple[float, ...]
 """The fraction of the images that leave at each exit, of those that reach it."""
-WHOLE: Weights = {None: 1.0}
-"""The weights of a point without live exits, where all images cost the same."""
+WHOLE: Weights = {}
+"""The weights of a point without live exits."""
 Key = TypeVar("Key", bound=Hashable)
 RARE = 0.01
 """An exit that fewer images take has no part in the 99th percentile of the times of one image."""
@@ -87,20 +87,19 @@ def unknown_line(labels: Iterable[str]) -> str:
 
 def mean_macs(model: Tunable, point: Point, weights: Weights) -> float:
     """MACs of one image at a point, on average over the exits."""
-    if weights == WHOLE:
+    if not weights:
         return observe(model, model.net.image, point).macs
     macs = exit_costs(model, point).macs
-    return sum(share * macs[k] for k, share in weights.items() if k is not None)
+    return sum(share * macs[k] for k, share in weights.items())
 
 
 def ways(weights: Weights, batch: int) -> list[tuple[float, Plan | None]]:
     """The passes to time for a batch, each with the share of all passes that are like it; None: an ordinary one."""
-    exits = {k: share for k, share in weights.items() if k is not None}
-    if not exits:
+    if not weights:
         return [(1.0, None)]
     if batch == 1:
-        return [(share, _plan({k: 1.0})) for k, share in exits.items()]
-    return [(1.0, _plan(exits))]
+        return [(share, _plan({k: 1.0})) for k, share in weights.items()]
+    return [(1.0, _plan(weights))]
 
 
 def _plan(shares: Mapping[int, float]) -> Plan:

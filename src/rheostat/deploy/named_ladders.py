@@ -60,9 +60,11 @@ def choose_ladder_points(
     """
     rows = rows_of(sources.which, sources.rows)
     keys, notes = _measured(rows)
+    model, about = artifact.load_with(sources.which, net=sources.net)
+    model.to("cpu")  # the factory of a network may put it on a GPU
     if sources.costs or any(precision != FULL for _, precision in keys):
         # These times are of files, and a point without a file has none.
-        lost = _without_file(sources, (p for p, precision in keys if precision == FULL))
+        lost = [p for p, precision in keys if precision == FULL and foldable(model, p) is None]
         keys = [key for key in keys if key[0] not in lost]
         rows = [r for r in rows if Point(**r.at) not in lost]
         if lost:
@@ -70,15 +72,9 @@ def choose_ladder_points(
             notes.append(f"{FULL} is left out at {labels}: no one file gives it; only serve --backend torch serves it")
             if not keys:
                 raise ValueError("; ".join(notes))
-    times, more = _from_rows(sources, keys) if sources.costs else _timed(sources, keys, rows)
+    times, more = _from_rows(sources, model, keys) if sources.costs else _timed(model, about, keys, rows)
     choice = choose_ladder(rows, need, latencies=times, maximise=maximise, steps=steps, confidence=confidence)
     return FoundLadder(choice, (*notes, *more), bool(more) and not sources.costs)
-
-
-def _without_file(sources: Sources, points: Iterable[Point]) -> list[Point]:
-    """Those of the points that are not one fixed network, so that no file holds them and only torch serves them."""
-    model = artifact.load(sources.which, net=sources.net).to("cpu")  # the factory of a network may put it on a GPU
-    return [point for point in points if foldable(model, point) is None]
 
 
 def serve_command(sources: Sources, found: FoundLadder, names: Sequence[str]) -> str:
@@ -110,10 +106,9 @@ def _measured(rows: Iterable[Row]) -> tuple[list[Key], list[str]]:
     return list(keys), notes
 
 
-def _from_rows(sources: Sources, keys: Sequence[Key]) -> tuple[dict[Key, float], list[str]]:
+def _from_rows(sources: Sources, model: Tunable, keys: Sequence[Key]) -> tuple[dict[Key, float], list[str]]:
     """Milliseconds of one image in the fastest form of each precision, as `rheostat bench --out` wrote them."""
     assert sources.costs is not None
-    model = artifact.load(sources.which, net=sources.net)
     wanted = {
         (p, precision): Wanted(p.label(), p.numbers(), SERVED[precision].forms, live_exits(model, p) > 0)
         for p, precision in keys
@@ -126,13 +121,13 @@ def _from_rows(sources: Sources, keys: Sequence[Key]) -> tuple[dict[Key, float],
     return {key: times.milliseconds[0][1] for key, times in found.items()}, notes
 
 
-def _timed(sources: Sources, keys: Sequence[Key], rows: Iterable[Row]) -> tuple[dict[Key, float], list[str]]:
+def _timed(
+    model: Tunable, about: artifact.About, keys: Sequence[Key], rows: Iterable[Row]
+) -> tuple[dict[Key, float], list[str]]:
     """Milliseconds of one image here, in the form that is served, and a line if that is torch.
 
     That is a file. If a point of a ladder in fp32 alone has none, every point is timed in torch.
     """
-    model, about = artifact.load_with(sources.which, net=sources.net)
-    model.to("cpu")  # the factory of a network may put it on a GPU
     shares = known_shares(model, [p for p, _ in keys], rows)
     try:
         return _timed_as_files(model, about, keys, shares), []
