@@ -34,6 +34,7 @@ def server(file: Path, ladder: Sequence[str], *options: str, threads: int = 1) -
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     command = [sys.executable, "-m", "rheostat", "serve", str(file), "--port", str(port), "--ladder", ",".join(ladder)]
+    command += ["--backend", "onnx"]  # the runtime whose times give the deadline and the load
     # Of its own, so that no policy of an earlier server comes back.
     state = tempfile.TemporaryDirectory()
     command += ["--threads", str(threads), "--state", str(Path(state.name) / "policy.json"), *options]

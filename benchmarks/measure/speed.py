@@ -147,7 +147,7 @@ def stepping(
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--times", type=int, default=12, help="interleaved repetitions")
-    parser.add_argument("--only", choices=["training", "sweep"], help="one part alone")
+    parser.add_argument("--only", choices=["training", "sweep"], help="one part alone, which writes no rows")
     parser.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args()
     keep_freed_memory()

@@ -17,7 +17,7 @@ from rheostat.results.row import Row
 HERO = "cifar10-resnet20"
 """The model of README's picture."""
 DEDICATED = f"{HERO}-pgd-at-"
-"""Prefix of the names of runs with the same options that train for one balance."""
+"""Prefix of the names of runs that train the same network for one balance."""
 LABELLED = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
 """The positions whose marks are labelled."""
 DATA = {"cifar10": "CIFAR-10"}
@@ -83,18 +83,24 @@ def caption(models: Sequence[Shipped], rows: Sequence[Row]) -> str:
             "about level with them.*\n"
         )
     what = "One network with a dial" + (" beside networks trained for one balance each" if alone else "")
-    epochs, others = own[0].train.epochs, sorted({r.train.epochs or 0 for r in alone})
     crosses = (
-        " Each cross is a separate network, trained for\nthat balance alone, for "
-        f"{' and '.join(map(str, others))} epochs."
+        " Each cross is a separate network, trained for\nthat balance alone "
+        f"({'; '.join(sorted({_trained(r) for r in alone}))})."
         if alone
         else ""
     )
     return (
         f"![{what}](docs/trade_off.png)\n\n*Each mark is a position of the dial of `{entry.name}`, which ships with "
-        f"the package and was trained for {epochs} epochs.{crosses} [Its card]"
+        f"the package ({_trained(own[0])}).{crosses} [Its card]"
         f"(docs/models/{entry.name}.md) has stronger attacks and intervals.*\n"
     )
+
+
+def _trained(row: Row) -> str:
+    """Epochs, attack and precision of a row's training: what differs between the dial and the crosses."""
+    attack = row.train.attack or {}
+    name = f"PGD-{attack.get('steps')}" if attack.get("kind") == "pgd" else str(attack.get("kind", "")).upper()
+    return ", ".join(filter(None, (f"{row.train.epochs} epochs", name, row.train.precision)))
 
 
 def measured(models: Sequence[Shipped], rows: Sequence[Row]) -> str | None:
@@ -105,7 +111,7 @@ def measured(models: Sequence[Shipped], rows: Sequence[Row]) -> str | None:
     first = own[0]
     return (
         f"*The dial of [`{entry.name}`](models/{entry.name}.md), which ships with the package and was trained on "
-        f"{first.train.images or 'all'} images for {first.train.epochs} epochs. Attack: "
+        f"{first.train.images or 'all training'} images, less those held out, for {first.train.epochs} epochs. Attack: "
         f"{', '.join(first.attack.names)} (tier `{first.tier}`) made at each position; {first.n} images of the "
         f"`{first.split}` split.*\n"
     )

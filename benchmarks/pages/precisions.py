@@ -77,7 +77,9 @@ def section(rows: list[Row], results: Path) -> str:
 
 
 def _images(rows: list[Row]) -> str:
-    return " or ".join(f"{n:,}".replace(",", " ") for n in sorted({r["n"] for r in rows})) or "2 000"
+    """How many images judge the networks of this table; rows of the attacks in bf16 are in the same file."""
+    counts = sorted({r["n"] for r in rows if r["run"].startswith("precision-")})
+    return " or ".join(f"{n:,}".replace(",", " ") for n in counts) or "2 000"
 
 
 def _line(method: str, place: float, here: dict[tuple[str, str], Row], results: Path) -> list[str]:

@@ -15,6 +15,7 @@ RUNS = {
     "cifar10-resnet20-pgd2": "ResNet-20: PGD-2 on 70 %, selected by the margin",
     "cifar10-resnet20-pgd2-s1": "the same with seed 1",
     "cifar10-resnet18": "ResNet-18 of width 32: N-FGSM on 60 %, smoothing 0.3 of attacked rows",
+    "cifar10-resnet18-pgd2": "ResNet-18 of width 32: PGD-2 on 65 %, selected by the margin",
 }
 """Run → its network, and its main options."""
 NAMES = (

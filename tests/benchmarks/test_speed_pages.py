@@ -101,11 +101,11 @@ def test_the_timed_recipe_is_judged_on_calibrate_choose_within_its_minutes() -> 
             "attack": {"name": "worst"},
             "clean_accuracy": clean,
             "robust_accuracy": robust,
-            "train": {"seconds": seconds},
+            "train": {"seconds": seconds, "epochs": 24},
         }
 
     reached = [end(0.0, "calibrate-choose", 1000, 0.9, 0.0), end(1.0, "calibrate-choose", 1000, 0.74, 0.43)]
-    assert "| calibrate-choose | 90.0 | 74.0 | 43.0 | 50 | 1000 | met |" in timed(reached)
+    assert "| 24 | calibrate-choose | 90.0 | 74.0 | 43.0 | 50 | 1000 | met |" in timed(reached)
     short = [end(0.0, "calibrate-choose", 1000, 0.9, 0.0), end(1.0, "calibrate-choose", 1000, 0.74, 0.41)]
     assert "| not met |" in timed(short)
     late = [end(at, "calibrate-choose", 1000, 0.9, 0.5, 3700.0) for at in (0.0, 1.0)]
