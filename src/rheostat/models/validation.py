@@ -72,10 +72,24 @@ class _Measured(_Part):
     exit_shares: list[Share] | None = None
 
 
+class _Images(_Part):
+    """The images of a recipe: their splits are drawn again from these numbers."""
+
+    name: str = ""
+    verify: bool = True
+    calibrate: int = 2
+    train_images: int | None = None
+    split_seed: int = 0
+
+
 class _Recipe(_Part):
-    data: dict[str, Any] = {}
+    name: str = ""
+    paper: str = ""
+    data: _Images = _Images()
     train: dict[str, Any] = {}
     attack: dict[str, Any] = {}
+    method: dict[str, Any] = {}
+    device: dict[str, Any] | None = None
 
 
 class _Provenance(_Part):
