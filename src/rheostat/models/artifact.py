@@ -181,8 +181,7 @@ def load_with(which: str | Path, *, net: nn.Module | Factory | str | None = None
         return Tunable(plain, parse_method(found["composition"]))
 
     if own:
-        held = sum(t.numel() * t.element_size() for t in tensors.values())
-        base = rebuilt(found["net"], found.get("adopted", {}), net, held=held, where=str(path))
+        base = rebuilt(found["net"], found.get("adopted", {}), net, tensors=tensors, where=str(path))
         model = fitted(lambda: conditioned(base), tensors, str(path))
     else:
         model = built(lambda: nets.build(found["net"]), conditioned, tensors, str(path))
