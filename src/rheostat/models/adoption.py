@@ -84,7 +84,7 @@ def adopted(
     lines = (*lines_of(own, graph),)
     pieces = split(own, traced, exits)
     blank = (0.0,) * shape[0], (1.0,) * shape[0]
-    normalise = normaliser(shape[0], blank[0] if mean is None else tuple(mean), blank[1] if std is None else tuple(std))
+    normalise = normaliser(shape[0], blank[0] if mean is None else mean, blank[1] if std is None else std)
     logits = traced.logits()
     if logits.ndim != 2:
         raise ValueError(f"{name} returned shape {tuple(logits.shape)}, expected (B, classes)")

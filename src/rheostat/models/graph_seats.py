@@ -17,6 +17,8 @@ from rheostat.nn.norms import Norm
 STATEFUL = (nn.modules.dropout._DropoutNd, nn.modules.batchnorm._NormBase, nn.RNNBase)
 Call = tuple[Any, dict[str, str], dict[str, Any]]
 """A functional call: the function, the names of the tensors that it takes, and its other arguments."""
+Padding = tuple[tuple[int, ...], str]
+"""The sizes and the mode of a padding, as `F.pad` takes them."""
 WEIGHTED = (nn.modules.conv._ConvNd, nn.Linear)
 
 
@@ -27,6 +29,7 @@ def thread(root: nn.Module, found: Traced) -> None:
     with graph.inserting_after(images):
         at = graph.placeholder("at")
     calls: dict[str, Call] = {}
+    padding: dict[str, Padding] = {}
     for node in list(graph.nodes):
         if node.op == "call_function" and node.target in FROZEN:
             raise ValueError(
@@ -35,7 +38,7 @@ def thread(root: nn.Module, found: Traced) -> None:
         if node.op == "call_function" and node.target in SIGNATURES:
             _seat_call(root, found, node, calls)
         elif node.op == "call_module":
-            _seat_layer(root, graph, node)
+            _seat_layer(root, graph, node, padding)
         if node.op == "call_module" and isinstance(root.get_submodule(str(node.target)), SEATS):
             node.args, node.kwargs = (*(node.args or tuple(node.kwargs.values()))[:1], at), {}
     _refuse_second_uses(root, graph, {name for _, stored, _ in calls.values() for name in stored.values()})
@@ -44,20 +47,21 @@ def thread(root: nn.Module, found: Traced) -> None:
     _finish(root, graph)
 
 
-def _seat_layer(root: nn.Module, graph: fx.Graph, node: fx.Node) -> None:
+def _seat_layer(root: nn.Module, graph: fx.Graph, node: fx.Node, padding: dict[str, Padding]) -> None:
+    """Replace a layer at its first call; `padding` holds what every call of a convolution pads before it."""
     name = str(node.target)
     layer = root.get_submodule(name)
     make = LAYERS.get(type(layer))
     if make is not None:
-        seat = make(name, layer)
-        _put(root, name, seat)
+        _put(root, name, make(name, layer))
         if isinstance(layer, nn.Conv2d) and layer.padding_mode != "zeros":
-            with graph.inserting_before(node):
-                size = tuple(layer._reversed_padding_repeated_twice)
-                padded = graph.call_function(F.pad, (node.args[0], size), {"mode": layer.padding_mode})
-            node.args = (padded, *node.args[1:])
-        return
-    if isinstance(layer, SEATS):
+            padding[name] = tuple(layer._reversed_padding_repeated_twice), layer.padding_mode
+    if name in padding:
+        size, mode = padding[name]
+        (given,) = (*node.args, *node.kwargs.values())
+        with graph.inserting_before(node):
+            node.args, node.kwargs = (graph.call_function(F.pad, (given, size), {"mode": mode}),), {}
+    if make is not None or isinstance(layer, SEATS):
         return
     if isinstance(layer, WEIGHTED):
         raise ValueError(
