@@ -80,7 +80,7 @@ def adopted(
     mean, std = plain(mean), plain(std)
     refuse(module)
     own, graph, traced = trace(module, shape)
-    thread(own, traced)
+    names = thread(own, traced)
     lines = (*lines_of(own, graph),)
     pieces = split(own, traced, exits)
     blank = (0.0,) * shape[0], (1.0,) * shape[0]
@@ -100,6 +100,7 @@ def adopted(
         factory=factory,
         spec={**spec, "exits": tuple(exits)},
     )
+    net.own_names = names
     net.exit_positions, net.exit_layers = pieces.exit_positions, pieces.exit_layers
     net.conv_heads = tuple(k for k, last in last_layers(own, graph).items() if isinstance(last, Conv))
     net.home = device_of(module)

@@ -22,8 +22,11 @@ Padding = tuple[tuple[int, ...], str]
 WEIGHTED = (nn.modules.conv._ConvNd, nn.Linear)
 
 
-def thread(root: nn.Module, found: Traced) -> None:
-    """Replace layers by seats in place; every call of a seat takes the operating point `at` as its last argument."""
+def thread(root: nn.Module, found: Traced) -> dict[str, str]:
+    """Replace layers by seats in place; every call of a seat takes the operating point `at` as its last argument.
+
+    Returns the names that the module has for the tensors whose names a seat changes.
+    """
     graph = found.graph
     images = next(node for node in graph.nodes if node.op == "placeholder")
     with graph.inserting_after(images):
@@ -45,6 +48,7 @@ def thread(root: nn.Module, found: Traced) -> None:
     _drop_idle(root, found)
     _add_in_place(root, found)
     _finish(root, graph)
+    return _own_names(root, calls)
 
 
 def _seat_layer(root: nn.Module, graph: fx.Graph, node: fx.Node, padding: dict[str, Padding]) -> None:
@@ -175,6 +179,19 @@ def _name_for(root: nn.Module, graph: fx.Graph, stored: dict[str, str], node: fx
     while hasattr(holder, name):
         name += "_"
     return f"{owner}.{name}"
+
+
+def _own_names(root: nn.Module, calls: dict[str, Call]) -> dict[str, str]:
+    """The module's names of the tensors that have other names in a seat."""
+    found: dict[str, str] = {}
+    for name, seat in root.named_modules():
+        if isinstance(seat, Norm):
+            found |= {f"{name}.source.{key}": f"{name}.{key}" for key in seat.source.state_dict()}
+    given = {ours: theirs for theirs, ours in RENAMED.items()}
+    for name, (_, stored, _) in calls.items():
+        inside = f"{name}.source" if isinstance(root.get_submodule(name), Norm) else name
+        found |= {f"{inside}.{given.get(key, key)}": own for key, own in stored.items()}
+    return found
 
 
 def _where(found: Traced, node: fx.Node) -> str:
