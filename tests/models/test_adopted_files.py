@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -138,6 +139,22 @@ def test_arguments_of_timm_names_are_plain() -> None:
     for wrong in ("x(10)", "x(a=b)", "x(a=10**9)", "x(a=99999)", "x(a='b')", "x(a=__import__('os'))", "x(", "../x"):
         with pytest.raises(ValueError, match="timm:"):
             timm_arguments(f"timm:{wrong}")
+
+
+def test_a_hint_builds_hardly_more_layers_than_the_file_has_tensors(tmp_path: Path, monkeypatch) -> None:
+    made: list[nn.Module] = []
+
+    def create_model(name: str, *, pretrained: bool, layers: int) -> nn.Module:
+        for _ in range(layers):
+            made.append(nn.Linear(1, 1))  # noqa: PERF401 (those before the refusal are counted)
+        return nn.Sequential(*made)
+
+    fake = SimpleNamespace(is_model=lambda name: True, create_model=create_model)
+    monkeypatch.setitem(sys.modules, "timm", fake)
+    _, path = saved(tmp_path)
+    with pytest.raises(ValueError, match=r"mine\.safetensors: timm:x\(layers=8192\): .*far more layers"):
+        rheostat.load(with_hint(path, "timm:x(layers=8192)"))
+    assert 0 < len(made) < 1000
 
 
 def test_another_architecture_is_refused_and_the_difference_said(tmp_path: Path) -> None:

@@ -174,6 +174,11 @@ def test_a_model_goes_to_a_hub_and_comes_back(repositories: tuple[str, Any], tmp
     assert offline.returncode == 0, offline.stderr
     missing = run("import rheostat; rheostat.load('hf:lab/other')", "http://127.0.0.1:9", tmp_path / "home")
     assert "cannot be reached" in missing.stderr
+    push = "from rheostat.cli.app import main; main(['push', 'oat-digits', 'lab/x'])"
+    unsent = run(push, "http://127.0.0.1:9", tmp_path / "home")
+    assert unsent.returncode == 2
+    assert "lab/x could not be uploaded: " in unsent.stderr
+    assert "Traceback" not in unsent.stderr
 
 
 INT8 = """
@@ -226,3 +231,8 @@ def test_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
     with pytest.raises(ValueError, match=r"rheostat\[hub\]"):
         rheostat.load("hf:lab/digits")
+
+
+def test_an_error_without_words_is_named_by_its_type() -> None:
+    assert hub._said(TimeoutError()) == "TimeoutError"
+    assert hub._said(OSError("\nNo space\nleft")) == "No space"

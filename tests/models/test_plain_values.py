@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -56,3 +57,10 @@ def test_the_statistics_of_an_adopted_module(kind: type, tmp_path: Path) -> None
     model = rheostat.adopt(Plain(), "dual", image=(3, 16, 16), mean=kind([0.25, 0.5, 0.75]), std=kind([0.5, 0.5, 0.25]))
     again = artifact.load(model.save(tmp_path / "m.safetensors"), net=Plain)
     assert again.net.spec["mean"] == (0.25, 0.5, 0.75)
+
+
+@pytest.mark.parametrize("make", [lambda **v: rheostat.adopt(Plain(), "dual", image=(3, 16, 16), **v), nets.resnet])
+def test_a_number_is_not_the_statistics_of_every_channel(make: Callable[..., object]) -> None:
+    for given in (0.5, np.float32(0.5), torch.tensor(0.5)):
+        with pytest.raises(ValueError, match=r"mean and std need one value per channel \(3\), given std=0.5"):
+            make(std=given)

@@ -92,3 +92,21 @@ def test_a_pass_that_cannot_be_traced_does_not_fold(monkeypatch: pytest.MonkeyPa
     with pytest.raises(ValueError, match="cannot be traced"):
         fold(model)
     assert foldable(model, Point()) is None
+
+
+class Padded(nn.Module):
+    """A convolution with padding other than zeros, called twice, once by keyword."""
+
+    def __init__(self, mode: str) -> None:
+        super().__init__()
+        self.conv, self.head = nn.Conv2d(1, 1, 3, padding=(1, 2), padding_mode=mode), nn.Linear(96, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.conv(F.relu(self.conv(input=x))).flatten(1))
+
+
+@pytest.mark.parametrize("mode", ["circular", "reflect", "replicate"])
+def test_every_call_of_a_convolution_is_padded(mode: str) -> None:
+    torch.manual_seed(0)
+    module, x = Padded(mode), torch.rand(3, 1, 8, 8)
+    torch.testing.assert_close(rheostat.adopt(module, "pgd-at", image=(1, 8, 8))(x), module(x))

@@ -75,7 +75,7 @@ def find_data(
     )
     if split == "test":
         return subset(loaded[1], examples)
-    if not recipe:
+    if not {"calibrate", "train_images", "split_seed"} <= recipe.keys():
         raise ValueError(
             f"split {split!r} is known only for models trained with a recipe; {otherwise or 'use --split test'}"
         )
@@ -181,12 +181,24 @@ def measure(request: Request, options: EvaluationOptions | None = None, *, repor
 
 def settled(request: Request, options: EvaluationOptions, target: Target) -> EvaluationOptions:
     """The options with what the request sets, and the file of rows if they name none."""
-    folder = Path(request.which) if Path(request.which).is_dir() else Path("runs") / target.run.replace(":", ".")
     return replace(
         options,
         tier=request.tier or "quick",
-        out=options.out or folder / "rows.jsonl",
+        out=options.out or _folder(request, options, target) / "rows.jsonl",
         eps=options.eps if request.eps is None else _float(request.eps),
         norm=request.norm or options.norm,
         step_size=options.step_size if request.step_size is None else _float(request.step_size),
     )
+
+
+def _folder(request: Request, options: EvaluationOptions, target: Target) -> Path:
+    """The folder of rows: the run's, or runs/NAME.
+
+    ValueError if the name comes from a file, which anyone may have written, and is not that of a folder in runs.
+    """
+    if Path(request.which).is_dir():
+        return Path(request.which)
+    name = target.run.replace(":", ".")
+    if options.name is None and (Path(name).name != name or name == ".."):
+        raise ValueError(f"{request.which} names its run {name!r}, which is no folder in runs; give --name or --out")
+    return Path("runs") / name

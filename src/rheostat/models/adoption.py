@@ -80,11 +80,11 @@ def adopted(
     mean, std = plain(mean), plain(std)
     refuse(module)
     own, graph, traced = trace(module, shape)
-    thread(own, traced)
+    names = thread(own, traced)
     lines = (*lines_of(own, graph),)
     pieces = split(own, traced, exits)
     blank = (0.0,) * shape[0], (1.0,) * shape[0]
-    normalise = normaliser(shape[0], blank[0] if mean is None else tuple(mean), blank[1] if std is None else tuple(std))
+    normalise = normaliser(shape[0], blank[0] if mean is None else mean, blank[1] if std is None else std)
     logits = traced.logits()
     if logits.ndim != 2:
         raise ValueError(f"{name} returned shape {tuple(logits.shape)}, expected (B, classes)")
@@ -100,6 +100,7 @@ def adopted(
         factory=factory,
         spec={**spec, "exits": tuple(exits)},
     )
+    net.own_names = names
     net.exit_positions, net.exit_layers = pieces.exit_positions, pieces.exit_layers
     net.conv_heads = tuple(k for k, last in last_layers(own, graph).items() if isinstance(last, Conv))
     net.home = device_of(module)

@@ -158,8 +158,8 @@ def locate(which: str | Path) -> Path:
     )
 
 
-def load_with(which: str | Path, *, net: nn.Module | Factory | str | None = None) -> tuple[Tunable, About]:
-    """The model and what its file says beside the weights; `net` as in `load`."""
+def contents(which: str | Path) -> tuple[Path, dict[str, Tensor], dict[str, Any]]:
+    """The path, tensors and description of a model's file, checked as far as that needs no network."""
     path = locate(which)
     tensors, found = read_tensors(path)
     if "artifact" not in found:
@@ -173,6 +173,12 @@ def load_with(which: str | Path, *, net: nn.Module | Factory | str | None = None
     check_finite(tensors, str(path))
     if found.get("tensors") not in (None, tensors_hash(tensors)):
         raise ValueError(f"{path}: its weights are not those that were saved (their hash differs); the file is damaged")
+    return path, tensors, found
+
+
+def load_with(which: str | Path, *, net: nn.Module | Factory | str | None = None) -> tuple[Tunable, About]:
+    """The model and what its file says beside the weights; `net` as in `load`."""
+    path, tensors, found = contents(which)
     own = found["net"].get("name") == NAME
     if net is not None and not own:
         raise ValueError(f"{path} holds a network that its file rebuilds; leave net (--net) out")
@@ -181,8 +187,7 @@ def load_with(which: str | Path, *, net: nn.Module | Factory | str | None = None
         return Tunable(plain, parse_method(found["composition"]))
 
     if own:
-        held = sum(t.numel() * t.element_size() for t in tensors.values())
-        base = rebuilt(found["net"], found.get("adopted", {}), net, held=held, where=str(path))
+        base = rebuilt(found["net"], found.get("adopted", {}), net, tensors=tensors, where=str(path))
         model = fitted(lambda: conditioned(base), tensors, str(path))
     else:
         model = built(lambda: nets.build(found["net"]), conditioned, tensors, str(path))

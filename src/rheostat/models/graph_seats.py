@@ -17,16 +17,22 @@ from rheostat.nn.norms import Norm
 STATEFUL = (nn.modules.dropout._DropoutNd, nn.modules.batchnorm._NormBase, nn.RNNBase)
 Call = tuple[Any, dict[str, str], dict[str, Any]]
 """A functional call: the function, the names of the tensors that it takes, and its other arguments."""
+Padding = tuple[tuple[int, ...], str]
+"""The sizes and the mode of a padding, as `F.pad` takes them."""
 WEIGHTED = (nn.modules.conv._ConvNd, nn.Linear)
 
 
-def thread(root: nn.Module, found: Traced) -> None:
-    """Replace layers by seats in place; every call of a seat takes the operating point `at` as its last argument."""
+def thread(root: nn.Module, found: Traced) -> dict[str, str]:
+    """Replace layers by seats in place; every call of a seat takes the operating point `at` as its last argument.
+
+    Returns the names that the module has for the tensors whose names a seat changes.
+    """
     graph = found.graph
     images = next(node for node in graph.nodes if node.op == "placeholder")
     with graph.inserting_after(images):
         at = graph.placeholder("at")
     calls: dict[str, Call] = {}
+    padding: dict[str, Padding] = {}
     for node in list(graph.nodes):
         if node.op == "call_function" and node.target in FROZEN:
             raise ValueError(
@@ -35,29 +41,31 @@ def thread(root: nn.Module, found: Traced) -> None:
         if node.op == "call_function" and node.target in SIGNATURES:
             _seat_call(root, found, node, calls)
         elif node.op == "call_module":
-            _seat_layer(root, graph, node)
+            _seat_layer(root, graph, node, padding)
         if node.op == "call_module" and isinstance(root.get_submodule(str(node.target)), SEATS):
             node.args, node.kwargs = (*(node.args or tuple(node.kwargs.values()))[:1], at), {}
     _refuse_second_uses(root, graph, {name for _, stored, _ in calls.values() for name in stored.values()})
     _drop_idle(root, found)
     _add_in_place(root, found)
     _finish(root, graph)
+    return _own_names(root, calls)
 
 
-def _seat_layer(root: nn.Module, graph: fx.Graph, node: fx.Node) -> None:
+def _seat_layer(root: nn.Module, graph: fx.Graph, node: fx.Node, padding: dict[str, Padding]) -> None:
+    """Replace a layer at its first call; `padding` holds what every call of a convolution pads before it."""
     name = str(node.target)
     layer = root.get_submodule(name)
     make = LAYERS.get(type(layer))
     if make is not None:
-        seat = make(name, layer)
-        _put(root, name, seat)
+        _put(root, name, make(name, layer))
         if isinstance(layer, nn.Conv2d) and layer.padding_mode != "zeros":
-            with graph.inserting_before(node):
-                size = tuple(layer._reversed_padding_repeated_twice)
-                padded = graph.call_function(F.pad, (node.args[0], size), {"mode": layer.padding_mode})
-            node.args = (padded, *node.args[1:])
-        return
-    if isinstance(layer, SEATS):
+            padding[name] = tuple(layer._reversed_padding_repeated_twice), layer.padding_mode
+    if name in padding:
+        size, mode = padding[name]
+        (given,) = (*node.args, *node.kwargs.values())
+        with graph.inserting_before(node):
+            node.args, node.kwargs = (graph.call_function(F.pad, (given, size), {"mode": mode}),), {}
+    if make is not None or isinstance(layer, SEATS):
         return
     if isinstance(layer, WEIGHTED):
         raise ValueError(
@@ -171,6 +179,19 @@ def _name_for(root: nn.Module, graph: fx.Graph, stored: dict[str, str], node: fx
     while hasattr(holder, name):
         name += "_"
     return f"{owner}.{name}"
+
+
+def _own_names(root: nn.Module, calls: dict[str, Call]) -> dict[str, str]:
+    """The module's names of the tensors that have other names in a seat."""
+    found: dict[str, str] = {}
+    for name, seat in root.named_modules():
+        if isinstance(seat, Norm):
+            found |= {f"{name}.source.{key}": f"{name}.{key}" for key in seat.source.state_dict()}
+    given = {ours: theirs for theirs, ours in RENAMED.items()}
+    for name, (_, stored, _) in calls.items():
+        inside = f"{name}.source" if isinstance(root.get_submodule(name), Norm) else name
+        found |= {f"{inside}.{given.get(key, key)}": own for key, own in stored.items()}
+    return found
 
 
 def _where(found: Traced, node: fx.Node) -> str:

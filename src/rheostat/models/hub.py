@@ -34,6 +34,19 @@ def _hub() -> Any:
     return huggingface_hub
 
 
+def _failures(hub: Any) -> tuple[type[Exception], ...]:
+    """What the hub's package raises where a transfer fails.
+
+    A connection that fails is no OSError, and a large file that could not be uploaded is a RuntimeError.
+    """
+    return hub.errors.HTTPError, OSError, RuntimeError
+
+
+def _said(error: Exception) -> str:
+    """The first line of an error; its type where it has no text, as a timeout may."""
+    return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+
+
 def check_name(name: str) -> str:
     """Return the name of a model on the hub; ValueError unless it has the form organisation/name."""
     if not NAME.fullmatch(name):
@@ -65,8 +78,8 @@ def fetch(which: str) -> Path:
         raise ValueError(f"{name} is not in the cache, and the hub cannot be reached") from None
     except hub.errors.EntryNotFoundError:
         raise ValueError(f"{name} holds no {FILE}, so it is not a Rheostat model") from None
-    except (hub.errors.HfHubHTTPError, OSError) as error:
-        raise ValueError(f"{name} could not be fetched: {str(error).splitlines()[0]}") from None
+    except _failures(hub) as error:
+        raise ValueError(f"{name} could not be fetched: {_said(error)}") from None
 
 
 def push_to_hub(
@@ -112,6 +125,6 @@ def push_to_hub(
         try:
             api.create_repo(name, private=private, exist_ok=True)
             done = api.create_commit(name, operations, commit_message="Upload by rheostat")
-        except (hub.errors.HfHubHTTPError, OSError) as error:
-            raise ValueError(f"{name} could not be uploaded: {str(error).splitlines()[0]}") from None
+        except _failures(hub) as error:
+            raise ValueError(f"{name} could not be uploaded: {_said(error)}") from None
     return str(done.commit_url)

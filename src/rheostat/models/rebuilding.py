@@ -7,11 +7,12 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from rheostat.models.adoption import adopted
 from rheostat.models.architecture import difference
 from rheostat.models.factories import TIMM, Factory, from_name
+from rheostat.models.validation import bounded, bytes_of
 from rheostat.nets.adopted import Adopted
 
 LARGEST = 8192
@@ -19,13 +20,18 @@ LARGEST = 8192
 
 
 def rebuilt(
-    spec: Mapping[str, Any], about: Mapping[str, Any], net: nn.Module | Factory | str | None, *, held: int, where: str
+    spec: Mapping[str, Any],
+    about: Mapping[str, Any],
+    net: nn.Module | Factory | str | None,
+    *,
+    tensors: Mapping[str, Tensor],
+    where: str,
 ) -> Adopted:
     """Build the network of a file's `spec` with `net`, or, if that is None, with the timm name in the file.
 
-    Other hints in a file are never followed, because importing a module runs its code. `held` is the number of bytes
-    of the file's tensors; the weights of a network that the file requests must not exceed it. ValueError says what to
-    give, or how the built architecture differs from the file's.
+    Other hints in a file are never followed, because importing a module runs its code. A network that the
+    file requests must not be larger than the file's `tensors`. ValueError says what to give, or how the built
+    architecture differs from the file's.
     """
     _check(spec, about, where)
     hint = str(about.get("factory", ""))
@@ -36,7 +42,7 @@ def rebuilt(
             "as load(file, net=make) or --net package.module:function"
         )
     if net is None:
-        _check_affordable(hint, held, where)
+        _check_affordable(hint, tensors, where)
     found = adopted(
         hint if net is None else net,
         image=tuple(spec["image"]),
@@ -51,11 +57,17 @@ def rebuilt(
     return found
 
 
-def _check_affordable(hint: str, held: int, where: str) -> None:
-    """ValueError if the network of a file's hint has more bytes than the file's tensors; the check takes no memory."""
+def _check_affordable(hint: str, tensors: Mapping[str, Tensor], where: str) -> None:
+    """ValueError if the network of a file's hint has more bytes than the file's tensors, or far more layers.
+
+    The check takes no memory for tensors, and stops at the first layer that is too many.
+    """
+    held = bytes_of(tensors)
     try:
-        with torch.device("meta"):
-            asked = sum(p.numel() * p.element_size() for p in from_name(hint).parameters())
+        with torch.device("meta"), bounded(tensors):
+            asked = bytes_of(dict(from_name(hint).named_parameters()))
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from None
     except (NotImplementedError, RuntimeError):
         raise ValueError(
             f"{where}: the size of {hint} cannot be checked; if you trust it, give --net {hint!r}"

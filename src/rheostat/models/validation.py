@@ -72,10 +72,24 @@ class _Measured(_Part):
     exit_shares: list[Share] | None = None
 
 
+class _Images(_Part):
+    """The images of a recipe: their splits are drawn again from these numbers."""
+
+    name: str = ""
+    verify: bool = True
+    calibrate: int = 2
+    train_images: int | None = None
+    split_seed: int = 0
+
+
 class _Recipe(_Part):
-    data: dict[str, Any] = {}
+    name: str = ""
+    paper: str = ""
+    data: _Images = _Images()
     train: dict[str, Any] = {}
     attack: dict[str, Any] = {}
+    method: dict[str, Any] = {}
+    device: dict[str, Any] | None = None
 
 
 class _Provenance(_Part):
@@ -177,6 +191,16 @@ class _Bounded(TorchDispatchMode):
             raise ValueError(f"its network requests {size:.3g} bytes at once, far more than its tensors have")
 
 
+def bytes_of(tensors: Mapping[str, Tensor]) -> int:
+    """How many bytes tensors have."""
+    return sum(t.numel() * t.element_size() for t in tensors.values())
+
+
+def bounded(tensors: Mapping[str, Tensor]) -> _Bounded:
+    """Limits for building the network of a file with these tensors; inside, ValueError for a far larger one."""
+    return _Bounded(OPERATIONS[0] + OPERATIONS[1] * len(tensors), SPARE + 4 * bytes_of(tensors))
+
+
 def built(
     net: Callable[[], nn.Module], model: Callable[[Any], Tunable], tensors: Mapping[str, Tensor], where: str
 ) -> Tunable:
@@ -186,14 +210,9 @@ def built(
     weights during installation cannot be tried this way; for them only the bytes of the network are compared.
     One-line ValueError for a description that cannot be built.
     """
-    held = sum(t.numel() * t.element_size() for t in tensors.values())
-    operations = OPERATIONS[0] + OPERATIONS[1] * len(tensors)
-
-    def bounds() -> _Bounded:
-        return _Bounded(operations, SPARE + 4 * held)
-
+    held = bytes_of(tensors)
     with _one_line(where):
-        with torch.device("meta"), bounds():
+        with torch.device("meta"), bounded(tensors):
             plain = net()
             _check_image(plain)
             asked = sum(p.numel() * p.element_size() for p in plain.parameters())
@@ -205,7 +224,7 @@ def built(
             _compare(tried, tensors)
         elif asked > held:
             raise ValueError(f"weights do not fit the composition (its network has {asked} bytes, the file {held})")
-        with bounds():
+        with bounded(tensors):
             made = model(net())
         if tried is None:
             _compare(made, tensors)

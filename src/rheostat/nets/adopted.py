@@ -39,6 +39,8 @@ class Adopted(Net):
         """Names of layers that an exit can follow."""
         self.conv_heads: tuple[str, ...] = ()
         """Convolutions that no other layer with weights follows: they compute the logits."""
+        self.own_names: dict[str, str] = {}
+        """Names in the module of tensors that a seat holds under another name, such as the statistics of norms."""
         self.home = torch.device("cpu")
         self.architecture, self.factory = architecture, factory
         self.spec = {"name": NAME, **spec}

@@ -261,8 +261,11 @@ def check_image(net: str, image: tuple[int, int, int], least: int) -> tuple[int,
     return shape[0], shape[1], shape[2]
 
 
-def normaliser(channels: int, mean: tuple[float, ...] | None, std: tuple[float, ...] | None) -> Normalise:
+def normaliser(channels: int, mean: Sequence[float] | None, std: Sequence[float] | None) -> Normalise:
     """The normalisation layer of a net: the data set's mean and std, or 0.5 and 0.25."""
+    for name, given in (("mean", mean), ("std", std)):
+        if isinstance(given, Real):
+            raise ValueError(f"mean and std need one value per channel ({channels}), given {name}={given}")
     chosen_mean = tuple(mean) if mean is not None else (0.5,) * channels
     chosen_std = tuple(std) if std is not None else (0.25,) * channels
     if len(chosen_mean) != channels or len(chosen_std) != channels:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from rheostat.evaluation.lookup import WHERE
 from rheostat.models import adopt, artifact
 from rheostat.models.factories import from_name
 from rheostat.models.tunable import Tunable
-from rheostat.nets.adopted import Adopted
+from rheostat.nets.adopted import NAME, Adopted
 from rheostat.runtime.files import write_text
 from rheostat.runtime.seeding import preserved, seed_global, seed_of
 from rheostat.training.recipe import Recipe
@@ -24,6 +25,8 @@ from rheostat.training.recipe import Recipe
 NetGiven = Callable[[], nn.Module]
 SETS = (".clean.", ".adversarial.")
 """The norm sets of a bank; both start from the single set of a model without a bank."""
+PIECE = re.compile(r"^net\.(?:blocks\.\d+|classifier)\.")
+"""What precedes the name that a tensor of an adopted network has in the module."""
 
 
 def network_named(text: str) -> NetGiven:
@@ -91,43 +94,75 @@ def _shape(image: tuple[int, ...]) -> str:
 def start_from(model: Tunable, given: str | Path | Mapping[str, Tensor]) -> None:
     """Load the weights of a file, run, packaged model or state dict into a model; other tensors do not change.
 
-    Names are those of `model.state_dict()`, or of its network (without `net.`). A single norm set is loaded into both
-    sets of a bank. A tensor of another shape (such as a head for other classes) keeps its initial values, and a
-    warning names it. ValueError if nothing fits.
+    Names are those of `model.state_dict()`, of its network (without `net.`) or, for an adopted network, of the user's
+    module. A single norm set is loaded into both sets of a bank. One warning names tensors of another shape (such as a
+    head for other classes), which keep their initial values, and counts the weights that were not given and the
+    given tensors that the model does not have. ValueError if nothing fits.
     """
     if isinstance(given, Mapping):
         source, what = dict(given), "the state dict"
     else:
-        source, what = dict(artifact.load_with(given)[0].state_dict()), str(given)
-    if not any(name.startswith("net.") for name in source):
-        source = {f"net.{name}": tensor for name, tensor in source.items()}
-    state, taken, shapes = model.state_dict(), {}, []
-    for name, tensor in state.items():
-        found = _of(source, name)
-        if found is None:
-            continue
-        if found.shape == tensor.shape:
-            taken[name] = found.to(tensor)
-        else:
-            shapes.append(f"{name} {tuple(found.shape)} instead of {tuple(tensor.shape)}")
-    weights = {name for name, _ in model.named_parameters()}
-    if not weights & taken.keys():
-        raise ValueError(
-            f"init: no weight of {what} fits this model, whose weights are {', '.join(sorted(weights)[:3])} …"
-        )
+        source, what = _tensors_of(given), str(given)
+    state, weights, places = model.state_dict(), dict(model.named_parameters()), _places(model, source)
+    taken = {
+        name: source[place].to(state[name])
+        for name, place in places.items()
+        if source[place].shape == state[name].shape
+    }
+    if not weights.keys() & taken.keys():
+        raise ValueError(f"init: no weight of {what} fits this model, whose weights are {_listed(sorted(weights))}")
     model.load_state_dict(state | taken)
-    if shapes:
-        more = f" and {len(shapes) - 3} more" if len(shapes) > 3 else ""
-        warnings.warn(f"init: not loaded, because {what} has other shapes: {', '.join(shapes[:3])}{more}", stacklevel=5)
+    other = [
+        f"{name} {tuple(source[place].shape)} instead of {tuple(state[name].shape)}"
+        for name, place in places.items()
+        if name not in taken
+    ]
+    missing = [name for name in weights if name not in places]
+    # The norms of PyTorch count batches, and ours do not.
+    used = {*places.values()}
+    idle = [name for name in source if name not in used and not name.endswith("num_batches_tracked")]
+    notes = (
+        (other, f"not loaded, because {what} has other shapes"),
+        (missing, f"{len(missing)} of the model's {len(weights)} weights are not in {what}"),
+        (idle, f"{len(idle)} tensors of {what} are not in the model"),
+    )
+    if told := "; ".join(f"{note}: {_listed(names)}" for names, note in notes if names):
+        warnings.warn(f"init: {told}", stacklevel=5)
 
 
-def _of(source: Mapping[str, Tensor], name: str) -> Tensor | None:
-    """The tensor for a name in the model: the same name, or the single norm set of a model without a bank."""
-    for one in ("", *SETS):
-        found = source.get(name.replace(one, ".") if one else name)
-        if found is not None:
-            return found
-    return None
+def _tensors_of(which: str | Path) -> dict[str, Tensor]:
+    """The tensors of a model's file; those of an adopted network without its blocks, which differ with its exits."""
+    _, tensors, found = artifact.contents(which)
+    adopted = found["net"].get("name") == NAME
+    return {PIECE.sub("", name) if adopted else name: tensor for name, tensor in tensors.items()}
+
+
+def _places(model: Tunable, source: Mapping[str, Tensor]) -> dict[str, str]:
+    """The source's names of the model's tensors that it has, in the spelling that finds the most of them."""
+
+    def inside(name: str) -> str:
+        return PIECE.sub("", name)
+
+    spellings: list[Callable[[str], str]] = [str, lambda name: name.removeprefix("net.")]
+    if isinstance(model.net, Adopted):
+        own = model.net.own_names
+        spellings += [inside, lambda name: own.get(inside(name), inside(name))]
+    found = [
+        {name: place for name in model.state_dict() if (place := _of(source, name, spelt)) is not None}
+        for spelt in spellings
+    ]
+    return max(found, key=len)
+
+
+def _of(source: Mapping[str, Tensor], name: str, spelt: Callable[[str], str]) -> str | None:
+    """The source's name of a tensor: the same, or that of the single norm set of a model without a bank."""
+    names = (spelt(name.replace(one, ".") if one else name) for one in ("", *SETS))
+    return next((one for one in names if one in source), None)
+
+
+def _listed(found: Sequence[str]) -> str:
+    """The first three of many."""
+    return ", ".join(found[:3]) + (f" and {len(found) - 3} more" if len(found) > 3 else "")
 
 
 def remember(run: Path, name: str, folder: str | Path | None) -> None:
