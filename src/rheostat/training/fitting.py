@@ -203,7 +203,7 @@ def _job(model: Tunable, settings: Settings, options: FitOptions, feed: Feed, va
         feed.ranks.world,
         repr(model.method),
         _architecture(model),
-        described,
+        options.identified(model),
         images,
         feed.per_epoch,
         validation.fingerprint,
