@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -10,6 +12,7 @@ from PIL import Image
 
 from rheostat.cli.app import main
 from rheostat.evaluation.lookup import find_data, find_target
+from rheostat.models import artifact
 from rheostat.training.loop import train
 from rheostat.training.recipe import load_recipe
 
@@ -79,6 +82,33 @@ def test_a_run_remembers_where_its_images_are(folder: Path, tmp_path: Path, monk
     found = find_data(target, None, "test", data_dir=None, examples=None, verify=True)
     assert found.classes == ("dark", "light")
     assert len(found) == 8
+
+
+def test_a_refused_run_does_not_move_the_images_of_a_finished_one(folder: Path, tmp_path: Path) -> None:
+    """Its evaluations measured the images of the refused call."""
+    other = shutil.copytree(folder, tmp_path / "other")
+    recipe, wrong = (load_recipe("oat-digits", changes=[*QUICK, f"data.name=folder:{p}"]) for p in (folder, other))
+    train(recipe, out=tmp_path / "run")
+    with pytest.raises(ValueError, match="belongs to another recipe"):
+        train(wrong, out=tmp_path / "run")
+    assert json.loads((tmp_path / "run" / "data.json").read_text())["name"] == f"folder:{folder}"
+
+
+def test_a_model_that_no_file_can_hold_is_not_named(tmp_path: Path, monkeypatch, capsys) -> None:
+    """The next command would have evaluated the model of an older run."""
+
+    def refuses(*given: object) -> None:
+        raise ValueError("no file can hold it")
+
+    line = ["train", "oat-digits", "--out", str(tmp_path), *sets()]
+    main(line)
+    assert "The model is" in capsys.readouterr().out
+    monkeypatch.setattr(artifact, "save", refuses)
+    main([*line, "--fresh"])
+    said = capsys.readouterr().out
+    assert "no model file is written" in said
+    assert "The model is" not in said
+    assert not (tmp_path / "model.safetensors").exists()
 
 
 @pytest.mark.data

@@ -14,7 +14,7 @@ from rheostat.evaluation.lookup import find_data, find_target
 from rheostat.models import artifact
 from rheostat.results.rows import read_rows
 from rheostat.runtime.choices import NoEffectWarning
-from rheostat.training.loop import fingerprint
+from rheostat.training.loop import fingerprint, train
 from rheostat.training.recipe import load_recipe
 
 QUICK = [
@@ -57,3 +57,24 @@ def test_a_rule_that_does_nothing_is_said_and_changes_no_run() -> None:
     assert fingerprint(plain, 1) != fingerprint(load_recipe("oat-digits", changes=["data.size=[8, 8]"]), 1)
     with pytest.raises(ValueError, match=r"size must be \(height, width\)"):
         load_recipe("oat-digits", changes=["data.size=[8, 0]"])
+
+
+def test_a_run_takes_its_own_images_and_no_others(tmp_path: Path) -> None:
+    own = tree(tmp_path / "own")
+    recipe = load_recipe("oat-digits", changes=[*QUICK, "data.size=[8, 12]", f"data.name=folder:{own}"])
+    done = train(recipe, out=tmp_path / "run")
+    assert done.splits is not None
+    assert {row.n for row in done.evaluate(done.splits.test, [{"robustness": 0.0}], "fgsm")} == {24}
+    assert train(recipe, out=tmp_path / "run").about.provenance == done.about.provenance
+    target = find_target(str(tmp_path / "run"), name=None, between=None)
+
+    def found(split: str) -> int:
+        return len(find_data(target, None, split, data_dir=None, examples=None, verify=True))
+
+    assert found("calibrate-choose") == 4
+    Image.new("RGB", (9, 9)).save(own / "train" / "cat" / "new.png")
+    with pytest.raises(ValueError, match="the images have changed since this run began"):
+        train(recipe, out=tmp_path / "run")
+    with pytest.raises(ValueError, match=r"have changed since .* was trained, so 'calibrate-choose'"):
+        found("calibrate-choose")
+    assert found("test") == 24

@@ -80,6 +80,7 @@ MISTAKES: list[tuple[dict[str, Any], str]] = [
     ({"init": "nothing-there"}, "no file, run or packaged model 'nothing-there'"),
     ({"select": {"imges": 3}}, "select.imges.*did you mean 'images'"),
     ({"device": "gpu"}, "no device 'gpu'"),
+    ({"trades": 6.0, "attack": rheostat.Attack("pgd", 0.2, 1, start=False)}, "this pgd starts at the clean image"),
 ]
 
 

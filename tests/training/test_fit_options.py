@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import json
 import signal
@@ -229,6 +230,11 @@ def test_a_checkpoint_of_other_options_is_refused(fitted: Fit, tmp_path: Path) -
     fitted("a", optimiser=adamw, fresh=True)
     about = read_tensors(tmp_path / "a" / "checkpoint.safetensors")[1]
     assert about["progress"]["step"] == 4
+    quick: dict[str, Any] = {"max_steps": 1, "name": "b"}
+    fitted(optimiser=functools.partial(torch.optim.AdamW, lr=1e-3), **quick)
+    fitted(optimiser=functools.partial(torch.optim.AdamW, lr=1e-3), **quick)
+    with pytest.raises(ValueError, match="belongs to another recipe or other options"):
+        fitted(optimiser=functools.partial(torch.optim.AdamW, lr=3e-3), **quick)
 
 
 @pytest.mark.filterwarnings("ignore:not calibrated:UserWarning")
@@ -294,6 +300,31 @@ def test_gradients_that_the_optimiser_does_not_hold_are_those_of_one_step(
     rheostat.fit(tuned, *sets, out=tmp_path, optimiser=optimiser, callbacks=[Looks()], **options)
     assert float(seen[0].norm()) > 0
     assert float(seen[1].norm()) < 1.5 * float(seen[0].norm())
+
+
+def test_a_parameter_without_gradients_stays_under_an_optimiser_that_holds_it(
+    sets: tuple[Dataset, Dataset], tmp_path: Path
+) -> None:
+    """A gradient of zeros from an earlier step let it decay."""
+    tuned = model()
+    held = [p for n, p in tuned.named_parameters() if n.startswith("net.blocks.0.")]
+    before = [p.detach().clone() for p in held]
+    for parameter in held:
+        parameter.grad = torch.zeros_like(parameter)
+        parameter.requires_grad_(False)
+    optimiser = torch.optim.AdamW(tuned.parameters(), lr=1e-2)
+    rheostat.fit(tuned, *sets, out=tmp_path, optimiser=optimiser, **{**SMALL, "epochs": 1, "max_steps": 1})
+    assert all(torch.equal(p, was) for p, was in zip(held, before, strict=True))
+
+
+def test_a_run_that_breaks_off_leaves_no_compiled_pass(
+    sets: tuple[Dataset, Dataset], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch, "compile", lambda function, **_: function)
+    tuned = model()
+    with pytest.raises(Break):
+        rheostat.fit(tuned, *sets, out=tmp_path, callbacks=[Dies(1)], **{**SMALL, "device": {"compile": True}})
+    assert "read" not in vars(tuned)
 
 
 SCHEDULERS: dict[str, Callable[[torch.optim.Optimizer], lr_scheduler.LRScheduler]] = {

@@ -119,3 +119,5 @@ def test_trades_is_refused_where_it_has_no_meaning() -> None:
         load_recipe("rdi-fashion", changes=["train.trades=6"])
     with pytest.raises(ValueError, match="its own divergence"):
         load_recipe("oat-fashion", changes=["train.trades=6", "attack.loss=margin"])
+    with pytest.raises(ValueError, match="this fgsm starts at the clean image"):
+        load_recipe("oat-fashion", changes=["train.trades=6", "attack.kind=fgsm"])

@@ -11,8 +11,10 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from rheostat import data, nets
 from rheostat.methods import compose
@@ -23,6 +25,7 @@ from rheostat.runtime.seeding import stream
 from rheostat.training.loop import Interrupted, build, train
 from rheostat.training.recipe import Recipe, load_recipe
 from rheostat.training.schedules import share_of_rate
+from rheostat.training.starting import own_network
 from rheostat.training.step import Step, batches, sgd, training_attack
 from support import plan_of
 
@@ -178,6 +181,26 @@ def test_a_tunable_of_another_composition_than_the_recipe_is_refused(tmp_path: P
         train(recipe("train.max_steps=1"), out=tmp_path, net=made)
     assert not (tmp_path / "recipe.json").exists()
     train(recipe("train.max_steps=1", "paper=dual", "method={}"), out=tmp_path, net=made)
+
+
+def test_the_first_weights_of_an_own_network_are_those_of_the_seed_and_of_the_first_rank(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A factory that drew from Python or NumPy gave every rank a network of its own."""
+
+    def made() -> nn.Module:
+        net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(144, 10))
+        nn.init.constant_(net[4].weight, random.uniform(-0.1, 0.1))
+        nn.init.constant_(net[4].bias, float(np.random.normal()))  # noqa: NPY002
+        return net
+
+    train_set, _ = data.load("digits")
+    first, second = (own_network(recipe(), train_set, made).state_dict() for _ in range(2))
+    assert equal(first, second)
+    copied: list[int] = []
+    monkeypatch.setattr(Ranks, "copy_first", lambda self, tensors: copied.append(len(list(tensors))))
+    train(recipe("train.max_steps=1"), out=tmp_path, net=made)
+    assert copied == [len(first)]
 
 
 def test_a_checkpoint_of_another_recipe_is_refused(tmp_path: Path) -> None:

@@ -11,8 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from rheostat.cli import main
+from rheostat.data import DataError
+from rheostat.runtime.files import Taken, alone
 from rheostat.runtime.interrupts import Interrupted
 from rheostat.training import tuning
 from rheostat.training.recipe import Recipe, load_recipe
@@ -111,6 +114,54 @@ def test_a_trial_that_diverges_does_not_end_the_search(tmp_path: Path, monkeypat
     found = tuning.tune(space(tmp_path, text), trials=8, out=tmp_path / "search")
     assert any("diverged" in t["note"] for t in found.trials)
     assert found.recipe.train.lr <= 0.1
+
+
+def test_values_that_only_training_refuses_end_no_search(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def train(recipe: Recipe, **_: Any) -> Any:
+        if recipe.train.batch == 5000:
+            raise ValueError("train.batch is 5000, more than the 256 training images")
+        if recipe.train.batch == 4096:
+            raise torch.OutOfMemoryError("CUDA out of memory.\nAnd more")
+        return types.SimpleNamespace(progress=types.SimpleNamespace(best_score=0.5, seconds=1.0))
+
+    monkeypatch.setattr(tuning, "train", train)
+    text = '[space]\n"train.batch" = { choices = [64, 4096, 5000] }\n'
+    found = tuning.tune(space(tmp_path, text), trials=8, out=tmp_path / "search")
+    assert found.recipe.train.batch == 64
+    notes = {t["train.batch"]: t["note"] for t in found.trials}
+    assert notes[5000].endswith("more than the 256 training images")
+    assert notes[4096] == "CUDA out of memory."
+
+
+def test_a_fault_of_every_trial_ends_the_search_and_the_next_call_draws_other_values(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[float] = []
+
+    def train(recipe: Recipe, **_: Any) -> Any:
+        drawn.append(recipe.train.lr)
+        raise DataError("no folder of images") if len(drawn) == 1 else Taken("another process is training")
+
+    monkeypatch.setattr(tuning, "train", train)
+    for kind in (DataError, Taken):
+        with pytest.raises(kind):
+            tuning.tune(space(tmp_path), trials=2, out=tmp_path / "search")
+    assert len(set(drawn)) == 2
+
+
+def test_fresh_leaves_the_work_of_other_workers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "space.toml").write_text(SPACE)
+    line = ["tune", "oat-digits", "--space", str(tmp_path / "space.toml"), "--out", str(tmp_path / "out"), "--fresh"]
+    with pytest.raises(SystemExit):
+        main([*line, "--storage", f"sqlite:///{tmp_path / 'shared.db'}"])
+    assert "--fresh deletes the search in a folder, but --storage" in capsys.readouterr().err
+    trial = tmp_path / "out" / "trial-0"
+    trial.mkdir(parents=True)
+    with alone(tmp_path / "out"), pytest.raises(ValueError, match="another process is training"):
+        tuning.forget(tmp_path / "out")
+    assert trial.exists()
+    tuning.forget(tmp_path / "out")
+    assert not trial.exists()
 
 
 def test_workers_share_a_study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -23,6 +23,8 @@ class Show:
     def __init__(self, console: Console, *, lines: bool = True) -> None:
         self.console, self.lines = console, lines
         self.spoke = False
+        self.saved = True
+        """Whether the run has a model file, as far as its events say."""
         self.bar = Progress(
             TextColumn("{task.description}"),
             BarColumn(bar_width=24),
@@ -71,6 +73,7 @@ class Show:
         elif kind == "calibration-failed":
             self.console.print(f"calibration-failed: {event['why']}; {event['model']} holds the uncalibrated model")
         elif kind == "not-saved":
+            self.saved = False
             self.console.print(f"no model file is written: {event['why']}", markup=False)
         elif kind == "no-file":
             self.console.print(f"no file is timed: {event['why']}", markup=False)

@@ -50,5 +50,5 @@ def train(
             run(chosen, out=place, folder=data_dir, fresh=fresh, report=show, net=own, callbacks=callbacks)
     finally:
         leave()
-    if show.spoke:
+    if show.spoke and show.saved:
         console.print(f"The model is {place}/model.safetensors. Next: rheostat evaluate {place}")

@@ -29,7 +29,9 @@ def tune(
         list[str] | None, typer.Option("--set", help="Change a key of the recipe first: train.epochs=5.")
     ] = None,
     seed: Annotated[int, typer.Option(help="Seed of the sampler.")] = 0,
-    fresh: Annotated[bool, typer.Option("--fresh", help="Delete the search in the folder and start over.")] = False,
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="Delete the search in the folder and start over; not with --storage.")
+    ] = False,
     data_dir: DataDir = None,
     threads: Threads = None,
     verify: Verify = True,
@@ -48,6 +50,11 @@ def tune(
     set_threads(threads or chosen.device.threads)
     folder = out or Path("runs") / f"tune-{chosen.name}"
     if fresh:
+        if storage is not None:
+            raise ValueError(
+                "--fresh deletes the search in a folder, but --storage keeps this study in a database, which others "
+                f"may be using: delete {tuning.study_name(searched)} there, or name another database"
+            )
         tuning.forget(folder)
     with Searching(console, lines=False) as show:
         found = tuning.tune(

@@ -62,8 +62,8 @@ def find_data(
     """The images of an evaluation; calibration splits follow the model's recipe.
 
     Without `name` and `data_dir` it uses the training data that the run's folder records. Raises ValueError if
-    no data set is known, or for a split of a model without a recipe; it says what to do `otherwise`, by default as
-    `rheostat evaluate` can.
+    no data set is known, for a split of a model without a recipe, or for one of a folder whose images are no longer
+    those of the training; it says what to do `otherwise`, by default as `rheostat evaluate` can.
     """
     recipe = target.about.provenance.get("recipe", {}).get("data", {})
     remembered, folder_there = data_of_run(target.folder)
@@ -82,6 +82,12 @@ def find_data(
     splits = make_splits(
         *loaded, calibrate=recipe["calibrate"], limit=recipe["train_images"], seed=recipe["split_seed"]
     )
+    began = target.about.provenance.get("images")
+    if began and chosen in (remembered, recipe.get("name")) and splits.fingerprint != began:
+        raise ValueError(
+            f"the images of {chosen} have changed since {target.run} was trained, so {split!r} drawn from them may "
+            f"hold images of its training; {otherwise or 'use --split test'}"
+        )
     return subset(splits.named(split), examples)
 
 

@@ -19,6 +19,10 @@ HEADER_BYTES = 2**24
 """Maximum bytes of a safetensors header, which holds the names and sizes of the tensors and the metadata."""
 
 
+class Taken(ValueError):
+    """A run cannot use its folder: another process works there, or the files are those of another run."""
+
+
 def write_bytes(path: Path, content: bytes) -> None:
     """Write a file atomically: into a temporary file, then rename it. Threads and processes may write concurrently."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -50,13 +54,13 @@ def locked(path: Path) -> Iterator[None]:
 
 @contextmanager
 def alone(folder: Path) -> Iterator[None]:
-    """Lock a folder; ValueError at once if another process holds it. The lock ends with its process."""
+    """Lock a folder; Taken (a ValueError) at once if another process holds it. The lock ends with its process."""
     folder.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(folder / ".lock", timeout=0):
             yield
     except Timeout:
-        raise ValueError(
+        raise Taken(
             f"another process is training in {folder}: wait for it, or choose another folder with --out"
         ) from None
 

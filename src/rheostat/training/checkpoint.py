@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from rheostat.runtime.files import read_tensors, write_tensors
+from rheostat.runtime.files import Taken, read_tensors, write_tensors
 
 FORMAT = 1
 MOMENTUM = "momentum_buffer/"
@@ -110,23 +110,35 @@ def _channels_last(tensor: Tensor) -> bool:
 
 
 def read(path: Path, fingerprint: str, *, ranks: int = 1) -> Stored:
-    """Read a checkpoint; ValueError if it has another format or belongs to another run."""
+    """Read a checkpoint; Taken (a ValueError) if it has another format or belongs to another run."""
     tensors, about = read_tensors(path)
     if about.get("checkpoint") != FORMAT:
-        raise ValueError(f"{path}: checkpoint format {about.get('checkpoint')}, expected {FORMAT}")
+        raise Taken(f"{path}: checkpoint format {about.get('checkpoint')}, expected {FORMAT}")
     if about["fingerprint"] != fingerprint:
         before = about.get("ranks", ranks)
         if before != ranks:
             how = "one process" if before == 1 else f"{before} processes (torchrun --nproc-per-node {before})"
-            raise ValueError(
+            raise Taken(
                 f"{path} belongs to a run of {_processes(before)}, and this is one of {_processes(ranks)}; continue it "
                 f"with {how}, or choose another --out, or --fresh to start over (in Python: out=, fresh=True)"
             )
-        raise ValueError(
+        (rest, _, images), (asked, _, now) = about["fingerprint"].partition("+"), fingerprint.partition("+")
+        if rest == asked and images and now:
+            raise Taken(
+                f"{path}: the images have changed since this run began, and its splits would be drawn anew from them; "
+                "give it the images that it began with, or choose another --out, or --fresh to start over (in Python: "
+                "out=, fresh=True)"
+            )
+        raise Taken(
             f"{path} belongs to another recipe or other options; choose another --out, or --fresh to start over "
             "(in Python: out=, fresh=True)"
         )
     return Stored(path, tensors, about)
+
+
+def with_images(fingerprint: str, images: str) -> str:
+    """The fingerprint of a run together with that of its images, if they have one."""
+    return f"{fingerprint}+{images}" if images else fingerprint
 
 
 def _processes(count: int) -> str:
@@ -134,7 +146,7 @@ def _processes(count: int) -> str:
 
 
 def restore(stored: Stored, state: State) -> None:
-    """Restore the state of a checkpoint; ValueError if it holds another network."""
+    """Restore the state of a checkpoint; Taken (a ValueError) if it holds another network."""
     path, tensors, about = stored.path, dict(stored.tensors), stored.about
     for key in about["channels_last"]:
         tensors[key] = tensors[key].contiguous(memory_format=torch.channels_last)
@@ -145,7 +157,7 @@ def restore(stored: Stored, state: State) -> None:
     try:
         state.model.load_state_dict(groups["model"])
     except RuntimeError as error:
-        raise ValueError(
+        raise Taken(
             f"{path} holds another network than this recipe builds now, perhaps because the method's defaults changed "
             "since; choose another --out, or --fresh to start over (in Python: out=, fresh=True)"
         ) from error

@@ -78,7 +78,8 @@ def finish(ending: Ending, progress: Progress) -> artifact.About:
 
     If a calibration fails, the file gets the flag `calibration-failed`, an event is reported, and the model stays
     unchanged. Raises Interrupted after Ctrl-C or SIGTERM during a calibration: the model is saved, and the same command
-    continues. A network that no file can rebuild stays only in the checkpoint, and an event says so.
+    continues. A network that no file can rebuild stays only in the checkpoint: an event says so, and the file of an
+    older run is deleted.
     """
     unsaved = _saved(ending, ending.described(progress, PENDING))
     try:
@@ -93,6 +94,8 @@ def finish(ending: Ending, progress: Progress) -> artifact.About:
     why = "; ".join(problems)
     about = ending.described(progress, why or "done")
     if unsaved:
+        if ending.writes:
+            ending.path.unlink(missing_ok=True)  # an older run's, which would pass for this one's
         kept = ending.folder / "checkpoint.safetensors"
         message = f"no model file is written ({unsaved}); {kept} holds the weights"
         ending.tell("not-saved", unsaved, message, RuntimeWarning)

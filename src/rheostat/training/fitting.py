@@ -83,7 +83,7 @@ def fit(
         _preprocessing(model, train_set, val_set, chosen),
     )
     images, loader = opened(train_set, form, "train_set", in_memory=chosen.in_memory)
-    check_settings(settings, model.method, repr(model.method))
+    check_settings(settings, model.method, repr(model.method), attack=chosen.attack)
     validation = _validation(val_set, form)
     device = device_named(settings.device.name)
     ranks = join(device)
@@ -203,7 +203,7 @@ def _job(model: Tunable, settings: Settings, options: FitOptions, feed: Feed, va
         feed.ranks.world,
         repr(model.method),
         _architecture(model),
-        described,
+        options.identified(model),
         images,
         feed.per_epoch,
         validation.fingerprint,

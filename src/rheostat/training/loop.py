@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -45,9 +46,9 @@ __all__ = ["Interrupted", "Job", "Trained", "build", "fingerprint", "perform", "
 class Job:
     """A whole run: model, data, settings and folder.
 
-    `same` says whether a finished model belongs to this run. `begin` changes the model before its first step; it is
-    called once nothing is left that may refuse the run. With it, `mark` must cover the names and shapes of the tensors,
-    because those of a checkpoint are compared only when it is restored.
+    `same` says whether a finished model belongs to this run. `begin` prepares the model and the folder for the first
+    step; it is called once nothing is left that may refuse the run. If it changes a model of the caller, `mark` must
+    cover the names and shapes of the tensors, because those of a checkpoint are compared only when it is restored.
     """
 
     model: Tunable
@@ -104,9 +105,11 @@ def perform(job: Job, *, fresh: bool, report: Report | None) -> tuple[Progress, 
     if running is not None:
         if settings.device.compile:
             model.read = torch.compile(model.read, dynamic=True)  # type: ignore[method-assign]
-        with stoppable() as received, preserved(job.feed.device):
-            running.loop(received)
-        model.__dict__.pop("read", None)  # it was compiled only for training
+        try:
+            with stoppable() as received, preserved(job.feed.device):
+                running.loop(received)
+        finally:
+            model.__dict__.pop("read", None)  # it was compiled only for training
     if state.best is not None:
         model.load_state_dict(state.best)
     model.method.finish(model.net)
@@ -226,10 +229,16 @@ def train(
         recipe = settled(recipe, run, device, ranks, fresh=fresh, report=report)
         splits = _splits(recipe, folder)
         job = _job(recipe, options, splits, run, device, ranks, net)
-        if ranks.first:
-            remember(run, recipe.data.name, folder)
+        job = replace(job, begin=functools.partial(_begin, job, recipe, folder))
         progress, about = perform(job, fresh=fresh, report=report)
     return Trained(job.model, recipe, progress, run, about, job.feed.form, options.callbacks, splits)
+
+
+def _begin(job: Job, recipe: Recipe, folder: str | Path | None) -> None:
+    """Give all ranks the first weights of the first one, and record where the images are."""
+    job.feed.ranks.copy_first([*job.model.parameters(), *job.model.buffers()])
+    if job.feed.ranks.first:
+        remember(job.folder, recipe.data.name, folder)
 
 
 def _splits(recipe: Recipe, folder: str | Path | None) -> data.Splits:
@@ -255,16 +264,23 @@ def _job(
     per_epoch = len(train_set) // recipe.train.batch
     if per_epoch == 0:
         raise ValueError(f"train.batch is {recipe.train.batch}, more than the {len(train_set)} training images")
+    form = Form(train_set.image, train_set.classes, preprocessing=train_set.preprocessing)
     if net is None:
         model, more = build(recipe, splits.train), []
     else:
         model, more = own_network(recipe, splits.train, net), [name_of(net)]
-    mark = fingerprint(recipe, ranks.world, *more)
+    # Anyone may change the images of such a name between two calls.
+    images = splits.fingerprint if recipe.data.name.startswith(tuple(data.PREFIXES)) else ""
+
+    def marked(settings: Settings, images: str) -> str:
+        return checkpoint.with_images(fingerprint(settings, ranks.world, *more), images)
+
+    mark = marked(recipe, images)
     return Job(
         model=model.to(device),
         settings=recipe,
         options=options,
-        feed=Feed(train_set, Form(train_set.image, train_set.classes), recipe, ranks, per_epoch, device),
+        feed=Feed(train_set, form, recipe, ranks, per_epoch, device),
         fit=splits.fit.to(device),
         folder=run,
         mark=mark,
@@ -275,8 +291,9 @@ def _job(
                 "recipe": recipe.model_dump(mode="json"),
                 "dataset": recipe.data.name,
                 **({} if net is None else {"network": name_of(net)}),
+                **({"images": images} if images else {}),
             },
             preprocessing=train_set.preprocessing,
         ),
-        same=lambda found: fingerprint(parse_recipe(found["recipe"]), ranks.world, *more) == mark,
+        same=lambda found: marked(parse_recipe(found["recipe"]), found.get("images", "")) == mark,
     )

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import Sampler
 
 from rheostat.attacks import ATTACKS, Attack
@@ -20,11 +20,16 @@ from rheostat.runtime.choices import nearest
 from rheostat.runtime.quantities import number
 from rheostat.training.attacks import Function
 from rheostat.training.callbacks import check_callbacks
+from rheostat.training.describing import held_by, name_of_kind
 from rheostat.training.optimisers import OptimiserGiven, SchedulerGiven
 from rheostat.training.settings import Settings, TrainSection, validated
 from rheostat.training.step import RowLoss
 
 SECTIONS = ("device", "select", "policy", "data", "attack", "train")
+QUIET = ("callbacks", "workers", "in_memory", "classes", "columns")
+"""Options that do not affect the weights."""
+TOLD = (Tensor, np.ndarray, str, int, Path, Attack, list, tuple, Preprocessing)
+"""Types of options whose text is enough: it says all, or the images that a rule resizes are hashed themselves."""
 
 
 @dataclass(frozen=True)
@@ -73,13 +78,21 @@ class FitOptions:
                 raise ValueError(f"{name} must be a function, given {value!r}")
 
     def described(self) -> dict[str, str]:
-        """The options that affect the weights, as text; a checkpoint continues only if they are equal."""
-        quiet = {"callbacks", "workers", "in_memory", "classes", "columns"}
+        """The options that affect the weights, as text for a reader."""
+        return {name: _text(value) for name, value in self._affecting()}
+
+    def identified(self, model: nn.Module) -> dict[str, str]:
+        """The same text with a hash of what each object holds; a checkpoint continues only if they are equal."""
         return {
-            f.name: _text(getattr(self, f.name))
-            for f in fields(self)
-            if f.name not in quiet and _given(getattr(self, f.name), f.default)
+            name: _text(value) if isinstance(value, TOLD) else f"{_text(value)} {held_by(value, model)}"
+            for name, value in self._affecting()
         }
+
+    def _affecting(self) -> Iterator[tuple[str, Any]]:
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if field.name not in QUIET and _given(value, field.default):
+                yield field.name, value
 
 
 def _given(value: Any, default: Any) -> bool:
@@ -97,7 +110,7 @@ def _text(value: Any) -> str:
         return f"{len(value)} tensors"
     if isinstance(value, str | int | Path | Attack | list | tuple):
         return repr(value)
-    return f"{getattr(value, '__module__', '')}.{getattr(value, '__qualname__', type(value).__qualname__)}"
+    return name_of_kind(value)
 
 
 def sorted_out(base: Mapping[str, Any], given: Mapping[str, Any]) -> tuple[Settings, FitOptions]:

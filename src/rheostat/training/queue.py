@@ -47,10 +47,12 @@ class Run:
 
     @property
     def mark(self) -> str:
-        """12 hex digits that change with the entry, so that an edited entry counts as another run."""
+        """12 hex digits that change with the entry and its recipe file, so that an edited one counts as another run."""
         parts: list[Any] = [self.recipe, self.changes, self.evaluate]
         if self.precision not in (None, "fp32"):  # older runs used fp32 without naming it
             parts.append(self.precision)
+        if self.recipe.endswith(".toml") and Path(self.source).is_file():
+            parts.append(hashlib.sha256(Path(self.source).read_bytes()).hexdigest())
         text = json.dumps(parts, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 

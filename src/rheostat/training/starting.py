@@ -9,7 +9,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 from torch import Tensor, nn
 
 from rheostat import data
@@ -19,7 +18,7 @@ from rheostat.models.factories import from_name
 from rheostat.models.tunable import Tunable
 from rheostat.nets.adopted import NAME, Adopted
 from rheostat.runtime.files import write_text
-from rheostat.runtime.seeding import preserved, seed_global, seed_of
+from rheostat.runtime.seeding import seed_of, seeded
 from rheostat.training.recipe import Recipe
 
 NetGiven = Callable[[], nn.Module]
@@ -54,14 +53,12 @@ def name_of(net: NetGiven) -> str:
 
 
 def own_network(recipe: Recipe, train_set: data.Dataset, net: NetGiven) -> Tunable:
-    """The model of a recipe on a user's network; its random initial weights depend on the recipe's seed.
+    """The model of a recipe on a user's network; its random initial weights depend only on the recipe's seed.
 
     ValueError if its number of classes or its image shape differs from the data set's, or if the function returned a
     Tunable of another composition than the recipe's.
     """
-    cpu = torch.device("cpu")
-    with preserved(cpu):
-        seed_global(seed_of(recipe.train.seed, "weights"), cpu)
+    with seeded(seed_of(recipe.train.seed, "weights")):
         made = net()
         if not isinstance(made, nn.Module):
             raise ValueError(f"{name_of(net)} returned a {type(made).__name__}, expected a torch.nn.Module")

@@ -43,13 +43,13 @@ def warmed(attack: Attack | OwnAttack, settings: Settings, step: int, total: int
 def parameter_groups(model: Tunable) -> list[dict[str, Any]]:
     """The trained parameters in groups for an optimiser; parameters that a method exempts have no weight decay.
 
-    Gradients are allocated, never None: a parameter that a step does not use still decays, so that one rank and two
-    take equal steps.
+    Their gradients are allocated, never None: a parameter that a step does not use still decays, so that one rank and
+    two take equal steps. All others lose theirs, so that an optimiser that holds them leaves them as they are.
     """
     exempt = {id(p) for p in model.method.undecayed(model.net)}
     trained = [p for p in model.parameters() if p.requires_grad]
-    for parameter in trained:
-        parameter.grad = torch.zeros_like(parameter)
+    for parameter in model.parameters():
+        parameter.grad = torch.zeros_like(parameter) if parameter.requires_grad else None
     groups: list[dict[str, Any]] = [{"params": [p for p in trained if id(p) not in exempt]}]
     if others := [p for p in trained if id(p) in exempt]:
         groups.append({"params": others, "weight_decay": 0.0})

@@ -15,13 +15,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rheostat.runtime.files import alone, write_text
+import torch
+
+from rheostat.data import DataError
+from rheostat.runtime.distributed import device_named
+from rheostat.runtime.files import Taken, alone, write_text
 from rheostat.runtime.interrupts import Interrupted
 from rheostat.runtime.seeding import seed_of
 from rheostat.training.loop import train
 from rheostat.training.recipe import Recipe
 from rheostat.training.space import Space, as_toml
-from rheostat.training.step import NonFinite
 
 if TYPE_CHECKING:
     import optuna
@@ -61,8 +64,8 @@ def study_name(space: Space) -> str:
 
 
 def _again(study: optuna.Study, trial: optuna.trial.FrozenTrial) -> None:
-    """Queue a dead worker's trial again, with the same values and the same run folder."""
-    study.enqueue_trial(trial.params, user_attrs={**trial.user_attrs})
+    """Queue a trial that was cut off again, with the same values and the same run folder."""
+    study.enqueue_trial(trial.params, user_attrs={"run": trial.number, **trial.user_attrs})
 
 
 def open_study(space: Space, storage: str) -> optuna.Study:
@@ -139,8 +142,10 @@ class Search:
 
         try:
             trained = train(recipe, out=folder, folder=self.data_dir, report=watch)
-        except NonFinite as problem:
-            trial.set_user_attr("note", str(problem))
+        except (Taken, DataError):  # the folder or the images, not the values of this trial
+            raise
+        except (ValueError, torch.OutOfMemoryError) as problem:
+            trial.set_user_attr("note", str(problem).partition("\n")[0])
             raise optuna.TrialPruned from None
         trial.set_user_attr("seconds", round(trained.progress.seconds, 1))
         return trained.progress.best_score
@@ -148,11 +153,13 @@ class Search:
     def _seed(self, trial: optuna.Trial) -> None:
         """Give the trial's sampler a seed of its own, so that a resumed search draws the same values.
 
-        Failed trials do not count: each was queued again with its values, under a later number.
+        A trial that was queued again does not count, because it has the values of an earlier one. A trial that failed
+        otherwise counts: its values would fail in the next call too.
         """
         optuna = _optuna()
-        failed = trial.study.get_trials(deepcopy=False, states=[optuna.trial.TrialState.FAIL])
-        place = trial.number - sum(t.number < trial.number for t in failed)
+        known = trial.study.get_trials(deepcopy=False)
+        again = sum(t.user_attrs.get("run", t.number) != t.number for t in known if t.number <= trial.number)
+        place = trial.number - again
         trial.study.sampler = optuna.samplers.TPESampler(
             seed=seed_of(self.seed, "trial", place) % 2**32, n_startup_trials=4
         )
@@ -230,6 +237,7 @@ def tune(
     """
     folder = Path(out)
     folder.mkdir(parents=True, exist_ok=True)
+    device_named(space.recipe.device.name)  # a machine that lacks it would count every trial as the worst
     with _quiet():
         study = open_study(space, storage or f"sqlite:///{(folder / 'study.db').resolve()}")
         Search(space, folder, seed=seed, data_dir=data_dir, report=report).run(study, trials)
@@ -246,9 +254,10 @@ def tune(
 
 
 def forget(out: str | Path) -> None:
-    """Delete a search: its study, if it is in `out`, and the folders of its trials."""
+    """Delete a search: its study, if it is in `out`, and the folders of its trials; ValueError while one is running."""
     folder = Path(out)
-    for trial in folder.glob("trial-*"):
-        shutil.rmtree(trial)
-    for name in ("study.db", "trials.jsonl", "best.toml"):
-        (folder / name).unlink(missing_ok=True)
+    with alone(folder):
+        for trial in folder.glob("trial-*"):
+            shutil.rmtree(trial)
+        for name in ("study.db", "trials.jsonl", "best.toml"):
+            (folder / name).unlink(missing_ok=True)

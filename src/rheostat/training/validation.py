@@ -9,10 +9,11 @@ import torch
 from pydantic import BaseModel
 
 from rheostat import nets
-from rheostat.attacks import ATTACKS
+from rheostat.attacks import ATTACKS, Attack
 from rheostat.data import DATASETS
 from rheostat.methods import Exits, Stack
 from rheostat.runtime.choices import NoEffectWarning
+from rheostat.training.attacks import Function
 
 if TYPE_CHECKING:
     from rheostat.training.recipe import Recipe
@@ -33,8 +34,13 @@ def check_recipe(recipe: Recipe) -> None:
     check_settings(recipe, stack, recipe.paper)
 
 
-def check_settings(settings: Settings, stack: Stack, composition: str) -> None:
-    """ValueError for settings that do not work with a composition, NoEffectWarning for settings that it ignores."""
+def check_settings(
+    settings: Settings, stack: Stack, composition: str, *, attack: Attack | Function | None = None
+) -> None:
+    """ValueError for settings that do not work with a composition, NoEffectWarning for settings that it ignores.
+
+    `attack` is the training attack if it is not that of the settings.
+    """
     _check_dial(settings, stack, composition)
     _check_policy(settings)
     if settings.train.awp and any(t.late for t in stack.plan(settings.train.batch, torch.Generator())):
@@ -46,6 +52,13 @@ def check_settings(settings: Settings, stack: Stack, composition: str) -> None:
             raise ValueError("train.trades works with one head only; this composition has exits")
         if settings.attack.loss != "ce":
             raise ValueError("train.trades attacks its own divergence; leave attack.loss at 'ce'")
+        used = settings.attack.for_training() if attack is None else attack
+        if isinstance(used, Attack) and not used.start:
+            # There the divergence is 0 and so is its gradient: a step would follow the signs of rounding errors.
+            raise ValueError(
+                f"train.trades needs an attack that starts at random: this {used.kind} starts at the clean image, "
+                "where the divergence has no gradient; take attack.kind 'pgd' or 'n-fgsm' with their random starts"
+            )
     _warn_without_effect(settings, stack, composition)
 
 
