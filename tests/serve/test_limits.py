@@ -243,7 +243,12 @@ def test_a_rate_is_a_clients_own() -> None:
 def test_a_client_is_an_address_or_the_network_of_one() -> None:
     assert client_of("2001:db8::1") == client_of("2001:db8::ffff") == "2001:db8::/64"
     assert client_of("192.0.2.1") != client_of("192.0.2.2")
-    assert client_of("127.0.0.1") == client_of("::1") == client_of(None) == "local"
+    assert client_of("127.0.0.1") == client_of("::1") == client_of("::ffff:127.0.0.1") == client_of(None) == "local"
+    assert client_of("::ffff:192.0.2.1") == client_of("192.0.2.1"), "one client for all IPv4 addresses"
+    others = {client_of(name) for name in ("unknown", "_hidden", "local", "")}
+    assert len(others) == 4, "what is no address had no limit"
+    assert "local" not in others
+    assert len(client_of("x" * 10_000)) < 100
 
 
 def test_bodies_in_flight_are_bounded_in_sum() -> None:

@@ -16,14 +16,24 @@ EACH = 4
 size."""
 CLIENTS = 10_000
 """Number of clients whose rate is remembered."""
+LONGEST = 64
+"""Characters that are kept of a client's name that is no address."""
 
 
 def client_of(host: str | None) -> str:
-    """The client that a request counts against: its IPv4 address, or its IPv6 /64, which one holder owns whole."""
-    try:
-        found = ipaddress.ip_address(host or "")
-    except ValueError:
+    """The client that a request counts against: its IPv4 address, or its IPv6 /64, which one holder owns whole.
+
+    An IPv4 address that is written as IPv6 is itself. What is no address, as a proxy may send it, is a client of its
+    own. A request on loopback or without a host, as on a Unix socket, is "local".
+    """
+    if host is None:
         return "local"
+    try:
+        found = ipaddress.ip_address(host)
+    except ValueError:
+        return f"unknown {host[:LONGEST]!r}"
+    if isinstance(found, ipaddress.IPv6Address):
+        found = found.ipv4_mapped or found
     if found.is_loopback:
         return "local"
     if isinstance(found, ipaddress.IPv6Address):
