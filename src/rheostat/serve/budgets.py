@@ -51,7 +51,8 @@ class Held:
         """Hold `amount` more; Refusal (503) if the total or the client's share is used up."""
         budget = self.budget
         used_here = budget.clients.get(self.client, 0) + amount
-        if budget.used + amount > budget.total or (self.client != "local" and used_here > budget.share):
+        full = budget.bounded and budget.used + amount > budget.total
+        if full or (self.client != "local" and used_here > budget.share):
             raise Refusal(503, f"too many {budget.what} at once; try again")
         budget.used += amount
         budget.clients[self.client] = used_here
@@ -62,10 +63,11 @@ class Budget:
     """A total that requests hold parts of. A client on loopback has no per-client limit, because it may be a proxy.
 
     `largest` is what one request may hold; a client's share is never less, or a large request would always be refused.
+    Without `bounded` only the shares are limits, because something else bounds the total.
     """
 
-    def __init__(self, what: str, total: int, *, largest: int = 0) -> None:
-        self.what, self.total, self.used = what, total, 0
+    def __init__(self, what: str, total: int, *, largest: int = 0, bounded: bool = True) -> None:
+        self.what, self.total, self.bounded, self.used = what, total, bounded, 0
         self.share = max(total // EACH, largest)
         self.clients: dict[str, int] = {}
 

@@ -59,7 +59,7 @@ class Options:
     request_seconds: float = 30.0
     """Seconds from a request's headers to its answer, all waits included; then the server answers 504."""
     bytes_in_flight: int = 128 * 2**20
-    """Bytes of all request bodies in memory at once; beyond that the server answers 503."""
+    """Bytes of all request bodies in memory at once, at least those of one body; beyond that the server answers 503."""
     decoders: int = 2
     """Number of processes that decode images."""
     access_log: bool = False

@@ -26,6 +26,12 @@ class State:
 
     def __init__(self, served: Service, policy: Policy, options: Options) -> None:
         self.served, self.options = served, options
+        limits = options.limits
+        if limits.max_bytes > options.bytes_in_flight:
+            raise ValueError(
+                f"one body may have {limits.max_bytes} bytes (limits.max_bytes), but all bodies together only "
+                f"{options.bytes_in_flight} (bytes_in_flight)"
+            )
         self.gate = Gate(options)
         self.metrics = Metrics()
         self.least = policy.min_robust
@@ -44,10 +50,12 @@ class State:
             ]
             self.notes += idle_steps(self._controller(self.policy).allowed, served.costs)
         self.storing = asyncio.Lock()
-        self.bytes = Budget("bytes of bodies", options.bytes_in_flight, largest=options.limits.max_bytes)
-        self.images = Budget("images in the queue", options.queue + options.most, largest=options.limits.max_images)
+        self.bytes = Budget("bytes of bodies", options.bytes_in_flight, largest=limits.max_bytes)
+        # The queue bounds the total, so that the controller learns of every request that finds no room.
+        waiting = options.queue + options.most
+        self.images = Budget("images in the queue", waiting, largest=limits.max_images, bounded=False)
         self.rate = Rate(options.rate)
-        self.decoders = Decoders(options.decoders, seconds=options.limits.image_seconds, killed=self.metrics.killed.inc)
+        self.decoders = Decoders(options.decoders, seconds=limits.image_seconds, killed=self.metrics.killed.inc)
         self.engine = Engine(
             served.runs,
             self._controller(self.policy),
