@@ -42,6 +42,7 @@ class Options:
     open_policy: bool = False
     client_dial: bool = False
     store: Store | None = None
+    """Where a changed policy is kept; a `FileStore` is told the hash of the model that is served."""
     poll: float | None = None
     """Seconds between reads of the store, for stores that other servers write to; None never reads it again."""
     limits: Limits = field(default_factory=Limits)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 from rheostat.serve.budgets import Budget, Rate
 from rheostat.serve.controllers import controller, useless
@@ -16,6 +16,7 @@ from rheostat.serve.metrics import Metrics
 from rheostat.serve.options import Options, Service
 from rheostat.serve.policy import Policy, floor, settled, strict
 from rheostat.serve.scheduling import Controller
+from rheostat.serve.stores import found_at_start, of_model
 from rheostat.serve.workers import Decoders
 
 log = logging.getLogger("rheostat.serve")
@@ -25,20 +26,21 @@ class State:
     """The state of one application. ValueError for an invalid policy or invalid options."""
 
     def __init__(self, served: Service, policy: Policy, options: Options) -> None:
-        self.served, self.options = served, options
         limits = options.limits
         if limits.max_bytes > options.bytes_in_flight:
             raise ValueError(
                 f"one body may have {limits.max_bytes} bytes (limits.max_bytes), but all bodies together only "
                 f"{options.bytes_in_flight} (bytes_in_flight)"
             )
+        options = replace(options, store=of_model(options.store, served.artifact))
+        self.served, self.options = served, options
         self.gate = Gate(options)
         self.metrics = Metrics()
         self.least = policy.min_robust
         """The floor that the server was started with; no later policy may set a lower one."""
-        stored = options.store.read() if options.store is not None else None
+        stored, about = found_at_start(options.store)
         self.policy, note = settled(policy, stored, served.measured, check=self._controller)
-        self.notes = [*([note] if note else []), *late_exits(served.costs)]
+        self.notes = [*filter(None, (note, about)), *late_exits(served.costs)]
         unused = [n for n in self.policy.ladder if n not in floor(self.policy, served.measured)]
         if unused:
             self.notes.append(f"below the policy's floor, never used: {', '.join(unused)} (see --min-robust)")
@@ -102,14 +104,18 @@ class State:
         """Follow the policy that other servers store, until the application ends."""
         store, poll = self.options.store, self.options.poll
         refused: Policy | None = None
+        told = ""
         while store is not None and poll is not None:
             await asyncio.sleep(poll)
             # A policy that was read before another was stored here must not be used after it.
             async with self.storing:
                 try:
                     new = await asyncio.to_thread(store.read)
+                    told = ""
                 except Exception as error:  # neither a file nor a cluster's actor may end this task
-                    log.warning("the stored policy could not be read: %s", error)
+                    if str(error) != told:
+                        told = str(error)
+                        log.warning("the stored policy could not be read: %s", told)
                     continue
                 if new is None or new in (self.policy, refused):
                     continue
