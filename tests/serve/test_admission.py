@@ -77,6 +77,31 @@ def test_a_server_that_has_failed_says_so_and_keeps_nobody_waiting(part: str, mo
         client.__exit__(None, None, None)
 
 
+@pytest.mark.parametrize("kind", ["goodput", "steps"])
+def test_the_controller_learns_of_requests_that_find_no_room(kind: str, monkeypatch) -> None:
+    """Another limit, of the same size, refused them first."""
+    policy = Policy(("safe", "fast"), 60_000, 0.0, kind)
+    app = make_app(fake(slow), policy, Options(most=1, queue=2, deadline=0.0))
+    told: list[int] = []
+    monkeypatch.setattr(app.state.engine.controller, "refused", lambda load, job: told.append(job.count))
+    with running(app) as client, ThreadPoolExecutor(12) as threads:
+        found = [*threads.map(lambda _: client.post("/v1/predict", content=GOOD, headers=NPY), range(12))]
+    full = [answer for answer in found if answer.status_code == 503]
+    assert full
+    assert all("the queue is full" in answer.text for answer in full)
+    assert len(told) == len(full)
+
+
+def test_a_point_without_times_does_not_end_the_service() -> None:
+    """`?point=` of such a point ended it, and so did a change of controller while one of its batches ran."""
+    served = replace(fake(), costs={"safe": Times(((1, 0.001),))})
+    app = make_app(served, Policy(("safe",)), Options(client_dial=True))
+    with running(app) as client:
+        headers = {**NPY, "Host": "localhost"}
+        assert client.post("/v1/predict?point=fast", content=GOOD, headers=headers).json()["point"] == "fast"
+        assert client.post("/v1/predict", content=GOOD, headers=NPY).json()["point"] == "safe"
+
+
 def test_a_ladder_that_saves_no_time_is_warned_about() -> None:
     notes = make_app(fake(), Policy(("safe", "balanced"))).state.notes
     assert any("the step from safe to balanced saves no time" in n for n in notes)

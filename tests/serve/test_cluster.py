@@ -35,15 +35,16 @@ def test_a_policy_outlives_a_restart_of_its_actor(monkeypatch) -> None:
 
     options: dict[str, Any] = {}
     made = SimpleNamespace(options=lambda **given: options.update(given) or remote(lambda: None))
-    monkeypatch.setattr(cluster, "ray", SimpleNamespace(get=lambda found: found, remote=lambda kind: made))
-    store = cluster.ActorStore()
+    monkeypatch.setattr(cluster, "ray", SimpleNamespace(get=lambda found, timeout: found, remote=lambda kind: made))
+    store = cluster.ActorStore("a1b2")
     assert options["max_restarts"] == -1
+    assert options["name"].endswith("-a1b2"), "models of one cluster share no policy"
     started(store)
     assert store.read() is None
     store.write(Policy(("safe",)))
     actor = started(store)
     assert store.read() == Policy(("safe",))
-    behind = cluster.ActorStore()
+    behind = cluster.ActorStore("a1b2")
     behind.holder = store.holder
     assert behind.read() == Policy(("safe",))
     store.write(Policy(("fast",)))
@@ -54,6 +55,37 @@ def test_a_policy_outlives_a_restart_of_its_actor(monkeypatch) -> None:
     assert actor.held == (2, Policy(("fast",)))
     behind.write(Policy(("safe", "fast")))
     assert store.read() == Policy(("safe", "fast"))
+
+
+@pytest.mark.parametrize("lost", ["dead", "slow"])
+def test_an_actor_that_does_not_answer_is_an_error_of_storing(lost: str, monkeypatch) -> None:
+    """It was answered with 500 or never, although security.md promises a 503 that names the reason."""
+    from ray.exceptions import GetTimeoutError, RayActorError
+
+    from rheostat.serve import cluster
+
+    cancelled: list[str] = []
+
+    def get(call: str, timeout: float) -> None:
+        assert 0 < timeout < 600
+        raise GetTimeoutError("late") if lost == "slow" else RayActorError()
+
+    actor = SimpleNamespace(write=SimpleNamespace(remote=lambda policy, known: "the call"))
+    made = SimpleNamespace(options=lambda **given: SimpleNamespace(remote=lambda: actor))
+    ray = SimpleNamespace(get=get, cancel=cancelled.append, remote=lambda kind: made)
+    monkeypatch.setattr(cluster, "ray", ray)
+    with pytest.raises(OSError, match="does not answer") as found:
+        cluster.ActorStore("a1b2").write(Policy(("safe",)))
+    assert found.value.strerror
+    assert cancelled == (["the call"] if lost == "slow" else [])
+
+
+def test_a_cluster_takes_no_other_store(tmp_path: Path) -> None:
+    from rheostat.serve.cluster import application
+    from rheostat.serve.stores import FileStore
+
+    with pytest.raises(ValueError, match="take no store"):
+        application("oat-digits", Policy(("safe",)), Options(store=FileStore(tmp_path / "policy.json")))
 
 
 @pytest.mark.slow

@@ -150,9 +150,9 @@ def test_a_client_that_leaves_is_no_traceback(port: int, caplog) -> None:
 
 
 def test_unfinished_bodies_are_bounded_in_sum() -> None:
-    limits = Options(bytes_in_flight=2**20, limits=Limits(body_seconds=2.0))
+    limits = Options(bytes_in_flight=2**20, limits=Limits(2**20, body_seconds=2.0))
     with serving(Connections(200), limits) as port:
-        head = b"POST /v1/predict HTTP/1.1\r\nHost: x\r\nContent-Type: image/png\r\nContent-Length: 8000000\r\n\r\n"
+        head = b"POST /v1/predict HTTP/1.1\r\nHost: x\r\nContent-Type: image/png\r\nContent-Length: 1000000\r\n\r\n"
         held = [wire(port, head + b"x" * 60_000) for _ in range(40)]
         try:
             answers = b""

@@ -210,6 +210,19 @@ def test_an_idle_server_takes_the_largest_request_of_any_client(given: str, monk
         assert client.post("/v1/predict", content=many, headers=NPY).status_code == 200
 
 
+def test_the_largest_request_is_served_by_a_queue_that_is_shorter() -> None:
+    """64 images, the limit of one request, were more than the queue and a batch together: 503 for ever."""
+    with running(make_app(fake(), Policy(("safe",)), Options(most=8, queue=32))) as client:
+        many = npy(np.zeros((Limits().max_images, *IMAGE), np.uint8))
+        assert client.post("/v1/predict", content=many, headers=NPY).status_code == 200
+
+
+def test_one_body_may_not_be_larger_than_all_together() -> None:
+    """A body within its limit got a 503 for ever."""
+    with pytest.raises(ValueError, match=r"8388608 bytes .* only 4194304 \(bytes_in_flight\)"):
+        make_app(fake(), Policy(("safe",)), Options(bytes_in_flight=4 * 2**20))
+
+
 @pytest.mark.parametrize(
     ("given", "message"),
     [
@@ -243,14 +256,27 @@ def test_a_rate_is_a_clients_own() -> None:
 def test_a_client_is_an_address_or_the_network_of_one() -> None:
     assert client_of("2001:db8::1") == client_of("2001:db8::ffff") == "2001:db8::/64"
     assert client_of("192.0.2.1") != client_of("192.0.2.2")
-    assert client_of("127.0.0.1") == client_of("::1") == client_of(None) == "local"
+    assert client_of("127.0.0.1") == client_of("::1") == client_of("::ffff:127.0.0.1") == client_of(None) == "local"
+    assert client_of("::ffff:192.0.2.1") == client_of("192.0.2.1"), "one client for all IPv4 addresses"
+    others = {client_of(name) for name in ("unknown", "_hidden", "local", "")}
+    assert len(others) == 4, "what is no address had no limit"
+    assert "local" not in others
+    assert len(client_of("x" * 10_000)) < 100
 
 
-def test_bodies_in_flight_are_bounded_in_sum() -> None:
-    app = make_app(fake(), Policy(("safe",)), Options(bytes_in_flight=1000))
+def test_bodies_in_flight_are_bounded_in_sum(monkeypatch) -> None:
+    states: list[State] = []
+
+    def kept(served: Service, policy: Policy, options: Options) -> State:
+        states.append(State(served, policy, options))
+        return states[-1]
+
+    monkeypatch.setattr("rheostat.serve.app.State", kept)
+    app = make_app(fake(), Policy(("safe",)), Options(bytes_in_flight=1000, limits=Limits(1000)))
     with running(app) as client:
         assert client.post("/v1/predict", content=npy(GOOD), headers=NPY).status_code == 200
-        answer = client.post("/v1/predict", content=npy(np.zeros((9, *IMAGE), np.float32)), headers=NPY)
+        with states[0].bytes.hold("another", 900):
+            answer = client.post("/v1/predict", content=npy(GOOD), headers=NPY)
         assert answer.status_code == 503
         assert int(answer.headers["retry-after"]) >= 1
         assert client.post("/v1/predict", content=npy(GOOD), headers=NPY).status_code == 200

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -34,6 +36,22 @@ def test_it_opens_on_an_image_that_the_attack_turns_until_the_dial_is_turned(shi
         with torch.no_grad():
             assert (int(model(moved, at).argmax()) != int(label)) is turned
     assert playground.opening(model, about, None) == 0
+
+
+@pytest.mark.parametrize("verify", [True, False])
+def test_a_test_set_that_cannot_be_read_is_said(verify: bool, shipped, monkeypatch, caplog) -> None:
+    """A grey image was shown instead, without a word, also of a copy for which the recipe asks no checksums."""
+    asked: list[bool] = []
+
+    def load(name: str, *, verify: bool, **more: object) -> None:
+        asked.append(verify)
+        raise data.DataError("no folder here")
+
+    monkeypatch.setattr(data, "load", load)
+    about = replace(shipped[1], provenance={"recipe": {"data": {"name": "digits", "verify": verify}}})
+    assert playground._test(about, None) is None
+    assert asked == [verify]
+    assert "no test images, but takes uploaded ones: no folder here" in caplog.text
 
 
 def test_the_change_is_scaled_to_be_seen() -> None:

@@ -159,6 +159,35 @@ def test_a_second_server_of_the_folder_sees_the_change(tmp_path: Path) -> None:
         assert two.get("/v1/points").json()["current"] == "balanced"
 
 
+def test_a_policy_of_another_model_is_not_taken(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Points of two models may have the same names, and shipped models share the current folder's policy.json."""
+    options = Options(token=TOKEN, store=FileStore(tmp_path / "policy.json"), poll=0.05)
+    one, two = (make_app(replace(fake(), artifact=name), Policy(("safe",)), options) for name in ("one", "two"))
+    with running(one) as first, running(two) as second:
+        assert first.put("/v1/policy", json={"ladder": ["balanced"]}, headers=BEARER).status_code == 200
+        time.sleep(0.3)
+        assert second.get("/v1/points").json()["current"] == "safe"
+    assert caplog.text.count("holds the policy of another model, 'one'") == 1
+    for name, point in (("one", "balanced"), ("two", "safe")):
+        app = make_app(replace(fake(), artifact=name), Policy(("safe",)), options)
+        assert any("the stored policy is not used" in note for note in app.state.notes) is (name == "two")
+        with running(app) as client:
+            assert client.get("/v1/points").json()["current"] == point
+
+
+def test_a_policy_that_an_earlier_version_stored_is_read_and_said_once(tmp_path: Path) -> None:
+    path = tmp_path / "policy.json"
+    path.write_text('{"ladder": ["balanced"], "target_ms": 40.0, "min_robust": null, "controller": "goodput"}')
+    options = Options(token=TOKEN, store=FileStore(path))
+    app = make_app(fake(), Policy(("safe",)), options)
+    assert sum("does not say which model" in note for note in app.state.notes) == 1
+    with running(app) as client:
+        assert client.get("/v1/points").json()["current"] == "balanced"
+        assert client.put("/v1/policy", json={"ladder": ["fast"]}, headers=BEARER).status_code == 200
+    assert json.loads(path.read_text())["artifact"] == fake().artifact
+    assert not any("does not say" in note for note in make_app(fake(), Policy(("safe",)), options).state.notes)
+
+
 def test_a_policy_that_cannot_be_stored_changes_nothing(tmp_path: Path) -> None:
     class Full(FileStore):
         def write(self, policy: Policy) -> None:

@@ -16,14 +16,24 @@ EACH = 4
 size."""
 CLIENTS = 10_000
 """Number of clients whose rate is remembered."""
+LONGEST = 64
+"""Characters that are kept of a client's name that is no address."""
 
 
 def client_of(host: str | None) -> str:
-    """The client that a request counts against: its IPv4 address, or its IPv6 /64, which one holder owns whole."""
-    try:
-        found = ipaddress.ip_address(host or "")
-    except ValueError:
+    """The client that a request counts against: its IPv4 address, or its IPv6 /64, which one holder owns whole.
+
+    An IPv4 address that is written as IPv6 is itself. What is no address, as a proxy may send it, is a client of its
+    own. A request on loopback or without a host, as on a Unix socket, is "local".
+    """
+    if host is None:
         return "local"
+    try:
+        found = ipaddress.ip_address(host)
+    except ValueError:
+        return f"unknown {host[:LONGEST]!r}"
+    if isinstance(found, ipaddress.IPv6Address):
+        found = found.ipv4_mapped or found
     if found.is_loopback:
         return "local"
     if isinstance(found, ipaddress.IPv6Address):
@@ -41,7 +51,8 @@ class Held:
         """Hold `amount` more; Refusal (503) if the total or the client's share is used up."""
         budget = self.budget
         used_here = budget.clients.get(self.client, 0) + amount
-        if budget.used + amount > budget.total or (self.client != "local" and used_here > budget.share):
+        full = budget.bounded and budget.used + amount > budget.total
+        if full or (self.client != "local" and used_here > budget.share):
             raise Refusal(503, f"too many {budget.what} at once; try again")
         budget.used += amount
         budget.clients[self.client] = used_here
@@ -52,10 +63,11 @@ class Budget:
     """A total that requests hold parts of. A client on loopback has no per-client limit, because it may be a proxy.
 
     `largest` is what one request may hold; a client's share is never less, or a large request would always be refused.
+    Without `bounded` only the shares are limits, because something else bounds the total.
     """
 
-    def __init__(self, what: str, total: int, *, largest: int = 0) -> None:
-        self.what, self.total, self.used = what, total, 0
+    def __init__(self, what: str, total: int, *, largest: int = 0, bounded: bool = True) -> None:
+        self.what, self.total, self.bounded, self.used = what, total, bounded, 0
         self.share = max(total // EACH, largest)
         self.clients: dict[str, int] = {}
 

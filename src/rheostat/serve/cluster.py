@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 from dataclasses import replace
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import ray
 from fastapi import FastAPI
 from ray import serve
+from ray.exceptions import GetTimeoutError, RayError
 
 from rheostat.serve.app import make_app
 from rheostat.serve.backends import service
@@ -18,9 +20,12 @@ from rheostat.serve.policy import Policy
 log = logging.getLogger("rheostat.serve")
 
 STORE = "rheostat-policy-2"
-"""The actor's name. Its number changes with the calls of `_Holder`, because the actor outlives an update."""
+"""The actor's name begins so and ends with the model's hash, because points of another model may have the same names.
+The number changes with the calls of `_Holder`, because the actor outlives an update."""
 POLL = 0.2
 """Seconds until every replica has picked up a change of policy, at most."""
+STARTING, ANSWERING = 120.0, 10.0
+"""Seconds to wait for the first answer of the actor, whose process may have to start, and for each later one."""
 Held = tuple[int, Policy]
 """A policy and its number: each change has a higher one than the policy before it."""
 
@@ -46,24 +51,37 @@ class _Holder:
 
 
 class ActorStore:
-    """A policy store kept by `_Holder`, which every replica finds by name."""
+    """A policy store kept by `_Holder`, which every replica of a model finds by name."""
 
-    def __init__(self) -> None:
+    def __init__(self, artifact: str) -> None:
         self.holder: Any = (
             ray.remote(_Holder)
-            .options(name=STORE, get_if_exists=True, lifetime="detached", num_cpus=0, max_restarts=-1)
+            .options(name=f"{STORE}-{artifact}", get_if_exists=True, lifetime="detached", num_cpus=0, max_restarts=-1)
             .remote()
         )
         self.known: Held | None = None
+        self.patience = STARTING
 
     def read(self) -> Policy | None:
-        """The policy of the cluster, or None if none has been set."""
-        self.known = ray.get(self.holder.read.remote(self.known))
+        """The policy of the cluster, or None if none has been set; OSError if the actor does not answer."""
+        self.known = self._answer(self.holder.read.remote(self.known))
         return None if self.known is None else self.known[1]
 
     def write(self, policy: Policy) -> None:
-        """Set the policy; every replica uses it within POLL seconds."""
-        self.known = ray.get(self.holder.write.remote(policy, self.known))
+        """Set the policy; every replica uses it within POLL seconds. OSError if the actor does not answer."""
+        self.known = self._answer(self.holder.write.remote(policy, self.known))
+
+    def _answer(self, call: Any) -> Held | None:
+        try:
+            found: Held | None = ray.get(call, timeout=self.patience)
+        except RayError as error:
+            if isinstance(error, GetTimeoutError):
+                ray.cancel(call)  # a policy that was refused must not be set when the actor comes back
+            raise OSError(
+                errno.EIO, f"the actor that holds the policy does not answer: {type(error).__name__}"
+            ) from error
+        self.patience = ANSWERING
+        return found
 
 
 def application(
@@ -77,13 +95,16 @@ def application(
 ) -> serve.Application:
     """The Ray Serve application: pass it to `serve.run`, which starts `replicas` processes of the same service.
 
-    Each replica loads the model, measures its own times and chooses points for its own queue; all share the policy.
+    Each replica loads the model, measures its own times and chooses points for its own queue; all share the policy,
+    which the cluster keeps. ValueError if the options name another store.
     """
     given = options or Options()
+    if given.store is not None:
+        raise ValueError(f"on Ray the cluster keeps the policy, so the options take no store; given {given.store!r}")
 
     def build() -> FastAPI:
-        shared = replace(given, store=ActorStore(), poll=POLL)
         served = service(file, backend=backend, threads=threads, most=given.most, needed=policy.ladder)
+        shared = replace(given, store=ActorStore(served.artifact), poll=POLL)
         for problem in served.left_out.values():
             log.warning("left out: %s", problem)
         return make_app(served, policy, shared)

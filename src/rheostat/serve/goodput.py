@@ -10,6 +10,9 @@ solver that runs every few seconds and by precomputed tables of rates.
 The only time constant is the deadline: the arrivals of about the last deadline are the forecast for the next one. A
 longer horizon would plan for requests about which nothing is known; a shorter one would ignore requests that the
 current batch makes late.
+
+A short queue is full before any request in it is late. Arrivals that would find no room in it are not answered either,
+so the controller takes a faster point before the server refuses them.
 """
 
 from __future__ import annotations
@@ -88,9 +91,13 @@ class Goodput(Punctual):
             for size in self._sizes(load, point):
                 ends = load.now + self._cautious(point, size)
                 good, late, behind = self._split(load, ends, size)
+                space = load.room - sum(job.count for job in behind)
                 for rest in self.usable:
                     kept, missed, free = self._behind(behind, rest, ends, load.most)
-                    after = kept + self._coming(*paces[rest], free - load.now)
+                    pace, batch = paces[rest]
+                    coming = self._coming(pace, batch, free - load.now)
+                    fitting = self.rate * self.deadline - self._crowded_out(pace, ends - load.now, space)
+                    after = kept + max(0.0, min(coming, fitting))
                     value = self.worth[point] * good + self.worth[rest] * after
                     yield _Outlook(point, size, rest, late + missed, value)
 
@@ -110,3 +117,13 @@ class Goodput(Punctual):
         """
         lost = max(0.0, busy + batch - self.deadline)
         return max(0.0, min(self.rate * (self.deadline - lost), pace * (2 * self.deadline - busy)))
+
+    def _crowded_out(self, pace: float, busy: float, space: float) -> float:
+        """Expected images of the next deadline that the queue has no room for, if `space` is free in it now.
+
+        The same approximation. For `busy` seconds nothing leaves the queue, and after that as much as the pace allows.
+        """
+        busy = min(busy, self.deadline)
+        first = self.rate * busy
+        then = (self.rate - pace) * (self.deadline - busy)
+        return max(0.0, first - space) + max(0.0, then - max(0.0, space - first))

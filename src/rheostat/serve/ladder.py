@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 
 from rheostat.serve.scheduling import Decision, Load, Waiting
@@ -77,12 +78,15 @@ class Ladder:
 class Steps:
     """A controller (`scheduling.Controller`) that runs every batch at the ladder's current point.
 
-    It reacts to the longest wait of each past batch, and refuses no request until the queue is full.
+    It reacts to the wait of the oldest request of each batch, and refuses no request until the queue is full. A batch
+    before which the queue had no room for a request counts as late.
     """
 
     def __init__(self, allowed: tuple[str, ...], target_ms: float) -> None:
         self.allowed = allowed
         self.ladder = Ladder(allowed, target_ms)
+        self.full = False
+        """Whether a request has found no room since the last batch."""
 
     @property
     def name(self) -> str:
@@ -93,13 +97,19 @@ class Steps:
         """Always true."""
         return True
 
+    def refused(self, load: Load, job: Waiting) -> None:
+        """The next batch counts as late."""
+        self.full = True
+
     def hold(self, load: Load, window: float) -> float:
         """The whole window."""
         return window
 
     def decide(self, load: Load) -> Decision:
         """The largest batch, at the ladder's point once the wait of the oldest request is recorded."""
-        step = self.ladder.observe(1e3 * (load.now - load.waiting[0].arrived), load.now)
+        waited_ms = math.inf if self.full else 1e3 * (load.now - load.waiting[0].arrived)
+        self.full = False
+        step = self.ladder.observe(waited_ms, load.now)
         return Decision(self.ladder.name, load.most, step)
 
     def expected(self, point: str, images: int) -> float:

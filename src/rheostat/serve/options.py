@@ -42,6 +42,7 @@ class Options:
     open_policy: bool = False
     client_dial: bool = False
     store: Store | None = None
+    """Where a changed policy is kept; a `FileStore` is told the hash of the model that is served."""
     poll: float | None = None
     """Seconds between reads of the store, for stores that other servers write to; None never reads it again."""
     limits: Limits = field(default_factory=Limits)
@@ -59,7 +60,7 @@ class Options:
     request_seconds: float = 30.0
     """Seconds from a request's headers to its answer, all waits included; then the server answers 504."""
     bytes_in_flight: int = 128 * 2**20
-    """Bytes of all request bodies in memory at once; beyond that the server answers 503."""
+    """Bytes of all request bodies in memory at once, at least those of one body; beyond that the server answers 503."""
     decoders: int = 2
     """Number of processes that decode images."""
     access_log: bool = False

@@ -5,6 +5,7 @@ For loopback only: it sets the dial freely, which the service never lets a clien
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,8 @@ from rheostat.points.dial import Dial
 from rheostat.points.point import Point
 from rheostat.serve.measured import Measured, curve, from_index, from_rows, nearest_text
 
+log = logging.getLogger("rheostat.serve")
+
 PATH = "/playground"
 SHOWN = 224
 """Pixels of an image on the page."""
@@ -45,11 +48,16 @@ def mount(web: FastAPI, file: str, *, data_dir: Path | None = None, net: str | N
 
 
 def _test(about: artifact.About, data_dir: Path | None) -> Dataset | None:
-    name = about.provenance.get("recipe", {}).get("data", {}).get("name")
+    """The test set of the model's recipe; None without a recipe, and if it cannot be read, which is logged."""
+    recipe = about.provenance.get("recipe", {}).get("data", {})
+    if recipe.get("name") is None:
+        return None
+    rule, verify = about.preprocessing, recipe.get("verify", True)
     try:
-        return None if name is None else data.load(name, folder=data_dir, preprocessing=about.preprocessing)[1]
-    except ValueError:
-        return None  # an image can still be uploaded
+        return data.load(recipe["name"], folder=data_dir, verify=verify, preprocessing=rule)[1]
+    except ValueError as error:
+        log.warning("the playground has no test images, but takes uploaded ones: %s", error)
+        return None
 
 
 def build(model: Tunable, about: artifact.About, line: list[Measured], test: Dataset | None) -> gr.Blocks:

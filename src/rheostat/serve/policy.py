@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
 from rheostat.runtime.choices import check_choice, nearest
 from rheostat.serve.costs import Costs
-from rheostat.serve.schema import PolicyBody
+from rheostat.serve.schema import PolicyBody, StoredPolicy
 
 SHARE = 0.5
 """Without `min_robust`, the floor is this share of the robust accuracy of the ladder's first point."""
@@ -22,6 +22,7 @@ CONTROLLERS = ("goodput", "slack", "steps")
 steps after late batches."""
 
 Measured = Mapping[str, Mapping[str, Any]]
+Body = TypeVar("Body", bound=PolicyBody)
 
 
 @dataclass(frozen=True)
@@ -52,17 +53,29 @@ class NotJSON(ValueError):
 
 def parse_policy(found: object) -> Policy:
     """Parse a policy from JSON text (str or bytes) or from parsed values; ValueError names the mistake."""
+    return _policy(_parsed(found, PolicyBody))
+
+
+def parse_stored(found: object) -> tuple[Policy, str | None]:
+    """As `parse_policy`, for a policy as it is stored: (policy, hash of its model, or None if it names none)."""
+    body = _parsed(found, StoredPolicy)
+    return _policy(body), body.artifact
+
+
+def _policy(body: PolicyBody) -> Policy:
+    return Policy(tuple(body.ladder), body.target_ms, body.min_robust, body.controller)
+
+
+def _parsed(found: object, kind: type[Body]) -> Body:
     try:
         if isinstance(found, str | bytes):
-            body = PolicyBody.model_validate_json(found)
-        else:
-            body = PolicyBody.model_validate(found)
+            return kind.model_validate_json(found)
+        return kind.model_validate(found)
     except ValidationError as error:
         first = error.errors(include_url=False, include_context=False)[0]
         if first["type"] == "json_invalid":
             raise NotJSON("not JSON") from None
         raise ValueError(_sentence(first["type"], first["loc"], first["msg"])) from None
-    return Policy(tuple(body.ladder), body.target_ms, body.min_robust, body.controller)
 
 
 def _sentence(kind: str, where: tuple[int | str, ...], message: str) -> str:

@@ -1,8 +1,9 @@
 """The common part of controllers that keep a deadline: measured times, early refusal, plans of batches, levels.
 
 A request is admitted if the fastest usable point could still answer it in time, and refused on arrival otherwise
-(Clipper, Crankshaw et al., NSDI 2017, and Nexus, Shen et al., SOSP 2019, drop such requests too). Points below the
-free level of measured robustness open rarely and slowly. A subclass adds `decide`.
+(Clipper, Crankshaw et al., NSDI 2017, and Nexus, Shen et al., SOSP 2019, drop such requests too). A request that
+the queue has no room for counts as arrived too, and as load. Points below the free level of measured robustness open
+rarely and slowly. A subclass adds `decide`.
 """
 
 from __future__ import annotations
@@ -58,11 +59,17 @@ class Punctual:
         return min(self.usable, key=lambda n: self.costs[n].typical)
 
     def expected(self, point: str, images: int) -> float:
-        """Expected seconds of a batch: the measured time, scaled by how much slower recent batches were."""
-        return self.slowdown * self.costs[point](images)
+        """Expected seconds of a batch: the measured time, scaled by how much slower recent batches were.
+
+        0 for a point without measured times: the controller never chooses one, but a request may name it, and the last
+        batch of a policy that did not need them may run at one.
+        """
+        return self.slowdown * self.costs[point](images) if point in self.costs else 0.0
 
     def observe(self, point: str, images: int, seconds: float) -> None:
         """Update the smoothed ratio of observed to measured time, and its mean deviation (as in RFC 6298)."""
+        if point not in self.costs:
+            return
         ratio = min(4.0, max(0.25, seconds / self.costs[point](images)))
         self.spread += 0.25 * (abs(ratio - self.slowdown) - self.spread)
         self.slowdown += 0.125 * (ratio - self.slowdown)
@@ -76,6 +83,11 @@ class Punctual:
         if not good:
             self._press(load.now)
         return good
+
+    def refused(self, load: Load, job: Waiting) -> None:
+        """The request counts as an arrival, and a queue without room as load."""
+        self._count(load.now, job.count)
+        self._press(load.now)
 
     def hold(self, load: Load, window: float) -> float:
         """A batch may fill as long as the preferred point could answer its head within half the deadline."""
@@ -152,11 +164,12 @@ class Punctual:
 
     def _count(self, now: float, images: int) -> None:
         """Update the arrival rate in images per second, an exponentially forgetting average."""
-        memory = self.memory * self.deadline
-        if self.counted > -math.inf:
-            self.rate *= math.exp(-max(0.0, now - self.counted) / memory)
-        self.rate += images / memory
+        self.rate = self._average(self.rate, now, images, self.memory * self.deadline)
         self.counted = max(self.counted, now)
+
+    def _average(self, rate: float, now: float, images: int, seconds: float) -> float:
+        """Update an average that forgets within about so many seconds; 0 before anything was counted."""
+        return rate * math.exp(-max(0.0, now - self.counted) / seconds) + images / seconds
 
     def _press(self, now: float) -> None:
         """A request will be late or was refused: if that lasts, the guard opens a lower level."""

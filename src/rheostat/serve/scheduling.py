@@ -5,6 +5,7 @@ The engine runs it in real time and the simulation in simulated time, so both ma
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -53,12 +54,14 @@ Job = TypeVar("Job", bound=Waiting)
 
 @dataclass(frozen=True)
 class Load:
-    """What a controller sees: the time, the waiting requests, the largest batch, and when the worker becomes free."""
+    """What a controller sees: the time, the waiting requests, the largest batch, when the worker becomes free, and how
+    many images may wait."""
 
     now: float
     waiting: Sequence[Waiting]
     most: int
     free_at: float
+    room: float = math.inf
 
 
 @dataclass(frozen=True)
@@ -80,7 +83,10 @@ class Controller(Protocol):
         """The last point used; at the start the preferred one."""
 
     def admits(self, load: Load, job: Waiting) -> bool:
-        """Whether this request may enter the queue now. Called once for each request."""
+        """Whether this request may enter the queue now. Called once for each request that finds room."""
+
+    def refused(self, load: Load, job: Waiting) -> None:
+        """Record that the queue had no room for this request; faster batches would have made some."""
 
     def hold(self, load: Load, window: float) -> float:
         """Seconds, from its arrival, that the oldest request may wait for the batch to fill; at most `window`."""
@@ -107,17 +113,19 @@ class Line(Generic[Job]):
 
     def load(self, now: float) -> Load:
         """What a controller sees now."""
-        return Load(now, self.jobs, self.most, now if self.free_at is None else max(now, self.free_at))
+        return Load(now, self.jobs, self.most, now if self.free_at is None else max(now, self.free_at), self.room)
 
     def offer(self, job: Job, now: float) -> None:
         """Append a request; Full if there is no room, Late if it could not be answered in time.
 
         An empty queue has room for any request: one of more images than the queue holds would be refused for ever.
         """
+        # The controller learns of every request, because it counts those that were offered.
         if self.jobs and self.images + job.count > self.room:
+            self.controller.refused(self.load(now), job)
             raise Full
         idle = not self.jobs and self.free_at is None
-        # Always ask the controller, because it counts offered requests. An idle server refuses nobody.
+        # An idle server refuses nobody.
         if not self.controller.admits(self.load(now), job) and not idle:
             raise Late
         self.jobs.append(job)
@@ -125,7 +133,7 @@ class Line(Generic[Job]):
 
     def starts(self, now: float) -> float:
         """When the next batch starts if no more requests arrive; the queue must not be empty."""
-        if self.images >= self.most:
+        if self.images >= min(self.most, self.room):
             return now
         return max(now, self.jobs[0].arrived + self.controller.hold(self.load(now), self.window))
 

@@ -43,6 +43,12 @@ class PolicyBody(BaseModel):
     )
 
 
+class StoredPolicy(PolicyBody):
+    """A policy as a file stores it, with the hash of the model that it was set for."""
+
+    artifact: str | None = Field(None, max_length=100)
+
+
 class Prediction(BaseModel):
     """Labels and probabilities, and the point that produced them."""
 

@@ -13,13 +13,26 @@ from __future__ import annotations
 import math
 
 from rheostat.serve.punctual import Punctual
-from rheostat.serve.scheduling import Decision, Load
+from rheostat.serve.scheduling import Decision, Load, Waiting
 
 
 class SlackFit(Punctual):
-    """A controller (`scheduling.Controller`): the most preferred point at which no request is expected to be late."""
+    """A controller (`scheduling.Controller`): the most preferred point at which no request is expected to be late.
+
+    For ten deadlines after the queue was full, a batch must also leave room for the requests that are expected while it
+    runs.
+    """
 
     memory = 10.0
+    recent = 0.0
+    """Arrivals in images per second, averaged over one deadline: a queue fills within moments."""
+    full_at = -math.inf
+    """When the queue last had no room for a request."""
+
+    def refused(self, load: Load, job: Waiting) -> None:
+        """The request counts as an arrival and as load, and batches leave room in the queue for a while."""
+        super().refused(load, job)
+        self.full_at = load.now
 
     def decide(self, load: Load) -> Decision:
         """The most preferred point, with its largest batch, at which no request is expected to be late.
@@ -34,7 +47,11 @@ class SlackFit(Punctual):
         for place, rest in enumerate(self.usable):
             for point in self.usable[: place + 1]:
                 for size in sizes[point]:
-                    if self._leaves_time(load, point, size, rest) and not self._late(load, point, size, rest):
+                    if (
+                        self._leaves_room(load, point, size)
+                        and self._leaves_time(load, point, size, rest)
+                        and not self._late(load, point, size, rest)
+                    ):
                         self.name = point
                         self._calm(load.now, rest)
                         return Decision(point, size, self._step())
@@ -48,6 +65,17 @@ class SlackFit(Punctual):
         """Seconds in which a point answers `images` images in full batches."""
         full, left = divmod(images, most)
         return full * self.expected(point, most) + (self.expected(point, left) if left else 0.0)
+
+    def _count(self, now: float, images: int) -> None:
+        self.recent = self._average(self.recent, now, images, self.deadline)
+        super()._count(now, images)
+
+    def _leaves_room(self, load: Load, point: str, size: int) -> bool:
+        """Whether requests that arrive while such a batch runs find room; assumed if the queue was not full lately."""
+        if load.now - self.full_at > self.memory * self.deadline:
+            return True
+        behind = sum(job.count for job in load.waiting) - size
+        return behind + self.recent * self._cautious(point, size) <= load.room
 
     def _leaves_time(self, load: Load, point: str, size: int, rest: str) -> bool:
         """Whether requests that arrive just after such a batch starts can be answered in time at `rest`."""

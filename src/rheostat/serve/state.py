@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 from rheostat.serve.budgets import Budget, Rate
 from rheostat.serve.controllers import controller, useless
@@ -16,6 +16,7 @@ from rheostat.serve.metrics import Metrics
 from rheostat.serve.options import Options, Service
 from rheostat.serve.policy import Policy, floor, settled, strict
 from rheostat.serve.scheduling import Controller
+from rheostat.serve.stores import found_at_start, of_model
 from rheostat.serve.workers import Decoders
 
 log = logging.getLogger("rheostat.serve")
@@ -25,14 +26,21 @@ class State:
     """The state of one application. ValueError for an invalid policy or invalid options."""
 
     def __init__(self, served: Service, policy: Policy, options: Options) -> None:
+        limits = options.limits
+        if limits.max_bytes > options.bytes_in_flight:
+            raise ValueError(
+                f"one body may have {limits.max_bytes} bytes (limits.max_bytes), but all bodies together only "
+                f"{options.bytes_in_flight} (bytes_in_flight)"
+            )
+        options = replace(options, store=of_model(options.store, served.artifact))
         self.served, self.options = served, options
         self.gate = Gate(options)
         self.metrics = Metrics()
         self.least = policy.min_robust
         """The floor that the server was started with; no later policy may set a lower one."""
-        stored = options.store.read() if options.store is not None else None
+        stored, about = found_at_start(options.store)
         self.policy, note = settled(policy, stored, served.measured, check=self._controller)
-        self.notes = [*([note] if note else []), *late_exits(served.costs)]
+        self.notes = [*filter(None, (note, about)), *late_exits(served.costs)]
         unused = [n for n in self.policy.ladder if n not in floor(self.policy, served.measured)]
         if unused:
             self.notes.append(f"below the policy's floor, never used: {', '.join(unused)} (see --min-robust)")
@@ -44,10 +52,12 @@ class State:
             ]
             self.notes += idle_steps(self._controller(self.policy).allowed, served.costs)
         self.storing = asyncio.Lock()
-        self.bytes = Budget("bytes of bodies", options.bytes_in_flight, largest=options.limits.max_bytes)
-        self.images = Budget("images in the queue", options.queue + options.most, largest=options.limits.max_images)
+        self.bytes = Budget("bytes of bodies", options.bytes_in_flight, largest=limits.max_bytes)
+        # The queue bounds the total, so that the controller learns of every request that finds no room.
+        waiting = options.queue + options.most
+        self.images = Budget("images in the queue", waiting, largest=limits.max_images, bounded=False)
         self.rate = Rate(options.rate)
-        self.decoders = Decoders(options.decoders, seconds=options.limits.image_seconds, killed=self.metrics.killed.inc)
+        self.decoders = Decoders(options.decoders, seconds=limits.image_seconds, killed=self.metrics.killed.inc)
         self.engine = Engine(
             served.runs,
             self._controller(self.policy),
@@ -94,14 +104,18 @@ class State:
         """Follow the policy that other servers store, until the application ends."""
         store, poll = self.options.store, self.options.poll
         refused: Policy | None = None
+        told = ""
         while store is not None and poll is not None:
             await asyncio.sleep(poll)
             # A policy that was read before another was stored here must not be used after it.
             async with self.storing:
                 try:
                     new = await asyncio.to_thread(store.read)
+                    told = ""
                 except Exception as error:  # neither a file nor a cluster's actor may end this task
-                    log.warning("the stored policy could not be read: %s", error)
+                    if str(error) != told:
+                        told = str(error)
+                        log.warning("the stored policy could not be read: %s", told)
                     continue
                 if new is None or new in (self.policy, refused):
                     continue
