@@ -186,6 +186,20 @@ def test_names_of_classes() -> None:
     assert class_names(named) == ("a", "b")
 
 
+def test_classes_of_the_model_in_another_order_are_refused() -> None:
+    """Folders sort their classes; a model may have been trained with them in another order."""
+    pairs = [(PIXELS, 0), (PIXELS, 1)]
+    own = Dataset("mine", torch.stack([PIXELS, PIXELS]), torch.tensor([0, 1]), ("dog", "cat"))
+    foreign = type("Foreign", (list,), {"classes": ["dog", "cat"]})(pairs)
+    for given in (own, foreign, torch_data.Subset(foreign, [0]), torch_data.DataLoader(foreign)):
+        with pytest.raises(DataError, match="val_set has the classes of the model in another order: from label 0"):
+            opened(given, COLOUR, "val_set")
+    foreign.target_transform = lambda label: 1 - label
+    assert len(held(opened(foreign, COLOUR, "val_set")[0], COLOUR)) == 2
+    foreign.classes, foreign.target_transform = ["hound", "cat"], None
+    assert len(held(opened(foreign, COLOUR, "val_set")[0], COLOUR)) == 2
+
+
 class Noise(torch_data.Dataset[tuple[Tensor, int]]):
     """Images drawn by torch's, NumPy's and Python's generators; the label 7 at index 5."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,8 @@ from rheostat.evaluation import corrupted
 from rheostat.evaluation.corrupted import evaluate_corruptions
 from rheostat.evaluation.evaluator import evaluate
 from rheostat.evaluation.options import EvaluationOptions
-from rheostat.models.artifact import load_with
+from rheostat.evaluation.target import Target
+from rheostat.models.artifact import About, load_with
 from rheostat.reports.card import card
 from rheostat.reports.page import page
 from rheostat.results.bits import read_bits
@@ -25,7 +27,7 @@ from rheostat.results.rows import read_rows
 from rheostat.runtime.interrupts import Interrupted
 from rheostat.training import queue
 from rheostat.training.queue import Run, matches, recorded
-from support import made_row
+from support import made_row, make
 
 KINDS = ("gaussian-noise", "contrast")
 AT = "robustness=0,1"
@@ -164,3 +166,19 @@ def test_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str], mo
     with pytest.raises(SystemExit, match="2"):
         main(["evaluate", "oat-digits", "--attack-precision", "bf17"])
     assert "did you mean 'bf16'" in capsys.readouterr().err
+
+
+def test_rows_have_the_flags_of_training_and_the_costs_of_the_exits_that_images_take() -> None:
+    model = make("rdi", "resnet-8").eval()
+    images = torch.randint(0, 256, (40, 3, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(3))
+    noise = data.Dataset("noise", images, torch.arange(40) % 10, tuple("0123456789"))
+    rheostat.fit_policy(model, replace(noise, split="calibrate-fit"))
+    target = Target(model, "x", about=About(provenance={"flags": ["robust-overfitting"]}))
+    rows = evaluate_corruptions(target, "exit=0,1", noise, severities=(1,), kinds=KINDS)
+    assert {tuple(r.flags) for r in rows} == {("robust-overfitting",)}
+    attacked, _ = evaluate(target, "exit=1", "pgd2", noise, options=EvaluationOptions(eps=0.1))
+    for row in rows[1::2]:
+        assert (row.macs, row.exit_shares.clean) == (attacked.macs, attacked.exit_shares.clean)
+        assert row.macs_attacked is row.exit_shares.attacked is None
+        assert row.macs.mean < row.macs.p99
+    assert rows[0].exit_shares is None

@@ -225,8 +225,10 @@ def test_plain_models_names_and_dicts_do(model, sample) -> None:
     (_, worst) = evaluate(net, None, "fgsm", sample, options=replace(options, name="mine", probing=False))
     assert (worst.run, worst.at, worst.dial, worst.net) == ("mine", {}, None, "Sequential")
     assert len(evaluate(model, None, "fgsm", sample.only(torch.arange(5)), options=options)) == 2 * 11
+    bare = rheostat.load("oat-digits")
+    bare.about = None
     with pytest.raises(ValueError, match="no threat model; give --eps"):
-        evaluate(model, None, "fgsm", sample)
+        evaluate(bare, None, "fgsm", sample)
     with pytest.raises(ValueError, match="has no dials"):
         evaluate(net, "robustness=1", "fgsm", sample, options=options)
     with pytest.raises(ValueError, match="at least one attack"):
@@ -238,6 +240,24 @@ def test_plain_models_names_and_dicts_do(model, sample) -> None:
     assert as_points(Target(model, "x"), " ; ") == every  # not the rest point alone
     with pytest.raises(ValueError, match="no split 'tset'"):
         EvaluationOptions(split="tset")
+
+
+def test_a_model_is_attacked_in_its_own_threat_model_unless_another_is_named(sample) -> None:
+    model, few = rheostat.load("oat-digits"), sample.only(torch.arange(5))
+    assert model.about is not None
+    model.about = replace(model.about, threat={"norm": "l2", "eps": 0.5})
+
+    def budget(**options) -> tuple[str, float]:
+        (row, _) = evaluate(model, "robustness=1", "fgsm", few, options=EvaluationOptions(**options))
+        return row.attack.norm, row.attack.eps
+
+    assert budget() == ("l2", 0.5)
+    assert budget(eps=0.25) == ("l2", 0.25)
+    assert budget(eps=0.1, norm="linf") == ("linf", 0.1)
+    with pytest.raises(
+        ValueError, match="trained in l2, and its radius holds in that norm alone; --norm linf needs --eps"
+    ):
+        budget(norm="linf")
 
 
 def test_a_position_without_a_dial_map_is_a_training_lambda(sample) -> None:

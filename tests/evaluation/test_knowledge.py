@@ -8,13 +8,15 @@ from pathlib import Path
 import pytest
 import torch
 
+import rheostat
 from rheostat.attacks import Attack, named
 from rheostat.data import Dataset, subset, to_pixels
 from rheostat.evaluation.chunks import Task, measured
 from rheostat.evaluation.evaluator import evaluate
 from rheostat.evaluation.options import EvaluationOptions
 from rheostat.points.grid import parse_grid
-from rheostat.results.rows import add_rows, read_rows
+from rheostat.results.row import Check
+from rheostat.results.rows import add_rows, read_rows, write_rows
 from rheostat.runtime.seeding import stream
 
 EPS = 0.2
@@ -89,3 +91,51 @@ def test_an_unknown_attacker_has_one_row_whichever_single_point_is_best(model, s
     assert len(read_rows(options.out)) == len(rows) + 2
     evaluate(model, POINTS, attack, few, options=options)
     assert {r.identity for r in read_rows(options.out)} == {r.identity for r in rows}
+
+
+def test_what_is_finished_is_not_measured_again(sample, tmp_path: Path) -> None:
+    model, few, attack = rheostat.load("oat-digits"), sample.only(torch.arange(10)), named("pgd2", eps=EPS)
+    options = EvaluationOptions(transfer=True, out=tmp_path / "rows.jsonl")
+    passes: list[int] = []
+    model.net.register_forward_pre_hook(lambda _, inputs: passes.append(len(inputs[0])))
+
+    def again(points=POINTS, **changes):
+        passes.clear()
+        return evaluate(model, points, attack, few, options=replace(options, **changes))
+
+    rows = again()
+    assert passes
+    assert again() == rows
+    assert not passes
+    # Another set of points writes the same `unknown` row of a point that both have; which one it is, is not recorded.
+    again(parse_grid("robustness=0,0.5"))
+    assert passes
+    assert [r.identity for r in again()] == [r.identity for r in rows]
+    assert passes
+
+
+def test_checks_that_need_attacks_are_made_of_what_is_finished(sample, tmp_path: Path) -> None:
+    model, few = rheostat.load("oat-digits"), sample.only(torch.arange(20))
+    options = EvaluationOptions(out=tmp_path / "rows.jsonl")
+
+    def worst(**changes):
+        rows = evaluate(model, POINTS, named("pgd2", eps=EPS), few, options=replace(options, **changes))
+        return [r for r in rows if r.attack.name == "worst"][1]
+
+    row = worst(transfer=True)
+    assert row.eps_curve is None
+    # As if images of the other point had fooled more; on so few images they do not.
+    check = Check(flag="transfer-beats-known", figures={"gain": 0.1}, made_at=POINTS[0].numbers())
+    add_rows(options.out, [row.model_copy(update={"checks": [check], "flags": [check.flag]})])
+    probed = worst(probing=True)
+    assert probed.eps_curve is not None
+    assert check.flag in probed.flags
+    assert check in probed.checks
+    assert worst(probing=True) == probed in read_rows(options.out)
+    # Measured once more without these checks, it keeps what they found; --fresh drops it.
+    write_rows(options.out, [r for r in read_rows(options.out) if r.attack.name != "pgd2"])
+    again = worst()
+    assert (again.eps_curve, again.flags) == (probed.eps_curve, probed.flags)
+    assert worst(fresh=True).eps_curve is None
+    with pytest.raises(ValueError, match="--probe varies PGD on the logits, given apgd-ce; add --attack pgd20 or omit"):
+        evaluate(model, POINTS, named("apgd-ce", eps=EPS), few, options=replace(options, probing=True))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from rheostat.evaluation.arguments import as_points
 from rheostat.evaluation.attacked import outcome
 from rheostat.evaluation.evaluator import evaluate
 from rheostat.evaluation.options import EvaluationOptions
+from rheostat.evaluation.stale import check_fit
 from rheostat.evaluation.target import Target, digest_of
 from rheostat.models import artifact
 from rheostat.models.factories import from_factory
@@ -103,9 +105,13 @@ def test_an_address_in_memory_is_no_part_of_the_hash() -> None:
 def test_a_point_is_not_given_the_rows_of_another(digits, tmp_path: Path) -> None:
     model, few = rheostat.load("oat-digits"), subset(digits[1], 20)
     options = EvaluationOptions(out=tmp_path / "rows.jsonl", eps=0.1)
-    evaluate(model.at(robustness=0.0), None, "fgsm", few, options=options)
+    rows = [evaluate(model.at(robustness=r), None, "fgsm", few, options=options)[-1] for r in (0.0, 1.0)]
+    assert [r.at["robustness"] for r in rows] == [0.0, 1.0]
+    assert rows[0].clean_accuracy > rows[1].clean_accuracy or rows[0].robust_accuracy < rows[1].robust_accuracy
+    inside = [nn.Sequential(nn.Identity(), model.at(robustness=r)) for r in (0.0, 1.0)]
+    evaluate(inside[0], None, "fgsm", few, options=options)
     with pytest.raises(ValueError, match=r"measured on another model.*--fresh.*EvaluationOptions\(fresh=True\)"):
-        evaluate(model.at(robustness=1.0), None, "fgsm", few, options=options)
+        evaluate(inside[1], None, "fgsm", few, options=options)
 
 
 def test_points_are_grids_points_dicts_or_lists_of_them() -> None:
@@ -116,3 +122,49 @@ def test_points_are_grids_points_dicts_or_lists_of_them() -> None:
     assert as_points(target, ["robustness=0.3,1", {"robustness": 0.3}]) == [low, high, low]
     with pytest.raises(ValueError, match="plain has no dials"):
         as_points(Target(nn.Identity(), "plain"), Point(robustness=0.3))
+
+
+class Auxiliary(nn.Sequential):
+    """Logits beside those of an auxiliary head."""
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return super().forward(x), super().forward(x)
+
+
+@pytest.mark.parametrize(
+    ("module", "message"),
+    [
+        (
+            nn.Sequential(nn.Flatten(), nn.Linear(64, 5)),
+            r"gives a tensor \(2, 5\) for 2 images of 1 × 8 × 8.*\(2, 10\)",
+        ),
+        (nn.Sequential(nn.Flatten(), nn.Linear(64, 1000)), r"gives a tensor \(2, 1000\)"),
+        (Auxiliary(nn.Flatten(), nn.Linear(64, 10)), "gives a tuple for 2 images"),
+        (nn.Conv2d(3, 8, 3), "Conv2d failed on images of 1 × 8 × 8: "),
+    ],
+)
+def test_a_module_that_does_not_fit_the_data_is_refused(module: nn.Module, message: str, digits) -> None:
+    with pytest.raises(ValueError, match=message):
+        evaluate(module, None, "fgsm", subset(digits[1], 20), options=EvaluationOptions(eps=0.1))
+
+
+def test_looking_at_a_module_leaves_it_as_it_was(digits) -> None:
+    net = nn.Sequential(nn.Flatten(), nn.Linear(64, 10), nn.BatchNorm1d(10), nn.Dropout(0.5))
+    kept, random = {k: v.clone() for k, v in net.state_dict().items()}, torch.get_rng_state()
+    check_fit(Target(net, "x"), subset(digits[1], 20))
+    assert net.training
+    assert all(torch.equal(v, kept[k]) for k, v in net.state_dict().items())
+    assert torch.equal(torch.get_rng_state(), random)
+
+
+def test_the_classes_of_the_model_in_another_order_are_refused(digits) -> None:
+    few, options = subset(digits[1], 10), EvaluationOptions(eps=0.1)
+    swapped = replace(few, classes=("1", "0", *few.classes[2:]))
+    model = rheostat.load("oat-digits")
+    for given in (model, model.at(robustness=1.0), Target(model, "x")):
+        with pytest.raises(
+            ValueError, match=r"in another order: from label 0 they are 1, 0, 2, .*, but 0, 1, 2, .* in the"
+        ):
+            evaluate(given, None, "fgsm", swapped, options=options)
+    named = replace(few, classes=tuple(f"digit {i}" for i in reversed(range(10))))
+    assert evaluate(model, "robustness=1", "fgsm", named, options=options)

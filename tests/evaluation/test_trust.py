@@ -11,13 +11,14 @@ from rheostat import EvaluationOptions, Point
 from rheostat.attacks import named
 from rheostat.data import Dataset, subset
 from rheostat.data.conversion import Form
-from rheostat.evaluation.arguments import as_attacks, by_tier
+from rheostat.evaluation.arguments import as_attacks, by_tier, grouped
+from rheostat.evaluation.attacked import outcome
 from rheostat.evaluation.chunks import Task, measured
 from rheostat.evaluation.lookup import Request, find_target, measure
 from rheostat.evaluation.target import Target
 from rheostat.models import save
 from rheostat.models.artifact import About, locate
-from rheostat.models.costs import exit_costs
+from rheostat.models.costs import exit_costs, observe
 from rheostat.training.checkpoint import Progress
 from rheostat.training.result import Fitted
 from rheostat.training.settings import Settings
@@ -175,3 +176,53 @@ def test_an_evaluation_is_in_full_precision_whatever_its_caller_set(sample) -> N
     finally:
         torch.set_float32_matmul_precision(before)
     assert seen == {(False, False, False)}
+
+
+def test_points_that_exchange_images_are_measured_together(tmp_path) -> None:
+    """Measured apart, the points with live exits and those without had a `chosen` row for each part."""
+    model, data = multi_exit()
+    few = data.only(torch.arange(12))
+    about = About(classes=data.classes, threat={"norm": "linf", "eps": EPS})
+    run = Fitted(
+        model, Settings.model_construct(name="exits"), Progress(), tmp_path, about, Form(data.image, data.classes)
+    )
+    rows = run.evaluate(few, "exit=0,1", options=EvaluationOptions(transfer=True))
+    (chosen,) = [r for r in rows if r.knowledge == "chosen"]
+    assert [at["exit"] for at in chosen.attack.of] == [0.0, 1.0]
+    assert len([r for r in rows if r.knowledge == "transfer"]) == 4
+    worst = [r for r in rows if r.attack.name == "worst"]
+    assert worst[0].attack.names == worst[1].attack.names
+    assert chosen.robust_accuracy <= min(r.robust_accuracy for r in worst)
+    target = Target(model, "x", about=about)
+    for warm in (True, False):
+        assert len(grouped(target, "exit=0,1", None, EvaluationOptions(warm=warm), classes=10)) == 2 - warm
+    plain = Target(make("oat", "small_cnn"), "x", about=about)  # one group stays as it is
+    together, apart = (
+        grouped(plain, "robustness=0,1", None, EvaluationOptions(transfer=transfer), classes=10)
+        for transfer in (True, False)
+    )
+    assert together == apart
+
+
+def test_a_point_as_a_module_is_the_model_at_that_point() -> None:
+    model, data = multi_exit()
+    few, options = data.only(torch.arange(12)), EvaluationOptions(eps=EPS)
+    at = model.at(exit=1.0)
+    same = rheostat.evaluate(model, "exit=1", "pgd2@all", few, options=options)
+    rows = rheostat.evaluate(at, None, "pgd2@all", few, options=options)
+    assert [r.model_copy(update={"seconds": 0}) for r in rows] == [r.model_copy(update={"seconds": 0}) for r in same]
+    assert rows[0].macs.mean < exit_costs(model, at.point).macs[-1] == observe(at, data.image).macs
+    with pytest.raises(ValueError, match="has no dials; omit --at"):
+        rheostat.evaluate(at, "exit=0", "fgsm", few, options=options)
+
+
+def test_a_form_that_a_module_does_not_have_is_refused_before_any_work(sample) -> None:
+    options = EvaluationOptions(eps=EPS)
+    for module in (Tied(), rheostat.load("oat-digits")):
+        with pytest.raises(ValueError, match="has no exits and therefore no forms of attack; omit @average"):
+            rheostat.evaluate(module, None, "pgd2@average", sample, options=options)
+    model, data = multi_exit()
+    with pytest.raises(ValueError, match=r"pgd2@averag: no form of attack 'averag'; did you mean 'average'"):
+        rheostat.evaluate(model, "exit=1", "pgd2@averag", data, options=options)
+    with pytest.raises(ValueError, match="Tied has no forms of attack, given average"):
+        outcome(Tied(), None, sample, named("pgd2@average", eps=EPS))

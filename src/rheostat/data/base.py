@@ -6,7 +6,7 @@ import hashlib
 import math
 import os
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -110,6 +110,18 @@ def _moments(pixels: Tensor) -> tuple[float, float]:
     first = sum(value * count for value, count in enumerate(counts))
     second = sum(value * value * count for value, count in enumerate(counts))
     return first / (255 * total), math.sqrt(total * second - first * first) / (255 * total)
+
+
+def check_order(what: str, given: Sequence[str], own: Sequence[str]) -> None:
+    """Raise DataError if images have the classes of a model in another order: their labels mean other classes."""
+    if tuple(given) == tuple(own) or sorted(given) != sorted(own):
+        return
+    first = next(i for i, (one, other) in enumerate(zip(given, own, strict=True)) if one != other)
+    theirs, ours = (", ".join(names[first : first + 8]) for names in (given, own))
+    raise DataError(
+        f"{what} has the classes of the model in another order: from label {first} they are {theirs}, but {ours} in "
+        "the model; number the labels in the order of the model"
+    )
 
 
 def check_choosable(name: str, split: str) -> None:

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.utils import data as torch_data
 from torch.utils.data import default_collate
 
-from rheostat.data.base import DataError, Dataset
+from rheostat.data.base import DataError, Dataset, check_order
 from rheostat.data.conversion import Form, as_uint8, check_labels, example_of
 from rheostat.data.folders import ImageFolder
 from rheostat.data.preprocessing import Preprocessing
@@ -78,11 +78,15 @@ def opened(given: Any, form: Form, what: str, *, in_memory: bool | None = None) 
 
     With `in_memory` None, tensors and data sets of this package are held in memory; other data sets are read item by
     item, because their transforms may be random. True reads all images once into memory; False streams all of them.
-    Raises DataError (a ValueError) for images or labels that do not match the model.
+    Raises DataError (a ValueError) for images or labels that do not match the model, and for classes of the model in
+    another order.
     """
     loader = Loader()
     if isinstance(given, torch_data.DataLoader):
         given, loader = given.dataset, _loader(given, what)
+    names = class_names(given)
+    if names is not None and getattr(_source(given), "target_transform", None) is None:  # it may renumber the labels
+        check_order(what, names, form.classes)
     found = _recognised(given, form, what)
     if not isinstance(found, Flow) and not len(found):
         raise DataError(f"{what}: {found.name} is empty")

@@ -57,7 +57,7 @@ def measure_in(
         )
 
     dataset = images(options.split or DEFAULT_SPLIT, request.examples)
-    check_fit(model, dataset)
+    check_fit(target, dataset)
     # Only int8 takes ranges from images, so only int8 needs a model that records its splits.
     ranges = torch.empty(0)
     if SERVED[precision].quantised:

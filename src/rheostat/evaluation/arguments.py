@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from torch import nn
 
 from rheostat.attacks import Attack, named
 from rheostat.evaluation.options import EvaluationOptions
-from rheostat.evaluation.target import Target
+from rheostat.evaluation.target import Target, as_target
 from rheostat.evaluation.tiers import attacks_of
-from rheostat.models.tunable import Tunable
+from rheostat.models.tunable import AtPoint, Tunable
 from rheostat.points.grid import parse_grid
 from rheostat.points.point import Point, Value
+from rheostat.runtime.choices import nearest
 
 Points = str | Point | Mapping[str, Value] | Sequence[str | Point | Mapping[str, Value] | None] | None
 Attacks = str | Attack | Sequence[str | Attack]
@@ -41,13 +45,25 @@ def as_points(target: Target, given: Points) -> list[Point | None]:
     return [model.complete(p) for p in points]
 
 
+def at_points(model: nn.Module | Target, points: Points, name: str | None = None) -> tuple[Target, list[Point | None]]:
+    """The target and its points (`as_target`, `as_points`); `model.at(point)` is that model at that point.
+
+    As a plain module it would hide its exits, its forms of attack and its noise.
+    """
+    target = as_target(model, name)
+    asked = as_points(target, points)
+    if type(target.model) is not AtPoint:
+        return target, asked
+    return replace(target, model=target.model.model), [target.model.point]
+
+
 def as_attacks(target: Target, given: Attacks, options: EvaluationOptions) -> list[Attack]:
     """Attacks from values and names (comma-separated or a sequence).
 
     `Attack` values are used unchanged. Names take the radius of the options, or else the radius the model was
-    trained with. NAME@all is NAME under every form of attack on a multi-exit model. Raises ValueError if there is no
-    attack, no radius, an unknown name, a step size that none of the attacks takes, or attacks of several norms or
-    radii, which have no common worst case.
+    trained with, in its norm. NAME@all is NAME under every form of attack on a multi-exit model. Raises ValueError if
+    there is no attack, no radius, an unknown name, a form that the model does not have, a step size that none of the
+    attacks takes, or attacks of several norms or radii, which have no common worst case.
     """
     several = [given] if isinstance(given, str | Attack) else list(given)
     out: list[Attack] = []
@@ -59,12 +75,19 @@ def as_attacks(target: Target, given: Attacks, options: EvaluationOptions) -> li
         eps = options.eps if options.eps is not None else threat.get("eps")
         if eps is None:
             raise ValueError(f"{target.run} has no threat model; give --eps")
-        norm = options.norm or threat.get("norm", "linf")
+        trained = threat.get("norm", "linf")
+        norm = options.norm or trained
+        if options.eps is None and norm != trained:
+            raise ValueError(
+                f"{target.run} was trained in {trained}, and its radius holds in that norm alone; "
+                f"--norm {norm} needs --eps"
+            )
         names = [form for n in one.split(",") if n.strip() for form in forms_of(target, n.strip())]
         made = [named(n, eps=float(eps), norm=norm, step_size=options.step_size) for n in names]
         out += [a for a in dict.fromkeys(made) if a not in out]  # pgd20 and pgd20@all: pgd20 once
     if not out:
         raise ValueError("an evaluation needs at least one attack")
+    _check_forms(target, out)
     if options.step_size is not None and all(a.step_size != options.step_size for a in out):
         raise ValueError(
             f"{', '.join(a.name for a in out)}: no attack here takes the step size {options.step_size:g}; omit "
@@ -84,11 +107,23 @@ def forms_of(target: Target, name: str) -> list[str]:
     plain, _, form = name.partition("@")
     if form != "all":
         return [name]
+    return [plain, *(f"{plain}@{form}" for form in _forms(target, form))]
+
+
+def _forms(target: Target, asked: str) -> list[str]:
+    """The forms of attack of a target, which has `asked` for one; ValueError if it has none."""
     model = target.model
     found = model.method.forms(model.net) if isinstance(model, Tunable) else {}
     if not found:
-        raise ValueError(f"{target.run} has no exits and therefore no forms of attack; omit @all")
-    return [plain, *(f"{plain}@{form}" for form in found)]
+        raise ValueError(f"{target.run} has no exits and therefore no forms of attack; omit @{asked}")
+    return list(found)
+
+
+def _check_forms(target: Target, attacks: Sequence[Attack]) -> None:
+    """ValueError for a form of attack that the target does not have."""
+    for attack in attacks:
+        if attack.form != "direct" and attack.form not in (known := _forms(target, attack.form)):
+            raise ValueError(f"{attack.name}: no form of attack {attack.form!r}; {nearest(attack.form, known)}")
 
 
 def by_tier(
@@ -113,8 +148,14 @@ def by_tier(
 def grouped(
     target: Target, points: Points, attacks: Attacks | None, options: EvaluationOptions, *, classes: int
 ) -> list[tuple[list[Point | None], list[Attack]]]:
-    """Points with their attacks: those given, or without any those of the tier (`by_tier`)."""
+    """Points with their attacks: those given, or without any those of the tier (`by_tier`).
+
+    Points that exchange images (`transfer`, `warm`) are evaluated together, under every attack that one of them needs.
+    """
     asked = as_points(target, points)
     if attacks is not None:
         return [(asked, as_attacks(target, attacks, options))]
-    return [(some, as_attacks(target, names, options)) for some, names in by_tier(target, asked, options.tier, classes)]
+    groups = by_tier(target, asked, options.tier, classes)
+    if options.transfer or options.warm:
+        groups = [(asked, groups[-1][1])]  # the last group runs every attack of the others
+    return [(some, as_attacks(target, names, options)) for some, names in groups]

@@ -57,7 +57,13 @@ class Outcome:
 def victim_at(model: nn.Module, point: Point | None = None) -> Victim:
     """The victim that a model at a point is; for a plain module the point is None."""
     if not isinstance(model, Tunable):
-        return Victim(lambda labels, loss, form, noise: objective_of(model, labels, loss=loss))
+
+        def plain(labels: Tensor, loss: str, form: str, noise: torch.Generator) -> Objective:
+            if form != "direct":
+                raise ValueError(f"{type(model).__name__} has no forms of attack, given {form}")
+            return objective_of(model, labels, loss=loss)
+
+        return Victim(plain)
 
     def route(images: Tensor) -> Tensor:
         with torch.no_grad():

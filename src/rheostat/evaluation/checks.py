@@ -26,6 +26,18 @@ LARGE = 0.5
 """The L∞ radius at which an attack can turn every image grey."""
 CURVE = (0.0, 0.25, 0.5, 1.0, 1.5, 2.0)
 """The radii of the eps curve, as multiples of eps; LARGE follows as the last radius where it is larger."""
+PROBE_FLAGS = frozenset(
+    (
+        "eps-0-differs",
+        "large-eps-survives",
+        "loss-still-moving",
+        "not-falling-in-eps",
+        "one-step-better",
+        "restarts-gain",
+        "steps-gain",
+    )
+)
+"""The flags that `probe` raises."""
 
 
 @dataclass(frozen=True)
@@ -127,6 +139,11 @@ class Probe:
     findings: tuple[Finding, ...]
     eps_curve: tuple[tuple[float, float], ...]
     loss_curve: tuple[float, ...]
+
+
+def probing_attack(attacks: Sequence[Attack]) -> Attack | None:
+    """The attack that `probe` varies: the first PGD on the logits; None if there is none."""
+    return next((a for a in attacks if a.kind == "pgd" and a.form == "direct"), None)
 
 
 def probe(

@@ -11,13 +11,15 @@ from torch import Tensor, nn
 
 from rheostat.data import Dataset, to_pixels
 from rheostat.data.corruptions import CORRUPTIONS, corrupt
-from rheostat.evaluation.arguments import Points, as_points
+from rheostat.evaluation.arguments import Points, at_points
 from rheostat.evaluation.attacked import chunks, victim_at
 from rheostat.evaluation.options import EvaluationOptions
 from rheostat.evaluation.rows import RowBuilder
+from rheostat.evaluation.scoring import by_exit
 from rheostat.evaluation.stale import check_fit, stored_rows
-from rheostat.evaluation.target import Target, as_target
-from rheostat.models.costs import observe
+from rheostat.evaluation.target import Target
+from rheostat.models.costs import exit_costs, observe
+from rheostat.models.tunable import Tunable
 from rheostat.points.point import Point
 from rheostat.results.bits import Pair
 from rheostat.results.corrupted import TIER
@@ -32,6 +34,8 @@ from rheostat.runtime.seeding import stream
 SEVERITIES = (1, 3, 5)
 NOBODY = AttackEntry(name="corruption", eps=0.0, norm="linf")
 Job = tuple[Point | None, Measurement]
+Clean = tuple[Tensor, dict[str, Any]]
+"""What the clean images give at a point: the bits, and the fields of a row on cost."""
 
 
 @full_precision()
@@ -57,13 +61,12 @@ def evaluate_corruptions(
     """
     ranks = ranks or Ranks()
     options = replace(options or EvaluationOptions(), tier=TIER, attack_precision="fp32")
-    target = as_target(model, options.name)
+    target, asked = at_points(model, points, options.name)
     if ranks.world > 1 and options.out is None:
         raise ValueError("several ranks exchange rows through a file; give `out`")
     names = [_kind(name) for name in (CORRUPTIONS if kinds is None else kinds)]
     wanted = [CorruptionEntry(name=name, severity=_severity(s)) for s in severities for name in names]
-    check_fit(target.model, data)
-    asked = as_points(target, points)
+    check_fit(target, data)
     device = next((p.device for p in target.model.parameters()), torch.device("cpu"))
     builder = RowBuilder(target, data.to(device), options)
     plan = [[(point, _measurement(builder, point, what)) for point in asked] for what in wanted]
@@ -72,7 +75,7 @@ def evaluate_corruptions(
     left = [jobs for jobs in ([j for j in jobs if j[1].identity not in done] for jobs in plan) if jobs]
     if report is not None and left:
         report({"event": "plan", "points": len(asked), "corruptions": len(wanted), "images": len(data)})
-    clean: dict[str, Tensor] = {}
+    clean: dict[str, Clean] = {}
     own = left[ranks.rank :: ranks.world]
     if report is not None and own:
         report({"event": "chunk", "done": 0, "total": len(own)})  # work is timed from here
@@ -111,28 +114,42 @@ def _measurement(builder: RowBuilder, point: Point | None, what: CorruptionEntry
     return builder.measurement(at, NOBODY, knowledge="none").model_copy(update={"corruption": what})
 
 
-def _measured(builder: RowBuilder, jobs: list[Job], clean: dict[str, Tensor]) -> list[tuple[Row, Pair]]:
-    """The rows and bits of one corruption at its points; `clean` caches the bits on clean images by point."""
+def _measured(builder: RowBuilder, jobs: list[Job], clean: dict[str, Clean]) -> list[tuple[Row, Pair]]:
+    """The rows and bits of one corruption at its points; `clean` caches by point what the clean images give."""
     what = jobs[0][1].corruption
     assert what is not None
     data, seed = builder.dataset, builder.options.seed
     images = corrupt(data.images, what.name, severity=what.severity, seed=seed).to(data.images.device)
+    # Those of training; the checks of an evaluation are of attacks.
+    flags = sorted(set(builder.target.about.provenance.get("flags", [])))
     rows = []
     for point, of in jobs:
         label = point.label() if point is not None else ""
         if label not in clean:
-            clean[label] = _right(builder, point, data.images, (seed, label, "clean"))
+            clean[label] = _right(builder, point, data.images, (seed, label, "clean")), _cost(builder, point)
+        bits, cost = clean[label]
         right = _right(builder, point, images, (seed, label, what.name, what.severity))
-        cost = observe(builder.target.model, data.image, point)
-        fields = {
-            "params": cost.params,
-            "nonzeros": cost.nonzeros,
-            "macs": {"mean": cost.macs, "p50": cost.macs, "p99": cost.macs},
-            "macs_nonzero": cost.macs_nonzero,
-            "convolution_nonzeros": cost.convolution_nonzeros,
-        }
-        rows.append((builder.row(of, clean[label], right, **fields), (clean[label], right)))
+        rows.append((builder.row(of, bits, right, **cost, flags=flags), (bits, right)))
     return rows
+
+
+def _cost(builder: RowBuilder, point: Point | None) -> dict[str, Any]:
+    """The fields of a row on cost; with live exits by the exits that the clean images take."""
+    model, data = builder.target.model, builder.dataset
+    cost = observe(model, data.image, point)
+    fields: dict[str, Any] = {
+        "params": cost.params,
+        "nonzeros": cost.nonzeros,
+        "macs": {"mean": cost.macs, "p50": cost.macs, "p99": cost.macs},
+        "macs_nonzero": cost.macs_nonzero,
+        "convolution_nonzeros": cost.convolution_nonzeros,
+    }
+    route = victim_at(model, point).route
+    if route is None or not isinstance(model, Tunable):
+        return fields
+    taken = torch.cat([route(to_pixels(data.images[part])) for part in chunks(data)]).cpu()
+    nobody = torch.full_like(taken, -1)
+    return fields | by_exit(exit_costs(model, point), [torch.stack([taken, nobody])], 0)
 
 
 @torch.no_grad()

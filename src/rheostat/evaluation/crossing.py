@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import torch
@@ -12,9 +12,11 @@ from rheostat.evaluation.checks import gains
 from rheostat.evaluation.chunks import Record
 from rheostat.evaluation.rows import Knowledge, RowBuilder
 from rheostat.results.bits import Pair
-from rheostat.results.row import At, AttackEntry, Check, Row
+from rheostat.results.row import At, AttackEntry, Check, Measurement, Row
 from rheostat.results.rows import read_rows
 
+BEST = ["mean over points", "best single point"]
+"""What an attacker who does not know the point uses."""
 COST = ("params", "nonzeros", "macs", "macs_nonzero", "convolution_nonzeros", "macs_static", "macs_papers_count")
 """Fields of a row that depend on its point but not on the attack."""
 
@@ -32,12 +34,9 @@ def crossed_rows(builder: RowBuilder, worst: list[Row], records: list[Record]) -
     crossed, unknown = (torch.cat([r[k] for r in records], -1) for k in ("crossed", "unknown"))
     single = int(crossed.double().mean((1, 2)).argmin())
     out: list[tuple[Row, Pair]] = []
-    made_by = builder.unless_of_tier([name for name in worst[0].attack.names if name != "warm"])
 
     def add(base: Row, at: At, knowledge: Knowledge, right: Tensor, robust: Tensor, **attack: object) -> None:
-        budget = {"norm": base.attack.norm, "eps": base.attack.eps, "budgets": base.attack.budgets}
-        entry = AttackEntry.model_validate({"name": knowledge, **budget, "attacks": made_by, **attack})
-        of = builder.measurement(at, entry, knowledge=knowledge)
+        of = _measurement(builder, base, at, knowledge, **attack)
         row = builder.row(of, right, robust, **{k: getattr(base, k) for k in COST})
         out.append((row, (right, robust)))
 
@@ -45,23 +44,58 @@ def crossed_rows(builder: RowBuilder, worst: list[Row], records: list[Record]) -
         for p, scored in enumerate(worst):
             robust = standing[p, -1] if p == q else crossed[q, p]
             add(scored, scored.at, "transfer", clean[p], robust, made_at=made.at)
-    best = ["mean over points", "best single point"]
     for p, scored in enumerate(worst):
-        add(scored, scored.at, "unknown", clean[p], unknown[p] & crossed[single, p], of=best, made_at=worst[single].at)
+        add(scored, scored.at, "unknown", clean[p], unknown[p] & crossed[single, p], of=BEST, made_at=worst[single].at)
     stands = standing[:, -1].all(0) & crossed.flatten(0, 1).all(0)
     add(worst[0], {}, "chosen", clean.all(0), stands, of=[r.at for r in worst])
     return out
 
 
+def stored_crossed(builder: RowBuilder, worst: Sequence[Measurement], there: Collection[Row]) -> list[Row] | None:
+    """The rows that `crossed_rows` makes at these points, from the rows `there`; None if they do not hold all of them.
+
+    The rows of an attacker who does not know the point do not name the points over which they were measured. So they
+    count only beside a single row of an attacker who chooses the point, which names these points.
+    """
+    wanted = [
+        *(_measurement(builder, p, p.at, "transfer", made_at=q.at) for q in worst for p in worst),
+        *(_measurement(builder, p, p.at, "unknown", of=BEST) for p in worst),
+        _measurement(builder, worst[0], {}, "chosen", of=[p.at for p in worst]),
+    ]
+    found: dict[str, list[Row]] = {}
+    for row in there:
+        found.setdefault(_without_best(row), []).append(row)
+    chosen = _measurement(builder, worst[0], {}, "chosen")
+    sets = [r for r in there if r.knowledge == "chosen" and _identity_without(r, "of") == chosen.identity]
+    held = [found.get(_without_best(of), []) for of in wanted]
+    if len(sets) != 1 or any(len(rows) != 1 for rows in held):
+        return None
+    return [rows[0] for rows in held]
+
+
+def _measurement(builder: RowBuilder, base: Measurement, at: At, knowledge: Knowledge, **attack: object) -> Measurement:
+    """The identity of a row of another attacker, who uses the attacks of the worst case `base`."""
+    made_by = builder.unless_of_tier([name for name in base.attack.names if name != "warm"])
+    budget = {"norm": base.attack.norm, "eps": base.attack.eps, "budgets": base.attack.budgets}
+    entry = AttackEntry.model_validate({"name": knowledge, **budget, "attacks": made_by, **attack})
+    return builder.measurement(at, entry, knowledge=knowledge)
+
+
+def _identity_without(of: Measurement, field: str) -> str:
+    """The identity of a row if a field of its attack were absent."""
+    return of.model_copy(update={"attack": of.attack.model_copy(update={field: None})}).identity
+
+
+def _without_best(of: Measurement) -> str:
+    """The identity of a row; for an unknown point without the single point that was best, which only bits show."""
+    return _identity_without(of, "made_at") if of.knowledge == "unknown" else of.identity
+
+
 def superseded(out: Path, new: Sequence[Row]) -> list[str]:
     """Identities of the `unknown` rows in a file that new ones replace, although another single point was best then."""
-
-    def asked(row: Row) -> str:
-        return row.model_copy(update={"attack": row.attack.model_copy(update={"made_at": None})}).identity
-
-    replaced = {asked(r): r.identity for r in new if r.knowledge == "unknown"}
+    replaced = {_without_best(r): r.identity for r in new if r.knowledge == "unknown"}
     stored = [r for r in read_rows(out) if r.knowledge == "unknown"]
-    return [r.identity for r in stored if replaced.get(asked(r), r.identity) != r.identity]
+    return [r.identity for r in stored if replaced.get(_without_best(r), r.identity) != r.identity]
 
 
 def checked_by_transfer(worst: list[Row], records: list[Record]) -> list[Row]:

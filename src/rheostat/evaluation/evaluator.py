@@ -16,17 +16,27 @@ from torch import Tensor, nn
 
 from rheostat.attacks import Attack
 from rheostat.data import Dataset, to_pixels
-from rheostat.evaluation.arguments import Attacks, Points, as_attacks, as_points
+from rheostat.evaluation.arguments import Attacks, Points, as_attacks, at_points
 from rheostat.evaluation.attacked import CHUNK, chunks, victim_at
-from rheostat.evaluation.checks import Finding, Probe, of_attacks, of_ladder, of_model, of_rounding, probe
+from rheostat.evaluation.checks import (
+    Finding,
+    Probe,
+    of_attacks,
+    of_ladder,
+    of_model,
+    of_rounding,
+    probe,
+    probing_attack,
+)
 from rheostat.evaluation.chunks import WARM_FROM, Record, Task, measured
-from rheostat.evaluation.crossing import checked_by_transfer, crossed_rows, superseded
+from rheostat.evaluation.crossing import checked_by_transfer, crossed_rows, stored_crossed, superseded
+from rheostat.evaluation.earlier import unfinished, with_earlier_checks
 from rheostat.evaluation.options import EvaluationOptions
 from rheostat.evaluation.rows import RowBuilder
 from rheostat.evaluation.scoring import Bits, finished
 from rheostat.evaluation.stale import check_fit, stored_rows
 from rheostat.evaluation.store import ChunkStore
-from rheostat.evaluation.target import Target, as_target
+from rheostat.evaluation.target import Target
 from rheostat.evaluation.tiers import untargeted
 from rheostat.points.point import Point
 from rheostat.results.bits import Pair
@@ -63,17 +73,21 @@ def evaluate(
     With `options.out` the rows are written to that file and their bits beside it. A point whose rows are
     already there is not measured again, and a killed evaluation continues at the chunk it had reached. With
     several ranks, all ranks call this function, and only the first returns rows. Raises ValueError if the file
-    holds rows of another model or other data, if `options.split` is not the split of the data, or if an attack cannot
-    take images of this size; on Ctrl-C and SIGTERM raises Interrupted, which says what is kept.
+    holds rows of another model or other data, if `options.split` is not the split of the data, if the images, their
+    classes and the outputs of the model do not match, or if an attack cannot take images of this size; on Ctrl-C and
+    SIGTERM raises Interrupted, which says what is kept.
     """
     options, ranks = options or EvaluationOptions(), ranks or Ranks()
-    target = as_target(model, options.name)
+    target, asked = at_points(model, points, options.name)
     if ranks.world > 1 and options.out is None:
         raise ValueError("several ranks exchange rows through a file; give `out`")
-    check_fit(target.model, data)
-    asked, used = as_points(target, points), as_attacks(target, attacks, options)
+    used = as_attacks(target, attacks, options)
+    if options.probing and probing_attack(used) is None:
+        given = ", ".join(attack.name for attack in used)
+        raise ValueError(f"--probe varies PGD on the logits, given {given}; add --attack pgd20 or omit --probe")
     for attack in used:
         attack.check_size(*data.image[-2:])
+    check_fit(target, data)
     device = next((p.device for p in target.model.parameters()), torch.device("cpu"))
     options = replace(options, attack_precision=resolved(options.attack_precision, device))
     builder = RowBuilder(target, data.to(device), options)
@@ -103,12 +117,14 @@ def _rows(
     )
     plans = [builder.planned(p, attacks, _lent(points, i) if options.warm else None) for i, p in enumerate(points)]
     done = stored_rows(builder, [m.identity for plan in plans for m in plan], ranks)
-    wanted = [i for i, plan in enumerate(plans) if any(m.identity not in done for m in plan)]
-    if options.transfer or (options.warm and wanted):
+    probes = options.probes and probing_attack(attacks) is not None
+    wanted = unfinished(plans, done, probes=probes)
+    crossed = stored_crossed(builder, [plan[-1] for plan in plans], done.values()) if options.transfer else []
+    if crossed is None or (wanted and (options.transfer or options.warm)):
         wanted = list(range(len(points)))
     rows = {i: [done[m.identity] for m in plan] for i, plan in enumerate(plans) if i not in wanted}
     if not wanted:
-        return rows
+        return rows | {len(points): crossed or []}
     task = replace(whole, points=tuple(points[i] for i in wanted))
     about = {
         "artifact": builder.artifact,
@@ -125,6 +141,13 @@ def _rows(
             made = _made(builder, points, attacks, plans, wanted, task, records)
     except KeyboardInterrupt:
         raise Interrupted(_stopped(store, len(chunks(builder.dataset)), options.fresh)) from None
+    made = [
+        [
+            (with_earlier_checks(row, done.get(row.identity), probed=probes, transferred=options.transfer), bits)
+            for row, bits in of_point
+        ]
+        for of_point in made
+    ]
     if options.out:
         new = [pair for of_point in made for pair in of_point]
         written = [row for row, _ in new]
@@ -255,7 +278,7 @@ def _checked(
         found.append(Finding("outside-threat-model", {"images": bits.outside}))
     if bits.unverified:
         found.append(Finding("success-not-verified", {"images": bits.unverified}))
-    first = next((a for a in attacks if a.kind == "pgd" and a.form == "direct"), None)
+    first = probing_attack(attacks)
     if not options.probes or first is None:
         return found, None
     plain = replace(first, restarts=1, label=first.name)

@@ -10,11 +10,11 @@ from torch import nn
 
 from rheostat import data
 from rheostat.data import Dataset, make_splits, subset
-from rheostat.evaluation.arguments import as_points, grouped
+from rheostat.evaluation.arguments import at_points, grouped
 from rheostat.evaluation.corrupted import SEVERITIES, evaluate_corruptions
 from rheostat.evaluation.evaluator import Report, evaluate
 from rheostat.evaluation.options import DEFAULT_SPLIT, EvaluationOptions
-from rheostat.evaluation.target import Target
+from rheostat.evaluation.target import Target, as_target
 from rheostat.models import artifact
 from rheostat.models.factories import Factory, from_factory
 from rheostat.results.row import Row
@@ -36,7 +36,7 @@ def find_target(
     if ":" in which and not which.startswith("hf:") and not Path(which).exists():
         if between is not None:
             raise ValueError("--between needs a Rheostat model, not a factory")
-        return Target(from_factory(which), name or which)
+        return as_target(from_factory(which), name or which)
     model, about = artifact.load_with(which, net=net)
     recipe_name = about.provenance.get("recipe", {}).get("name")
     return Target(
@@ -166,7 +166,7 @@ def measure(request: Request, options: EvaluationOptions | None = None, *, repor
         verify=request.verify,
     )
     options = settled(request, options, target)
-    points = as_points(target, request.at)
+    target, points = at_points(target, request.at)
     place = device_named(request.device)
     target.model.to(place)
     if request.corruptions:

@@ -22,14 +22,15 @@ class EvaluationOptions:
     name theirs. `out` is the file of rows; without it nothing is stored. `name` is
     the name of the run in rows; by default that of the target. `eps`, `norm` and `step_size` apply to attacks given
     by name: `eps` and `step_size` are in units of [0, 1], `eps` and `norm` default to those of the model's training,
-    and `step_size` to 2.5·eps/steps.
+    and `step_size` to 2.5·eps/steps. Another `norm` than that of the training needs `eps`.
 
     `warm`: each point first tries the adversarial images of the points before it. `transfer`: adds rows for attackers
     who made the images at another point, who do not know the point, and who choose it. `attack_precision` is the
     precision of attack gradients; "auto" is bf16 if the chip multiplies bf16 natively. Images are always scored in
     fp32; in bf16, images that do not fool repeat the last quarter of the steps in fp32. `probing`: run the checks that
-    need additional attacks (None: in every tier except quick). `fresh`: drop stored results of this evaluation, and
-    rows of this run that belong to another model or other data. Raises ValueError for an unknown split or precision.
+    need additional attacks (None: in every tier except quick); True needs PGD among the attacks.
+    `fresh`: drop stored results of this evaluation, and rows of this run that belong to another model or other data.
+    Raises ValueError for an unknown split or precision.
     """
 
     split: str | None = None

@@ -79,7 +79,7 @@ def finished(
         fields = {**whole, "seconds": round(seconds[number], 3), "queries": queries[number]}
         if costs is not None:
             place = number if number < len(bits.exits) else _costliest(costs, bits.exits)
-            fields |= _by_exit(costs, bits.exits, place)
+            fields |= by_exit(costs, bits.exits, place)
         if bits.draws:
             fields |= _randomised(flags, bits.draws, number, planned)
         else:
@@ -172,7 +172,7 @@ def _costliest(costs: ExitCosts, exits: list[Tensor]) -> int:
     return mean.index(max(mean))
 
 
-def _by_exit(costs: ExitCosts, exits: list[Tensor], place: int) -> dict[str, Any]:
+def by_exit(costs: ExitCosts, exits: list[Tensor], place: int) -> dict[str, Any]:
     """The fields of a live exit policy: MACs per image clean and attacked, shares of rows per exit, the paper's count.
 
     The attacked values cover the images that this attack ran on. The worst case takes the costliest attack among

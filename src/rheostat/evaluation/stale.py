@@ -4,21 +4,27 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from torch import nn
+import torch
+from torch import Tensor
 
-from rheostat.data import Dataset
+from rheostat.data import Dataset, to_pixels
+from rheostat.data.base import check_order
 from rheostat.evaluation.rows import RowBuilder
+from rheostat.evaluation.target import Target
 from rheostat.models.artifact import check_finite
 from rheostat.models.tunable import Tunable
 from rheostat.results.row import Row
 from rheostat.results.rows import add_rows, read_rows
 from rheostat.runtime.distributed import Ranks
+from rheostat.runtime.seeding import preserved
 
 
-def check_fit(model: nn.Module, data: Dataset) -> None:
-    """Raise ValueError unless the weights are finite, and image shape and number of classes match the model."""
+def check_fit(target: Target, data: Dataset) -> None:
+    """Raise ValueError unless the weights are finite, and the images and their classes match the model."""
+    model = target.model
     check_finite(dict(model.named_parameters()), type(model).__name__)
     if not isinstance(model, Tunable):
+        _check_logits(target, data)
         return
     if data.image != tuple(model.net.image) or len(data.classes) != model.net.classes:
         shape, own = (" × ".join(map(str, image)) for image in (data.image, model.net.image))
@@ -26,6 +32,34 @@ def check_fit(model: nn.Module, data: Dataset) -> None:
             f"{data.name} has images of {shape} and {len(data.classes)} classes, but the model takes {own} and "
             f"has {model.net.classes} classes"
         )
+    named = target.about if target.about.classes else model.about
+    if named is not None:
+        check_order(data.name, data.classes, named.classes)
+
+
+def _check_logits(target: Target, data: Dataset) -> None:
+    """Raise ValueError unless a plain module gives logits (n, K) for the K classes; it is afterwards as it was."""
+    model, classes = target.model, len(data.classes)
+    device = next((p.device for p in model.parameters()), torch.device("cpu"))
+    images = to_pixels(data.images[:2]).to(device)  # norms in train mode need two
+    buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
+    shape = " × ".join(map(str, data.image))
+    with torch.no_grad(), preserved(device):
+        try:
+            found = model(images)
+        except RuntimeError as error:
+            reason = next(iter(str(error).splitlines()), type(error).__name__)
+            raise ValueError(f"{target.run} failed on images of {shape}: {reason}") from error
+        finally:
+            for buffer, before in buffers:
+                buffer.copy_(before)
+    if isinstance(found, Tensor) and found.shape == (len(images), classes):
+        return
+    given = f"a tensor {tuple(found.shape)}" if isinstance(found, Tensor) else f"a {type(found).__name__}"
+    raise ValueError(
+        f"{target.run} gives {given} for {len(images)} images of {shape}, but the {classes} classes of {data.name} "
+        f"need logits, a tensor ({len(images)}, {classes})"
+    )
 
 
 def is_stale(row: Row, builder: RowBuilder) -> bool:

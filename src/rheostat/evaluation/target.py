@@ -24,7 +24,6 @@ class Target:
     model: nn.Module
     run: str
     artifact: str | None = None
-    composition: str | None = None
     about: About = field(default_factory=About)
     rule: str | None = None
     """The rule by which λ selects norm sets, if it replaces the model's dial: "at-0" and so on."""
@@ -43,7 +42,7 @@ class Target:
         return {
             "run": self.run,
             "artifact": self.hash,
-            "composition": self.composition or recipe.get("paper"),
+            "composition": recipe.get("paper"),
             "settings": settings_of(model.method) if isinstance(model, Tunable) else {},
             "train": {
                 "epochs": recipe.get("train", {}).get("epochs"),
@@ -76,10 +75,15 @@ class Target:
 
 
 def as_target(model: nn.Module | Target, name: str | None = None) -> Target:
-    """The target of a module, named `name` or after its class; a `Target` keeps its own name unless one is given."""
+    """The target of a module, named `name` or after its class; a `Target` keeps its own name unless one is given.
+
+    The description of a Tunable, such as its threat model, is that of its own `about`.
+    """
     if isinstance(model, Target):
         return model if name is None else replace(model, run=name)
-    return Target(model, name or type(model).__name__)
+    held = model.model if type(model) is AtPoint else model
+    about = held.about if isinstance(held, Tunable) else None
+    return Target(model, name or type(held).__name__, about=about or About())
 
 
 def digest_of(model: nn.Module) -> str:

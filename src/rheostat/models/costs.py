@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from rheostat.methods.exits import ExitCommand, Exits, depth_of
-from rheostat.models.tunable import Tunable
+from rheostat.models.tunable import AtPoint, Tunable
 from rheostat.nn.layers import Conv, Dense, kernel
 from rheostat.points.point import Point
 from rheostat.runtime.seeding import preserved, stream
@@ -43,7 +43,7 @@ class Cost:
 
 
 def observe(model: nn.Module, image: tuple[int, int, int], point: Point | None = None) -> Cost:
-    """The cost of one image (C, H, W) through a module, at a point if it is a Tunable.
+    """The cost of one image (C, H, W) through a module, at a point if it is a Tunable; `model.at(point)` has its own.
 
     The cost of a point with live exits depends on where an image leaves. What is counted is an image that no exit
     takes, which passes all layers and all heads; `exit_costs` counts every exit.
@@ -52,6 +52,8 @@ def observe(model: nn.Module, image: tuple[int, int, int], point: Point | None =
     is observed, and the model may predict in other threads meanwhile. A module without seats may hold what cannot be
     copied, such as a lock; it is observed itself, and must not be called meanwhile.
     """
+    if type(model) is AtPoint:
+        point, model = model.point, model.model
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
     with _watched(model) as watched, _counting(device) as counter, _Used(watched) as used:
         x = torch.zeros(1, *image, device=device)
