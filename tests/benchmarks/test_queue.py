@@ -56,6 +56,8 @@ def test_what_a_queue_file_says(tmp_path: Path) -> None:
     (tmp_path / "q.toml").write_text(TEXT.replace("oat-digits", "own.toml"))
     (by_file,) = read_queue(tmp_path / "q.toml")
     before = by_file.mark
+    (tmp_path / "own.toml").write_text('about = "the same run"  # again\na = 1\n')
+    assert by_file.mark == before
     (tmp_path / "own.toml").write_text("a = 2\n")
     assert by_file.mark != before
     for bad, message in (("nmae = 1\n", "unknown key"), (TEXT[TEXT.index("[[run") :], "two runs named")):

@@ -1,40 +1,22 @@
-"""An option counts by what it holds: the same call is the same run in every process, and a changed one is another."""
+"""An option counts by what it specifies: the same call is the same run, and a changed one is another."""
 
 from __future__ import annotations
 
 import functools
-import sys
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.optim import AdamW, lr_scheduler
-from torch.utils.data import WeightedRandomSampler
+from torch.optim import AdamW
+from torch.utils.data import SubsetRandomSampler, WeightedRandomSampler
 
-from rheostat.training.describing import _Held, held_by
+from rheostat.training.describing import hash_of
 from rheostat.training.options import FitOptions
 
 Groups = list[dict[str, Any]]
-RATE = 1e-3
-
-
-class Weighted:
-    def __init__(self, factor: float) -> None:
-        self.factor = factor
-
-    def __call__(self, logits: Tensor, labels: Tensor) -> Tensor:
-        return self.factor * nn.functional.cross_entropy(logits, labels, reduction="none")
-
-    def method(self, logits: Tensor, labels: Tensor) -> Tensor:
-        return self(logits, labels)
-
-
-class Net(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.layer = nn.Linear(3, 2)
 
 
 def closing(rate: float) -> Callable[[Groups], AdamW]:
@@ -48,75 +30,85 @@ def defaulting(rate: float) -> Callable[[Groups], AdamW]:
     return made
 
 
+def documented(groups: Groups) -> AdamW:
+    """Text that is no part of what the function does."""
+    return AdamW(groups, lr=1e-3)
+
+
+def on(device: torch.device) -> Callable[[Tensor], Tensor]:
+    return lambda images: images.to(device)
+
+
+def calling(used: Callable[[Groups], AdamW]) -> Callable[[Groups], AdamW]:
+    return lambda groups: used(groups)
+
+
+def named(module: str, name: str) -> type:
+    return type(name, (), {"__module__": module, "__qualname__": name})
+
+
 def optimiser(rate: float) -> torch.optim.Optimizer:
-    one, two = nn.Linear(2, 2).parameters()
-    return torch.optim.SGD([{"params": [one], "lr": rate}, {"params": [two]}], lr=0.5, momentum=0.9)
+    return torch.optim.SGD(nn.Linear(2, 2).parameters(), lr=rate, momentum=0.9)
 
 
-def frozen_loss(weight: float) -> nn.Module:
+def weighted(weight: float) -> nn.Module:
     return nn.CrossEntropyLoss(weight=torch.full((3,), weight), reduction="none")
 
 
 OPTIONS: dict[str, Callable[[float], Any]] = {
     "a closure": closing,
+    "a constant": lambda rate: eval(f"lambda groups: AdamW(groups, lr={rate})"),
     "a default": defaulting,
     "a partial": lambda rate: functools.partial(AdamW, lr=rate),
+    "a wrapped function": lambda rate: torch.no_grad()(closing(rate)),
     "an optimiser": optimiser,
-    "a scheduler": lambda rate: lr_scheduler.ExponentialLR(optimiser(0.1), rate),
-    "a function for a scheduler": lambda rate: lr_scheduler.LambdaLR(optimiser(0.1), lambda step: rate),
-    "an object": Weighted,
-    "a method": lambda factor: Weighted(factor).method,
-    "a module": frozen_loss,
+    "a module": weighted,
     "a sampler": lambda weight: WeightedRandomSampler([weight] * 4 + [2.0] * 4, 8),
+    "rows of a sampler": lambda row: SubsetRandomSampler(np.array([int(4 * row), 5])),
     "a state dict": lambda value: {"weight": torch.full((2, 2), value), "bias": torch.zeros(2)},
 }
 
 
 @pytest.mark.parametrize("kind", OPTIONS)
-def test_what_an_option_holds_decides(kind: str) -> None:
-    make, model = OPTIONS[kind], Net()
-    assert held_by(make(0.25), model) == held_by(make(0.25), model)
-    assert held_by(make(0.25), model) != held_by(make(0.75), model)
-    assert not any(" at 0x" in part for part in _Held(frozenset()).parts(make(0.25)))
+def test_what_an_option_specifies_decides(kind: str) -> None:
+    make = OPTIONS[kind]
+    assert hash_of(make(0.25)) == hash_of(make(0.25))
+    assert hash_of(make(0.25)) != hash_of(make(0.75))
 
 
-def test_the_code_and_the_globals_of_a_function_count(monkeypatch: pytest.MonkeyPatch) -> None:
-    def helped(groups: Groups) -> AdamW:
-        return made(groups)
+def test_the_names_that_a_function_uses_count_and_what_they_hold_does_not() -> None:
+    assert hash_of(lambda groups: AdamW(groups)) != hash_of(lambda groups: torch.optim.SGD(groups))
+    assert hash_of(calling(closing(0.1))) == hash_of(calling(closing(0.2)))
 
-    model = Net()
-    assert held_by(lambda groups: AdamW(groups, lr=1e-3), model) != held_by(
-        lambda groups: AdamW(groups, lr=3e-3), model
-    )
-    assert held_by(lambda groups: AdamW(groups), model) != held_by(lambda groups: torch.optim.SGD(groups), model)
-    before = held_by(lambda groups: AdamW(groups, lr=RATE), model)
-    monkeypatch.setattr(sys.modules[__name__], "RATE", 3e-3)
-    assert held_by(lambda groups: AdamW(groups, lr=RATE), model) != before
-    outer: list[str] = []
-    for factor in (0.5, 0.25):
-        made = closing(factor)
-        outer.append("".join(_Held(frozenset()).parts(helped)))
-    assert outer[0] != outer[1]
+
+def test_a_process_device_or_version_does_not_count() -> None:
+    """A documented function, one on another device, and one of an installed package, of which only the name counts."""
+
+    def rule(groups: Groups) -> AdamW:
+        return AdamW(groups, lr=1e-3)
+
+    before = hash_of(rule)
+    rule.__code__ = documented.__code__.replace(co_name="rule", co_qualname=rule.__qualname__)
+    assert hash_of(rule) == before
+    assert len({hash_of(on(torch.device(name))) for name in ("cpu", "cuda:0")}) == 1
+    assert hash_of(nn.functional.cross_entropy) == hash_of(named("torch.nn.functional", "cross_entropy"))
 
 
 def test_what_a_run_changes_does_not_count() -> None:
-    """Neither the rate that a scheduler sets, nor the weights of the model, which a function may close over."""
-    model = Net()
-    given, counted = optimiser(0.1), Weighted(1.0)
-    before = held_by(given, model), held_by(counted, model)
-    given.param_groups[0]["lr"], counted.factor = 0.01, 2.0
-    assert (held_by(given, model), held_by(counted, model)) == before
-
-    def last() -> Callable[[Groups], AdamW]:
-        return lambda groups: AdamW(model.layer.parameters(), lr=RATE)
-
-    before_training = held_by(last(), model)
-    nn.init.zeros_(model.layer.weight)
-    assert held_by(last(), model) == before_training
+    """The rates of the groups, an optimiser's switches, the epoch of a sampler, and weights that a function uses."""
+    given, net = optimiser(0.1), nn.Linear(2, 2)
+    sampler = WeightedRandomSampler([1.0, 2.0], 2)
+    trained = [*net.parameters()]
+    options = (given, sampler, lambda groups: AdamW(trained, lr=1e-3))
+    before = [hash_of(one) for one in options]
+    given.param_groups[0]["lr"], given.defaults["fused"], sampler.epoch = 0.01, True, 3  # type: ignore[attr-defined]
+    sampler.generator = torch.Generator()
+    nn.init.zeros_(net.weight)
+    assert [hash_of(one) for one in options] == before
 
 
 def test_options_without_objects_are_their_text() -> None:
     """The runs of earlier versions continue."""
     options = FitOptions(accumulate=2, freeze=["net.blocks.0"], class_weights=torch.ones(3), init="oat-digits")
-    assert options.identified(Net()) == options.described()
+    assert options.identified() == options.described()
     assert options.described().keys() == {"accumulate", "freeze", "class_weights", "init"}

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from rheostat.data import folders, hugging_face
 from rheostat.data.augmentation import augment, to_pixels
@@ -67,6 +69,20 @@ def load(
     return _marked((train, test))
 
 
+def order_hash(name: str, train: Dataset) -> str:
+    """A hash of what decides the splits of `folder:` and `hf:` images, which anyone may change; "" for other names.
+
+    These are the files of a folder, or the labels in order. Pixels do not count: another decoder gives others.
+    """
+    if name.startswith("folder:"):
+        order: list[Any] = folders.train_names(Path(name.removeprefix("folder:")))
+    elif name.startswith(hugging_face.PREFIX):
+        order = train.labels.tolist()
+    else:
+        return ""
+    return hashlib.sha256(repr(order).encode()).hexdigest()[:16]
+
+
 def check_known(name: str) -> None:
     """Raise ValueError with the nearest name unless `name` is registered, `folder:PATH` or `hf:NAME`."""
     if not name.startswith(tuple(PREFIXES)) and name not in DATASETS:
@@ -93,6 +109,7 @@ __all__ = [
     "data_dir",
     "load",
     "make_splits",
+    "order_hash",
     "read_folder",
     "register",
     "stratified",

@@ -138,6 +138,11 @@ def _halves(folder: Path) -> tuple[tuple[str, ...], list[tuple[Path, int]], list
     return classes, files, image_files(test, classes)
 
 
+def train_names(folder: Path) -> list[str]:
+    """The training images of a tree, each as CLASS/FILE, in their order."""
+    return [path.relative_to(folder / "train").as_posix() for path, _ in _halves(folder)[1]]
+
+
 def read(folder: Path, preprocessing: Preprocessing | None = None) -> tuple[Dataset, Dataset]:
     """(train, test) in memory, of a tree train/CLASS/*.png and test/CLASS/*.png (or val/).
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass, replace
 
 import torch
@@ -54,12 +53,6 @@ class Splits:
     fit: Dataset
     choose: Dataset
     test: Dataset
-
-    @property
-    def fingerprint(self) -> str:
-        """A hash of the images and labels of the training half, and of how they are divided."""
-        parts = self.train.fingerprint, self.fit.fingerprint, self.choose.fingerprint
-        return hashlib.sha256(" ".join(parts).encode()).hexdigest()[:16]
 
     def named(self, name: str) -> Dataset:
         """A split by its name in rows; raises ValueError that lists the allowed names."""

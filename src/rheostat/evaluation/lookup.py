@@ -83,7 +83,7 @@ def find_data(
         *loaded, calibrate=recipe["calibrate"], limit=recipe["train_images"], seed=recipe["split_seed"]
     )
     began = target.about.provenance.get("images")
-    if began and chosen in (remembered, recipe.get("name")) and splits.fingerprint != began:
+    if began and chosen in (remembered, recipe.get("name")) and data.order_hash(chosen, loaded[0]) != began:
         raise ValueError(
             f"the images of {chosen} have changed since {target.run} was trained, so {split!r} drawn from them may "
             f"hold images of its training; {otherwise or 'use --split test'}"

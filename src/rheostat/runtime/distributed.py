@@ -54,6 +54,13 @@ class Ranks:
             for tensor in tensors:
                 dist.broadcast(tensor, 0)
 
+    def text_of_first(self, text: str) -> str:
+        """The first rank's text, on all ranks."""
+        found = [text]
+        if self.world > 1:
+            dist.broadcast_object_list(found, 0, device=torch.device("cpu"))
+        return found[0]
+
     def any(self, asked: bool) -> bool:
         """Whether `asked` is true on any rank; all ranks get the same answer."""
         return self.agreed(asked)[0]

@@ -114,7 +114,8 @@ def read(path: Path, fingerprint: str, *, ranks: int = 1) -> Stored:
     tensors, about = read_tensors(path)
     if about.get("checkpoint") != FORMAT:
         raise Taken(f"{path}: checkpoint format {about.get('checkpoint')}, expected {FORMAT}")
-    if about["fingerprint"] != fingerprint:
+    plain = fingerprint.partition("+")[0]  # that of a run from before fingerprints named the images
+    if about["fingerprint"] not in (fingerprint, plain):
         before = about.get("ranks", ranks)
         if before != ranks:
             how = "one process" if before == 1 else f"{before} processes (torchrun --nproc-per-node {before})"
@@ -122,8 +123,7 @@ def read(path: Path, fingerprint: str, *, ranks: int = 1) -> Stored:
                 f"{path} belongs to a run of {_processes(before)}, and this is one of {_processes(ranks)}; continue it "
                 f"with {how}, or choose another --out, or --fresh to start over (in Python: out=, fresh=True)"
             )
-        (rest, _, images), (asked, _, now) = about["fingerprint"].partition("+"), fingerprint.partition("+")
-        if rest == asked and images and now:
+        if about["fingerprint"].partition("+")[0] == plain:
             raise Taken(
                 f"{path}: the images have changed since this run began, and its splits would be drawn anew from them; "
                 "give it the images that it began with, or choose another --out, or --fresh to start over (in Python: "

@@ -132,8 +132,8 @@ def _preprocessing(model: Tunable, train_set: Any, val_set: Any, options: FitOpt
         if rule is not None
     }
     if len(set(found.values())) > 1:
-        told = ", ".join(f"{what} has {rule}" for what, rule in found.items())
-        raise ValueError(f"one preprocessing goes into the model's file, but {told}")
+        rules = ", ".join(f"{what} has {rule}" for what, rule in found.items())
+        raise ValueError(f"one preprocessing goes into the model's file, but {rules}")
     rule = next(iter(found.values()), None)
     if rule is not None:
         rule.check(model.net.image, next(iter(found)))
@@ -198,16 +198,17 @@ def _job(model: Tunable, settings: Settings, options: FitOptions, feed: Feed, va
     given = feed.given
     described = options.described()
     images = given.fingerprint if isinstance(given, Dataset) else [given.name, _length(given)]
-    mark = fingerprint(
+    own = fingerprint(
         settings.model_copy(update={"name": ""}),
         feed.ranks.world,
         repr(model.method),
         _architecture(model),
-        options.identified(model),
+        options.identified(),
         images,
         feed.per_epoch,
         validation.fingerprint,
     )
+    mark = feed.ranks.text_of_first(own)  # a function may close over its rank
     recipe = settings.model_dump(mode="json", exclude={"data"})
     if options.attack is not None and not isinstance(options.attack, Attack):
         recipe["attack"] = {"kind": described["attack"], "norm": settings.attack.norm, "eps": settings.attack.eps}

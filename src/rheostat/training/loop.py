@@ -227,8 +227,8 @@ def train(
     options = FitOptions(callbacks=tuple(callbacks))
     with alone(run) if ranks.first else nullcontext():
         recipe = settled(recipe, run, device, ranks, fresh=fresh, report=report)
-        splits = _splits(recipe, folder)
-        job = _job(recipe, options, splits, run, device, ranks, net)
+        splits, images = _splits(recipe, folder)
+        job = _job(recipe, options, splits, images, run, device, ranks, net)
         job = replace(job, begin=functools.partial(_begin, job, recipe, folder))
         progress, about = perform(job, fresh=fresh, report=report)
     return Trained(job.model, recipe, progress, run, about, job.feed.form, options.callbacks, splits)
@@ -241,19 +241,21 @@ def _begin(job: Job, recipe: Recipe, folder: str | Path | None) -> None:
         remember(job.folder, recipe.data.name, folder)
 
 
-def _splits(recipe: Recipe, folder: str | Path | None) -> data.Splits:
+def _splits(recipe: Recipe, folder: str | Path | None) -> tuple[data.Splits, str]:
+    """The splits of a recipe, and the hash of what decides them."""
     loaded = data.load(
         recipe.data.name, folder=folder, verify=recipe.data.verify, preprocessing=recipe.data.preprocessing()
     )
-    return data.make_splits(
-        *loaded, calibrate=recipe.data.calibrate, limit=recipe.data.train_images, seed=recipe.data.split_seed
-    )
+    given = recipe.data
+    splits = data.make_splits(*loaded, calibrate=given.calibrate, limit=given.train_images, seed=given.split_seed)
+    return splits, data.order_hash(given.name, loaded[0])
 
 
 def _job(
     recipe: Recipe,
     options: FitOptions,
     splits: data.Splits,
+    images: str,
     run: Path,
     device: torch.device,
     ranks: Ranks,
@@ -269,8 +271,6 @@ def _job(
         model, more = build(recipe, splits.train), []
     else:
         model, more = own_network(recipe, splits.train, net), [name_of(net)]
-    # Anyone may change the images of such a name between two calls.
-    images = splits.fingerprint if recipe.data.name.startswith(tuple(data.PREFIXES)) else ""
 
     def marked(settings: Settings, images: str) -> str:
         return checkpoint.with_images(fingerprint(settings, ranks.world, *more), images)
@@ -295,5 +295,6 @@ def _job(
             },
             preprocessing=train_set.preprocessing,
         ),
-        same=lambda found: marked(parse_recipe(found["recipe"]), found.get("images", "")) == mark,
+        # An older model does not name its images.
+        same=lambda found: marked(parse_recipe(found["recipe"]), found.get("images", images)) == mark,
     )

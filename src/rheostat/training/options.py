@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.data import Sampler
 
 from rheostat.attacks import ATTACKS, Attack
@@ -20,7 +20,7 @@ from rheostat.runtime.choices import nearest
 from rheostat.runtime.quantities import number
 from rheostat.training.attacks import Function
 from rheostat.training.callbacks import check_callbacks
-from rheostat.training.describing import held_by, name_of_kind
+from rheostat.training.describing import hash_of, name_of_kind
 from rheostat.training.optimisers import OptimiserGiven, SchedulerGiven
 from rheostat.training.settings import Settings, TrainSection, validated
 from rheostat.training.step import RowLoss
@@ -28,7 +28,7 @@ from rheostat.training.step import RowLoss
 SECTIONS = ("device", "select", "policy", "data", "attack", "train")
 QUIET = ("callbacks", "workers", "in_memory", "classes", "columns")
 """Options that do not affect the weights."""
-TOLD = (Tensor, np.ndarray, str, int, Path, Attack, list, tuple, Preprocessing)
+TEXTS = (Tensor, np.ndarray, str, int, Path, Attack, list, tuple, Preprocessing)
 """Types of options whose text is enough: it says all, or the images that a rule resizes are hashed themselves."""
 
 
@@ -81,12 +81,9 @@ class FitOptions:
         """The options that affect the weights, as text for a reader."""
         return {name: _text(value) for name, value in self._affecting()}
 
-    def identified(self, model: nn.Module) -> dict[str, str]:
-        """The same text with a hash of what each object holds; a checkpoint continues only if they are equal."""
-        return {
-            name: _text(value) if isinstance(value, TOLD) else f"{_text(value)} {held_by(value, model)}"
-            for name, value in self._affecting()
-        }
+    def identified(self) -> dict[str, str]:
+        """The same text, but a hash for each object and function; a checkpoint continues only if all are equal."""
+        return {name: _text(value) if isinstance(value, TEXTS) else hash_of(value) for name, value in self._affecting()}
 
     def _affecting(self) -> Iterator[tuple[str, Any]]:
         for field in fields(self):

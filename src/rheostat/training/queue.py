@@ -52,8 +52,8 @@ class Run:
         if self.precision not in (None, "fp32"):  # older runs used fp32 without naming it
             parts.append(self.precision)
         if self.recipe.endswith(".toml") and Path(self.source).is_file():
-            parts.append(hashlib.sha256(Path(self.source).read_bytes()).hexdigest())
-        text = json.dumps(parts, sort_keys=True)
+            parts.append({k: v for k, v in read_toml(Path(self.source)).items() if k not in ("about", "name")})
+        text = json.dumps(parts, sort_keys=True, default=str)
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 

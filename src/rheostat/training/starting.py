@@ -123,8 +123,8 @@ def start_from(model: Tunable, given: str | Path | Mapping[str, Tensor]) -> None
         (missing, f"{len(missing)} of the model's {len(weights)} weights are not in {what}"),
         (idle, f"{len(idle)} tensors of {what} are not in the model"),
     )
-    if told := "; ".join(f"{note}: {_listed(names)}" for names, note in notes if names):
-        warnings.warn(f"init: {told}", stacklevel=5)
+    if warning := "; ".join(f"{note}: {_listed(names)}" for names, note in notes if names):
+        warnings.warn(f"init: {warning}", stacklevel=5)
 
 
 def _tensors_of(which: str | Path) -> dict[str, Tensor]:
