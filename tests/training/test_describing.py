@@ -6,7 +6,6 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -64,7 +63,7 @@ OPTIONS: dict[str, Callable[[float], Any]] = {
     "an optimiser": optimiser,
     "a module": weighted,
     "a sampler": lambda weight: WeightedRandomSampler([weight] * 4 + [2.0] * 4, 8),
-    "rows of a sampler": lambda row: SubsetRandomSampler(np.array([int(4 * row), 5])),
+    "rows of a sampler": lambda row: SubsetRandomSampler([int(4 * row), 5]),
     "a state dict": lambda value: {"weight": torch.full((2, 2), value), "bias": torch.zeros(2)},
 }
 
