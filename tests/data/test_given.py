@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from torch import Tensor
 from torch.utils import data as torch_data
 
 from rheostat.data import DataError, Dataset, Preprocessing, read_folder
+from rheostat.data.base import check_order
 from rheostat.data.conversion import Form, as_uint8, example_of, image_of, label_of
 from rheostat.data.given import Flow, Indexed, class_names, held, measured, opened, rule_of
 from rheostat.data.images import read_image
@@ -193,11 +195,23 @@ def test_classes_of_the_model_in_another_order_are_refused() -> None:
     foreign = type("Foreign", (list,), {"classes": ["dog", "cat"]})(pairs)
     for given in (own, foreign, torch_data.Subset(foreign, [0]), torch_data.DataLoader(foreign)):
         with pytest.raises(DataError, match="val_set has the classes of the model in another order: from label 0"):
-            opened(given, COLOUR, "val_set")
+            measured(given, COLOUR, "val_set")
+        # The caller named the classes (`classes=`), whatever the data set calls them.
+        assert opened(given, COLOUR, "train_set")
+        assert measured(given, replace(COLOUR, renamed=True), "val_set").classes == COLOUR.classes
     foreign.target_transform = lambda label: 1 - label
-    assert len(held(opened(foreign, COLOUR, "val_set")[0], COLOUR)) == 2
+    assert len(measured(foreign, COLOUR, "val_set")) == 2
     foreign.classes, foreign.target_transform = ["hound", "cat"], None
-    assert len(held(opened(foreign, COLOUR, "val_set")[0], COLOUR)) == 2
+    assert len(measured(foreign, COLOUR, "val_set")) == 2
+
+
+def test_numbers_are_no_names_of_classes() -> None:
+    """A model without class names has numbers; folders "0" to "10" are sorted as text."""
+    numbers = tuple(str(i) for i in range(11))
+    check_order("folder", sorted(numbers), numbers)
+    check_order("data", numbers, tuple(sorted(numbers)))
+    with pytest.raises(DataError, match="in another order"):
+        check_order("folder", ("10", "1"), ("1", "10"))
 
 
 class Noise(torch_data.Dataset[tuple[Tensor, int]]):

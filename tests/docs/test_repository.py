@@ -96,6 +96,10 @@ def test_the_changelog_is_kept_as_keep_a_changelog_says() -> None:
     assert "## [Unreleased]" in text
     allowed = {"Added", "Changed", "Deprecated", "Removed", "Fixed", "Security"}
     assert set(re.findall(r"^### (.*)$", text, re.M)) <= allowed
+    released = re.split(r"^## ", text, flags=re.M)[1]
+    entries = [" ".join(entry.split()) for entry in re.split(r"\n(?=- |\n)", released)]
+    stated = [entry for entry in entries if entry.startswith("- ")]
+    assert len(stated) == len(set(stated)) > 1, "an entry stands twice"
 
 
 def test_the_labels_of_the_projects_addresses_are_as_short_as_an_index_of_packages_asks() -> None:

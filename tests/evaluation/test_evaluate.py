@@ -227,7 +227,7 @@ def test_plain_models_names_and_dicts_do(model, sample) -> None:
     assert len(evaluate(model, None, "fgsm", sample.only(torch.arange(5)), options=options)) == 2 * 11
     bare = rheostat.load("oat-digits")
     bare.about = None
-    with pytest.raises(ValueError, match="no threat model; give --eps"):
+    with pytest.raises(ValueError, match=r"no threat model; give --eps \(in Python: EvaluationOptions\(eps=\)\)"):
         evaluate(bare, None, "fgsm", sample)
     with pytest.raises(ValueError, match="has no dials"):
         evaluate(net, "robustness=1", "fgsm", sample, options=options)

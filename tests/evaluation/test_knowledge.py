@@ -132,10 +132,13 @@ def test_checks_that_need_attacks_are_made_of_what_is_finished(sample, tmp_path:
     assert check.flag in probed.flags
     assert check in probed.checks
     assert worst(probing=True) == probed in read_rows(options.out)
-    # Measured once more without these checks, it keeps what they found; --fresh drops it.
+    # Measured once more, a point that was probed is probed again; --fresh forgets that it was.
+    old = Check(flag="steps-gain", figures={"gain": 0.1})
+    add_rows(options.out, [probed.model_copy(update={"checks": [*probed.checks, old], "flags": [old.flag]})])
     write_rows(options.out, [r for r in read_rows(options.out) if r.attack.name != "pgd2"])
     again = worst()
-    assert (again.eps_curve, again.flags) == (probed.eps_curve, probed.flags)
+    assert (again.eps_curve, again.loss_curve) == (probed.eps_curve, probed.loss_curve)
+    assert (again.checks, again.flags) == (probed.checks, probed.flags)
     assert worst(fresh=True).eps_curve is None
     with pytest.raises(ValueError, match="--probe varies PGD on the logits, given apgd-ce; add --attack pgd20 or omit"):
         evaluate(model, POINTS, named("apgd-ce", eps=EPS), few, options=replace(options, probing=True))

@@ -124,6 +124,13 @@ def test_points_are_grids_points_dicts_or_lists_of_them() -> None:
         as_points(Target(nn.Identity(), "plain"), Point(robustness=0.3))
 
 
+class Keyed(nn.Module):
+    """A module of the user's whose code raises."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return {}["logits"]
+
+
 class Auxiliary(nn.Sequential):
     """Logits beside those of an auxiliary head."""
 
@@ -140,7 +147,8 @@ class Auxiliary(nn.Sequential):
         ),
         (nn.Sequential(nn.Flatten(), nn.Linear(64, 1000)), r"gives a tensor \(2, 1000\)"),
         (Auxiliary(nn.Flatten(), nn.Linear(64, 10)), "gives a tuple for 2 images"),
-        (nn.Conv2d(3, 8, 3), "Conv2d failed on images of 1 × 8 × 8: "),
+        (nn.Conv2d(3, 8, 3), "Conv2d failed on images of 1 × 8 × 8: it raised RuntimeError: "),
+        (Keyed(), "Keyed failed on images of 1 × 8 × 8: it raised KeyError: 'logits'"),
     ],
 )
 def test_a_module_that_does_not_fit_the_data_is_refused(module: nn.Module, message: str, digits) -> None:
@@ -159,12 +167,14 @@ def test_looking_at_a_module_leaves_it_as_it_was(digits) -> None:
 
 def test_the_classes_of_the_model_in_another_order_are_refused(digits) -> None:
     few, options = subset(digits[1], 10), EvaluationOptions(eps=0.1)
-    swapped = replace(few, classes=("1", "0", *few.classes[2:]))
+    words = ("zero", "one", *(f"digit {i}" for i in range(2, 10)))
+    swapped = replace(few, classes=("one", "zero", *words[2:]))
     model = rheostat.load("oat-digits")
+    model.about = replace(model.about, classes=words)
     for given in (model, model.at(robustness=1.0), Target(model, "x")):
         with pytest.raises(
-            ValueError, match=r"in another order: from label 0 they are 1, 0, 2, .*, but 0, 1, 2, .* in the"
+            ValueError, match=r"in another order: from label 0 they are one, zero, .*, but zero, one, .* in the"
         ):
             evaluate(given, None, "fgsm", swapped, options=options)
-    named = replace(few, classes=tuple(f"digit {i}" for i in reversed(range(10))))
+    named = replace(few, classes=tuple(f"number {i}" for i in reversed(range(10))))
     assert evaluate(model, "robustness=1", "fgsm", named, options=options)

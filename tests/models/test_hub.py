@@ -234,5 +234,5 @@ def test_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_an_error_without_words_is_named_by_its_type() -> None:
-    assert hub._said(TimeoutError()) == "TimeoutError"
-    assert hub._said(OSError("\nNo space\nleft")) == "No space"
+    assert hub._reason(TimeoutError()) == "TimeoutError"
+    assert hub._reason(OSError("\nNo space\nleft")) == "No space"

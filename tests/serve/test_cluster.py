@@ -38,7 +38,6 @@ def test_a_policy_outlives_a_restart_of_its_actor(monkeypatch) -> None:
     monkeypatch.setattr(cluster, "ray", SimpleNamespace(get=lambda found, timeout: found, remote=lambda kind: made))
     store = cluster.ActorStore("a1b2")
     assert options["max_restarts"] == -1
-    assert options["name"].endswith("-a1b2"), "models of one cluster share no policy"
     started(store)
     assert store.read() is None
     store.write(Policy(("safe",)))
@@ -52,9 +51,17 @@ def test_a_policy_outlives_a_restart_of_its_actor(monkeypatch) -> None:
     behind.holder = store.holder
     assert behind.read() == Policy(("safe",))  # it has not seen the change, and is the first to call
     assert store.read() == behind.read() == Policy(("fast",))
-    assert actor.held == (2, Policy(("fast",)))
+    assert actor.held == {"a1b2": (2, Policy(("fast",)))}
     behind.write(Policy(("safe", "fast")))
     assert store.read() == Policy(("safe", "fast"))
+    # One actor holds the policies of all models on the cluster, and none takes that of another.
+    name = options["name"]
+    other = cluster.ActorStore("c3d4")
+    other.holder = store.holder
+    assert options["name"] == name
+    assert other.read() is None
+    other.write(Policy(("fast",)))
+    assert (other.read(), store.read()) == (Policy(("fast",)), Policy(("safe", "fast")))
 
 
 @pytest.mark.parametrize("lost", ["dead", "slow"])
@@ -70,7 +77,7 @@ def test_an_actor_that_does_not_answer_is_an_error_of_storing(lost: str, monkeyp
         assert 0 < timeout < 600
         raise GetTimeoutError("late") if lost == "slow" else RayActorError()
 
-    actor = SimpleNamespace(write=SimpleNamespace(remote=lambda policy, known: "the call"))
+    actor = SimpleNamespace(write=SimpleNamespace(remote=lambda artifact, policy, known: "the call"))
     made = SimpleNamespace(options=lambda **given: SimpleNamespace(remote=lambda: actor))
     ray = SimpleNamespace(get=get, cancel=cancelled.append, remote=lambda kind: made)
     monkeypatch.setattr(cluster, "ray", ray)

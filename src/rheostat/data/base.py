@@ -113,8 +113,12 @@ def _moments(pixels: Tensor) -> tuple[float, float]:
 
 
 def check_order(what: str, given: Sequence[str], own: Sequence[str]) -> None:
-    """Raise DataError if images have the classes of a model in another order: their labels mean other classes."""
-    if tuple(given) == tuple(own) or sorted(given) != sorted(own):
+    """Raise DataError if images have the classes of a model in another order: their labels mean other classes.
+
+    The numbers "0", "1", ... stand for classes without names, so nothing follows from their order.
+    """
+    numbers = {str(i) for i in range(len(own))}
+    if tuple(given) == tuple(own) or sorted(given) != sorted(own) or set(own) == numbers:
         return
     first = next(i for i, (one, other) in enumerate(zip(given, own, strict=True)) if one != other)
     theirs, ours = (", ".join(names[first : first + 8]) for names in (given, own))

@@ -26,13 +26,15 @@ class Form:
     """The input form of a model: the image shape (C, H, W) and the class names.
 
     `columns` are the keys of image and label for items that are dicts. `preprocessing` resizes Pillow images;
-    without it they must have the model's size.
+    without it they must have the model's size. `renamed`: the caller gave the class names, which therefore hold for
+    all images, whatever names a data set has.
     """
 
     image: tuple[int, int, int]
     classes: tuple[str, ...]
     columns: tuple[str, str] | None = None
     preprocessing: Preprocessing | None = None
+    renamed: bool = False
 
 
 def as_uint8(pixels: Tensor, where: str) -> Tensor:

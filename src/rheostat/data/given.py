@@ -78,15 +78,11 @@ def opened(given: Any, form: Form, what: str, *, in_memory: bool | None = None) 
 
     With `in_memory` None, tensors and data sets of this package are held in memory; other data sets are read item by
     item, because their transforms may be random. True reads all images once into memory; False streams all of them.
-    Raises DataError (a ValueError) for images or labels that do not match the model, and for classes of the model in
-    another order.
+    Raises DataError (a ValueError) for images or labels that do not match the model.
     """
     loader = Loader()
     if isinstance(given, torch_data.DataLoader):
         given, loader = given.dataset, _loader(given, what)
-    names = class_names(given)
-    if names is not None and getattr(_source(given), "target_transform", None) is None:  # it may renumber the labels
-        check_order(what, names, form.classes)
     found = _recognised(given, form, what)
     if not isinstance(found, Flow) and not len(found):
         raise DataError(f"{what}: {found.name} is empty")
@@ -213,9 +209,16 @@ def measured(given: Any, form: Form, what: str, *, most: int | None = None) -> D
     """The images of a validation or test set in memory, at most `most` of them as in `held`.
 
     From a DataLoader they are those that its sampler gives in one pass, in the order of the data set; an image that the
-    sampler repeats counts as often.
+    sampler repeats counts as often. Raises DataError as `opened` does, and for classes of the model in another order,
+    unless the caller gave their names (`form.renamed`).
     """
+    names = class_names(given)
+    renumbered = getattr(_source(given), "target_transform", None) is not None
+    if names is not None and not (form.renamed or renumbered):
+        check_order(what, names, form.classes)
     found, loader = opened(given, form, what)
+    if isinstance(found, Dataset) and form.renamed:
+        found = replace(found, classes=form.classes)
     if loader.sampler is not None and not isinstance(found, Flow):
         rows = _rows(loader.sampler, len(found), what)
         found = found if torch.equal(rows, torch.arange(len(found))) else found.only(rows)

@@ -99,7 +99,7 @@ def _row(builder: RowBuilder, of: Measurement, point: Point, images: Tensor) -> 
         macs={"mean": cost.macs, "p50": cost.macs, "p99": cost.macs},
         seconds=round(time.perf_counter() - started, 3),
         # Those of training hold for a file too. The checks of an evaluation need gradients: rows in fp32 have theirs.
-        flags=sorted(set(about.provenance.get("flags", []))),
+        flags=builder.target.flags,
     )
     assert builder.options.out is not None
     add_rows(builder.options.out, [row], {row.identity: (found.clean, found.robust)})

@@ -31,7 +31,7 @@ def as_points(target: Target, given: Points) -> list[Point | None]:
     model = target.model
     if not isinstance(model, Tunable):
         if (isinstance(given, str) and given) or (not isinstance(given, str) and any(given or ())):
-            raise ValueError(f"{target.run} has no dials; omit --at")
+            raise ValueError(f"{target.run} has no dials; omit --at (in Python: points)")
         return [None]
     if given is None or (isinstance(given, str) and not given.strip(" ;")):
         every = [Point(**{d.name: v}) for d in model.dials.values() for v in d.positions()]
@@ -74,13 +74,13 @@ def as_attacks(target: Target, given: Attacks, options: EvaluationOptions) -> li
         threat = target.about.threat
         eps = options.eps if options.eps is not None else threat.get("eps")
         if eps is None:
-            raise ValueError(f"{target.run} has no threat model; give --eps")
+            raise ValueError(f"{target.run} has no threat model; give --eps (in Python: EvaluationOptions(eps=))")
         trained = threat.get("norm", "linf")
         norm = options.norm or trained
         if options.eps is None and norm != trained:
             raise ValueError(
                 f"{target.run} was trained in {trained}, and its radius holds in that norm alone; "
-                f"--norm {norm} needs --eps"
+                f"--norm {norm} needs --eps (in Python: EvaluationOptions(norm={norm!r}, eps=))"
             )
         names = [form for n in one.split(",") if n.strip() for form in forms_of(target, n.strip())]
         made = [named(n, eps=float(eps), norm=norm, step_size=options.step_size) for n in names]
@@ -91,7 +91,7 @@ def as_attacks(target: Target, given: Attacks, options: EvaluationOptions) -> li
     if options.step_size is not None and all(a.step_size != options.step_size for a in out):
         raise ValueError(
             f"{', '.join(a.name for a in out)}: no attack here takes the step size {options.step_size:g}; omit "
-            "--step-size, or name an attack that takes it, such as pgd20 or mi-fgsm"
+            "--step-size (in Python: step_size=), or name an attack that takes it, such as pgd20 or mi-fgsm"
         )
     balls = {(a.norm, a.eps): a.name for a in out}
     if len(balls) > 1:

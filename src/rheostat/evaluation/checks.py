@@ -26,18 +26,6 @@ LARGE = 0.5
 """The L∞ radius at which an attack can turn every image grey."""
 CURVE = (0.0, 0.25, 0.5, 1.0, 1.5, 2.0)
 """The radii of the eps curve, as multiples of eps; LARGE follows as the last radius where it is larger."""
-PROBE_FLAGS = frozenset(
-    (
-        "eps-0-differs",
-        "large-eps-survives",
-        "loss-still-moving",
-        "not-falling-in-eps",
-        "one-step-better",
-        "restarts-gain",
-        "steps-gain",
-    )
-)
-"""The flags that `probe` raises."""
 
 
 @dataclass(frozen=True)

@@ -120,8 +120,7 @@ def _measured(builder: RowBuilder, jobs: list[Job], clean: dict[str, Clean]) -> 
     assert what is not None
     data, seed = builder.dataset, builder.options.seed
     images = corrupt(data.images, what.name, severity=what.severity, seed=seed).to(data.images.device)
-    # Those of training; the checks of an evaluation are of attacks.
-    flags = sorted(set(builder.target.about.provenance.get("flags", [])))
+    flags = builder.target.flags  # those of training; the checks of an evaluation are of attacks
     rows = []
     for point, of in jobs:
         label = point.label() if point is not None else ""

@@ -15,6 +15,8 @@ from rheostat.results.bits import Pair
 from rheostat.results.row import At, AttackEntry, Check, Measurement, Row
 from rheostat.results.rows import read_rows
 
+TRANSFER = "transfer-beats-known"
+"""The flag of a worst case that images made at another point are worse than."""
 BEST = ["mean over points", "best single point"]
 """What an attacker who does not know the point uses."""
 COST = ("params", "nonzeros", "macs", "macs_nonzero", "convolution_nonzeros", "macs_static", "macs_papers_count")
@@ -110,11 +112,15 @@ def checked_by_transfer(worst: list[Row], records: list[Record]) -> list[Row]:
         found = [
             Check(flag=f.flag, figures=f.figures, made_at=made)
             for made, bits in others
-            for f in gains(standing[p, -1], bits, "transfer-beats-known", points=1.0)
+            for f in gains(standing[p, -1], bits, TRANSFER, points=1.0)
         ]
         if found:
-            most = max(found, key=lambda f: f.figures["gain"])
-            flags = sorted({*row.flags, most.flag})
-            row = row.model_copy(update={"checks": [*(row.checks or []), most], "flags": flags})
+            row = with_check(row, max(found, key=lambda f: f.figures["gain"]))
         out.append(row)
     return out
+
+
+def with_check(row: Row, check: Check) -> Row:
+    """The row with one more check that raised its flag."""
+    flags = sorted({*row.flags, check.flag})
+    return row.model_copy(update={"checks": [*(row.checks or []), check], "flags": flags})

@@ -7,7 +7,7 @@ uninterrupted one.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -30,7 +30,7 @@ from rheostat.evaluation.checks import (
 )
 from rheostat.evaluation.chunks import WARM_FROM, Record, Task, measured
 from rheostat.evaluation.crossing import checked_by_transfer, crossed_rows, stored_crossed, superseded
-from rheostat.evaluation.earlier import unfinished, with_earlier_checks
+from rheostat.evaluation.earlier import probed, unfinished, with_transfer_check
 from rheostat.evaluation.options import EvaluationOptions
 from rheostat.evaluation.rows import RowBuilder
 from rheostat.evaluation.scoring import Bits, finished
@@ -84,7 +84,10 @@ def evaluate(
     used = as_attacks(target, attacks, options)
     if options.probing and probing_attack(used) is None:
         given = ", ".join(attack.name for attack in used)
-        raise ValueError(f"--probe varies PGD on the logits, given {given}; add --attack pgd20 or omit --probe")
+        raise ValueError(
+            f"--probe varies PGD on the logits, given {given}; add --attack pgd20 or omit --probe (in Python: add "
+            "'pgd20' to the attacks or omit EvaluationOptions(probing=True))"
+        )
     for attack in used:
         attack.check_size(*data.image[-2:])
     check_fit(target, data)
@@ -138,16 +141,9 @@ def _rows(
             records = _run(task, builder.dataset, store, ranks, report, options.fresh)
             if not ranks.first:
                 return {}
-            made = _made(builder, points, attacks, plans, wanted, task, records)
+            made = _made(builder, points, attacks, plans, wanted, task, records, done)
     except KeyboardInterrupt:
         raise Interrupted(_stopped(store, len(chunks(builder.dataset)), options.fresh)) from None
-    made = [
-        [
-            (with_earlier_checks(row, done.get(row.identity), probed=probes, transferred=options.transfer), bits)
-            for row, bits in of_point
-        ]
-        for of_point in made
-    ]
     if options.out:
         new = [pair for of_point in made for pair in of_point]
         written = [row for row, _ in new]
@@ -168,13 +164,21 @@ def _made(
     wanted: list[int],
     task: Task,
     records: list[Record],
+    done: Mapping[str, Row],
 ) -> list[list[tuple[Row, Pair]]]:
-    """The rows and bits of every wanted point, then, with transfer, those of other attackers."""
+    """The rows and bits of every wanted point, then, with transfer, those of other attackers.
+
+    `done` are the stored rows by identity: what was once probed is probed again, so that no check is lost.
+    """
     made = []
     for place, i in enumerate(wanted):
-        bits = _bits(records, place, task)
-        found = _checked(builder, points[i], attacks, bits)
-        made.append(finished(builder, points[i], plans[i], bits, found, builder.options.out))
+        bits, before = _bits(records, place, task), done.get(plans[i][-1].identity)
+        found = _checked(builder, points[i], attacks, bits, probes=builder.options.probes or probed(before))
+        of_point = finished(builder, points[i], plans[i], bits, found, builder.options.out)
+        if not task.transfer:
+            row, kept = of_point[-1]
+            of_point[-1] = with_transfer_check(row, before), kept
+        made.append(of_point)
     if task.transfer:
         worst = [of_point[-1][0] for of_point in made]
         for of_point, row in zip(made, checked_by_transfer(worst, records), strict=True):
@@ -260,14 +264,14 @@ def _bits(records: list[Record], place: int, task: Task) -> Bits:
 
 
 def _checked(
-    builder: RowBuilder, point: Point | None, attacks: Sequence[Attack], bits: Bits
+    builder: RowBuilder, point: Point | None, attacks: Sequence[Attack], bits: Bits, *, probes: bool
 ) -> tuple[list[Finding], Probe | None]:
-    """Findings on a point: from its bits, from a few passes, and with `probing` from additional attacks."""
+    """Findings on a point: from its bits, from a few passes, and with `probes` from additional attacks."""
     target, dataset, options = builder.target, builder.dataset, builder.options
     sample = slice(0, min(PROBED, len(dataset)))
     images, labels = to_pixels(dataset.images[sample]), dataset.labels[sample]
     names = [a.name for a in attacks]
-    found = [Finding(name) for name in target.about.provenance.get("flags", [])]
+    found = [Finding(name) for name in target.flags]
     found += of_model(target.model, point, images[:100], labels[:100])
     found += of_attacks(attacks)
     found += of_ladder(names, bits.clean, bits.standing[-len(names) :])
@@ -279,8 +283,8 @@ def _checked(
     if bits.unverified:
         found.append(Finding("success-not-verified", {"images": bits.unverified}))
     first = probing_attack(attacks)
-    if not options.probes or first is None:
+    if not probes or first is None:
         return found, None
     plain = replace(first, restarts=1, label=first.name)
-    probed = probe(target.model, point, images, labels, plain, bits.standing[-1][sample], seed=options.seed)
-    return [*found, *probed.findings], probed
+    more = probe(target.model, point, images, labels, plain, bits.standing[-1][sample], seed=options.seed)
+    return [*found, *more.findings], more

@@ -200,7 +200,8 @@ def settled(request: Request, options: EvaluationOptions, target: Target) -> Eva
 def _folder(request: Request, options: EvaluationOptions, target: Target) -> Path:
     """The folder of rows: the run's, or runs/NAME.
 
-    ValueError if the name comes from a file, which anyone may have written, and is not that of a folder in runs.
+    Anyone may have written a model file, so a name that comes from it may not lead out of runs: ValueError for a name
+    that cannot be a folder in runs.
     """
     if Path(request.which).is_dir():
         return Path(request.which)

@@ -47,9 +47,11 @@ def _check_logits(target: Target, data: Dataset) -> None:
     with torch.no_grad(), preserved(device):
         try:
             found = model(images)
-        except RuntimeError as error:
-            reason = next(iter(str(error).splitlines()), type(error).__name__)
-            raise ValueError(f"{target.run} failed on images of {shape}: {reason}") from error
+        except Exception as error:  # the user's own code may raise anything
+            reason = " ".join(str(error).split())
+            raise ValueError(
+                f"{target.run} failed on images of {shape}: it raised {type(error).__name__}: {reason}"
+            ) from error
         finally:
             for buffer, before in buffers:
                 buffer.copy_(before)

@@ -69,6 +69,11 @@ class Target:
         return self.model.at(point) if isinstance(self.model, Tunable) else self.model
 
     @property
+    def flags(self) -> list[str]:
+        """The flags that training raised, each once, in alphabetical order."""
+        return sorted(set(self.about.provenance.get("flags", [])))
+
+    @property
     def hash(self) -> str:
         """A hash that identifies the model: that of its file, or of the module (`digest_of`)."""
         return self.artifact or digest_of(self.model)

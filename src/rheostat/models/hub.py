@@ -42,7 +42,7 @@ def _failures(hub: Any) -> tuple[type[Exception], ...]:
     return hub.errors.HTTPError, OSError, RuntimeError
 
 
-def _said(error: Exception) -> str:
+def _reason(error: Exception) -> str:
     """The first line of an error; its type where it has no text, as a timeout may."""
     return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
 
@@ -79,7 +79,7 @@ def fetch(which: str) -> Path:
     except hub.errors.EntryNotFoundError:
         raise ValueError(f"{name} holds no {FILE}, so it is not a Rheostat model") from None
     except _failures(hub) as error:
-        raise ValueError(f"{name} could not be fetched: {_said(error)}") from None
+        raise ValueError(f"{name} could not be fetched: {_reason(error)}") from None
 
 
 def push_to_hub(
@@ -126,5 +126,5 @@ def push_to_hub(
             api.create_repo(name, private=private, exist_ok=True)
             done = api.create_commit(name, operations, commit_message="Upload by rheostat")
         except _failures(hub) as error:
-            raise ValueError(f"{name} could not be uploaded: {_said(error)}") from None
+            raise ValueError(f"{name} could not be uploaded: {_reason(error)}") from None
     return str(done.commit_url)

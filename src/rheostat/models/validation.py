@@ -215,7 +215,7 @@ def built(
         with torch.device("meta"), bounded(tensors):
             plain = net()
             _check_image(plain)
-            asked = sum(p.numel() * p.element_size() for p in plain.parameters())
+            asked = bytes_of(dict(plain.named_parameters()))
             try:
                 tried: Tunable | None = model(plain)
             except (NotImplementedError, RuntimeError):

@@ -17,14 +17,14 @@ size."""
 CLIENTS = 10_000
 """Number of clients whose rate is remembered."""
 LONGEST = 64
-"""Characters that are kept of a client's name that is no address."""
+"""Number of characters kept of a client's name that is not an address."""
 
 
 def client_of(host: str | None) -> str:
     """The client that a request counts against: its IPv4 address, or its IPv6 /64, which one holder owns whole.
 
-    An IPv4 address that is written as IPv6 is itself. What is no address, as a proxy may send it, is a client of its
-    own. A request on loopback or without a host, as on a Unix socket, is "local".
+    An IPv4 address written as IPv6 counts as the IPv4 address. A proxy may send text that is not an address: each such
+    text counts as one client. A request on loopback or without a host, as on a Unix socket, is "local".
     """
     if host is None:
         return "local"

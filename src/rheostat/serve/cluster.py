@@ -19,9 +19,8 @@ from rheostat.serve.policy import Policy
 
 log = logging.getLogger("rheostat.serve")
 
-STORE = "rheostat-policy-2"
-"""The actor's name begins so and ends with the model's hash, because points of another model may have the same names.
-The number changes with the calls of `_Holder`, because the actor outlives an update."""
+STORE = "rheostat-policy-3"
+"""The name of the actor. Its number changes with the calls of `_Holder`, because the actor outlives an update."""
 POLL = 0.2
 """Seconds until every replica has picked up a change of policy, at most."""
 STARTING, ANSWERING = 120.0, 10.0
@@ -31,45 +30,50 @@ Held = tuple[int, Policy]
 
 
 class _Holder:
-    """An actor that holds the policy. If Ray restarts it, it is empty until the replicas tell it what they know."""
+    """An actor that holds the policies of a cluster, by the hash of the model; points of two models may share names.
+
+    If Ray restarts it, it is empty until the replicas tell it what they know.
+    """
 
     def __init__(self) -> None:
-        self.held: Held | None = None
+        self.held: dict[str, Held] = {}
 
-    def read(self, known: Held | None) -> Held | None:
-        """The latest policy; `known` is what the caller has read or written before."""
+    def read(self, artifact: str, known: Held | None) -> Held | None:
+        """The latest policy of a model; `known` is what the caller has read or written before."""
+        latest = self.held.get(artifact)
         # After a restart, a replica that has not yet seen the last change may be the first to call.
-        if known is not None and (self.held is None or known[0] > self.held[0]):
-            self.held = known
-        return self.held
+        if known is not None and (latest is None or known[0] > latest[0]):
+            self.held[artifact] = latest = known
+        return latest
 
-    def write(self, policy: Policy, known: Held | None) -> Held:
-        """Hold a policy as the latest; it is returned with its number."""
-        latest = self.read(known)
-        self.held = (1 if latest is None else latest[0] + 1, policy)
-        return self.held
+    def write(self, artifact: str, policy: Policy, known: Held | None) -> Held:
+        """Hold a policy as the latest of a model; it is returned with its number."""
+        latest = self.read(artifact, known)
+        self.held[artifact] = new = (1 if latest is None else latest[0] + 1, policy)
+        return new
 
 
 class ActorStore:
-    """A policy store kept by `_Holder`, which every replica of a model finds by name."""
+    """A model's policy, kept by `_Holder`, which every replica on the cluster finds by name."""
 
     def __init__(self, artifact: str) -> None:
+        self.artifact = artifact
         self.holder: Any = (
             ray.remote(_Holder)
-            .options(name=f"{STORE}-{artifact}", get_if_exists=True, lifetime="detached", num_cpus=0, max_restarts=-1)
+            .options(name=STORE, get_if_exists=True, lifetime="detached", num_cpus=0, max_restarts=-1)
             .remote()
         )
         self.known: Held | None = None
         self.patience = STARTING
 
     def read(self) -> Policy | None:
-        """The policy of the cluster, or None if none has been set; OSError if the actor does not answer."""
-        self.known = self._answer(self.holder.read.remote(self.known))
+        """The policy of the model, or None if none has been set; OSError if the actor does not answer."""
+        self.known = self._answer(self.holder.read.remote(self.artifact, self.known))
         return None if self.known is None else self.known[1]
 
     def write(self, policy: Policy) -> None:
         """Set the policy; every replica uses it within POLL seconds. OSError if the actor does not answer."""
-        self.known = self._answer(self.holder.write.remote(policy, self.known))
+        self.known = self._answer(self.holder.write.remote(self.artifact, policy, self.known))
 
     def _answer(self, call: Any) -> Held | None:
         try:

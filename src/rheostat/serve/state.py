@@ -104,18 +104,18 @@ class State:
         """Follow the policy that other servers store, until the application ends."""
         store, poll = self.options.store, self.options.poll
         refused: Policy | None = None
-        told = ""
+        logged = ""
         while store is not None and poll is not None:
             await asyncio.sleep(poll)
             # A policy that was read before another was stored here must not be used after it.
             async with self.storing:
                 try:
                     new = await asyncio.to_thread(store.read)
-                    told = ""
+                    logged = ""
                 except Exception as error:  # neither a file nor a cluster's actor may end this task
-                    if str(error) != told:
-                        told = str(error)
-                        log.warning("the stored policy could not be read: %s", told)
+                    if str(error) != logged:
+                        logged = str(error)
+                        log.warning("the stored policy could not be read: %s", logged)
                     continue
                 if new is None or new in (self.policy, refused):
                     continue
