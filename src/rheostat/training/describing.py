@@ -62,7 +62,8 @@ def _option(value: Any) -> str:
     for cell in function.__closure__ or ():
         with suppress(ValueError):  # nothing is assigned yet
             values.append(cell.cell_contents)
-    return f"{name} {constants} {names} {_plain(values, tensors=False)}"
+    fixed = [value for value in values if not isinstance(value, list)]  # a run may append to a list
+    return f"{name} {constants} {names} {_plain(fixed, tensors=False)}"
 
 
 def _plain(value: Any, *, tensors: bool = True) -> str:
