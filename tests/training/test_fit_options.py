@@ -8,6 +8,7 @@ import json
 import signal
 import weakref
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -371,6 +372,16 @@ def test_objects_continue_in_the_process_that_began_the_run(
     if not as_function:
         with pytest.raises(ValueError, match=r"the scheduler has made \d steps, but the run is at 0; give a new"):
             rheostat.fit(tuned, *sets, out=tmp_path / "parts", fresh=True, **options)
+
+
+def test_given_names_of_classes_hold_for_all_images(sets: tuple[Dataset, Dataset], tmp_path: Path) -> None:
+    names = tuple("abcdefghij")
+    train_set, val_set = (replace(images, classes=names[::-1]) for images in sets)
+    short = {**SMALL, "epochs": 1, "max_steps": 1}
+    rheostat.fit(model(), train_set, val_set, out=tmp_path / "a", classes=names, **short)
+    assert load_with(tmp_path / "a")[1].classes == names
+    with pytest.raises(ValueError, match="val_set has the classes of the model in another order"):
+        rheostat.fit(model(), replace(train_set, classes=names), val_set, out=tmp_path / "b", **short)
 
 
 def test_a_run_that_continues_lets_go_of_its_checkpoint_and_a_finished_one_steps_no_scheduler(

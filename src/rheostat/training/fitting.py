@@ -81,6 +81,7 @@ def fit(
         _classes(model, train_set, chosen),
         chosen.columns,
         _preprocessing(model, train_set, val_set, chosen),
+        renamed=chosen.classes is not None,
     )
     images, loader = opened(train_set, form, "train_set", in_memory=chosen.in_memory)
     check_settings(settings, model.method, repr(model.method), attack=chosen.attack)
