@@ -84,16 +84,26 @@ def training(times: int) -> list[dict[str, object]]:
     return rows
 
 
+def rows_at(model: Tunable, batch: int, steps: int, number: int) -> dict[float, tuple[int, int]]:
+    """Width → rows that one step trains on there, and rows times steps that it attacks, by its plan."""
+    found: dict[float, tuple[int, int]] = {}
+    for term in model.method.plan(batch, stream("plan", number)):
+        width = float(term.at["width"]) if "width" in model.dials else 1.0
+        trained, attacked = found.get(width, (0, 0))
+        found[width] = (trained + len(term.rows), attacked + steps * len(term.rows) * (term.images != "clean"))
+    return found
+
+
 def rows_of(model: Tunable, batch: int, steps: int, number: int) -> tuple[float, float]:
     """Rows that one step trains on, and rows times steps that it attacks, by its plan; in rows at full width."""
     widths = model.dials["width"].values if "width" in model.dials else None
     share = {w: observe(model, model.net.image, Point(width=w)).macs for w in widths or ()}
-    trained = attacked = 0.0
-    for term in model.method.plan(batch, stream("plan", number)):
-        size = share[float(term.at["width"])] / share[1.0] if share else 1.0
-        trained += len(term.rows) * size
-        attacked += steps * len(term.rows) * size * (term.images != "clean")
-    return trained, attacked
+    counted = [
+        (size, *rows)
+        for width, rows in rows_at(model, batch, steps, number).items()
+        for size in [share[width] / share[1.0] if share else 1.0]
+    ]
+    return sum(size * rows for size, rows, _ in counted), sum(size * rows for size, _, rows in counted)
 
 
 def passes(model: Tunable, batch: int, steps: int, number: int) -> float:

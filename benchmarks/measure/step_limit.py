@@ -3,8 +3,12 @@
 `python benchmarks/measure/step_limit.py` on an idle machine. The plain network has the same layers in plain PyTorch
 (`plain_nets`), in the same layout, precision and number of threads. Two of its passes are timed: one of training
 (forward, and backward to the weights) and one of an attack (in eval, forward, and backward to the images alone). A
-step's passes are those of the method's plan with one step of N-FGSM; at widths, by the share of multiplications. A
-ratio of 1 means that conditioning, norms of both kinds and bookkeeping cost nothing.
+step's passes are those of the method's plan with one step of N-FGSM. A ratio of 1 means that conditioning, norms of
+both kinds and bookkeeping cost nothing.
+
+At widths below 1, passes count by their share of multiplications; a second ratio counts them at the measured time of
+plain networks of those widths. The attack of a network with exits is not a sum of passes: `rdi` counts by its FLOPs,
+at the plain network's speed in training.
 """
 
 from __future__ import annotations
@@ -12,15 +16,16 @@ from __future__ import annotations
 import argparse
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from flop_counts import flops
 from plain_nets import plain_resnet
-from ratios import row, show
-from speed import rows_of
+from ratios import row, show, spread
+from speed import rows_at, rows_of
 from timed_steps import interleaved, scope, stepper
 from torch import nn
 
@@ -33,6 +38,7 @@ from rheostat.runtime.allocator import keep_freed_memory
 from rheostat.runtime.precision import native_bf16
 
 RESULTS = Path(__file__).parents[1] / "results" / "step-limit.jsonl"
+Pass = Callable[[nn.Module, torch.Tensor, torch.Tensor, bool], float]
 ATTACK = Attack("n-fgsm", 8 / 255, 1, drop=False)
 
 
@@ -47,8 +53,8 @@ class Case:
     bars: dict[str, float]
 
 
-WIDE = {"dual": 0.85, "float": 1.0, "oat": 1.0, "smart": 1.0, "oats": 1.25}
-NARROW = {"dual": 1.10, "float": 1.10, "oat": 1.10, "smart": 1.10, "oats": 1.25}
+WIDE = {"dual": 0.85, "float": 1.0, "oat": 1.0, "smart": 1.0, "oats": 1.25, "rdi": 1.25}
+NARROW = {"dual": 1.10, "float": 1.10, "oat": 1.10, "smart": 1.10, "oats": 1.25, "rdi": 1.25}
 CASES = {
     "narrow ResNet-8": Case(8, 16, (1, 28, 28), 128, NARROW),
     "ResNet-20": Case(20, 16, (3, 32, 32), 128, NARROW),
@@ -81,42 +87,72 @@ def attack_pass(net: nn.Module, x: torch.Tensor, y: torch.Tensor, low: bool) -> 
 def measured(name: str, times: int, threads: int, low: bool) -> list[dict[str, object]]:
     """One row for each method on one network in one precision."""
     case = CASES[name]
-    plain = plain_resnet(case.depth, case.width, case.image[0]).to(memory_format=torch.channels_last)
-    x = torch.rand(case.batch, *case.image).contiguous(memory_format=torch.channels_last)
-    y = torch.randint(0, 10, (case.batch,))
-    seconds: dict[str, list[float]] = {"train": [], "attack": []}
-
-    def timed(what: str, run: Callable[..., float]) -> Callable[[int], float]:
-        def once(number: int) -> float:
-            seconds[what].append(run(plain, x, y, low))
-            return 0.0
-
-        return once
 
     def build() -> nets.Net:
         return nets.resnet(depth=case.depth, base_width=case.width, image=case.image)
 
-    runs = {p: stepper(build(), p, case.batch, ATTACK, low=low) for p in case.bars}
-    # The plain network takes its turns among the methods, so that all see the same machine.
-    found = interleaved(
-        {"plain training": timed("train", training_pass), "plain attack": timed("attack", attack_pass), **runs}, times
-    )
+    models = {paper: Tunable(build(), compose(paper)) for paper in case.bars}
+    widths = {1.0}.union(*(m.dials["width"].values for m in models.values() if "width" in m.dials))
+    x = torch.rand(case.batch, *case.image).contiguous(memory_format=torch.channels_last)
+    y = torch.randint(0, 10, (case.batch,))
+    plain = {
+        width: plain_resnet(case.depth, round(case.width * width), case.image[0]).to(memory_format=torch.channels_last)
+        for width in sorted(widths)
+    }
+    seconds: dict[tuple[str, float], list[float]] = {}
+
+    def timed(what: str, width: float, run: Pass) -> Callable[[int], float]:
+        def once(number: int) -> float:
+            seconds.setdefault((what, width), []).append(run(plain[width], x, y, low))
+            return 0.0
+
+        return once
+
+    # The plain networks take their turns among the methods, so that all see the same machine.
+    both: dict[str, Pass] = {"train": training_pass, "attack": attack_pass}
+    turns = {f"plain {what}, width {w:g}": timed(what, w, run) for what, run in both.items() for w in plain}
+    steps = {p: stepper(build(), p, case.batch, ATTACK, low=low) for p in case.bars}
+    found = interleaved({**turns, **steps}, times)
+    whole = flops(lambda: training_pass(plain[1.0], x, y, low))
     rows = []
     for paper, bar in case.bars.items():
-        model = Tunable(build(), compose(paper))
-        values = []
-        for number, (took, _) in enumerate(found[paper], start=1):
-            trained, attacked = rows_of(model, case.batch, ATTACK.steps, number)
-            limit = (trained * seconds["train"][number] + attacked * seconds["attack"][number]) / case.batch
-            values.append(took / limit)
+        model, took = models[paper], [t for t, _ in found[paper]]
+        more: dict[str, object] = {"batch": case.batch, "threads": threads, "native": native_bf16(torch.device("cpu"))}
+        if "exit" in model.dials:
+            share = flops(lambda paper=paper: steps[paper](1)) / whole  # type: ignore[misc]
+            values = [t / (share * seconds["train", 1.0][n]) for n, t in enumerate(took, start=1)]
+        else:
+            values = [
+                t / _limit({1.0: rows_of(model, case.batch, ATTACK.steps, n)}, seconds, n, case.batch)
+                for n, t in enumerate(took, start=1)
+            ]
+        if "width" in model.dials:
+            at_widths = [
+                t / _limit(rows_at(model, case.batch, ATTACK.steps, n), seconds, n, case.batch)
+                for n, t in enumerate(took, start=1)
+            ]
+            more["ratio_at_widths"] = spread(at_widths)
         precision = "bf16" if low else "fp32"
-        speed = case.batch / statistics.median(t for t, _ in found[paper])
+        speed = case.batch / statistics.median(took)
         rows.append(
             row(f"{name}, {precision}: step ÷ its passes", paper, "plain", values, bar=bar, images_per_second=speed)
         )
-        rows[-1] |= {"batch": case.batch, "threads": threads, "native": native_bf16(torch.device("cpu"))}
+        rows[-1] |= more
         show(rows[-1])
     return rows
+
+
+def _limit(
+    rows: Mapping[float, tuple[float, float]],
+    seconds: Mapping[tuple[str, float], Sequence[float]],
+    turn: int,
+    batch: int,
+) -> float:
+    """Seconds of a step's passes at the plain networks' times of a turn. `rows`: width → (in training, in attacks)."""
+    return sum(
+        (trained * seconds["train", width][turn] + attacked * seconds["attack", width][turn]) / batch
+        for width, (trained, attacked) in rows.items()
+    )
 
 
 def main() -> None:

@@ -56,6 +56,7 @@ OTHERS = (
     *("speed", "costs", "believe", "serve", "serve-trace", "exit-latency", "exports", "alphas", "l2", "margin"),
     *("variants", "precision", "rivals", "naive-segment", "adopted", "adopted-speed", "square"),
     *("runtimes", "precision-speed", "step-limit", "search", "fast", "attack-speed", "exit-runtimes", "files"),
+    "training-flops",
 )
 """Files whose rows are not evaluations along a dial."""
 
@@ -228,7 +229,7 @@ def build(out: Path) -> None:
             training.ablation(rows),
             training.options(rows, RESULTS),
             searches.section(read["search"]),
-            fast.timed(zoo_timed + read["fast"]),
+            fast.timed(zoo_timed + read["fast"], read["training-flops"]),
             fast.ablation(read["fast"], RESULTS),
             successive.section(zoo_timed, RESULTS),
             precisions.section(read["precision"], RESULTS),

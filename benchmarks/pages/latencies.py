@@ -89,18 +89,24 @@ def limits(rows: list[Row]) -> str:
             r["a"],
             "{median:.3f} [{low:.3f}, {high:.3f}]".format(**r["ratio"]),
             *claims.bar(r),
+            f"{r['ratio_at_widths']['median']:.3f}" if "ratio_at_widths" in r else "",
             f"{r['images_per_second']:.0f}",
             str(r["batch"]),
             str(r["n"]),
         ]
         for r in rows
     ]
-    head = ["network, precision", "method", "step ÷ its passes [quartiles]", "goal", "", "images/s", "batch", "n"]
+    head = [
+        *("network, precision", "method", "step ÷ its passes [quartiles]", "goal", "", "÷ passes of narrow networks"),
+        *("images/s", "batch", "n"),
+    ]
     return (
         f"{title}A step's time over the time of its passes in the same network of plain PyTorch layers, in the same "
         "precision: passes of training, and of N-FGSM's one step, in eval and without gradients to the weights. 1 "
         "means that conditioning, norms and bookkeeping cost nothing. Attacks merge norms into convolutions, which can "
-        f"bring it below 1. {_machine(rows[0])}.\n\n" + table(head, body)
+        "bring it below 1. Passes at widths below 1 count by their share of multiplications; the sixth column counts "
+        "them at the measured time of plain networks of those widths. `rdi` is counted by its FLOPs. "
+        f"{_machine(rows[0])}.\n\n" + table(head, body)
     )
 
 

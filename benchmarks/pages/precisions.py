@@ -69,7 +69,7 @@ def section(rows: list[Row], results: Path) -> str:
     return (
         "## Training in bf16 beside training in fp32\n\n`benchmarks/queues/precision.toml`: Fashion-MNIST, 10 000 "
         "images, 6 epochs, a narrow ResNet-8, two seeds. Both sides are judged in fp32 by PGD-20 on the same "
-        f'{_images(rows)} test images, rule "at-0". Accuracies are means over the seeds. Differences are paired by '
+        f'{_images(rows)}test images, rule "at-0". Accuracies are means over the seeds. Differences are paired by '
         "image, with a 95 % interval that covers the choice of images and not that of seeds.\n\n"
         + (table(head, body) if body else "")
         + (f"\nNot yet run: {', '.join(missing)}.\n" if missing else "")
@@ -77,9 +77,9 @@ def section(rows: list[Row], results: Path) -> str:
 
 
 def _images(rows: list[Row]) -> str:
-    """How many images judge the networks of this table; rows of the attacks in bf16 are in the same file."""
+    """How many images judge the networks of this table, before "test images"; the file also has rows of attacks."""
     counts = sorted({r["n"] for r in rows if r["run"].startswith("precision-")})
-    return " or ".join(f"{n:,}".replace(",", " ") for n in counts) or "2 000"
+    return f"{counts[0]:,} ".replace(",", " ") if len(counts) == 1 else ""
 
 
 def _line(method: str, place: float, here: dict[tuple[str, str], Row], results: Path) -> list[str]:

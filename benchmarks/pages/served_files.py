@@ -10,7 +10,7 @@ from plain import Row, read_bits, worst_rows
 from rheostat.results.intervals import paired
 
 SHOWN = {"bf16": "bf16, OpenVINO", "int8": "int8, ONNX Runtime", "int8-openvino": "int8, OpenVINO"}
-NAMES = ("model", "t", "file", "SA", "RA", "n", "SA minus fp32", "RA minus fp32")
+NAMES = ("run", "t", "file", "SA", "RA", "n", "SA minus fp32", "RA minus fp32")
 
 
 def section(rows: list[Row], results: Path) -> tuple[str, list[list[str]]]:
