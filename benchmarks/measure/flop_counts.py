@@ -1,14 +1,34 @@
-"""FLOPs of a call: two for each multiplication and addition of convolutions and matrix products, backward ones too."""
+"""FLOPs of a call: two for each multiplication and addition of convolutions and matrix products, backward ones too.
+
+`torch.utils.flop_counter.FlopCounterMode` has the formulas. It cannot be used itself, because it follows modules, and
+fails where a gradient is taken with respect to the input of a module, as every attack does.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
+
+
+class _Counter(TorchDispatchMode):
+    """The FLOPs of every operation that has a formula."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.total = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        if (formula := flop_registry.get(func._overloadpacket)) is not None:
+            self.total += formula(*args, **(kwargs or {}), out_val=out)
+        return out
 
 
 def flops(call: Callable[[], object]) -> int:
     """FLOPs of one call. Norms, activations and the optimiser's arithmetic do not count."""
-    with FlopCounterMode(display=False) as counter:
+    with _Counter() as counter:
         call()
-    return int(counter.get_total_flops())
+    return counter.total

@@ -90,27 +90,71 @@ def test_the_section_on_exits_states_goals_and_who_left() -> None:
 def test_the_timed_recipe_is_judged_on_calibrate_choose_within_its_minutes() -> None:
     from fast import timed
 
-    def end(at: float, split: str, n: int, clean: float, robust: float, seconds: float = 3000.0) -> dict[str, Any]:
-        return {
-            "run": "cifar10-resnet18",
-            "rule": None,
-            "at": {"robustness": at},
-            "split": split,
-            "tier": "quick",
-            "n": n,
-            "attack": {"name": "worst"},
-            "clean_accuracy": clean,
-            "robust_accuracy": robust,
-            "train": {"seconds": seconds, "epochs": 24},
-        }
-
     reached = [end(0.0, "calibrate-choose", 1000, 0.9, 0.0), end(1.0, "calibrate-choose", 1000, 0.74, 0.43)]
-    assert "| 24 | calibrate-choose | 90.0 | 74.0 | 43.0 | 50 | 1000 | met |" in timed(reached)
+    counts = [{"run": "cifar10-resnet18", "flops": 1.5e15}]
+    assert "| 24 | calibrate-choose | 90.0 | 74.0 | 43.0 | 50 | 1.50 | 1000 | met |" in timed(reached, counts)
+    assert "| 50 |  | 1000 | met |" in timed(reached, []), "a count that is missing is not a zero"
     short = [end(0.0, "calibrate-choose", 1000, 0.9, 0.0), end(1.0, "calibrate-choose", 1000, 0.74, 0.41)]
-    assert "| not met |" in timed(short)
+    assert "| not met |" in timed(short, counts)
     late = [end(at, "calibrate-choose", 1000, 0.9, 0.5, 3700.0) for at in (0.0, 1.0)]
-    assert "| not met |" in timed(late)
-    assert "Not yet run" in timed(reached[:1])
+    assert "| not met |" in timed(late, counts)
+    assert "Not yet run" in timed(reached[:1], counts)
+
+
+def test_two_dedicated_networks_count_as_one_training_of_summed_cost() -> None:
+    from fast import DEDICATED, timed
+
+    both = [
+        {**end(0.0, "test", 1000, 0.9, 0.0, 600.0), "run": DEDICATED[0], "at": {}},
+        {**end(1.0, "test", 1000, 0.74, 0.43, 1500.0), "run": DEDICATED[1], "at": {}},
+    ]
+    both[0]["train"]["epochs"] = 8
+    counts = [{"run": name, "flops": flops} for name, flops in zip(DEDICATED, (0.2e15, 0.7e15), strict=True)]
+    assert "| 8 + 24 | test | 90.0 | 74.0 | 43.0 | 35 | 0.90 | 1000 | met |" in timed(both, counts)
+    assert "Not yet run" in timed(both[:1], counts)
+
+
+def end(at: float, split: str, n: int, clean: float, robust: float, seconds: float = 3000.0) -> dict[str, Any]:
+    """A row at one end of the dial of a timed run."""
+    return {
+        "run": "cifar10-resnet18",
+        "rule": None,
+        "at": {"robustness": at},
+        "split": split,
+        "tier": "quick",
+        "n": n,
+        "attack": {"name": "worst"},
+        "clean_accuracy": clean,
+        "robust_accuracy": robust,
+        "train": {"seconds": seconds, "epochs": 24},
+    }
+
+
+def test_flops_of_a_convolution_are_counted_forward_and_backward() -> None:
+    """Two for each multiplication; an attack's pass, without gradients to the weights, counts two passes of three."""
+    from flop_counts import flops
+
+    layer = torch.nn.Conv2d(3, 8, 3, padding=1, bias=False)
+    forward = 2 * 2 * 8 * 8 * 8 * 3 * 9
+    x = torch.rand(2, 3, 8, 8, requires_grad=True)
+    assert flops(lambda: layer(x)) == forward
+    assert flops(lambda: layer(x).sum().backward()) == 3 * forward
+    layer.requires_grad_(False)
+    assert flops(lambda: torch.autograd.grad(layer(x).sum(), x)) == 2 * forward
+
+
+def test_passes_of_a_step_are_counted_at_each_width() -> None:
+    from speed import rows_at, rows_of
+
+    net = nets.resnet(depth=8, image=(1, 28, 28))
+    plain = Tunable(net, compose("dual"))
+    assert set(rows_at(plain, 16, 2, 1)) == {1.0}
+    trained, attacked = rows_at(plain, 16, 2, 1)[1.0]
+    assert rows_of(plain, 16, 2, 1) == (trained, attacked)
+    slim = Tunable(nets.resnet(depth=8, image=(1, 28, 28)), compose("oats"))
+    by_width = rows_at(slim, 16, 2, 1)
+    assert set(by_width) == set(slim.dials["width"].values)
+    assert rows_of(slim, 16, 2, 1)[0] < sum(trained for trained, _ in by_width.values())
 
 
 def test_parts_are_shown_as_shares_of_the_whole() -> None:

@@ -6,10 +6,15 @@ import pytest
 import torch
 from torch import Tensor
 
+from rheostat.methods import compose
+from rheostat.models.tunable import Tunable
+from rheostat.nets import resnet
 from rheostat.nn.affine import affine_map, row_norm
+from rheostat.nn.layers import Conv, seats
 from rheostat.nn.norms import Norm
 from rheostat.points.phase import Phase
 from rheostat.points.resolved import Resolved
+from rheostat.runtime.precision import low_precision
 
 CHANNELS = 6
 
@@ -92,3 +97,32 @@ def test_rows_with_their_own_affine_maps_are_those_of_fp32(channels: int, kind: 
 def test_no_rows_are_no_error(channels: int) -> None:
     x = torch.zeros(0, channels, 8, 8).bfloat16().contiguous(memory_format=torch.channels_last)
     assert affine_map(x, torch.zeros(0, channels), torch.zeros(0, channels)).shape == x.shape
+
+
+def test_an_exact_convolution_computes_in_fp32_and_rounds_its_output() -> None:
+    torch.manual_seed(0)
+    conv = Conv(3, CHANNELS, padding=1, exact=True)
+    x = torch.rand(2, 3, 8, 8, requires_grad=True)
+    expected = conv(x, Resolved())
+    slope = torch.randn_like(expected).bfloat16()
+    wide = torch.autograd.grad(expected, (x, conv.weight), slope.float())
+    with low_precision(torch.device("cpu")):
+        out = conv(x, Resolved())
+    assert out.dtype == torch.bfloat16
+    assert torch.equal(out, expected.bfloat16())
+    for mine, right in zip(torch.autograd.grad(out, (x, conv.weight), slope), wide, strict=True):
+        torch.testing.assert_close(mine, right)
+
+
+@pytest.mark.parametrize("phase", [Phase.TRAIN, Phase.ATTACK])
+def test_every_norm_of_a_network_reads_half_precision_in_bf16(phase: Phase) -> None:
+    """Also the first one, behind the convolution that is computed in fp32."""
+    model = Tunable(resnet(depth=8, base_width=8), compose("oat"))
+    seen: list[torch.dtype] = []
+    for norm in seats(model.net, Norm):
+        norm.register_forward_pre_hook(lambda _, given: seen.append(given[0].dtype))
+    x = torch.rand(2, 3, 32, 32)
+    with low_precision(torch.device("cpu")):
+        model.read(x, model.resolve(model.complete(None), x, phase=phase))
+    assert len(seen) == 9
+    assert set(seen) == {torch.bfloat16}

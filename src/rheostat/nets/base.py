@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rheostat.nn.layers import Conv, Dense, Dropout, Normalise, Seat, normed, weighted
+from rheostat.nn.layouts import pooled
 from rheostat.nn.norms import Norm
 from rheostat.points.resolved import Resolved
 from rheostat.runtime.choices import nearest
@@ -87,7 +88,7 @@ class Classifier(nn.Module):
         """(B, C, H, W) → (B, classes)."""
         if self.norm is not None:
             x = F.relu_(self.norm(x, at))
-        return self.dense(x.mean((2, 3)), at)
+        return self.dense(pooled(x), at)
 
 
 class FlatClassifier(nn.Module):

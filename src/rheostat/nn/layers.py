@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from rheostat.nn.affine import affine_map, in_half
+from rheostat.nn.layouts import strided
 from rheostat.nn.norms import Norm
 from rheostat.points.resolved import Resolved
 
@@ -83,7 +84,8 @@ def _summed(parts: Parts, product: Callable[[Tensor], Tensor], at: Resolved) -> 
 class Conv(nn.Module):
     """Convolution seat with the weights, initialisation and geometry of `nn.Conv2d`, called with a point.
 
-    `exact` keeps it in fp32 under autocast (used for the first layer, whose input contains δ).
+    `exact` computes it in fp32 under autocast (used for the first layer, whose input contains δ) and rounds only the
+    output, so that the layers after it read and write half precision as everywhere else.
     """
 
     bias: Tensor | None
@@ -119,8 +121,9 @@ class Conv(nn.Module):
         `affine`, the same for all rows, maps the output; it becomes part of the kernel (see `normed`).
         """
         if self.exact and not x.is_meta and torch.is_autocast_enabled(x.device.type):
+            low = torch.get_autocast_dtype(x.device.type)
             with torch.autocast(x.device.type, enabled=False):
-                return self._product(x.float(), at, affine)
+                return self._product(x.float(), at, affine).to(low)
         return self._product(x, at, affine)
 
     def _product(self, x: Tensor, at: Resolved, affine: Affine | None) -> Tensor:
@@ -129,7 +132,7 @@ class Conv(nn.Module):
 
         stride = self.stride
         if self._overruns(x):
-            x, stride = x[:, :, :: stride[0], :: stride[1]], (1, 1)
+            x, stride = strided(x, stride), (1, 1)
 
         def product(weight: Tensor, bias: Tensor | None = None) -> Tensor:
             return F.conv2d(x, weight, bias, stride, self.padding, self.dilation, groups)

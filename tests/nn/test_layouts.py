@@ -1,0 +1,49 @@
+"""Operations on feature maps: the usual results, with gradients in the layout of the features."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+
+from rheostat.nn.layouts import pooled, strided
+
+LAYOUTS = [torch.contiguous_format, torch.channels_last]
+PAIRS: list[tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]] = [
+    (pooled, lambda x: x.mean((2, 3))),
+    (lambda x: strided(x, (2, 2)), lambda x: x[:, :, ::2, ::2]),
+    (lambda x: strided(x, (1, 3)), lambda x: x[:, :, :, ::3]),
+]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("shape", [(4, 16, 7, 7), (3, 20, 5, 4), (1, 8, 4, 4), (2, 5, 1, 1), (0, 4, 3, 3)])
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("pair", PAIRS)
+def test_results_and_gradients_are_the_usual_ones_bit_for_bit(
+    dtype: torch.dtype,
+    shape: tuple[int, ...],
+    layout: torch.memory_format,
+    pair: tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]],
+) -> None:
+    torch.manual_seed(0)
+    x = torch.randn(shape).to(dtype).contiguous(memory_format=layout).requires_grad_()
+    mine, right = (f(x) for f in pair)
+    assert torch.equal(mine, right)
+    slope = torch.randn(right.shape).to(dtype)
+    (found,), (expected,) = (torch.autograd.grad(out, x, slope) for out in (mine, right))
+    assert torch.equal(found, expected)
+    with torch.no_grad():
+        assert torch.equal(pair[0](x), right)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("operation", [pair[0] for pair in PAIRS])
+def test_gradients_have_the_layout_of_the_features(
+    layout: torch.memory_format, operation: Callable[[Tensor], Tensor]
+) -> None:
+    x = torch.randn(4, 16, 7, 7).contiguous(memory_format=layout).requires_grad_()
+    (found,) = torch.autograd.grad(operation(x).sum(), x)
+    assert found.is_contiguous(memory_format=layout)
