@@ -83,6 +83,7 @@ def limits(rows: list[Row]) -> str:
     title = "## Training steps against their passes (`python benchmarks/measure/step_limit.py`)\n\n"
     if not rows:
         return title + "Not yet run.\n"
+    names = [r["name"] for r in rows]
     body = [
         [
             r["name"].partition(":")[0],
@@ -94,7 +95,7 @@ def limits(rows: list[Row]) -> str:
             str(r["batch"]),
             str(r["n"]),
         ]
-        for r in rows
+        for r in sorted(rows, key=lambda r: names.index(r["name"]))  # methods that were added later beside the others
     ]
     head = [
         *("network, precision", "method", "step ÷ its passes [quartiles]", "goal", "", "÷ passes of narrow networks"),

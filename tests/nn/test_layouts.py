@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, fx, nn
 
 from rheostat.nn.layouts import pooled, strided
 
@@ -47,3 +47,13 @@ def test_gradients_have_the_layout_of_the_features(
     x = torch.randn(4, 16, 7, 7).contiguous(memory_format=layout).requires_grad_()
     (found,) = torch.autograd.grad(operation(x).sum(), x)
     assert found.is_contiguous(memory_format=layout)
+
+
+@pytest.mark.parametrize("operation", [pair[0] for pair in PAIRS])
+def test_they_can_be_traced(operation: Callable[[Tensor], Tensor]) -> None:
+    class Root(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return operation(x)
+
+    x = torch.randn(4, 16, 7, 7).contiguous(memory_format=torch.channels_last)
+    assert torch.equal(fx.symbolic_trace(Root())(x), operation(x))
