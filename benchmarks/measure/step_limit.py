@@ -7,8 +7,8 @@ step's passes are those of the method's plan with one step of N-FGSM. A ratio of
 both kinds and bookkeeping cost nothing.
 
 At widths below 1, passes count by their share of multiplications; a second ratio counts them at the measured time of
-plain networks of those widths. The attack of a network with exits is not a sum of passes: `rdi` counts by its FLOPs,
-at the plain network's speed in training.
+plain networks of those widths. The attack of a network with exits is not a sum of such passes: `rdi` is compared with
+the time in which the plain network trains with as many FLOPs.
 """
 
 from __future__ import annotations

@@ -37,6 +37,8 @@ def measured(run: Run, verify: bool) -> dict[str, object]:
     recipe = load_recipe(run.source, changes=changes)
     loaded = data.load(recipe.data.name, verify=recipe.data.verify)
     given, t = recipe.data, recipe.train
+    if t.awp or t.max_steps is not None:
+        raise ValueError(f"{run.name}: train.awp and train.max_steps are not counted")
     train_set = data.make_splits(
         *loaded, calibrate=given.calibrate, limit=given.train_images, seed=given.split_seed
     ).train

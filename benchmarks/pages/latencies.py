@@ -106,7 +106,9 @@ def limits(rows: list[Row]) -> str:
         "precision: passes of training, and of N-FGSM's one step, in eval and without gradients to the weights. 1 "
         "means that conditioning, norms and bookkeeping cost nothing. Attacks merge norms into convolutions, which can "
         "bring it below 1. Passes at widths below 1 count by their share of multiplications; the sixth column counts "
-        "them at the measured time of plain networks of those widths. `rdi` is counted by its FLOPs. "
+        "them at the measured time of plain networks of those widths. The attack of `rdi` is no sum of such passes, so "
+        "`rdi` is compared with the time in which the plain network trains with as many FLOPs; there, 1 has no such "
+        "meaning. In bf16, the plain network computes its first convolution in bf16 too, and ours in fp32. "
         f"{_machine(rows[0])}.\n\n" + table(head, body)
     )
 

@@ -10,7 +10,7 @@ from rheostat.methods import compose
 from rheostat.models.tunable import Tunable
 from rheostat.nets import resnet
 from rheostat.nn.affine import affine_map, row_norm
-from rheostat.nn.layers import Conv, seats
+from rheostat.nn.layers import Conv, normed, seats
 from rheostat.nn.norms import Norm
 from rheostat.points.phase import Phase
 from rheostat.points.resolved import Resolved
@@ -114,6 +114,18 @@ def test_an_exact_convolution_computes_in_fp32_and_rounds_its_output() -> None:
         torch.testing.assert_close(mine, right)
 
 
+def test_an_exact_convolution_with_its_norm_merged_rounds_its_output() -> None:
+    """As in the passes of an attack, which share their weights."""
+    conv, norm = Conv(3, CHANNELS, padding=1, exact=True), seat()
+    x = torch.rand(2, 3, 8, 8)
+    with torch.no_grad():
+        expected = norm(conv(x, Resolved()), Resolved())
+        with low_precision(torch.device("cpu")):
+            out = normed(conv, norm, x, Resolved(phase=Phase.ATTACK, memo={}))
+    assert out.dtype == torch.bfloat16
+    torch.testing.assert_close(out.float(), expected, atol=0, rtol=2**-8)
+
+
 @pytest.mark.parametrize("phase", [Phase.TRAIN, Phase.ATTACK])
 def test_every_norm_of_a_network_reads_half_precision_in_bf16(phase: Phase) -> None:
     """Also the first one, behind the convolution that is computed in fp32."""
@@ -123,6 +135,7 @@ def test_every_norm_of_a_network_reads_half_precision_in_bf16(phase: Phase) -> N
         norm.register_forward_pre_hook(lambda _, given: seen.append(given[0].dtype))
     x = torch.rand(2, 3, 32, 32)
     with low_precision(torch.device("cpu")):
-        model.read(x, model.resolve(model.complete(None), x, phase=phase))
+        output = model.read(x, model.resolve(model.complete(None), x, phase=phase))
+    assert output.logits.isfinite().all()
     assert len(seen) == 9
     assert set(seen) == {torch.bfloat16}

@@ -49,6 +49,19 @@ def test_gradients_have_the_layout_of_the_features(
     assert found.is_contiguous(memory_format=layout)
 
 
+@pytest.mark.parametrize("x", [torch.randn(4, 1, 6, 7, 7), torch.randn(4, 1, 7, 7, 6).permute(0, 1, 4, 2, 3)])
+@pytest.mark.parametrize("operation", [pair[0] for pair in PAIRS])
+def test_gradients_of_single_images_can_be_vectorised(x: Tensor, operation: Callable[[Tensor], Tensor]) -> None:
+    weight = torch.randn(6, 1, 1, requires_grad=True)
+
+    def loss(factor: Tensor, one: Tensor) -> Tensor:
+        return operation(one * factor).square().sum()
+
+    found = torch.func.vmap(torch.func.grad(loss), (None, 0))(weight, x)
+    for row, one in zip(found, x, strict=True):
+        torch.testing.assert_close(row, torch.autograd.grad(loss(weight, one), weight)[0])
+
+
 @pytest.mark.parametrize("operation", [pair[0] for pair in PAIRS])
 def test_they_can_be_traced(operation: Callable[[Tensor], Tensor]) -> None:
     class Root(nn.Module):
