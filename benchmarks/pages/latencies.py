@@ -14,6 +14,9 @@ def runtimes(rows: list[Row]) -> str:
     title = "## Latency of every form (`python benchmarks/measure/runtimes.py`)\n\n"
     if not rows:
         return title + "Not yet run.\n"
+    # A row that was measured again keeps its old place in the file.
+    nets, parts = (list(dict.fromkeys(r[key] for r in rows)) for key in ("net", "part"))
+    rows = sorted(rows, key=lambda r: (nets.index(r["net"]), parts.index(r["part"]), r["batch"]))
     body = []
     for r in rows:
         times = {form: found["median"] for form, found in r["milliseconds"].items()}
