@@ -98,12 +98,12 @@ def rows_of(model: Tunable, batch: int, steps: int, number: int) -> tuple[float,
     """Rows that one step trains on, and rows times steps that it attacks, by its plan; in rows at full width."""
     widths = model.dials["width"].values if "width" in model.dials else None
     share = {w: observe(model, model.net.image, Point(width=w)).macs for w in widths or ()}
-    counted = [
-        (size, *rows)
-        for width, rows in rows_at(model, batch, steps, number).items()
-        for size in [share[width] / share[1.0] if share else 1.0]
-    ]
-    return sum(size * rows for size, rows, _ in counted), sum(size * rows for size, _, rows in counted)
+    trained = attacked = 0.0
+    for width, (in_training, in_attacks) in rows_at(model, batch, steps, number).items():
+        size = share[width] / share[1.0] if share else 1.0
+        trained += in_training * size
+        attacked += in_attacks * size
+    return trained, attacked
 
 
 def passes(model: Tunable, batch: int, steps: int, number: int) -> float:

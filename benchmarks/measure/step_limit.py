@@ -14,6 +14,7 @@ the time in which the plain network trains with as many FLOPs.
 from __future__ import annotations
 
 import argparse
+import functools
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -119,7 +120,7 @@ def measured(name: str, times: int, threads: int, low: bool) -> list[dict[str, o
         model, took = models[paper], [t for t, _ in found[paper]]
         more: dict[str, object] = {"batch": case.batch, "threads": threads, "native": native_bf16(torch.device("cpu"))}
         if "exit" in model.dials:
-            share = flops(lambda paper=paper: steps[paper](1)) / whole  # type: ignore[misc]
+            share = flops(functools.partial(steps[paper], 1)) / whole
             values = [t / (share * seconds["train", 1.0][n]) for n, t in enumerate(took, start=1)]
         else:
             values = [

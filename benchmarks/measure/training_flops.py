@@ -32,9 +32,7 @@ QUEUES = [BENCHMARKS / "queues" / name for name in ("time-to-robust.toml", "zoo/
 
 def measured(run: Run, verify: bool) -> dict[str, object]:
     """The count of one run: its steps with small images and its steps with whole ones."""
-    precision = [] if run.precision is None else [f"device.precision={run.precision}"]
-    changes = [*precision, *run.changes, *([] if verify else ["data.verify=false"])]
-    recipe = load_recipe(run.source, changes=changes)
+    recipe = load_recipe(run.source, changes=[*run.settings, *([] if verify else ["data.verify=false"])])
     loaded = data.load(recipe.data.name, verify=recipe.data.verify)
     given, t = recipe.data, recipe.train
     if t.awp or t.max_steps is not None:

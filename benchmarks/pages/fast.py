@@ -49,7 +49,7 @@ def timed(rows: list[Row], counts: list[Row]) -> str:
     splits = ("calibrate-choose", "test")
     body = [line for run in RUNS for split in splits for line in _reached(RUNS[run], _both(rows, run, split), flops)]
     two = [line for split in splits for line in _reached("two networks", _dedicated(rows, split), flops)]
-    body += [[*line[:-1], ""] for line in two]  # the goal is one network
+    body += two
     if not body:
         return title + "Not yet run.\n"
     goal = ", ".join(f"{k} ≥ {v:g}" for k, v in GOAL.items())
@@ -77,7 +77,7 @@ def _dedicated(rows: list[Row], split: str) -> list[Row]:
 
 
 def _reached(what: str, found: list[Row], flops: dict[str, float]) -> list[list[str]]:
-    """The line of the rows at λ = 0 and 1; none without rows."""
+    """The line of the rows at λ = 0 and 1; none without rows. The goal is one network, so two have no verdict."""
     if not found:
         return []
     standard, robust = found
@@ -89,11 +89,11 @@ def _reached(what: str, found: list[Row], flops: dict[str, float]) -> list[list[
     }
     short = [k for k, v in values.items() if 100 * v < GOAL[k]]
     seconds = sum(train["seconds"] for train in runs.values())
-    met = "met" if not short and seconds <= 60 * MINUTES else "not met"
+    verdict = "met" if not short and seconds <= 60 * MINUTES else "not met"
     epochs = " + ".join(str(train["epochs"]) for train in runs.values())
     cost = f"{sum(flops[run] for run in runs) / 1e15:.2f}" if all(run in flops for run in runs) else ""
     numbers = [*(per_cent(v) for v in values.values()), f"{seconds / 60:.0f}", cost, str(robust["n"])]
-    return [[what, epochs, robust["split"], *numbers, met]]
+    return [[what, epochs, robust["split"], *numbers, verdict if len(runs) == 1 else ""]]
 
 
 def ablation(rows: list[Row], results: Path) -> str:

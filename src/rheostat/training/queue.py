@@ -46,6 +46,11 @@ class Run:
         return str(self.folder / self.recipe) if self.recipe.endswith(".toml") else self.recipe
 
     @property
+    def settings(self) -> tuple[str, ...]:
+        """The changes to the recipe: the file's precision, then those of the entry, which override it."""
+        return self.changes if self.precision is None else (f"device.precision={self.precision}", *self.changes)
+
+    @property
     def mark(self) -> str:
         """12 hex digits that change with the entry and its recipe file, so that an edited one counts as another run."""
         parts: list[Any] = [self.recipe, self.changes, self.evaluate]

@@ -44,9 +44,7 @@ def commands(run: Run, folder: Path, threads: int, *, verify: bool = True) -> li
     base = [sys.executable, "-m", "rheostat"]
     target = str(folder / run.name)
     common = ["--threads", str(threads), *([] if verify else ["--no-verify"])]
-    # The file's precision comes first, so that the entry's own settings override it.
-    pinned = [] if run.precision is None else [f"device.precision={run.precision}"]
-    changes = [part for change in (*pinned, *run.changes) for part in ("--set", change)]
+    changes = [part for change in run.settings for part in ("--set", change)]
     out = [[*base, "train", run.source, "--out", target, *common, *changes]]
     for options in run.evaluate:
         line = [*base, "evaluate", target, "--out", str(run.rows), "--name", run.name, *common]
